@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tflite_guard.datasets import Batch, Dataset, open_dataset
+from tflite_guard.manifest.types import DatasetSpec
+
+
+@pytest.fixture(scope="session")
+def opened() -> Callable[..., Dataset]:
+    """Opens a dataset for a model with one input, `image`, unless told otherwise."""
+
+    def open_it(source: Any, path: Path | str, inputs: Any = "x", names: Any = ("image",), **options: Any) -> Dataset:
+        code = options.pop("allow_code", False)
+        spec = DatasetSpec("test", source, str(path), inputs, **options)
+        return open_dataset(spec, list(names), allow_code=code)
+
+    return open_it
+
+
+@pytest.fixture(scope="session")
+def whole() -> Callable[..., Batch]:
+    """All examples as one batch, read in steps of `size`."""
+
+    def read(dataset: Dataset, size: int = 3, name: str = "image") -> Batch:
+        batches = list(dataset.batches(size))
+        assert [len(batch.inputs[name]) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+        assert [batch.start for batch in batches] == list(range(0, dataset.examples, size))
+        first = batches[0]
+        return Batch(
+            {key: np.concatenate([b.inputs[key] for b in batches]) for key in first.inputs},
+            {key: np.concatenate([b.labels[key] for b in batches]) for key in first.labels},
+            None if first.groups is None else np.concatenate([b.groups for b in batches if b.groups is not None]),
+            0,
+        )
+
+    return read

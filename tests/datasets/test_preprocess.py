@@ -1,0 +1,149 @@
+"""Every preprocessing step against the plain expression that a user would write."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tflite_guard.datasets.preprocess import prepare
+from tflite_guard.errors import DataError
+
+BYTES = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3)).astype(np.uint8)
+FLOATS = BYTES.astype(np.float32) / 255
+
+
+def run(array, *steps):
+    return prepare(array, steps, "data.npz: x")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "bool", "float16"])
+def test_cast_gives_the_type(dtype):
+    result = run(BYTES, {"cast": dtype})
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, BYTES.astype(dtype))
+
+
+def test_cast_and_scale_equal_the_plain_float32_expression_bit_for_bit():
+    result = run(BYTES, {"cast": "float32"}, {"scale": 1 / 255})
+    np.testing.assert_array_equal(result, BYTES.astype(np.float32) * np.float32(1 / 255))
+
+
+@given(st.sampled_from(["scale", "offset"]), st.sampled_from(["uint8", "int32", "float16", "float32", "float64"]))
+def test_scale_and_offset_keep_floats_and_turn_integers_into_float32(step, dtype):
+    array = BYTES.astype(dtype)
+    result = run(array, {step: 3})
+    assert result.dtype == (dtype if dtype.startswith("float") else "float32")
+    np.testing.assert_array_equal(result, array.astype(result.dtype) * 3 if step == "scale" else BYTES + 3.0)
+
+
+def test_steps_run_in_the_order_written():
+    np.testing.assert_array_equal(run(FLOATS, {"offset": 1}, {"scale": 2}), (FLOATS + np.float32(1)) * 2)
+    np.testing.assert_array_equal(run(FLOATS, {"scale": 2}, {"offset": 1}), FLOATS * 2 + np.float32(1))
+
+
+def test_normalize_takes_one_number_or_one_a_channel():
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    result = run(FLOATS, {"normalize": {"mean": mean, "std": std}})
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, (FLOATS - np.float32(mean)) / np.float32(std))
+    single = run(BYTES, {"normalize": {"mean": 127.5, "std": 127.5}})
+    np.testing.assert_array_equal(single, (BYTES.astype(np.float32) - np.float32(127.5)) / np.float32(127.5))
+
+
+def triangle(length, target):
+    """Bilinear weights (target, length) with the filter widened when shrinking, written from its definition."""
+    step = length / target
+    centres = (np.arange(target) + 0.5) * step
+    distances = np.abs(np.arange(length) + 0.5 - centres[:, None]) / max(step, 1)
+    weights = np.maximum(0, 1 - distances)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [[3, 4], [12, 11], [6, 5]])
+def test_resize_is_pillows_bilinear_filter(size):
+    pillow = [np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)) for image in BYTES]
+    result = run(BYTES, {"resize": size})
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, pillow)
+    floats = run(FLOATS, {"resize": size})
+    assert floats.dtype == np.float32
+    rows, columns = triangle(6, size[0]), triangle(5, size[1])
+    np.testing.assert_allclose(floats, np.einsum("yh,xw,nhwc->nyxc", rows, columns, FLOATS), atol=1e-6)
+    np.testing.assert_array_equal(run(BYTES[..., 0], {"resize": size}), result[..., 0])
+    assert run(BYTES.astype(np.int16), {"resize": size}).dtype == np.float32
+    assert run(FLOATS.astype(np.float64), {"resize": size}).dtype == np.float64
+
+
+def test_images_of_unlike_size_are_resized_one_by_one():
+    images = [BYTES[0], BYTES[1, :4], BYTES[2, :, :2]]
+    result = run(images, {"resize": [3, 3]}, {"scale": 2})
+    for got, image in zip(result, images, strict=True):
+        np.testing.assert_array_equal(got, run(image[np.newaxis], {"resize": [3, 3]}, {"scale": 2})[0])
+    with pytest.raises(DataError, match=r'different shapes .*"resize"'):
+        run(images, {"scale": 2})
+
+
+def test_channels_rearranges_colours():
+    np.testing.assert_array_equal(run(BYTES, {"channels": "rgb"}), BYTES)
+    np.testing.assert_array_equal(run(BYTES, {"channels": "bgr"}), BYTES[..., [2, 1, 0]])
+    grey = run(BYTES, {"channels": "grayscale"})
+    np.testing.assert_array_equal(grey[..., 0], [np.asarray(Image.fromarray(image).convert("L")) for image in BYTES])
+    assert grey.shape == (4, 6, 5, 1)
+    np.testing.assert_array_equal(run(grey, {"channels": "grayscale"}), grey)
+    np.testing.assert_array_equal(run(grey, {"channels": "rgb"}), np.repeat(grey, 3, -1))
+    floats = run(FLOATS, {"channels": "grayscale"})
+    np.testing.assert_allclose(floats[..., 0], FLOATS @ np.array([0.299, 0.587, 0.114]), rtol=1e-6)
+    assert floats.dtype == np.float32
+
+
+def test_expand_dims_counts_the_axes_of_one_example():
+    assert run(BYTES, {"expand_dims": 0}).shape == (4, 1, 6, 5, 3)
+    assert run(BYTES, {"expand_dims": 3}).shape == (4, 6, 5, 3, 1)
+    assert run(BYTES, {"expand_dims": -1}).shape == (4, 6, 5, 3, 1)
+    assert run(BYTES, {"expand_dims": -4}).shape == (4, 1, 6, 5, 3)
+
+
+def test_reshape_gives_the_shape_of_one_example():
+    np.testing.assert_array_equal(run(BYTES, {"reshape": [-1, 3]}), BYTES.reshape(4, 30, 3))
+    np.testing.assert_array_equal(run(BYTES, {"reshape": [90]}), BYTES.reshape(4, 90))
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"scael": 2}, "no preprocessing step 'scael'; did you mean 'scale'"),
+        ({"scale": 2, "offset": 1}, "exactly one key"),
+        ({"scale": "2"}, "needs a number, not '2'"),
+        ({"offset": True}, "needs a number"),
+        ({"cast": "float33"}, "'float33' is not a type of numbers"),
+        ({"cast": "str"}, "'str' is not a type of numbers"),
+        ({"normalize": {"mean": 0}}, "exactly 'mean' and 'std'"),
+        ({"normalize": {"mean": [0, 0], "std": 1}}, r"mean: has 2 values, but examples have shape \(6, 5, 3\)"),
+        ({"normalize": {"mean": 0, "std": [1, 0, 1]}}, "std must not be zero"),
+        ({"resize": [0, 3]}, "two whole numbers of at least 1"),
+        ({"resize": 3}, "two whole numbers of at least 1"),
+        ({"channels": "gbr"}, "'gbr' is not one of"),
+        ({"expand_dims": 4}, "axis must lie from -4 to 3"),
+        ({"reshape": [7]}, r"an example of shape \(6, 5, 3\) cannot become \[7\]"),
+        ({"reshape": 7}, "a list of whole numbers"),
+    ],
+)
+def test_a_step_that_does_not_fit_names_itself_and_the_data(step, message):
+    with pytest.raises(DataError, match=message) as caught:
+        run(BYTES, step)
+    assert str(caught.value).startswith("data.npz: x")
+
+
+def test_images_of_a_wrong_shape_are_refused():
+    with pytest.raises(DataError, match=r"resize: needs images .* not \(5,\)"):
+        run(np.ones((3, 5)), {"resize": [2, 2]})
+    with pytest.raises(DataError, match="channels: needs images whose last axis"):
+        run(np.ones((3, 5, 4, 4)), {"channels": "bgr"})
+
+
+def test_what_is_not_finite_cannot_become_an_integer():
+    with pytest.raises(DataError, match="cast: NaN or infinity cannot become int8"):
+        run(np.array([[np.nan]]), {"cast": "int8"})

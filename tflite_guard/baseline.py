@@ -1,0 +1,207 @@
+"""What an earlier run measured, as a small JSON file to commit. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tflite_guard.errors import GuardError, UsageError
+from tflite_guard.results import ModelResult, Report, VariantResult
+
+SCHEMA_VERSION = 1
+
+Baseline = dict[str, Any]
+"""{schema_version, tool, models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
+
+
+def path_for(manifest: str) -> str:
+    """Where a manifest's baseline is: beside it, `tflite-guard.json` has `tflite-guard.baseline.json`."""
+    path = Path(manifest)
+    return str(path.with_name(f"{path.stem}.baseline.json"))
+
+
+def beside(manifests: Iterable[str]) -> dict[str, Baseline]:
+    """The baselines that exist, by their manifest's path. Raises UsageError for one that cannot be read."""
+    return {path: read(path_for(path)) for path in manifests if os.path.lexists(path_for(path))}
+
+
+def read(path: str) -> Baseline:
+    """The baseline in a file. Raises UsageError, naming the file, when it is missing or not one."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            found = json.load(file, parse_constant=_refuse, object_pairs_hook=_without_repeats)
+    except OSError as error:
+        raise _broken(path, f"cannot be read: {error.strerror}") from error
+    # A file nested beyond reason ends in RecursionError; bad encodings and bad JSON are ValueErrors.
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"is not JSON: {error}") from error
+    problem = _problem(found)
+    if problem is not None:
+        raise _broken(path, problem)
+    return dict(found)
+
+
+def write(path: str, baseline: Baseline) -> None:
+    """Write a baseline, whole or not at all, keys sorted so that a review sees only what changed.
+
+    Raises GuardError when the disk is full or the folder cannot be written.
+    """
+    text = json.dumps(baseline, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise GuardError(f"{path}: the baseline cannot be written: {error.strerror}") from error
+
+
+def from_report(report: Report) -> Baseline:
+    """What a report measured: every value that exists, under its model, variant and metric.
+
+    Raises UsageError when two models share a name, since one would hide the other.
+    """
+    models: dict[str, Any] = {}
+    for model in report.models:
+        if model.name in models:
+            raise UsageError(f"two models are named {model.name!r}; a baseline needs different names")
+        models[model.name] = {"variants": {variant.name: _recorded(variant) for variant in _measured(model)}}
+    tool = {"name": report.tool.name, "version": report.tool.version}
+    return {"schema_version": SCHEMA_VERSION, "tool": tool, "models": models}
+
+
+def value(baseline: Baseline | None, model: str, variant: str, metric: str) -> float | None:
+    """The recorded value of a metric; None without one. `size_bytes` is known of every recorded variant."""
+    recorded = _variants(baseline or {}, model).get(variant, {})
+    found = recorded.get("metrics", {}).get(metric)
+    number: float | None = recorded.get("size_bytes") if found is None and metric == "size_bytes" else found
+    return number
+
+
+def compare(report: Report, baseline: Baseline) -> tuple[str, ...]:
+    """Sentences on every model, variant and metric that only one of a report and a baseline has.
+
+    A variant that could not be evaluated is not missing: its error is already reported.
+    """
+    notes: list[str] = []
+    names = [model.name for model in report.models]
+    for model in report.models:
+        if model.name not in baseline.get("models", {}):
+            notes.append(f"model {model.name!r} is not in the baseline")
+        elif model.error is None:
+            notes += _compare_variants(model, _variants(baseline, model.name))
+    gone = [name for name in sorted(baseline.get("models", {})) if name not in names]
+    return (*notes, *(f"model {name!r} is in the baseline but was not checked" for name in gone))
+
+
+def describe(path: str) -> str:
+    """A baseline file in lines for people: every variant with its size and metrics."""
+    recorded = read(path)
+    lines = [path]
+    for model, entry in sorted(_entries(recorded, "models")):
+        for variant, found in sorted(_entries(entry, "variants")):
+            size = [f"{found['size_bytes']:,} bytes"] if "size_bytes" in found else []
+            metrics = [f"{name} {number:.6g}" for name, number in sorted(_entries(found, "metrics"))]
+            lines.append(f"  {model} / {variant}: {', '.join(size + metrics) or 'nothing'}")
+    return "\n".join(lines)
+
+
+def _compare_variants(model: ModelResult, recorded: dict[str, Any]) -> list[str]:
+    notes: list[str] = []
+    for variant in model.variants:
+        if variant.name not in recorded:
+            notes.append(f"variant {variant.name!r} of model {model.name!r} is not in the baseline")
+        elif variant.error is None:
+            notes += _compare_metrics(model.name, variant, recorded[variant.name].get("metrics", {}))
+    present = {variant.name for variant in model.variants}
+    return notes + [
+        f"variant {name!r} of model {model.name!r} is in the baseline but was not checked"
+        for name in sorted(recorded)
+        if name not in present
+    ]
+
+
+def _compare_metrics(model: str, variant: VariantResult, recorded: dict[str, Any]) -> list[str]:
+    where = f"of variant {variant.name!r} of model {model!r}"
+    present = {metric.name: metric for metric in variant.metrics}
+    # A value that is undefined or infinite is never recorded, so it is not missed.
+    new = [name for name, metric in present.items() if name not in recorded and metric.value is not None]
+    gone = [name for name in sorted(recorded) if name not in present]
+    return [f"metric {name!r} {where} is not in the baseline" for name in new] + [
+        f"metric {name!r} {where} is in the baseline but was not measured" for name in gone
+    ]
+
+
+def _measured(model: ModelResult) -> list[VariantResult]:
+    return [variant for variant in model.variants if variant.error is None]
+
+
+def _recorded(variant: VariantResult) -> dict[str, Any]:
+    metrics = {metric.name: metric.value for metric in variant.metrics if metric.value is not None}
+    size = {} if variant.artifact is None else {"size_bytes": variant.artifact.size_bytes}
+    return {**size, "metrics": metrics}
+
+
+def _variants(baseline: Baseline, model: str) -> dict[str, Any]:
+    return dict(baseline.get("models", {}).get(model, {}).get("variants", {}))
+
+
+def _problem(found: Any) -> str | None:
+    """What is wrong with the shape of a baseline, in words; None when nothing is."""
+    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
+        version = found.get("schema_version") if isinstance(found, dict) else None
+        return f"is not a baseline of schema_version {SCHEMA_VERSION} (it has {version!r})"
+    for model, entry in _entries(found, "models"):
+        for variant, recorded in _entries(entry, "variants"):
+            numbers = {**_object(recorded, "metrics"), "size_bytes": _object({"": recorded}, "").get("size_bytes", 0)}
+            wrong = [name for name, number in numbers.items() if not _is_number(number)]
+            if wrong:
+                return f"has no number for {wrong[0]!r} of variant {variant!r} of model {model!r}"
+    return None
+
+
+def _entries(of: Any, key: str) -> list[tuple[str, Any]]:
+    return list(_object(of, key).items())
+
+
+def _object(of: Any, key: str) -> dict[str, Any]:
+    found = of.get(key, {}) if isinstance(of, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_number(number: Any) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it names a key twice")
+    return found
+
+
+def _broken(path: str, what: str) -> UsageError:
+    return UsageError(f"{path}: {what}; write it anew with `tflite-guard baseline update`")
+
+
+def _replace(path: str, text: str) -> None:
+    """Through a file beside it, so that a reader, a kill or a full disk never meets half of it."""
+    handle, temporary = tempfile.mkstemp(dir=Path(path).parent, prefix=".baseline-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

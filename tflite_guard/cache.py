@@ -1,0 +1,186 @@
+"""Content-addressed store of what a run computed: reference outputs, converted artifacts, evaluations.
+
+An entry is a folder named by the hash of everything that its content depends on. It is written under a
+temporary name and renamed, so it is there whole or not at all, whoever else writes or is killed at any
+moment. Every file is verified against its recorded hash when read; a damaged entry counts as absent.
+Entries hold JSON, .npy, .npz and .tflite files, never a pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tflite_guard.errors import EvaluationError
+
+LAYOUT = "v1"
+_INDEX = "entry.json"
+_TEMPORARY = "tmp-"
+_ABANDONED_SECONDS = 24 * 3600
+_BLOCK = 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def key_of(*parts: Any) -> str:
+    """The SHA-256, in hexadecimal, of some JSON-like values; equal exactly when they are equal."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished entry."""
+
+    folder: Path
+    files: dict[str, str]
+    """File name to SHA-256, in hexadecimal."""
+    meta: dict[str, Any]
+
+    def verified(self, name: str) -> Path | None:
+        """The path of one file whose content is what was stored, else None."""
+        path = self.folder / name
+        try:
+            return path if _hash(path) == self.files.get(name) else None
+        except OSError:
+            return None
+
+
+class Cache:
+    """A folder of entries, shared by any number of processes."""
+
+    def __init__(self, folder: str | Path, max_bytes: int = 8 * 2**30) -> None:
+        self.folder = Path(folder) / LAYOUT
+        self._max_bytes = max_bytes
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key with all its files verified, or None."""
+        entry = self.peek(key)
+        if entry is None:
+            return None
+        if all(entry.verified(name) is not None for name in entry.files):
+            return entry
+        self._discard(entry.folder)
+        return None
+
+    def peek(self, key: str) -> Entry | None:
+        """The entry of a key with its metadata verified and its files not read."""
+        folder = self._place(key)
+        try:
+            raw = msgspec.json.decode((folder / _INDEX).read_bytes())
+            entry = Entry(folder, raw["files"], raw["meta"])
+            intact = raw["check"] == key_of(key, entry.files, entry.meta)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            self._discard(folder)
+            return None
+        with contextlib.suppress(OSError):  # a read-only cache still answers
+            os.utime(folder)
+        return entry
+
+    def put(self, key: str, files: Mapping[str, str | Path], meta: dict[str, Any]) -> Entry:
+        """Store copies of files under a key and give the entry; whoever stored it first wins.
+
+        Files come from a child's scratch folder and are not trusted: links are not followed.
+
+        Raises:
+            EvaluationError: the disk is full or the folder cannot be written.
+        """
+        place = self._place(key)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            hashes = {name: _copy(Path(source), temporary / name) for name, source in files.items()}
+            index = {"files": hashes, "meta": meta, "check": key_of(key, hashes, meta)}
+            with (temporary / _INDEX).open("xb") as stream:
+                stream.write(msgspec.json.encode(index))
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o755)
+            with contextlib.suppress(FileExistsError, OSError):
+                temporary.rename(place)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        entry = self.peek(key)
+        if entry is None:
+            raise EvaluationError("cache", f"{place}: cannot be read back; use another --cache-dir")
+        return entry
+
+    def prune(self) -> None:
+        """Remove what killed processes left, and the entries unused for longest while the store is too large."""
+        now = time.time()
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob(f"{_TEMPORARY}*"):
+                if now - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+        entries = sorted(((_used(path), path) for path in self.folder.glob("??/*")), reverse=True)
+        total = 0
+        for used, path in entries:
+            total += _size(path)
+            # An entry used lately may be in another process's hands.
+            if total > self._max_bytes and now - used > 3600:
+                self._discard(path)
+
+    def _place(self, key: str) -> Path:
+        return self.folder / key[:2] / key
+
+    def _discard(self, folder: Path) -> None:
+        """Remove an entry in one step, so that no one meets half of it."""
+        with contextlib.suppress(OSError):
+            grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
+            folder.rename(grave / "entry")
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def _unwritable(self, error: OSError) -> EvaluationError:
+        if error.errno in _FULL:
+            return EvaluationError(
+                "disk-full", f"{self.folder}: no space left; free some, or name another folder with --cache-dir or TMPDIR"
+            )
+        return EvaluationError("cache", f"{self.folder}: {error.strerror}; name another folder with --cache-dir")
+
+
+def _copy(source: Path, target: Path) -> str:
+    descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    digest = hashlib.sha256()
+    with open(descriptor, "rb") as reader, target.open("xb") as writer:
+        while block := reader.read(_BLOCK):
+            digest.update(block)
+            writer.write(block)
+    return digest.hexdigest()
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            total += path.stat().st_size
+    return total

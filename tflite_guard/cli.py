@@ -1,0 +1,368 @@
+"""The command line: arguments to calls to an exit code, and the one place where errors become lines for people."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
+from tflite_guard.vocabulary import DEFAULT_MANIFEST
+
+if TYPE_CHECKING:
+    from tflite_guard.manifest.types import Manifest
+    from tflite_guard.pipeline import Options
+    from tflite_guard.results import Report
+
+ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
+INTERRUPTED = 130
+T = TypeVar("T")
+FORMAT_NAMES = ("text", "json")
+
+MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
+DATA_ROOT = click.option(
+    "--data-root", "data_roots", multiple=True, metavar="DIR", help="A folder outside the repository that manifests may read."
+)
+ALLOW_CODE = click.option(
+    "--allow-code", is_flag=True, help="Run Python named by the manifest, Lambda layers, and graphs that touch files."
+)
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show what TensorFlow and LiteRT print.")
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that evaluates or converts."""
+    options = (
+        click.option("--cache-dir", metavar="DIR", help="Where results are kept for later runs. Default: the user's cache folder."),
+        click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
+        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, metavar="SECONDS",
+                     show_default=True, help="The time that a model may take."),
+        DATA_ROOT,
+        ALLOW_CODE,
+        VERBOSE,
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("--model", "models", multiple=True, metavar="GLOB", help="Check only models of this name. Repeatable."),
+        click.option("--variant", "variants", multiple=True, metavar="GLOB", help="Check only variants of this name. Repeatable."),
+        click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time. Default: by the number of cores."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tflite-guard")
+def cli() -> None:
+    """Stop TensorFlow Lite accuracy regressions: convert, quantize and evaluate models against their float reference."""
+
+
+@cli.command()
+@MANIFESTS
+@_selection_options
+@click.option("--report-dir", metavar="DIR", help="Write report.json and every rendering there.")
+@click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]",
+              help="A rendering (text, json) to standard output or to a file. Repeatable. Default: text.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["error", "warning", "never"]), default="error", show_default=True,
+              help="What makes the exit code 1.")  # fmt: skip
+@_run_options
+def check(
+    manifests: tuple[str, ...], report_dir: str | None, formats: tuple[str, ...], fail_on: str, verbose: bool, **settings: Any
+) -> None:
+    """Convert and evaluate every model and say which tolerances hold."""
+    targets = _targets(formats)
+    report = _check(manifests, verbose=verbose, **settings)
+    _write(report, targets, report_dir)
+    sys.exit(_exit_code(report, fail_on))
+
+
+@cli.command()
+@MANIFESTS
+@DATA_ROOT
+@ALLOW_CODE
+def validate(manifests: tuple[str, ...], data_roots: tuple[str, ...], allow_code: bool) -> None:
+    """Check manifests without running anything: schema, names, files, hashes. Reports every problem at once."""
+    for manifest in _load(manifests, data_roots, allow_code):
+        variants = sum(len(model.variants) for model in manifest.models)
+        click.echo(f"{_safe(manifest.path)}: valid, {_count(len(manifest.models), 'model')}, {_count(variants, 'variant')}")
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("data", required=False)
+@click.option("-o", "--output", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE", help="The manifest to write.")
+@click.option("--force", is_flag=True, help="Overwrite an existing manifest.")
+@VERBOSE
+def init(model: str, data: str | None, output: str, force: bool, verbose: bool) -> None:
+    """Write a manifest that works for MODEL, with DATA (.npz) if given."""
+    from tflite_guard.init import write_manifest
+
+    for line in write_manifest(model, data, output, force=force, on_log=_log if verbose else None):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("model_name")
+@click.argument("variant")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the .tflite.")
+@click.option("--manifest", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE")
+@_run_options
+def convert(model_name: str, variant: str, output: str, manifest: str, verbose: bool, **settings: Any) -> None:
+    """Write the very .tflite that `check` judges for one variant."""
+    from tflite_guard import pipeline
+    from tflite_guard.files import write_atomically
+    from tflite_guard.reports.wording import size
+
+    options = _options(**settings)
+    (loaded,) = _load((manifest,), settings["data_roots"], options.allow_code)
+    model = pipeline.artifact(loaded, model_name, variant, options, _log if verbose else None)
+    _filed(output, lambda: write_atomically(output, model))
+    click.echo(f"{_safe(output)}: {size(len(model))}")
+
+
+@cli.command()
+@click.argument("report_json", metavar="REPORT.json")
+@click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]", help="As in `check`.")
+def report(report_json: str, formats: tuple[str, ...]) -> None:
+    """Render a finished report."""
+    from tflite_guard.reports.json import read
+
+    _write(read(report_json), _targets(formats), None)
+
+
+@cli.group()
+def baseline() -> None:
+    """Record present results, so that later runs also gate on the change since then."""
+
+
+@baseline.command()
+@MANIFESTS
+@_run_options
+def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
+    """Check the manifests and record the results beside each, to commit."""
+    from tflite_guard import baseline as baselines
+    from tflite_guard.pipeline import report_of
+    from tflite_guard.results import Verdict
+
+    finished = _check(manifests, verbose=verbose, **settings)
+    if finished.verdict is Verdict.ERROR:
+        _write(finished, [("text", None)], None)
+        raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")
+    for path in _found(manifests):
+        target, part = baselines.path_for(path), report_of(finished, path)
+        baselines.write(target, baselines.from_report(part))
+        click.echo(f"{_safe(target)}: {_count(len(part.models), 'model')} recorded; commit it")
+
+
+@baseline.command()
+@MANIFESTS
+def show(manifests: tuple[str, ...]) -> None:
+    """Print the recorded results."""
+    from tflite_guard import baseline as baselines
+
+    for path in _found(manifests):
+        target = baselines.path_for(path)
+        click.echo(_safe_lines(baselines.describe(target)))
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(["manifest", "report"]))
+def schema(name: str) -> None:
+    """Print a JSON Schema."""
+    from tflite_guard.manifest.schema import schema_text
+
+    click.echo(schema_text(f"{name}-v1"), nl=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: runs a command and exits with the code of the contract."""
+    _protect()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli.main(args=list(arguments) if arguments is not None else None, prog_name="tflite-guard", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(UsageError.exit_code)
+    except ManifestError as error:
+        for problem in error.problems:
+            click.echo(_safe(str(problem)), err=True)
+        sys.exit(error.exit_code)
+    except GuardError as error:
+        click.echo(f"tflite-guard: {_safe(str(error))}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing can be told to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc()
+        click.echo(f"tflite-guard: this is a bug; please report it with the lines above at {ISSUES}", err=True)
+        sys.exit(GuardError.exit_code)
+
+
+def _protect() -> None:
+    """Keep this process's environment and memory from the children: same-user processes cannot read them
+    through /proc once the process is not dumpable."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _check(manifests: Sequence[str], *, verbose: bool, **settings: Any) -> Report:
+    from tflite_guard import baseline as baselines
+    from tflite_guard import pipeline
+
+    options = _options(**settings)
+    loaded = _load(manifests, settings["data_roots"], options.allow_code)
+    recorded = baselines.beside([manifest.path for manifest in loaded])
+    with _progress(verbose) as on_event:
+        return pipeline.run(loaded, options, baselines=recorded, on_event=on_event, on_log=_log if verbose else None)
+
+
+def _options(
+    *,
+    cache_dir: str | None,
+    no_cache: bool,
+    timeout: float,
+    allow_code: bool,
+    data_roots: Sequence[str],  # noqa: ARG001 - belongs to the manifest
+    models: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    jobs: int | None = None,
+) -> Options:
+    from tflite_guard.pipeline import Options
+
+    if no_cache and cache_dir is not None:
+        raise UsageError("--cache-dir and --no-cache exclude each other")
+    if cache_dir is None and not no_cache:
+        import platformdirs
+
+        cache_dir = platformdirs.user_cache_dir("tflite-guard")
+    folder = None if cache_dir is None else os.path.abspath(cache_dir)
+    return Options(tuple(models), tuple(variants), folder, jobs, timeout, allow_code)
+
+
+def _load(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bool) -> list[Manifest]:
+    """Every manifest, or the problems of all of them at once."""
+    from tflite_guard.manifest import load
+
+    loaded, problems = [], []
+    for path in _found(manifests):
+        try:
+            loaded.append(load(path, data_roots=data_roots, allow_code=allow_code))
+        except ManifestError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ManifestError(problems)
+    return loaded
+
+
+def _found(manifests: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(manifests)) or [DEFAULT_MANIFEST]
+
+
+def _targets(formats: Sequence[str]) -> list[tuple[str, str | None]]:
+    targets = []
+    for item in formats or ("text",):
+        name, _, file = item.partition("=")
+        if name not in FORMAT_NAMES:
+            raise UsageError(f"--format {name}: unknown; there are {', '.join(FORMAT_NAMES)}")
+        targets.append((name, file or None))
+    if sum(file is None for _, file in targets) > 1:
+        raise UsageError("only one --format can go to standard output; give the others a file, as in --format json=report.json")
+    return targets
+
+
+def _write(report: Report, targets: Sequence[tuple[str, str | None]], report_dir: str | None) -> None:
+    from tflite_guard.files import write_atomically
+    from tflite_guard.reports import FILES, FORMATS
+
+    files = [(name, file) for name, file in targets if file is not None]
+    if report_dir is not None:
+        _filed(report_dir, lambda: Path(report_dir).mkdir(parents=True, exist_ok=True))
+        files += [(name, os.path.join(report_dir, FILES[name])) for name in FORMATS]
+    for name, file in files:
+        content = FORMATS[name](report).encode()
+        _filed(file, lambda file=file, content=content: write_atomically(file, content))
+    for name, file in targets:
+        if file is None:
+            _print(report, name)
+
+
+def _print(report: Report, name: str) -> None:
+    from tflite_guard.reports import FORMATS
+
+    if name == "text" and sys.stdout.isatty():
+        from rich.console import Console
+
+        from tflite_guard.reports.text import renderable
+
+        Console().print(renderable(report))
+    else:
+        click.echo(FORMATS[name](report), nl=False)
+
+
+def _exit_code(report: Report, fail_on: str) -> int:
+    from tflite_guard.results import Verdict
+
+    codes = {Verdict.ERROR: 3, Verdict.FAIL: 1, Verdict.WARN: 1 if fail_on == "warning" else 0, Verdict.PASS: 0}
+    return 0 if fail_on == "never" else codes[report.verdict]
+
+
+def _filed(path: str, write: Callable[[], T]) -> T:
+    """Do something with a file; a failure names it."""
+    try:
+        return write()
+    except OSError as error:
+        raise EvaluationError("file", f"{path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _progress(verbose: bool) -> Iterator[Callable[[Any], None] | None]:
+    """Live progress on standard error where it is a terminal; quiet elsewhere, and where logs are shown."""
+    if verbose or not sys.stderr.isatty():
+        yield None
+        return
+    from tflite_guard.reports.progress import progress
+
+    with progress() as on_event:
+        yield on_event
+
+
+def _log(text: str) -> None:
+    for line in text.splitlines():
+        click.echo(f"  | {_safe(line)}", err=True)
+
+
+def _safe(text: str) -> str:
+    from tflite_guard.reports.wording import plain
+
+    return plain(text, 4000)
+
+
+def _safe_lines(text: str) -> str:
+    return "\n".join(_safe(line) for line in text.splitlines())
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

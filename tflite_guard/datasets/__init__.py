@@ -1,0 +1,212 @@
+"""Examples for evaluation and calibration: sources and preprocessing, streamed as batches of named arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+
+from tflite_guard.datasets import arrays, functions, images, tables
+from tflite_guard.datasets.preprocess import Step, prepare
+from tflite_guard.datasets.sources import NEEDS_TENSORFLOW, Array, Column, Reader, Rows, chunks, near, select
+from tflite_guard.errors import DataError
+from tflite_guard.manifest.types import DatasetSpec
+
+__all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "open_dataset"]
+
+TfrecordOpener = Callable[[str, Mapping[str, Mapping[str, Any]]], Reader]
+"""Opens a TFRecord file (path, features); given from outside, because it needs TensorFlow."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive examples, ready for a model."""
+
+    inputs: dict[str, Array]
+    """Model input name to (n, ...), preprocessed."""
+    labels: dict[str, Array]
+    """Model output name to (n, ...); the name is "" where the manifest gives one key for a single output."""
+    groups: Array | None
+    """(n,) integers or strings: examples of one value belong together."""
+    start: int
+    """The first example's place among those that are evaluated, from 0."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset. Nothing but indices is held in memory between batches."""
+
+    spec: DatasetSpec
+    inputs: Mapping[str, str]
+    """Model input name to the source's key."""
+    labels: Mapping[str, str]
+    steps: Mapping[str, Sequence[Step]]
+    reader: Reader
+    rows: Rows
+
+    @property
+    def examples(self) -> int:
+        """How many examples `batches` yields in all, after `limit`."""
+        return len(self.rows)
+
+    def batches(self, size: int, *, with_labels: bool = True) -> Iterator[Batch]:
+        """Yields the examples in the source's order, `size` at a time, fewer at the end.
+
+        Without labels, groups are left out as well. Raises DataError for values that cannot be used.
+        """
+        keys = _keys(self.spec, self.inputs, self.labels) if with_labels else list(dict.fromkeys(self.inputs.values()))
+        columns = self.reader.read(keys, self.rows, size)
+        start = 0
+        for rows, read in zip(chunks(self.rows, size), columns, strict=False):
+            if any(len(column) != len(rows) for column in read.values()):
+                break
+            yield self._batch(read, rows, start, with_labels)
+            start += len(rows)
+        if start < self.examples:
+            raise DataError(f"{self.spec.path}: gave fewer examples than when it was opened ({self.examples})")
+
+    def _batch(self, read: Mapping[str, Column], rows: Rows, start: int, with_labels: bool) -> Batch:
+        path = self.spec.path
+        inputs = {}
+        for name, key in self.inputs.items():
+            inputs[name] = _finite(prepare(read[key], self.steps[name], f"{path}: {key}"), rows, f"{path}: {key}")
+        if not with_labels:
+            return Batch(inputs, {}, None, start)
+        labels = {
+            name: _finite(_even(read[key], path, key), rows, f"{path}: {key}") for name, key in self.labels.items()
+        }
+        group = self.spec.group
+        return Batch(inputs, labels, None if group is None else _groups(read[group], f"{path}: {group}"), start)
+
+
+def open_dataset(
+    spec: DatasetSpec,
+    input_names: Sequence[str],
+    *,
+    allow_code: bool = False,
+    tfrecord: TfrecordOpener | None = None,
+) -> Dataset:
+    """Binds a dataset to a model's inputs and checks what can be checked without reading the values.
+
+    Raises DataError when names do not match, files are missing or broken, arrays differ in length, or there
+    are no examples.
+    """
+    inputs = _bind(spec, input_names)
+    labels = {"": spec.labels} if isinstance(spec.labels, str) else dict(spec.labels or {})
+    steps = _steps(spec, list(inputs))
+    reader = _open(spec, inputs, labels, allow_code, tfrecord)
+    rows = select(reader.examples, spec.limit, spec.seed)
+    if not len(rows):
+        raise DataError(f"{spec.path}: holds no examples")
+    return Dataset(spec, inputs, labels, steps, reader, rows)
+
+
+def _bind(spec: DatasetSpec, input_names: Sequence[str]) -> dict[str, str]:
+    """Model input name to source key, by name and complete."""
+    listed = ", ".join(repr(name) for name in input_names)
+    if isinstance(spec.inputs, str):
+        if len(input_names) != 1:
+            raise DataError(f"dataset {spec.name!r}: 'inputs' must map each of the model's inputs to a key: {listed}")
+        return {input_names[0]: spec.inputs}
+    for name in spec.inputs:
+        if name not in input_names:
+            raise DataError(f"dataset {spec.name!r}: the model has no input {name!r}{near(name, input_names)}")
+    for name in input_names:
+        if name not in spec.inputs:
+            raise DataError(f"dataset {spec.name!r}: the model's input {name!r} has no key; its inputs are {listed}")
+    return {name: spec.inputs[name] for name in input_names}
+
+
+def _steps(spec: DatasetSpec, names: Sequence[str]) -> dict[str, Sequence[Step]]:
+    if not isinstance(spec.preprocess, dict):
+        return dict.fromkeys(names, spec.preprocess)
+    for name in spec.preprocess:
+        if name not in names:
+            raise DataError(
+                f"dataset {spec.name!r}: 'preprocess' names no input of the model: {name!r}{near(name, names)}"
+            )
+    return {name: spec.preprocess.get(name, ()) for name in names}
+
+
+def _keys(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> list[str]:
+    group = [] if spec.group is None else [spec.group]
+    return list(dict.fromkeys([*inputs.values(), *labels.values(), *group]))
+
+
+def _open(
+    spec: DatasetSpec,
+    inputs: Mapping[str, str],
+    labels: Mapping[str, str],
+    allow_code: bool,
+    tfrecord: TfrecordOpener | None,
+) -> Reader:
+    keys = _keys(spec, inputs, labels)
+    match spec.source:
+        case "npz":
+            return arrays.open_npz(spec.path, keys)
+        case "npy":
+            return _open_npy(spec, inputs, labels)
+        case "images":
+            return images.open_images(spec.path, keys, spec.class_order, spec.labels_file)
+        case "csv":
+            return tables.open_table(spec.path, _roles(spec, inputs, labels), spec.columns)
+        case "tfrecord":
+            return _open_tfrecord(spec, keys, tfrecord)
+        case "python":
+            return functions.open_function(spec.path, spec.root, keys, allow_code)
+        case _:
+            assert_never(spec.source)
+
+
+def _open_npy(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> Reader:
+    """One .npy is every input's array; labels come from another .npy, or are the input itself."""
+    if len(set(inputs.values())) > 1 or spec.group is not None:
+        raise DataError(f"{spec.path}: a .npy file holds one array; put several into an .npz")
+    files = dict.fromkeys(inputs.values(), spec.path)
+    for key in labels.values():
+        if key not in files and (spec.labels_file is None or not spec.labels_file.endswith(".npy")):
+            raise DataError(f"{spec.path}: a .npy file holds no labels; give labels_file (.npy) or use an .npz")
+        if key not in files and spec.labels_file is not None:
+            files[key] = spec.labels_file
+    return arrays.open_npy(files)
+
+
+def _roles(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, tables.Role]:
+    roles: dict[str, tables.Role] = {} if spec.group is None else {spec.group: "group"}
+    roles |= dict.fromkeys(labels.values(), "label")
+    return roles | dict.fromkeys(inputs.values(), "input")
+
+
+def _open_tfrecord(spec: DatasetSpec, keys: Sequence[str], tfrecord: TfrecordOpener | None) -> Reader:
+    if tfrecord is None:
+        raise DataError(f"{spec.path}: {NEEDS_TENSORFLOW}")
+    features = spec.features or {}
+    for key in keys:
+        if key not in features:
+            raise DataError(f"{spec.path}: 'features' does not describe {key!r}{near(key, features)}")
+    return tfrecord(spec.path, {key: features[key] for key in keys})
+
+
+def _even(column: Column, path: str, key: str) -> Array:
+    if isinstance(column, list):
+        raise DataError(f"{path}: {key}: labels have different shapes; every example's must be alike")
+    return column
+
+
+def _finite(array: Array, rows: Rows, where: str) -> Array:
+    """The array itself. Raises DataError for anything but finite numbers, with the first bad example."""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: must hold numbers, not {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        flat = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        example = rows[int(np.flatnonzero(~flat)[0])]
+        raise DataError(f"{where}: example {example} (from 0) holds NaN or infinity after preprocessing")
+    return array
+
+
+def _groups(column: Column, where: str) -> Array:
+    if isinstance(column, list) or column.ndim != 1 or column.dtype.kind not in "biuUS":
+        raise DataError(f"{where}: a group must be one integer or string for each example")
+    return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column

@@ -1,0 +1,211 @@
+"""NumPy files, read row by row so that memory does not grow with them, and arrays already in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from tflite_guard.datasets.sources import Array, Column, Rows, agree, chunks, native, require_keys, runs
+from tflite_guard.errors import DataError
+
+# Rows of a Fortran-ordered array are not contiguous, so the array must be read whole.
+FORTRAN_BYTES = 256 * 2**20
+READ_ERRORS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError, OverflowError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Header:
+    """The head of one .npy stream."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    start: int
+    """Where the values begin, in bytes from the start of the stream."""
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Arrays that are already in memory, with one first axis."""
+
+    arrays: Mapping[str, Array]
+    examples: int
+
+    def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
+        for chunk in chunks(rows, size):
+            yield {key: self.arrays[key][np.asarray(chunk)] for key in keys}
+
+
+@dataclass(frozen=True)
+class NpzReader:
+    """An .npz file; only the members that are asked for are read."""
+
+    path: str
+    examples: int
+
+    def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
+        with _clear_errors(self.path), contextlib.ExitStack() as stack:
+            archive = stack.enter_context(zipfile.ZipFile(self.path))
+            streams = {key: stack.enter_context(archive.open(f"{key}.npy")) for key in dict.fromkeys(keys)}
+            members = {
+                key: _rows(stream, archive.getinfo(f"{key}.npy").file_size, f"{self.path}: {key}", rows, size)
+                for key, stream in streams.items()
+            }
+            for _ in chunks(rows, size):
+                yield {key: next(member) for key, member in members.items()}
+
+
+@dataclass(frozen=True)
+class NpyReader:
+    """.npy files of one array each, under whatever keys the manifest gives them."""
+
+    files: Mapping[str, str]
+    examples: int
+
+    def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
+        with contextlib.ExitStack() as stack:
+            members = {}
+            for key in dict.fromkeys(keys):
+                path = self.files[key]
+                stack.enter_context(_clear_errors(path))
+                members[key] = _rows(
+                    stack.enter_context(Path(path).open("rb")), Path(path).stat().st_size, path, rows, size
+                )
+            for _ in chunks(rows, size):
+                yield {key: next(member) for key, member in members.items()}
+
+
+def open_npz(path: str, keys: Sequence[str]) -> NpzReader:
+    """Reads the heads of the arrays `keys`. Raises DataError when they are missing or cannot be used."""
+    with _clear_errors(path):
+        _refuse_pointer(path)
+        with zipfile.ZipFile(path) as archive:
+            present = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            require_keys(path, keys, present, "array")
+            lengths = {}
+            for key in dict.fromkeys(keys):
+                info = archive.getinfo(f"{key}.npy")
+                if info.flag_bits & 1:
+                    raise DataError(f"{path}: the archive is encrypted; save it without a password")
+                with archive.open(info) as stream:
+                    lengths[key] = _header(stream, info.file_size, f"{path}: {key}").shape[0]
+    return NpzReader(path, agree(path, lengths))
+
+
+def open_npy(files: Mapping[str, str]) -> NpyReader:
+    """Opens key to .npy file. Raises DataError when one is not an array of examples."""
+    lengths = {}
+    for key, path in files.items():
+        with _clear_errors(path):
+            _refuse_pointer(path)
+            with Path(path).open("rb") as stream:
+                lengths[key] = _header(stream, Path(path).stat().st_size, path).shape[0]
+    return NpyReader(files, agree(" and ".join(dict.fromkeys(files.values())), lengths))
+
+
+def hold(where: str, arrays: Mapping[str, Any], keys: Sequence[str]) -> ArrayReader:
+    """Serves arrays from memory. Raises DataError for a missing key, a scalar or Python objects."""
+    require_keys(where, keys, [str(key) for key in arrays])
+    held = {key: native(np.asarray(arrays[key])) for key in dict.fromkeys(keys)}
+    for key, array in held.items():
+        _require_examples(array.shape, array.dtype, f"{where}: {key}")
+    return ArrayReader(held, agree(where, {key: len(array) for key, array in held.items()}))
+
+
+def _header(stream: IO[bytes], available: int, where: str) -> Header:
+    """Reads the head of a .npy stream of `available` bytes and checks that the values can be there."""
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise DataError(f"{where}: .npy version {version} is not supported; save the array again with numpy.save")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    _require_examples(shape, dtype, where)
+    header = Header(shape, fortran and len(shape) > 1, dtype, stream.tell())
+    if header.start + header.row_bytes * shape[0] > available:
+        raise DataError(f"{where}: the file is truncated: it is too short for an array of shape {shape}")
+    return header
+
+
+def _require_examples(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
+    if dtype.hasobject:
+        raise DataError(f"{where}: holds Python objects, which are never unpickled; save a plain numeric array")
+    if dtype.fields is not None:
+        raise DataError(f"{where}: holds records with fields; save each field as an array of its own")
+    if not shape or min(shape) < 0:
+        raise DataError(f"{where}: is a single value; its first axis must count the examples")
+
+
+def _rows(stream: IO[bytes], available: int, where: str, rows: Rows, size: int) -> Iterator[Array]:
+    """Yields the wanted rows of a .npy stream, `size` at a time."""
+    header = _header(stream, available, where)
+    whole = _fortran(stream, header, where) if header.fortran else None
+    for chunk in chunks(rows, size):
+        if whole is not None:
+            yield native(np.ascontiguousarray(whole[np.asarray(chunk)]))
+        else:
+            pieces = [_run(stream, header, first, count, where) for first, count in runs(chunk)]
+            yield native(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+
+
+def _run(stream: IO[bytes], header: Header, first: int, count: int, where: str) -> Array:
+    """Reads `count` consecutive rows. Seeking forward in a compressed member reads and drops in pieces."""
+    position = header.start + first * header.row_bytes
+    if stream.tell() != position:
+        stream.seek(position)
+    data = _exactly(stream, count * header.row_bytes, where)
+    if first + count == header.shape[0]:
+        stream.read(1)  # reaching the end makes zipfile compare the checksum
+    return np.ndarray((count, *header.shape[1:]), header.dtype, data)
+
+
+def _fortran(stream: IO[bytes], header: Header, where: str) -> Array:
+    total = header.row_bytes * header.shape[0]
+    if total > FORTRAN_BYTES:
+        raise DataError(
+            f"{where}: {total / 2**20:.0f} MiB in Fortran order cannot be streamed; "
+            "save numpy.ascontiguousarray(array) instead"
+        )
+    return np.ndarray(header.shape, header.dtype, _exactly(stream, total, where), order="F")
+
+
+def _exactly(stream: IO[bytes], count: int, where: str) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise DataError(f"{where}: the file is truncated: the values end early")
+    return data
+
+
+def _refuse_pointer(path: str) -> None:
+    with Path(path).open("rb") as stream:
+        start = stream.read(40)
+    if start.startswith(b"version https://git-lfs."):
+        raise DataError(f"{path}: is a Git LFS pointer, not the data; run 'git lfs pull'")
+    if not start:
+        raise DataError(f"{path}: the file is empty")
+
+
+@contextlib.contextmanager
+def _clear_errors(path: str) -> Iterator[None]:
+    """Turns whatever a broken file makes zipfile, zlib and NumPy raise into one message that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file") from error
+    except READ_ERRORS as error:
+        raise DataError(f"{path}: the file is damaged or of another format ({error}); make it again") from error

@@ -1,0 +1,174 @@
+"""Image files: a folder per class, a list of files with labels, or a folder without labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, require_keys
+from tflite_guard.errors import DataError
+
+IMAGE, LABEL = "image", "label"
+# Modes of more than 8 bits a channel, which a conversion to RGB would clip without a word.
+DEEP_MODES = ("I", "F")
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Image files in the order they are evaluated, decoded when they are read."""
+
+    files: Sequence[str]
+    labels: Array | None
+
+    @property
+    def examples(self) -> int:
+        return len(self.files)
+
+    def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
+        for chunk in chunks(rows, size):
+            columns: dict[str, Column] = {}
+            if IMAGE in keys:
+                decoded = [{IMAGE: decode_file(self.files[row])} for row in chunk]
+                columns |= columns_of(decoded, [IMAGE])
+            if LABEL in keys and self.labels is not None:
+                columns[LABEL] = self.labels[np.asarray(chunk)]
+            yield columns
+
+
+def open_images(
+    path: str, keys: Sequence[str], class_order: Sequence[str] | None, labels_file: str | None
+) -> ImageReader:
+    """Lists the images under `path`; a label is the class's index in `class_order` or what `labels_file` says.
+
+    Raises DataError for a missing or surplus class folder, a file that is missing or lies outside.
+    """
+    if not os.path.isdir(path):
+        raise DataError(f"{path}: there is no such folder of images")
+    if labels_file is not None:
+        reader = _listed(path, labels_file, class_order)
+    elif class_order is not None:
+        reader = _by_class(path, class_order)
+    else:
+        reader = _unlabelled(path)
+    require_keys(path, keys, [IMAGE] if reader.labels is None else [IMAGE, LABEL])
+    return reader
+
+
+def decode_file(path: str) -> Array:
+    """One image file as uint8 (h, w, 3), RGB."""
+    try:
+        return decode(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise DataError(f"{path}: the image cannot be read ({error.strerror or error})") from error
+
+
+def decode(content: bytes, where: str) -> Array:
+    """An encoded image as uint8 (h, w, 3), RGB: the first frame, as stored (no EXIF rotation), alpha dropped.
+
+    Raises DataError when it is damaged, has more than 8 bits a channel, or is larger than Pillow's limit
+    against decompression bombs (89 million pixels).
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                if image.mode.split(";")[0] in DEEP_MODES:
+                    raise DataError(f"{where}: has more than 8 bits a channel; save the values as .npz instead")
+                return np.asarray(image.convert("RGB"))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: the image is too large to decode safely ({error})") from error
+    # Pillow's decoders raise what they like on damaged files; SyntaxError is one of them.
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError, KeyError) as error:
+        raise DataError(f"{where}: the image cannot be decoded ({error}); make the file again or remove it") from error
+
+
+def _by_class(path: str, class_order: Sequence[str]) -> ImageReader:
+    found = _entries(path)
+    for name in found:
+        if name not in class_order:
+            raise DataError(f"{os.path.join(path, name)}: is not a class in class_order{near(name, class_order)}")
+    files: list[str] = []
+    labels: list[int] = []
+    for index, name in enumerate(class_order):
+        folder = os.path.join(path, name)
+        if name not in found or not os.path.isdir(folder):
+            raise DataError(f"{folder}: class_order names this class, but there is no such folder")
+        images = _files(folder, path)
+        files += images
+        labels += [index] * len(images)
+    return ImageReader(files, np.array(labels, np.int64))
+
+
+def _unlabelled(path: str) -> ImageReader:
+    for name in _entries(path):
+        if os.path.isdir(os.path.join(path, name)):
+            raise DataError(f"{path}: holds folders such as {name!r}; name them in class_order")
+    return ImageReader(_files(path, path), None)
+
+
+def _files(folder: str, root: str) -> list[str]:
+    """The images of one folder by name. Hidden files, which operating systems leave behind, are passed over."""
+    return [_inside(os.path.join(folder, name), root) for name in _entries(folder)]
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read ({error.strerror})") from error
+
+
+def _inside(file: str, root: str) -> str:
+    """The real path of an image, which must be a file below `root`."""
+    real, real_root = os.path.realpath(file), os.path.realpath(root)
+    if os.path.commonpath([real, real_root]) != real_root:
+        raise DataError(f"{file}: leads outside the folder {root}; copy the image into it")
+    if not os.path.isfile(real):
+        raise DataError(f"{file}: is not an image file")
+    return real
+
+
+def _listed(path: str, labels_file: str, class_order: Sequence[str] | None) -> ImageReader:
+    files: list[str] = []
+    labels: list[int | float] = []
+    try:
+        with Path(labels_file).open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream, strict=True)
+            for row in rows:
+                if not row or (not files and [cell.strip().lower() for cell in row] == ["file", "label"]):
+                    continue
+                place = f"{labels_file}: line {rows.line_num}"
+                if len(row) != 2:
+                    raise DataError(f"{place}: has {len(row)} cells; each line is a file and its label")
+                if os.path.isabs(row[0]):
+                    raise DataError(f"{place}: {row[0]!r} is absolute; give it relative to {path}")
+                files.append(_inside(os.path.join(path, row[0]), path))
+                labels.append(_label(row[1].strip(), class_order, place))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{labels_file}: the list of labels cannot be read ({error})") from error
+    return ImageReader(files, np.array(labels, np.int64 if all(isinstance(x, int) for x in labels) else np.float32))
+
+
+def _label(text: str, class_order: Sequence[str] | None, place: str) -> int | float:
+    """A class's index where its name is in `class_order`, else the number itself."""
+    if class_order is not None:
+        if text not in class_order:
+            raise DataError(f"{place}: {text!r} is not a class in class_order{near(text, class_order)}")
+        return class_order.index(text)
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataError(f"{place}: the label {text!r} is not a number; name the classes in class_order") from error

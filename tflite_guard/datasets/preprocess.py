@@ -1,0 +1,203 @@
+"""The preprocessing steps of a manifest, on batches: arrays whose first axis counts examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tflite_guard.datasets.sources import Array, Column, near
+from tflite_guard.errors import DataError
+
+Step = Mapping[str, Any]
+
+
+def prepare(column: Column, steps: Sequence[Step], where: str) -> Array:
+    """Applies `steps` in order and returns one array (n, ...).
+
+    A list of examples of unlike shapes is prepared one by one and must be alike afterwards. `where` names
+    the data in messages. Raises DataError when a step does not fit the data.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is an error with its place
+        if isinstance(column, list):
+            return _stack([_apply(example[np.newaxis], steps, where) for example in column], where)
+        return _apply(column, steps, where)
+
+
+def _stack(prepared: Sequence[Array], where: str) -> Array:
+    shapes = {array.shape[1:] for array in prepared}
+    if len(shapes) > 1:
+        listed = ", ".join(str(shape) for shape in sorted(shapes, key=str)[:4])
+        raise DataError(
+            f'{where}: examples have different shapes ({listed}); add a step such as {{"resize": [96, 96]}}'
+        )
+    return np.concatenate(prepared)
+
+
+def _apply(array: Array, steps: Sequence[Step], where: str) -> Array:
+    for step in steps:
+        if len(step) != 1:
+            raise DataError(f"{where}: a preprocessing step has exactly one key, this one has {len(step)}: {step}")
+        ((name, argument),) = step.items()
+        if name not in STEPS:
+            raise DataError(f"{where}: there is no preprocessing step {name!r}{near(name, STEPS)}")
+        array = STEPS[name](array, argument, f"{where}: {name}")
+    return array
+
+
+def cast(array: Array, dtype: Any, where: str) -> Array:
+    """NumPy's `astype`: floats lose their fraction when they become integers.
+
+    NaN or infinity cannot become an integer: DataError.
+    """
+    try:
+        target = np.dtype(dtype)
+    except TypeError as error:
+        raise DataError(f"{where}: {dtype!r} is not a type of numbers; use one such as float32") from error
+    if target.kind not in "biuf":
+        raise DataError(f"{where}: {dtype!r} is not a type of numbers; use one such as float32")
+    if array.dtype.kind == "f" and target.kind in "iu" and not np.isfinite(array).all():
+        raise DataError(f"{where}: NaN or infinity cannot become {target}")
+    return array.astype(target)
+
+
+def scale(array: Array, factor: Any, where: str) -> Array:
+    """Multiplies. Floats keep their type, integers become float32."""
+    values = _floating(array, where)
+    scaled: Array = values * _number(factor, values.dtype, where)
+    return scaled
+
+
+def offset(array: Array, amount: Any, where: str) -> Array:
+    """Adds. Floats keep their type, integers become float32."""
+    values = _floating(array, where)
+    moved: Array = values + _number(amount, values.dtype, where)
+    return moved
+
+
+def normalize(array: Array, argument: Any, where: str) -> Array:
+    """(x - mean) / std, each one number or one per channel of the last axis. Integers become float32."""
+    if not isinstance(argument, Mapping) or set(argument) != {"mean", "std"}:
+        raise DataError(f"{where}: needs exactly 'mean' and 'std'")
+    values = _floating(array, where)
+    mean, std = (_per_channel(argument[key], values, f"{where}: {key}") for key in ("mean", "std"))
+    if not np.all(std):
+        raise DataError(f"{where}: std must not be zero")
+    return (values - mean) / std
+
+
+def resize(array: Array, size: Any, where: str) -> Array:
+    """Resizes images (n, h, w) or (n, h, w, channels) to [height, width] with Pillow's bilinear filter.
+
+    The filter widens when it shrinks an image (antialiasing), so it differs from tf.image.resize, whose
+    default does not. uint8 stays uint8, rounded after each direction; floats are computed in float32 and keep
+    their type; other integers become float32.
+    """
+    from PIL import Image
+
+    if not _is_size(size):
+        raise DataError(f"{where}: needs [height, width], two whole numbers of at least 1, not {size!r}")
+    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
+        raise DataError(f"{where}: needs images of shape (h, w) or (h, w, channels), not {array.shape[1:]}")
+    height, width = size
+    exact = array.dtype == np.uint8
+    source = np.ascontiguousarray(array if exact else _floating(array, where).astype(np.float32))
+    planes = source[..., np.newaxis] if array.ndim == 3 else source
+    result = np.empty((len(planes), height, width, planes.shape[-1]), source.dtype)
+    for image, target in zip(planes, result, strict=True):
+        for channel in range(planes.shape[-1]):
+            plane = Image.fromarray(np.ascontiguousarray(image[..., channel]))
+            target[..., channel] = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
+    resized = result[..., 0] if array.ndim == 3 else result
+    return resized.astype(array.dtype, copy=False) if array.dtype.kind == "f" else resized
+
+
+def channels(array: Array, order: Any, where: str) -> Array:
+    """Rearranges the colours of RGB or one-channel images (..., 3 or 1).
+
+    `rgb` repeats a single channel, `bgr` also reverses the three, `grayscale` gives the luma of ITU-R BT.601
+    with the channel axis kept at 1. uint8 luma is rounded as Pillow rounds it.
+    """
+    if order not in ("rgb", "bgr", "grayscale"):
+        raise DataError(f"{where}: {order!r} is not one of 'rgb', 'bgr', 'grayscale'")
+    if array.ndim < 3 or array.shape[-1] not in (1, 3):
+        raise DataError(f"{where}: needs images whose last axis is 1 or 3 channels, not shape {array.shape[1:]}")
+    if order == "grayscale":
+        return array if array.shape[-1] == 1 else _luma(array, where)[..., np.newaxis]
+    colours = np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+    return colours[..., ::-1] if order == "bgr" else colours
+
+
+def expand_dims(array: Array, axis: Any, where: str) -> Array:
+    """Adds an axis of 1 to each example. `axis` does not count the batch: 0 is an example's first, -1 its last."""
+    places = array.ndim
+    if not _is_whole(axis) or not -places <= axis < places:
+        raise DataError(
+            f"{where}: axis must lie from {-places} to {places - 1} for examples of shape {array.shape[1:]}"
+        )
+    return np.expand_dims(array, axis + 1 if axis >= 0 else axis)
+
+
+def reshape(array: Array, shape: Any, where: str) -> Array:
+    """Gives each example a shape, in C order; one -1 stands for what remains."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or not all(_is_whole(size) for size in shape):
+        raise DataError(f"{where}: needs a list of whole numbers, the shape of one example, not {shape!r}")
+    try:
+        # An example by itself decides what -1 is, so that an empty batch cannot make it ambiguous.
+        target = np.empty(array.shape[1:], np.bool_).reshape(tuple(shape)).shape
+        return array.reshape((len(array), *target))
+    except ValueError as error:
+        raise DataError(f"{where}: an example of shape {array.shape[1:]} cannot become {list(shape)}") from error
+
+
+STEPS: dict[str, Callable[[Array, Any, str], Array]] = {
+    "cast": cast,
+    "scale": scale,
+    "offset": offset,
+    "normalize": normalize,
+    "resize": resize,
+    "channels": channels,
+    "expand_dims": expand_dims,
+    "reshape": reshape,
+}
+
+
+def _luma(array: Array, where: str) -> Array:
+    """0.299 R + 0.587 G + 0.114 B (ITU-R BT.601); for uint8 in Pillow's 16-bit fixed point."""
+    if array.dtype == np.uint8:
+        red, green, blue = (array[..., index].astype(np.uint32) for index in range(3))
+        return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)
+    values = _floating(array, where)
+    luma: Array = values @ np.array([0.299, 0.587, 0.114], values.dtype)
+    return luma
+
+
+def _floating(array: Array, where: str) -> Array:
+    if array.dtype.kind == "f":
+        return array
+    if array.dtype.kind in "biu":
+        return array.astype(np.float32)
+    raise DataError(f"{where}: needs numbers, not {array.dtype}")
+
+
+def _number(value: Any, dtype: np.dtype[Any], where: str) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: needs a number, not {value!r}")
+    return dtype.type(value)
+
+
+def _per_channel(value: Any, array: Array, where: str) -> Array:
+    numbers: Iterable[Any] = value if isinstance(value, list | tuple) else [value]
+    result = np.array([_number(number, array.dtype, where) for number in numbers], array.dtype)
+    if array.ndim < 2 or len(result) not in (1, array.shape[-1]):
+        raise DataError(f"{where}: has {len(result)} values, but examples have shape {array.shape[1:]}")
+    return result
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_whole(side) and side > 0 for side in value)

@@ -1,0 +1,98 @@
+"""A child process: confines itself, then answers requests until its parent closes the pipe.
+
+The first line on standard input holds the confinement, every further line a request
+`{"task": …, "arguments": {…}}`. Answers go to the original standard output, one JSON object a line:
+`{"progress": [done, total]}` any number of times, then `{"result": {…}}` or `{"error": {…}}`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import Any, BinaryIO
+
+import msgspec
+
+from tflite_guard.engine.confine import confine
+from tflite_guard.errors import GuardError
+
+
+def main() -> None:
+    """Serve one parent."""
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    # TensorFlow and the converter print to standard output from Python and from C++; only the log may see it.
+    os.dup2(2, 1)
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    limits = msgspec.json.decode(requests.readline() or b"null")
+    if limits is None:
+        return
+    measures = confine(limits["scratch"], limits["readable"], limits["memory_bytes"])
+    # Imported only now: nothing of a model's toolchain runs before the confinement.
+    from tflite_guard.engine.tasks import Session
+
+    session = Session(allow_code=limits["allow_code"], scratch=limits["scratch"], measures=measures)
+    for line in requests:
+        _answer(answers, session, msgspec.json.decode(line))
+
+
+def _answer(answers: BinaryIO, session: Any, request: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
+        answers.write(msgspec.json.encode(message) + b"\n")
+        answers.flush()
+
+    def progress(done: int, total: int) -> None:
+        send({"progress": [done, total]})
+
+    try:
+        send({"result": session.run(request["task"], request["arguments"], progress)})
+    except Exception as error:  # a child must answer whatever a model makes a library raise
+        traceback.print_exc(file=sys.stderr)
+        send({"error": _explain(error)})
+
+
+def _explain(error: Exception) -> dict[str, str]:
+    if isinstance(error, GuardError):
+        return {"kind": error.kind, "message": str(error)}
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
+        return {
+            "kind": "missing-dependency",
+            "message": f"this needs {error.name}, which is not installed; run: pip install 'tflite-guard[{extra}]'",
+        }
+    if isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__:
+        return {"kind": "out-of-memory", "message": "ran out of memory; use smaller inputs, or a machine with more"}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return {"kind": "disk-full", "message": f"{error.filename or 'scratch folder'}: no space left; free some or set TMPDIR"}
+    if isinstance(error, PermissionError):
+        return {
+            "kind": "permission",
+            "message": f"{error.filename}: a model may read only the files that its manifest names ({error.strerror})",
+        }
+    first = str(error).strip().splitlines()
+    detail = f": {first[0][:300]}" if first else ""
+    return {"kind": "internal", "message": f"{type(error).__name__}{detail}; run with -v for the whole story"}
+
+
+_EXTRAS = {
+    "tensorflow": "tensorflow",
+    "keras": "tensorflow",
+    "h5py": "tensorflow",
+    "tf_keras": "tensorflow",
+    "ai_edge_litert": "litert",
+    "ai_edge_quantizer": "recipes",
+}
+
+
+def _die_with_parent(parent: int) -> None:
+    """A killed parent cannot close anything; do not outlive it by more than a second."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""One .tflite against the reference's outputs: batches in, measurements out."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tflite_guard.datasets import Batch, Dataset
+from tflite_guard.engine import graph
+from tflite_guard.engine.names import Names, TensorInfo
+from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs
+from tflite_guard.engine.tflite import Port, bind, dequantize, evaluate_batches, inspect, names_of
+from tflite_guard.errors import DataError, EvaluationError
+from tflite_guard.files import sha256_of
+from tflite_guard.manifest.types import DatasetSpec, MetricSpec, VariantSpec
+from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example
+from tflite_guard.results import Measurement
+from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, Kernels
+
+Array = npt.NDArray[Any]
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass
+class _Column:
+    """One metric of one output, collected batch by batch."""
+
+    spec: MetricSpec
+    output: str
+    labels: str | None
+    title: str
+    scores: list[Scores] = field(default_factory=list)
+
+    def add(self, outputs: dict[str, Array], reference: dict[str, Array], labels: dict[str, Array]) -> None:
+        wanted = None if self.labels is None else labels[self.labels]
+        self.scores.append(per_example(self.spec, outputs[self.output], reference[self.output], wanted))
+
+    def measured(self, groups: Array | None, seed: int) -> Measurement:
+        output = self.output if self.title != self.spec.name else self.spec.output
+        measurement = measure(self.spec, concatenate(self.scores), groups=groups, seed=seed)
+        return replace(measurement, name=self.title, output=output)
+
+
+@dataclass
+class _Whole:
+    """A user's own metric, which sees whole arrays at once."""
+
+    spec: MetricSpec
+    labels: str | None
+    outputs: list[list[Array]] = field(default_factory=list)
+    reference: list[list[Array]] = field(default_factory=list)
+    wanted: list[Array] = field(default_factory=list)
+
+    def add(self, outputs: dict[str, Array], reference: dict[str, Array], labels: dict[str, Array]) -> None:
+        names = list(reference) if self.spec.output is None else [self.spec.output]
+        self.outputs.append([outputs[name] for name in names])
+        self.reference.append([reference[name] for name in names])
+        if self.labels is not None:
+            self.wanted.append(labels[self.labels])
+
+    def measured(self, groups: Array | None, seed: int, root: str) -> Measurement:
+        function = _import_function(self.spec.python or "", root)
+        outputs = [np.concatenate(parts) for parts in zip(*self.outputs, strict=True)]
+        reference = [np.concatenate(parts) for parts in zip(*self.reference, strict=True)]
+        labels = np.concatenate(self.wanted) if self.wanted else None
+        return measure_python(self.spec, function, outputs, reference, labels, groups=groups, seed=seed)
+
+
+class Scorer:
+    """Collects every metric of a variant over aligned batches of outputs, reference outputs and labels."""
+
+    def __init__(self, specs: Sequence[MetricSpec], names: Names, dataset: DatasetSpec) -> None:
+        self._dataset = dataset
+        self._aliases = names.output_aliases
+        self._groups: list[Array] = []
+        self._columns: list[_Column | _Whole] = []
+        labels = _label_keys(dataset, self._aliases)
+        for spec in specs:
+            if spec.metric == "size_bytes":
+                continue
+            spec = replace(spec, output=self._aliases.get(spec.output, spec.output) if spec.output else None)
+            if spec.python is not None:
+                self._columns.append(_Whole(spec, _labels_of(spec, spec.output, labels)))
+                continue
+            for output in _outputs_of(spec, list(names.outputs), labels):
+                self._columns.append(self._column(spec, output, labels, alone=len(names.outputs) == 1))
+
+    def _column(self, spec: MetricSpec, output: str, labels: Sequence[str], *, alone: bool) -> _Column:
+        needs = METRICS[spec.metric].needs_labels
+        wanted = _labels_of(spec, output, labels) if needs else None
+        if needs and wanted is None:
+            raise DataError(f"metric {spec.name!r} needs labels for output {output!r}; add them to dataset {self._dataset.name!r}")
+        named = alone or needs or spec.output is not None
+        return _Column(spec, output, wanted, spec.name if named else f"{spec.name}[{output}]")
+
+    def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
+        """Score one batch; every array's first axis is the batch's."""
+        labels = {self._aliases.get(key, key): value for key, value in batch.labels.items()}
+        for column in self._columns:
+            column.add(outputs, reference, labels)
+        if batch.groups is not None:
+            self._groups.append(batch.groups)
+
+    def measurements(self) -> list[tuple[str, Measurement]]:
+        """Each metric's name in the manifest with its measurement."""
+        groups = np.concatenate(self._groups) if self._groups else None
+        seed = self._dataset.seed
+        return [
+            (
+                column.spec.name,
+                column.measured(groups, seed)
+                if isinstance(column, _Column)
+                else column.measured(groups, seed, self._dataset.root),
+            )
+            for column in self._columns
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write the per-example scores as an .npz, one array a metric and score."""
+        arrays = {
+            f"{column.title}/{key}": value
+            for column in self._columns
+            if isinstance(column, _Column)
+            for key, value in concatenate(column.scores).items()
+        }
+        np.savez_compressed(path, **arrays)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a .tflite, the data, and the reference outputs to compare with."""
+
+    tflite: str
+    recorded: Outputs
+    names: Names
+    dataset: DatasetSpec
+    metrics: Sequence[MetricSpec]
+    threads: int
+    open_data: Open
+
+    def data(self) -> Dataset:
+        """The evaluation data, from its start."""
+        data = self.open_data(self.dataset, list(self.names.inputs))
+        if data.examples != self.recorded.examples:
+            raise DataError(
+                f"dataset {self.dataset.name!r} has {data.examples} examples and the reference outputs {self.recorded.examples}; "
+                "record one row for each example"
+            )
+        return data
+
+    def run(self, kernels: Kernels) -> Iterator[tuple[Batch, dict[str, Array]]]:
+        """Batches with the .tflite's outputs by canonical name."""
+        data = self.data()
+        batches = data.batches(batch_size(data))
+        return evaluate_batches(self.tflite, batches, kernels, self.threads, self.names)
+
+    def scorer(self) -> Scorer:
+        """A collector of this subject's metrics."""
+        return Scorer(self.metrics, self.names, self.dataset)
+
+    def reference_rows(self, batch: Batch, count: int) -> dict[str, Array]:
+        """The reference's outputs for a batch."""
+        return {name: self.recorded.rows(name, batch.start, batch.start + count) for name in self.names.outputs}
+
+
+def evaluate(subject: Subject, variant: VariantSpec, out: str, progress: OnProgress) -> dict[str, Any]:
+    """Evaluate a .tflite; give its measurements, what it holds, and how recorded outputs compare.
+
+    Returns:
+        `measurements`, a list of {"of": name in the manifest, "measurement": …}; `artifact`; `observed` or None.
+        Per-example scores are written to `out`/scores.npz.
+    """
+    model = graph.read(subject.tflite)
+    scorer = subject.scorer()
+    for batch, outputs in subject.run(variant.kernels):
+        count = _length(outputs)
+        scorer.add(batch, outputs, subject.reference_rows(batch, count))
+        progress(batch.start + count, subject.recorded.examples)
+    scorer.save(Path(out) / "scores.npz")
+    size = Path(subject.tflite).stat().st_size
+    return {
+        "measurements": _encode([*scorer.measurements(), *_sizes(subject.metrics, size)], subject.metrics),
+        "artifact": {"size_bytes": size, "sha256": sha256_of(subject.tflite), **_census(model, variant)},
+        "observed": _observe(subject, variant) if variant.observed_outputs is not None else None,
+    }
+
+
+def names_for(tflite: str, described: dict[str, Any] | None, recorded: Outputs) -> Names:
+    """The reference's names; where it is recorded outputs, the file's inputs and the recording's outputs."""
+    if described is not None:
+        return msgspec.convert(described, Names)
+    own = names_of(tflite)
+    return Names(own.inputs, {name: TensorInfo((None, *recorded.tail(name)), "float32") for name in recorded.names})
+
+
+def _observe(subject: Subject, variant: VariantSpec) -> dict[str, Any]:
+    """What the user's own application gave for this artifact, scored, and its distance from both kernels."""
+    assert variant.observed_outputs is not None
+    ports = bind(subject.tflite, inspect(subject.tflite).outputs, subject.names.outputs, subject.names.output_aliases, "output")
+    scorer = subject.scorer()
+    steps = {}
+    for kernels in get_args(Kernels):
+        largest = 0.0
+        theirs = _Rows(recorded_outputs(variant.observed_outputs, subject.dataset, subject.open_data))
+        for batch, outputs in subject.run(kernels):
+            count = _length(outputs)
+            observed = _dequantized(_named(theirs.take(count), subject.names, variant.observed_outputs), ports)
+            largest = max([largest, *(_steps(observed[name], outputs[name], ports[name]) for name in outputs)])
+            if kernels == variant.kernels:
+                scorer.add(batch, observed, subject.reference_rows(batch, count))
+        steps[kernels] = round(largest, 6)
+    return {"measurements": _encode(scorer.measurements(), subject.metrics), "max_steps": steps}
+
+
+def _named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]:
+    """Recorded arrays by canonical name: their key, an alias, or the only one."""
+    arrays = {names.output_aliases.get(key, key): array for key, array in arrays.items()}
+    if len(arrays) == 1 and len(names.outputs) == 1:
+        return dict(zip(names.outputs, arrays.values(), strict=True))
+    missing = [name for name in names.outputs if name not in arrays]
+    if missing:
+        raise DataError(f"{path}: has no array for output {missing[0]!r} (it has {', '.join(arrays)}); save one a name")
+    return arrays
+
+
+def _dequantized(arrays: dict[str, Array], ports: dict[str, Port]) -> dict[str, Array]:
+    """Raw integers as reals; a floating dtype says that the application has dequantized already."""
+    return {
+        name: dequantize(array, ports[name]) if array.dtype.kind in "iu" else array.astype(np.float32)
+        for name, array in arrays.items()
+        if name in ports
+    }
+
+
+def _steps(observed: Array, ours: Array, port: Port) -> float:
+    """The largest difference in quantization steps; in the output's own unit where it is float."""
+    if observed.shape != ours.shape:
+        raise DataError(f"observed outputs have shape {list(observed.shape[1:])} an example and the model gives {list(ours.shape[1:])}")
+    return float(np.max(np.abs(observed.astype(np.float64) - ours), initial=0.0)) / (port.scale or 1.0)
+
+
+def _length(outputs: dict[str, Array]) -> int:
+    return len(next(iter(outputs.values())))
+
+
+class _Rows:
+    """Regroups a stream of batches into batches of asked-for lengths."""
+
+    def __init__(self, stream: Iterator[dict[str, Array]]) -> None:
+        self._stream = stream
+        self._held: dict[str, Array] = {}
+
+    def take(self, count: int) -> dict[str, Array]:
+        while not self._held or len(next(iter(self._held.values()))) < count:
+            more = next(self._stream)
+            self._held = {key: np.concatenate([self._held[key], more[key]]) if self._held else more[key] for key in more}
+        taken = {key: value[:count] for key, value in self._held.items()}
+        self._held = {key: value[count:] for key, value in self._held.items()}
+        return taken
+
+
+def _sizes(metrics: Sequence[MetricSpec], size: int) -> list[tuple[str, Measurement]]:
+    note = "the size is exact"
+    return [
+        (spec.name, Measurement(spec.name, "size_bytes", None, float(size), higher_is_better=False, interval_note=note))
+        for spec in metrics
+        if spec.metric == "size_bytes"
+    ]
+
+
+def _encode(measured: list[tuple[str, Measurement]], metrics: Sequence[MetricSpec]) -> list[dict[str, Any]]:
+    order = [spec.name for spec in metrics]
+    measured.sort(key=lambda item: order.index(item[0]))
+    return [{"of": name, "measurement": msgspec.to_builtins(measurement)} for name, measurement in measured]
+
+
+def _census(model: graph.Graph, variant: VariantSpec) -> dict[str, Any]:
+    """How many operators there are, and which compute in float although integer was asked or is the rule."""
+    count = sum(len(subgraph.operators) for subgraph in model.subgraphs)
+    floats = graph.float_operators(model)
+    asked = variant.require_integer or (
+        variant.quantization is not None and QUANTIZATIONS[variant.quantization].integer
+    )
+    mixed = variant.quantization is None and 0 < len(floats) < graph.computing_operators(model)
+    return {"operators": count, "float_operators": floats if asked or mixed else []}
+
+
+def _label_keys(dataset: DatasetSpec, aliases: dict[str, str]) -> list[str]:
+    if dataset.labels is None:
+        return []
+    if isinstance(dataset.labels, str):
+        return [""]
+    return [aliases.get(name, name) for name in dataset.labels]
+
+
+def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The outputs that a metric is of: the named one, the only one, or for fidelity each by itself."""
+    if spec.output is not None:
+        if spec.output not in names:
+            raise DataError(f"metric {spec.name!r} names output {spec.output!r}; the model has {', '.join(map(repr, names))}")
+        return [spec.output]
+    if len(names) == 1 or not METRICS[spec.metric].needs_labels:
+        return list(names)
+    labelled = [name for name in names if name in labels]
+    if len(labelled) == 1:
+        return labelled
+    raise DataError(
+        f"metric {spec.name!r} does not say which output it is of; add \"output\": one of {', '.join(map(repr, names))}"
+    )
+
+
+def _labels_of(spec: MetricSpec, output: str | None, labels: Sequence[str]) -> str | None:
+    for key in (spec.labels, output, "", labels[0] if len(labels) == 1 else None):
+        if key is not None and key in labels:
+            return key
+    return None
+
+
+def _import_function(name: str, root: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    sys.path.insert(0, root)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise EvaluationError("code", f"{name}: cannot be imported from {root} ({error})") from None
+    finally:
+        sys.path.remove(root)
+    result: Callable[..., Any] = found
+    return result

@@ -1,0 +1,307 @@
+"""What a .tflite flatbuffer holds: operators, tensors, their types and scales. Loads no TensorFlow."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+
+from tflite_guard.errors import ConversionError, ModelFileError
+
+IDENTIFIER = b"TFL3"
+# What reading a malformed flatbuffer raises: offsets that lead outside, impossible lengths, wrong text.
+MALFORMED = (struct.error, IndexError, ValueError, TypeError, OverflowError, MemoryError, AttributeError, KeyError)
+CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
+CONTROL_FLOW = frozenset({"WHILE", "IF", "CALL_ONCE", "CALL"})
+SHAPE_ONLY = frozenset({"SHAPE", "RANK"})
+"""They look at no values, so it does not matter of which type those are."""
+RESOURCES = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor. `scale` and `zero_point` are empty where it is not quantized, of one element or per channel else."""
+
+    name: str
+    shape: tuple[int, ...]
+    shape_signature: tuple[int | None, ...]
+    """The shape with None for what may change."""
+    dtype: str
+    scale: npt.NDArray[np.float32]
+    zero_point: npt.NDArray[np.int64]
+    quantized_dimension: int
+    is_variable: bool
+    constant: bool
+    """Its values are stored in the file."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator; `type` is the builtin's name (CONV_2D) or the custom code. Inputs of -1 are absent."""
+
+    type: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """Tensors and the operators over them, in the order of execution."""
+
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names of inputs and outputs, to tensor indices of one subgraph."""
+
+    subgraph: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A whole file. The first subgraph is the main one."""
+
+    subgraphs: tuple[Subgraph, ...]
+    signatures: dict[str, Signature] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Subgraph:
+        """The subgraph that runs."""
+        return self.subgraphs[0]
+
+
+def read(model: bytes | str) -> Graph:
+    """Read a .tflite, given as its bytes or its path. Raises ModelFileError when it is not one."""
+    data, label = _content(model)
+    if len(data) < 8 or data[4:8] != IDENTIFIER:
+        raise ModelFileError(f"{label} is not a .tflite model (its identifier is not TFL3); check how it was made or copied")
+    try:
+        return _graph(schema.Model.GetRootAs(data, 0), len(data))
+    except MALFORMED as error:
+        raise ModelFileError(f"{label} is a damaged .tflite model (truncated or altered); convert or copy it again") from error
+
+
+def _content(model: bytes | str) -> tuple[bytes, str]:
+    if isinstance(model, bytes):
+        return model, "the converted model"
+    try:
+        return Path(model).read_bytes(), model
+    except OSError as error:
+        raise ModelFileError(f"{model} cannot be read: {error.strerror}") from error
+
+
+def _graph(model: Any, size: int) -> Graph:
+    codes = [_operator_name(model.OperatorCodes(i)) for i in range(_counted(model.OperatorCodesLength(), size))]
+    constants = [_holds_data(model.Buffers(i)) for i in range(_counted(model.BuffersLength(), size))]
+    count = _counted(model.SubgraphsLength(), size)
+    if count == 0:
+        raise ValueError("no subgraph")
+    subgraphs = tuple(_subgraph(model.Subgraphs(i), codes, constants, size) for i in range(count))
+    signatures = [model.SignatureDefs(i) for i in range(_counted(model.SignatureDefsLength(), size))]
+    return Graph(subgraphs, {_text(s.SignatureKey()): _signature(s, subgraphs, size) for s in signatures})
+
+
+def _counted(length: int, size: int) -> int:
+    if length * 4 > size:
+        raise ValueError("a vector is longer than the file")
+    return length
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", "replace")
+
+
+OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+
+
+def _operator_name(code: Any) -> str:
+    builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # old files set only the deprecated field
+    if builtin == schema.BuiltinOperator.CUSTOM:
+        return _text(code.CustomCode())
+    return OPERATOR_NAMES.get(builtin, f"operator {builtin}")
+
+
+def _holds_data(buffer: Any) -> bool:
+    return bool(buffer.DataLength() > 0 or buffer.Offset() > 1)  # files above 2 GB keep data behind the flatbuffer
+
+
+def _subgraph(raw: Any, codes: Sequence[str], constants: Sequence[bool], size: int) -> Subgraph:
+    tensors = tuple(_tensor(raw.Tensors(i), constants, size) for i in range(_counted(raw.TensorsLength(), size)))
+    operators = tuple(_operator(raw.Operators(i), codes, size) for i in range(_counted(raw.OperatorsLength(), size)))
+    inputs = _indices(raw.InputsAsNumpy(), raw.InputsLength())
+    outputs = _indices(raw.OutputsAsNumpy(), raw.OutputsLength())
+    used = [*inputs, *outputs, *(i for op in operators for i in (*op.inputs, *op.outputs))]
+    if any(i >= len(tensors) or i < -1 for i in used):
+        raise ValueError("a tensor index leads outside")
+    return Subgraph(tensors, operators, inputs, outputs)
+
+
+def _indices(values: Any, length: int) -> tuple[int, ...]:
+    return tuple(int(v) for v in values) if length else ()
+
+
+def _operator(raw: Any, codes: Sequence[str], size: int) -> Operator:
+    _counted(raw.InputsLength(), size)
+    return Operator(
+        codes[raw.OpcodeIndex()],
+        _indices(raw.InputsAsNumpy(), raw.InputsLength()),
+        _indices(raw.OutputsAsNumpy(), raw.OutputsLength()),
+    )
+
+
+def _tensor(raw: Any, constants: Sequence[bool], size: int) -> Tensor:
+    shape = _indices(raw.ShapeAsNumpy(), _counted(raw.ShapeLength(), size))
+    signature = _indices(raw.ShapeSignatureAsNumpy(), raw.ShapeSignatureLength()) or shape
+    quantization = raw.Quantization()
+    scaled = quantization is not None and quantization.ScaleLength() > 0
+    return Tensor(
+        name=_text(raw.Name()),
+        shape=shape,
+        shape_signature=tuple(None if s < 0 else s for s in signature),
+        dtype=TYPE_NAMES[raw.Type()],
+        scale=np.array(quantization.ScaleAsNumpy() if scaled else [], np.float32),
+        zero_point=_zero_points(quantization) if scaled else np.array([], np.int64),
+        quantized_dimension=quantization.QuantizedDimension() if scaled else 0,
+        is_variable=bool(raw.IsVariable()),
+        constant=constants[raw.Buffer()],
+    )
+
+
+def _zero_points(quantization: Any) -> npt.NDArray[np.int64]:
+    if quantization.ZeroPointLength():
+        return np.array(quantization.ZeroPointAsNumpy(), np.int64)
+    return np.zeros(quantization.ScaleLength(), np.int64)
+
+
+def _signature(raw: Any, subgraphs: Sequence[Subgraph], size: int) -> Signature:
+    index = raw.SubgraphIndex()
+    last = len(subgraphs[index].tensors)
+    inputs = [raw.Inputs(i) for i in range(_counted(raw.InputsLength(), size))]
+    outputs = [raw.Outputs(i) for i in range(_counted(raw.OutputsLength(), size))]
+    if any(entry.TensorIndex() >= last for entry in (*inputs, *outputs)):
+        raise ValueError("a signature leads outside")
+    return Signature(
+        index,
+        {_text(entry.Name()): entry.TensorIndex() for entry in inputs},
+        {_text(entry.Name()): entry.TensorIndex() for entry in outputs},
+    )
+
+
+def io_names(graph: Graph) -> tuple[dict[str, int], dict[str, int]]:
+    """Inputs and outputs, name to tensor index: by the signature (`serving_default`, else the first).
+
+    Without one, the tensors' names less TensorFlow's `serving_default_` and `:0`.
+    """
+    signature = graph.signatures.get("serving_default") or next(iter(graph.signatures.values()), None)
+    if signature is not None and signature.subgraph == 0:
+        return signature.inputs, signature.outputs
+    return _stripped(graph, graph.main.inputs), _stripped(graph, graph.main.outputs)
+
+
+def _stripped(graph: Graph, indices: Sequence[int]) -> dict[str, int]:
+    full = {graph.main.tensors[i].name: i for i in indices}
+    short = {re.sub(r"^serving_default_|:0$", "", name): i for name, i in full.items()}
+    return short if len(short) == len(full) else full
+
+
+def input_indices(graph: Graph) -> dict[str, int]:
+    """Input name to tensor index."""
+    return io_names(graph)[0]
+
+
+def float_operators(graph: Graph) -> list[str]:
+    """Operators that compute in float, as `TYPE (output name)`, in the order of execution.
+
+    An operator counts when one of its activations (an input that is no constant, or an output) is float, so
+    hybrid ones with int8 weights count too. Conversions at the borders and control flow itself do not.
+    """
+    return [f"{op.type} ({sub.tensors[op.outputs[0]].name})" for op, sub in _computing(graph) if _in_float(op, sub)]
+
+
+def computing_operators(graph: Graph) -> int:
+    """How many operators there are besides conversions between types and control flow."""
+    return sum(1 for _ in _computing(graph))
+
+
+def _computing(graph: Graph) -> Iterator[tuple[Operator, Subgraph]]:
+    for sub in graph.subgraphs:
+        for op in sub.operators:
+            if op.outputs and op.type not in CONVERSIONS | CONTROL_FLOW | RESOURCES | SHAPE_ONLY:
+                yield op, sub
+
+
+def _in_float(operator: Operator, subgraph: Subgraph) -> bool:
+    tensors = [subgraph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+    return any(t.dtype.startswith(("float", "bfloat", "complex")) and not t.constant for t in tensors)
+
+
+def has_state(graph: Graph) -> bool:
+    """Whether something is carried from one call to the next (LSTM state, variables)."""
+    return any(t.is_variable for sub in graph.subgraphs for t in sub.tensors) or has_resources(graph)
+
+
+def has_resources(graph: Graph) -> bool:
+    """Whether state is kept in resource variables, which `reset_all_variables` does not reset."""
+    return any(op.type in RESOURCES for sub in graph.subgraphs for op in sub.operators)
+
+
+def resolve_keep_float(graph: Graph, patterns: Sequence[str]) -> list[str]:
+    """Exact output names of the operators to keep in float, in the order of execution.
+
+    A tensor matches when a part of its name (the parts are joined by `;`), or a run of the part's `/`-separated
+    segments, matches the pattern (with `*`, `?`, `[…]`), or contains it where it has no such characters and
+    nothing matches whole. Each matched tensor brings its producer and all its consumers. Raises ConversionError
+    naming near names when a pattern matches nothing.
+    """
+    matched = {index for pattern in patterns for index in _matching(graph.main, pattern)}
+    operators = [op for op in graph.main.operators if matched & {*op.inputs, *op.outputs}]
+    return [graph.main.tensors[i].name for op in operators for i in op.outputs]
+
+
+def _matching(subgraph: Subgraph, pattern: str) -> list[int]:
+    names = {i: t.name for i, t in enumerate(subgraph.tensors) if t.name}
+    computed = {i for op in subgraph.operators for i in op.outputs} | set(subgraph.inputs)
+    # A layer's own weights carry its name too; they are asked only when no result does.
+    for group in ({i: names[i] for i in computed if i in names}, names):
+        found = [i for i, name in group.items() if any(fnmatchcase(s, pattern) for s in _scopes(name))]
+        if not found and not any(c in pattern for c in "*?["):
+            found = [i for i, name in group.items() if pattern in name]
+        if found:
+            return found
+    raise ConversionError(_no_match(pattern, names.values()))
+
+
+def _no_match(pattern: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(pattern, sorted({s for name in names for s in _segments(name)}), n=5, cutoff=0.4)
+    hint = f"; near names: {', '.join(near)}" if near else ""
+    return f'keep_float: "{pattern}" matches no tensor of the converted model{hint}'
+
+
+def _segments(name: str) -> list[str]:
+    return [segment for part in name.split(";") for segment in part.split("/") if segment]
+
+
+def _scopes(name: str) -> Iterator[str]:
+    """Every run of segments of every part, the whole parts among them."""
+    for part in name.split(";"):
+        yield part
+        segments = part.split("/")
+        for start in range(len(segments)):
+            for end in range(start + 1, len(segments) + 1):
+                yield "/".join(segments[start:end])

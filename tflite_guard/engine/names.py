@@ -1,0 +1,39 @@
+"""What a model's inputs and outputs are called and look like, whatever the model is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output. `shape` counts the batch axis; None is an unknown dimension. `dtype` is numpy's name."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """A model's inputs and outputs by their canonical names: those of its exported signature.
+
+    The aliases map other names that a user may know (Keras layers, keys of a dictionary) to canonical ones.
+    """
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    input_aliases: dict[str, str] = field(default_factory=dict)
+    output_aliases: dict[str, str] = field(default_factory=dict)
+
+
+def compatible(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether two shapes can be of the same tensor: the batch axis is free, None and equal dimensions agree."""
+    if len(one) != len(other):
+        return False
+    return all(a is None or b is None or a == b for a, b in zip(one[1:], other[1:], strict=True))
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """A shape for messages, e.g. `[?, 8, 8, 1]`."""
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

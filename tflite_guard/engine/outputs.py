@@ -1,0 +1,149 @@
+"""Reference outputs as files: one memory-mapped .npy an output, with their names beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tflite_guard.datasets import Dataset
+from tflite_guard.errors import DataError, EvaluationError
+from tflite_guard.manifest.types import DatasetSpec
+
+Array = npt.NDArray[Any]
+Open = Callable[[DatasetSpec, list[str]], Dataset]
+INDEX = "outputs.json"
+
+
+def write_outputs(
+    stream: Iterable[dict[str, Array]], folder: str, progress: Callable[[int, int], None], examples: int | None = None
+) -> dict[str, Any]:
+    """Write batches of outputs, {name: (n, …)}, as they come; memory does not grow with their number.
+
+    Returns:
+        `files`, the names of those written to the folder, and `examples`, how many rows each array has.
+
+    Raises:
+        EvaluationError: an output's shape changes from batch to batch, or there is no example.
+    """
+    names: list[str] = []
+    maps: list[Any] = []
+    done = 0
+    for outputs in stream:
+        count = len(next(iter(outputs.values())))
+        if not names:
+            names = list(outputs)
+            maps = [_Growing(Path(folder) / f"{index}.npy") for index in range(len(names))]
+        for name, growing in zip(names, maps, strict=True):
+            growing.append(name, np.asarray(outputs[name]))
+        done += count
+        progress(done, examples or done)
+    if done == 0:
+        raise DataError("the evaluation data holds no examples")
+    for growing in maps:
+        growing.close()
+    arrays = [f"{index}.npy" for index in range(len(names))]
+    index = {"names": names, "examples": done, "arrays": arrays}
+    (Path(folder) / INDEX).write_bytes(msgspec.json.encode(index))
+    return {"files": [INDEX, *arrays], "examples": done}
+
+
+class _Growing:
+    """A .npy file that grows by rows: the header is written last, when the number of rows is known."""
+
+    # Room for any header: version 1.0 pads to a multiple of 64 bytes.
+    HEADER = 256
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb")
+        self._stream.write(b"\0" * self.HEADER)
+        self._rows = 0
+        self._tail: tuple[int, ...] = ()
+        self._dtype = np.dtype(np.float32)
+
+    def append(self, name: str, rows: Array) -> None:
+        if self._rows == 0:
+            self._tail, self._dtype = rows.shape[1:], rows.dtype
+        elif rows.shape[1:] != self._tail:
+            raise EvaluationError(
+                "output-shape",
+                f"output {name!r} changes its shape from {list(self._tail)} to {list(rows.shape[1:])} between examples; "
+                "give every example the same shape with `resize` or `reshape`",
+            )
+        self._stream.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
+        self._rows += len(rows)
+
+    def close(self) -> None:
+        shape = (self._rows, *self._tail)
+        literal = repr({"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape})
+        prefix = np.lib.format.magic(1, 0)
+        length = self.HEADER - len(prefix) - 2
+        self._stream.seek(0)
+        self._stream.write(prefix + length.to_bytes(2, "little") + literal.ljust(length - 1).encode("latin1") + b"\n")
+        self._stream.close()
+
+
+class Outputs:
+    """Reference outputs opened for reading, memory-mapped."""
+
+    def __init__(self, folder: str) -> None:
+        index = msgspec.json.decode((Path(folder) / INDEX).read_bytes())
+        self.names: list[str] = index["names"]
+        self.examples: int = index["examples"]
+        self._arrays = {
+            name: np.load(Path(folder) / file, mmap_mode="r", allow_pickle=False)
+            for name, file in zip(index["names"], index["arrays"], strict=True)
+        }
+
+    def tail(self, name: str) -> tuple[int, ...]:
+        """The shape of one example of an output."""
+        return tuple(self._arrays[name].shape[1:])
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        """Rows [start, stop) of one output, (n, …)."""
+        return np.asarray(self._arrays[name][start:stop])
+
+
+def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open, names: Sequence[str] = ()) -> Iterator[dict[str, Array]]:
+    """Batches of outputs that a user recorded in an .npz, in the order of the evaluation source before `limit`.
+
+    Raises:
+        DataError: the file does not hold one row for each example of the source.
+    """
+    source = replace(evaluation, preprocess=(), labels=None, group=None)
+    keys = list(names) or npz_keys(path)
+    recorded = replace(
+        source, source="npz", path=path, inputs={key: key for key in keys}, columns=None, features=None, sha256=None
+    )
+    whole = open_data(replace(recorded, limit=None), keys).examples
+    inputs = [source.inputs] if isinstance(source.inputs, str) else list(source.inputs)
+    expected = open_data(replace(evaluation, limit=None), inputs).examples
+    if whole != expected:
+        raise DataError(
+            f"{path}: holds outputs of {whole} examples where the evaluation data has {expected} (before `limit`); record one row each"
+        )
+    for batch in open_data(recorded, keys).batches(256, with_labels=False):
+        yield batch.inputs
+
+
+def npz_keys(path: str) -> list[str]:
+    """The names of the arrays in an .npz, in its order."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable .npz ({error}); write it with numpy.savez") from None
+
+
+def batch_size(dataset: Dataset, budget: int = 8 * 2**20, largest: int = 64) -> int:
+    """Examples a batch, so that its inputs stay within a budget of bytes."""
+    first = next(iter(dataset.batches(1, with_labels=False)), None)
+    size = 0 if first is None else sum(array.nbytes for array in first.inputs.values())
+    return int(max(1, min(largest, budget // max(1, size))))

@@ -1,0 +1,355 @@
+"""The float reference: Keras models and SavedModels, their names, their predictions, their export."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tflite_guard.engine.names import Names, TensorInfo
+from tflite_guard.engine.safety import check_model_file, keras_version
+from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line
+from tflite_guard.errors import EvaluationError, ModelFileError
+from tflite_guard.manifest.types import ReferenceSpec
+
+Array = npt.NDArray[Any]
+Serve = Callable[..., dict[str, Any]]
+Shapes = dict[str, tuple[int | None, ...]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A loaded float model. Predictions come from the model itself, never from its export."""
+
+    path: str
+    signature: str
+    names: Names
+    """With the dimensions that the manifest fixes."""
+    serve: Serve
+    """Inference on tensors, by keyword, to tensors by canonical output name."""
+    save: Callable[[str, Any], None]
+    """Writes a SavedModel whose signature is a concrete function."""
+    saved_model: str | None
+    """The source itself where it is a SavedModel that needs no change."""
+    reset: Callable[[], None] | None
+    """Forgets what was carried from earlier calls; None for a model without state."""
+    compiled: Any
+
+    def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by canonical name, float32 or integers, the first axis that of the inputs (n, …)."""
+        feeds = {name: _feed(name, info, np.asarray(inputs[name])) for name, info in self.names.inputs.items()}
+        examples = len(next(iter(feeds.values())))
+        batch = 1 if self.reset else fixed_batch(self.names)
+        if batch is None:
+            return self._call(feeds)
+        parts = [self._chunk(feeds, start, batch) for start in range(0, examples, batch)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.names.outputs}
+
+    def export(self, folder: str, shapes: Shapes | None = None) -> str:
+        """Write a SavedModel into the folder and return where it is.
+
+        `shapes` replaces the input shapes, with the batch axis. A SavedModel that needs no change is used in place.
+        """
+        if shapes is None and self.saved_model is not None:
+            return self.saved_model
+        wanted = shapes or {name: info.shape for name, info in self.names.inputs.items()}
+        self.save(folder, self._concrete(wanted))
+        return folder
+
+    def _concrete(self, shapes: Shapes) -> Any:
+        specs = {
+            name: tf.TensorSpec(shapes[name], info.dtype, name=name) for name, info in self.names.inputs.items()
+        }
+        return tf.function(_positional(self.serve, list(specs)), input_signature=list(specs.values()))
+
+    def _chunk(self, feeds: Mapping[str, Array], start: int, batch: int) -> dict[str, Array]:
+        """Outputs of one fixed batch; the last example is repeated where fewer are left."""
+        if self.reset:
+            self.reset()
+        own = fixed_batch(self.names) or 1
+        index = np.arange(start, start + own).clip(max=len(next(iter(feeds.values()))) - 1)
+        left = min(batch, len(next(iter(feeds.values()))) - start)
+        return {name: out[:left] for name, out in self._call({n: v[index] for n, v in feeds.items()}).items()}
+
+    def _call(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            outputs = self.compiled(*(tf.constant(feeds[name]) for name in self.names.inputs))
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise EvaluationError("run", f"{self.path} cannot be run: {first_line(error)}") from error
+        return {name: _plain(outputs[name].numpy()) for name in self.names.outputs}
+
+
+def _positional(serve: Serve, names: Sequence[str]) -> Callable[..., dict[str, Any]]:
+    def call(*tensors: Any) -> dict[str, Any]:
+        return serve(**dict(zip(names, tensors, strict=True)))
+
+    return call
+
+
+def _plain(values: Array) -> Array:
+    return values if values.dtype.kind in "iub" else values.astype(np.float32)
+
+
+def _feed(name: str, info: TensorInfo, values: Array) -> Array:
+    check_dtype(name, values, info.dtype)
+    check_shape(name, values, info.shape)
+    return cast(name, values, info.dtype)
+
+
+def fixed_batch(names: Names) -> int | None:
+    """The batch that the model's inputs prescribe, or None when it is free."""
+    sizes = [info.shape[0] for info in names.inputs.values() if info.shape]
+    return next((size for size in sizes if size is not None), None)
+
+
+def load_reference(spec: ReferenceSpec, *, allow_code: bool = False) -> Reference:
+    """The reference of kind `keras` or `saved_model`, checked before it is loaded.
+
+    Raises ModelFileError for a file that cannot be or must not be loaded.
+    """
+    check_model_file(spec, allow_code=allow_code)
+    if spec.kind == "saved_model":
+        return _from_saved_model(spec)
+    return _from_keras(spec, allow_code)
+
+
+def _from_saved_model(spec: ReferenceSpec) -> Reference:
+    loaded = _loaded_saved_model(spec.path)
+    function = _signature_function(loaded, spec)
+    inputs = {name: _info(tensor) for name, tensor in function.structured_input_signature[1].items()}
+    outputs = {name: _info(tensor) for name, tensor in function.structured_outputs.items()}
+    names = Names(_fixed(inputs, spec), outputs)
+    _refuse_strings(names, spec.path)
+
+    def save(folder: str, concrete: Any) -> None:
+        module = tf.Module()
+        module.source = loaded  # keeps its variables and tables
+        module.serve = concrete
+        tf.saved_model.save(module, folder, signatures={spec.signature: concrete})
+
+    return Reference(
+        path=spec.path,
+        signature=spec.signature,
+        names=names,
+        serve=lambda **tensors: function(**tensors),
+        save=save,
+        saved_model=spec.path if names.inputs == inputs else None,
+        reset=None,
+        compiled=tf.function(_positional(lambda **tensors: function(**tensors), list(names.inputs))),
+    )
+
+
+def _loaded_saved_model(path: str) -> Any:
+    try:
+        return tf.saved_model.load(path)
+    except Exception as error:  # TensorFlow raises anything from KeyError to OpError here
+        raise ModelFileError(f"{path} cannot be loaded as a SavedModel: {first_line(error)}; export it again") from error
+
+
+def _signature_function(loaded: Any, spec: ReferenceSpec) -> Any:
+    signatures = dict(loaded.signatures)
+    if spec.signature not in signatures:
+        there = ", ".join(sorted(signatures)) or "none"
+        raise ModelFileError(f'{spec.path} has no signature "{spec.signature}"; there are: {there}', "signature")
+    return signatures[spec.signature]
+
+
+def _info(tensor: Any) -> TensorInfo:
+    if tensor.shape.rank is None:
+        return TensorInfo((None,), tensor.dtype.name)
+    return TensorInfo(tuple(tensor.shape.as_list()), tensor.dtype.name)
+
+
+def _fixed(inputs: Mapping[str, TensorInfo], spec: ReferenceSpec) -> dict[str, TensorInfo]:
+    """The inputs with the manifest's `input_shapes` in place of unknown dimensions, the batch axis left free."""
+    unknown = [name for name in spec.input_shapes if name not in inputs]
+    if unknown:
+        raise ModelFileError(
+            f"{spec.path}: input_shapes names {unknown[0]}, which is no input of it ({', '.join(inputs)})", "input-shapes"
+        )
+    return {name: _with_shape(name, info, spec) for name, info in inputs.items()}
+
+
+def _with_shape(name: str, info: TensorInfo, spec: ReferenceSpec) -> TensorInfo:
+    wanted = spec.input_shapes.get(name)
+    if wanted is None:
+        return info
+    agrees = len(wanted) == len(info.shape) and all(s in (None, w) for s, w in zip(info.shape, wanted, strict=True))
+    if not agrees:
+        raise ModelFileError(
+            f"{spec.path}: input_shapes gives {name} {list(wanted)}, but the model has {list(info.shape)}", "input-shapes"
+        )
+    return TensorInfo((info.shape[0], *wanted[1:]), info.dtype)
+
+
+def _refuse_strings(names: Names, path: str) -> None:
+    for name, info in (*names.inputs.items(), *names.outputs.items()):
+        if info.dtype in ("string", "resource", "variant"):
+            raise ModelFileError(
+                f"{path}: {name} holds {info.dtype}s, which cannot be evaluated; export the model without its text preprocessing",
+                "unsupported-type",
+            )
+
+
+def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
+    keras, model = _loaded_keras(spec.path, allow_code)
+    flat = _tensors(keras, model.inputs)
+    if not flat:
+        raise ModelFileError(f"{spec.path} has no defined inputs; export it as a SavedModel and refer to that")
+    labels = _unique([_label(tensor) for tensor in flat])
+    inputs = {label: _keras_info(tensor) for label, tensor in zip(labels, flat, strict=True)}
+    serve = _keras_serve(keras, model, labels)
+    fixed = _fixed(inputs, spec)
+    outputs = _outputs(serve, fixed)
+    names = Names(fixed, outputs, _input_aliases(keras, model, labels), _output_aliases(model, list(outputs)))
+    _refuse_strings(names, spec.path)
+
+    def save(folder: str, concrete: Any) -> None:
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint(spec.signature, concrete)
+        concrete.get_concrete_function()
+        archive.write_out(folder, **({"verbose": False} if keras.__name__ == "keras" else {}))
+
+    return Reference(
+        path=spec.path,
+        signature=spec.signature,
+        names=names,
+        serve=serve,
+        save=save,
+        saved_model=None,
+        reset=_resetter(model),
+        compiled=tf.function(_positional(serve, list(fixed))),
+    )
+
+
+def _loaded_keras(path: str, allow_code: bool) -> tuple[Any, Any]:
+    """The Keras that reads the file, and the model: Keras 3, else Keras 2 (tf_keras) for .h5."""
+    import keras
+
+    try:
+        return keras, keras.saving.load_model(path, compile=False, safe_mode=not allow_code)
+    except Exception as error:  # Keras raises every kind here
+        if Path(path).suffix == ".keras":
+            raise _unloadable(path, error) from error
+        return _loaded_keras2(path, error)
+
+
+def _loaded_keras2(path: str, first: Exception) -> tuple[Any, Any]:
+    try:
+        import tf_keras
+    except ImportError:
+        message = f"{path} was saved by Keras {keras_version(path) or 2}, which needs tf-keras: pip install 'tflite-guard[tensorflow]'"
+        raise ModelFileError(message, "missing-package") from first
+    try:
+        return tf_keras, tf_keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise _unloadable(path, error) from first
+
+
+CUSTOM_OBJECT = re.compile(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object|\w+ function|\w+)):? ['\"]([^'\"]+)['\"]")
+
+
+def _unloadable(path: str, error: Exception) -> ModelFileError:
+    custom = CUSTOM_OBJECT.search(str(error))
+    if custom:
+        return ModelFileError(
+            f"{path} needs the custom object {custom[1]}, whose code is not in the file; "
+            "export the model as a SavedModel (model.export) and refer to that",
+            "custom-object",
+        )
+    return ModelFileError(f"{path} cannot be loaded by Keras: {first_line(error)}; save it again")
+
+
+def _tensors(keras: Any, structure: Any) -> list[Any]:
+    return list(_tree(keras).flatten(structure)) if structure is not None else []
+
+
+def _tree(keras: Any) -> Any:
+    return keras.tree if keras.__name__ == "keras" else tf.nest
+
+
+def _label(tensor: Any) -> str:
+    """A name that a SavedModel's signature keeps as it is."""
+    return re.sub(r"[^A-Za-z0-9_.]", "_", tensor.name.split(":")[0])
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    return [label if label not in labels[:i] else f"{label}_{i}" for i, label in enumerate(labels)]
+
+
+def _keras_info(tensor: Any) -> TensorInfo:
+    dtype = tensor.dtype if isinstance(tensor.dtype, str) else tensor.dtype.name
+    return TensorInfo(tuple(tensor.shape), dtype)
+
+
+def _keras_serve(keras: Any, model: Any, labels: Sequence[str]) -> Serve:
+    """The model in inference mode; outputs by their key in a dictionary, else output_0, output_1, …"""
+    structure = _input_structure(model)
+
+    def serve(**tensors: Any) -> dict[str, Any]:
+        packed = _tree(keras).pack_sequence_as(structure, [tensors[label] for label in labels])
+        outputs = model(packed, training=False)
+        if isinstance(outputs, dict):
+            return {str(key): value for key, value in outputs.items()}
+        return {f"output_{i}": tensor for i, tensor in enumerate(tf.nest.flatten(outputs))}
+
+    return serve
+
+
+def _input_structure(model: Any) -> Any:
+    for owner in (model, getattr(model, "_functional", None)):
+        for attribute in ("_inputs_struct", "_nested_inputs"):
+            structure = getattr(owner, attribute, None)
+            if structure is not None:
+                return structure
+    return model.inputs[0] if len(model.inputs) == 1 else model.inputs
+
+
+def _outputs(serve: Serve, inputs: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    specs = [tf.TensorSpec(info.shape, info.dtype, name=name) for name, info in inputs.items()]
+    traced = tf.function(_positional(serve, list(inputs))).get_concrete_function(*specs)
+    return {name: _info(tensor) for name, tensor in traced.structured_outputs.items()}
+
+
+def _input_aliases(keras: Any, model: Any, labels: Sequence[str]) -> dict[str, str]:
+    structure = _input_structure(model)
+    named = zip((tensor.name.split(":")[0] for tensor in _tensors(keras, structure)), labels, strict=True)
+    keys = zip(sorted(structure), labels, strict=True) if isinstance(structure, dict) else ()
+    return {alias: label for alias, label in (*named, *keys) if alias not in labels}
+
+
+def _output_aliases(model: Any, outputs: Sequence[str]) -> dict[str, str]:
+    layers = list(getattr(model, "output_names", None) or [])
+    if len(layers) != len(outputs) or len(set(layers)) != len(layers):
+        return {}
+    ordered = sorted(outputs, key=_natural) if not isinstance(getattr(model, "output", None), dict) else sorted(outputs)
+    return {layer: name for layer, name in zip(layers, ordered, strict=True) if layer not in outputs}
+
+
+def _natural(name: str) -> tuple[int, str]:
+    number = re.search(r"\d+$", name)
+    return (int(number.group()) if number else 0, name)
+
+
+def _resetter(model: Any) -> Callable[[], None] | None:
+    stateful = [layer for layer in _all_layers(model) if getattr(layer, "stateful", False)]
+    resettable = [layer for layer in stateful if hasattr(layer, "reset_state") or hasattr(layer, "reset_states")]
+    if not resettable:
+        return None
+
+    def reset() -> None:
+        for layer in resettable:
+            (getattr(layer, "reset_state", None) or layer.reset_states)()
+
+    return reset
+
+
+def _all_layers(model: Any) -> list[Any]:
+    return list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else list(model.layers)

@@ -1,0 +1,319 @@
+"""What is looked at before a model is loaded. A model is a program: see what it would do before it does."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tflite_guard.errors import ModelFileError
+from tflite_guard.files import lfs_pointer, sniff
+from tflite_guard.manifest.types import ReferenceSpec
+
+MAX_UNPACKED = 4 << 30
+MAX_RATIO = 200
+RATIO_FROM = 256 << 20
+"""Below this many unpacked bytes no ratio is suspicious: a freshly initialised layer is zeros."""
+MAX_CONFIG = 64 << 20
+MAX_DEPTH = 100
+WEIGHTS = "model.weights.h5"
+
+ALLOW = "run with --allow-code only if you trust whoever made it"
+INSTEAD = {
+    "empty": "is empty (zero bytes); copy or download it again",
+    "lfs-pointer": "is a Git LFS pointer, not the model itself; run `git lfs pull`",
+    "pickle": "is a Python pickle, which can run any code when it is loaded and is never opened; save the model as .keras",
+    "broken-zip": "is a truncated or damaged zip; save or copy it again",
+    "npz": "holds arrays, not a model; name the .keras, .h5 or SavedModel here",
+    "npy": "holds an array, not a model; name the .keras, .h5 or SavedModel here",
+    "zip": "is a zip without Keras's config.json; save the model with model.save('….keras')",
+    "folder": "is a folder without saved_model.pb; export the model with model.export(folder)",
+    "special": "is neither a file nor a folder",
+    "unknown": "is no model that is known here; save the model as .keras, .h5 or SavedModel",
+}
+
+# Layers whose configuration is a program (Lambda) or names another file or a pickle to load.
+CODE_LAYERS = frozenset({"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__"})
+
+SAVER_OPERATORS = frozenset(
+    {"Save", "SaveSlices", "SaveV2", "Restore", "RestoreSlice", "RestoreV2", "ShardedFilename", "ShardedFilespec",
+     "MergeV2Checkpoints"}
+)  # fmt: skip
+CODE_OPERATORS = SAVER_OPERATORS | frozenset(
+    {
+        "PyFunc", "PyFuncStateless", "EagerPyFunc",
+        "ReadFile", "WriteFile", "MatchingFiles", "ImmutableConst", "RecordInput",
+        "CacheDataset", "CacheDatasetV2", "LoadDataset", "SaveDataset", "SaveDatasetV2", "DistributedSave",
+        "MatchingFilesDataset", "ListFiles", "TextLineDataset", "DatasetToTFRecord", "ListSnapshotChunksDataset",
+        "InitializeTableFromTextFile", "InitializeTableFromTextFileV2", "GenerateVocabRemapping", "LoadAndRemapMatrix",
+        "CreateSummaryDbWriter", "CreateSummaryFileWriter", "SummaryWriter", "StatsAggregatorSetSummaryWriter",
+        "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3", "DebugNanCount", "DebugNumericSummary",
+        "DebugNumericSummaryV2", "RemoteCall", "RpcClient", "RpcServer", "Rpc", "TryRpc", "FileSystemSetConfiguration",
+        "IteratorFromStringHandle", "RegisterDataset", "RegisterDatasetV2",
+    }
+)  # fmt: skip
+CODE_PATTERN = re.compile(
+    r"(TFRecord|FixedLengthRecord|LMDB|CSV|Sql|TextLine|MatchingFiles)(Reader|Dataset)(V\d+)?$|Reader(V\d+)?$|"
+    r"^Reader|Snapshot\w*(Dataset|Reader)|DataService|^Write\w*Summary$|^Experimental(LMDB|CSV|Sql|MatchingFiles)|BigQuery"
+)
+
+
+def check_model_file(spec: ReferenceSpec, *, allow_code: bool = False) -> None:
+    """Refuse what is not the model that it should be, and, unless code is allowed, what runs code.
+
+    Raises ModelFileError: of kind `model-file` for damaged or foreign files, `unsafe-model` for hostile ones.
+    """
+    found = _found(spec.path)
+    if spec.kind == "saved_model" and found == "saved_model":
+        check_saved_model(spec.path, allow_code=allow_code)
+    elif spec.kind == "keras" and found == "keras":
+        check_keras_zip(spec.path, allow_code=allow_code)
+    elif spec.kind == "keras" and found == "hdf5":
+        check_hdf5(spec.path, allow_code=allow_code)
+    else:
+        raise ModelFileError(f"{spec.path} {_instead(spec, found)}")
+
+
+def _found(path: str) -> str:
+    try:
+        return "lfs-pointer" if lfs_pointer(path) else sniff(path)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _instead(spec: ReferenceSpec, found: str) -> str:
+    if found in INSTEAD:
+        return INSTEAD[found]
+    kind = {"saved_model": "saved_model", "keras": "keras", "hdf5": "keras", "tflite": "tflite"}[found]
+    what = {"saved_model": "a SavedModel", "keras": "a .keras file", "hdf5": "an .h5 file", "tflite": "a .tflite file"}
+    return f'is {what[found]}; refer to it as {{"{kind}": …}}'
+
+
+def check_keras_zip(path: str, *, allow_code: bool) -> None:
+    """Refuse a .keras that is damaged, unpacks to far more than it should, or holds code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(path, members)
+            config = json.loads(archive.read("config.json"))
+            # Names and sizes were checked, so reading the members is bounded.
+            damaged = archive.testzip()
+            if damaged:
+                raise ModelFileError(f"{path} is damaged ({damaged} does not match its checksum); save or copy it again")
+            _check_config(path, config, allow_code)
+            with archive.open(WEIGHTS) as weights:
+                _check_hdf5_links(path, io.BytesIO(weights.read()), allow_code)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ModelFileError(f"{path} is a truncated or damaged .keras file ({error}); save or copy it again") from error
+
+
+def _check_members(path: str, members: list[zipfile.ZipInfo]) -> None:
+    names = [member.filename for member in members]
+    outside = [name for name in names if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name]
+    if outside:
+        raise ModelFileError(f"{path} holds a file that would be written outside its folder ({outside[0]}); refused", "unsafe-model")
+    if len(set(names)) != len(names):
+        raise ModelFileError(f"{path} holds two files of one name; refused", "unsafe-model")
+    unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    if unpacked > MAX_UNPACKED or (unpacked > RATIO_FROM and unpacked > MAX_RATIO * max(packed, 1)):
+        raise ModelFileError(f"{path} unpacks to {unpacked} bytes from {packed}, as a zip bomb does; refused", "unsafe-model")
+    missing = [name for name in ("config.json", WEIGHTS) if name not in names]
+    if missing:
+        raise ModelFileError(f"{path} holds no {missing[0]}; save the model with model.save('….keras')")
+    if next(m.file_size for m in members if m.filename == "config.json") > MAX_CONFIG:
+        raise ModelFileError(f"{path} has a config.json above {MAX_CONFIG} bytes; refused", "unsafe-model")
+
+
+def check_hdf5(path: str, *, allow_code: bool) -> None:
+    """Refuse an .h5 that is damaged, reads other files, or holds code."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            raw = file.attrs.get("model_config")
+        if raw is None:
+            raise ModelFileError(f"{path} holds weights without a model; save the whole model (model.save)")
+        _check_config(path, json.loads(raw), allow_code)
+        _check_hdf5_links(path, path, allow_code)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelFileError(f"{path} is a truncated or damaged .h5 file ({error}); save or copy it again") from error
+
+
+def keras_version(path: str) -> str | None:
+    """The Keras version that saved an .h5, or None."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        version = file.attrs.get("keras_version")
+        return None if version is None else str(version)
+
+
+def _check_config(path: str, config: Any, allow_code: bool) -> None:
+    code = None if allow_code else next(_code_in(config), None)
+    if code:
+        raise ModelFileError(f"{path} holds {code}, which runs code when it is loaded; {ALLOW}", "unsafe-model")
+
+
+def _code_in(config: Any, depth: int = 0) -> Iterator[str]:
+    """What in a Keras configuration is or names a program."""
+    if depth > MAX_DEPTH:
+        yield f"a configuration nested deeper than {MAX_DEPTH}"
+    elif isinstance(config, dict):
+        name = config.get("class_name")
+        if name in CODE_LAYERS:
+            own = config.get("config")
+            yield f"a {name} layer" + (f" ({own['name']})" if isinstance(own, dict) and "name" in own else "")
+        if isinstance(config.get("vocabulary"), str):
+            yield "a vocabulary read from a file"
+        for value in config.values():
+            yield from _code_in(value, depth + 1)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _code_in(value, depth + 1)
+
+
+def _check_hdf5_links(path: str, source: Any, allow_code: bool) -> None:
+    """Refuse links to other files, data kept in other files, and shapes far larger than what is stored."""
+    import h5py
+
+    with h5py.File(source, "r") as file:
+        for name, reason in _hdf5_faults(file):
+            if not allow_code or "declares" in reason:
+                raise ModelFileError(f"{path}: {name} {reason}; refused", "unsafe-model")
+
+
+def _hdf5_faults(group: Any) -> Iterator[tuple[str, str]]:
+    import h5py
+
+    pending, seen = [group], set()
+    while pending:
+        current = pending.pop()
+        if current.id in seen:
+            continue
+        seen.add(current.id)
+        for key in current:
+            link = current.get(key, getlink=True)
+            name = f"{current.name.rstrip('/')}/{key}"
+            if isinstance(link, h5py.ExternalLink):
+                yield name, f"links to another file ({link.filename})"
+                continue
+            if isinstance(link, h5py.SoftLink):
+                yield name, "is a symbolic link, which no Keras writes"
+                continue
+            item = current[key]
+            if isinstance(item, h5py.Group):
+                pending.append(item)
+            else:
+                yield from ((name, reason) for reason in _dataset_faults(item))
+
+
+def _dataset_faults(dataset: Any) -> Iterator[str]:
+    if dataset.is_virtual:
+        yield "takes its data from other datasets"
+    elif dataset.external:
+        yield f"keeps its data in another file ({dataset.external[0][0]})"
+    elif dataset.nbytes > RATIO_FROM and dataset.nbytes > MAX_RATIO * max(dataset.id.get_storage_size(), 1):
+        yield f"declares {dataset.nbytes} bytes where {dataset.id.get_storage_size()} are stored"
+
+
+def check_saved_model(path: str, *, allow_code: bool) -> None:
+    """Refuse a SavedModel that is incomplete, leads out of its folder, or holds file, process or Python operators."""
+    folder = Path(path).resolve()
+    _check_inside(path, folder)
+    model = _parsed(path, folder / "saved_model.pb")
+    if (folder / "variables").is_dir() and not (folder / "variables" / "variables.index").is_file():
+        raise ModelFileError(f"{path} has no variables/variables.index; copy the whole folder again")
+    if not allow_code:
+        for meta in model.meta_graphs:
+            _check_operators(path, meta)
+
+
+def _check_inside(path: str, folder: Path) -> None:
+    for entry in folder.rglob("*"):
+        if entry.is_symlink() and not entry.resolve().is_relative_to(folder):
+            raise ModelFileError(f"{path}: {entry.relative_to(folder)} links out of the folder; refused", "unsafe-model")
+
+
+def _parsed(path: str, file: Path) -> Any:
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise ModelFileError(f"{path}: saved_model.pb is truncated or damaged; export the model again") from error
+    if not model.meta_graphs:
+        raise ModelFileError(f"{path}: saved_model.pb holds no graph; export the model again")
+    return model
+
+
+def _check_operators(path: str, meta: Any) -> None:
+    functions = {function.signature.name: function for function in meta.graph_def.library.function}
+    nodes = {node.name: node for node in meta.graph_def.node}
+    saver = _saver_cone(meta, nodes, functions)
+    places = [("", meta.graph_def.node), *((name, function.node_def) for name, function in functions.items())]
+    for function, members in places:
+        for node in members:
+            exempt = node.op in SAVER_OPERATORS and (function, "" if function else node.name) in saver
+            if _runs_code(node) and not exempt:
+                raise ModelFileError(
+                    f"{path} holds the operator {node.op} ({node.name}), which reaches files, processes or Python; {ALLOW}",
+                    "unsafe-model",
+                )
+
+
+def _runs_code(node: Any) -> bool:
+    if node.op == "PrintV2":  # it can print into a file
+        return bool(node.attr["output_stream"].s.startswith(b"file"))
+    return node.op in CODE_OPERATORS or bool(CODE_PATTERN.search(node.op))
+
+
+def _saver_cone(meta: Any, nodes: dict[str, Any], functions: dict[str, Any]) -> set[tuple[str, str]]:
+    """Nodes and functions that only saving and restoring variables reaches; TensorFlow puts them in every SavedModel."""
+    saver = meta.saver_def
+    own = _cone([saver.save_tensor_name, saver.restore_op_name, saver.filename_tensor_name], nodes, functions)
+    used = [info.name for s in meta.signature_def.values() for info in (*s.inputs.values(), *s.outputs.values())]
+    used += [value for c in meta.collection_def.values() for value in c.node_list.value]
+    other = _cone(used, nodes, functions)
+    for name in meta.object_graph_def.concrete_functions:
+        other |= _function_cone(name, functions)
+    return own - other
+
+
+def _cone(tensors: Iterable[str], nodes: dict[str, Any], functions: dict[str, Any]) -> set[tuple[str, str]]:
+    """All that computing some tensors of the main graph reaches: ("", node) and (function, "")."""
+    pending = [_node_of(tensor) for tensor in tensors if tensor]
+    reached: set[tuple[str, str]] = set()
+    while pending:
+        name = pending.pop()
+        if ("", name) in reached or name not in nodes:
+            continue
+        reached.add(("", name))
+        pending.extend(_node_of(tensor) for tensor in nodes[name].input)
+        for called in _called(nodes[name]):
+            reached |= _function_cone(called, functions)
+    return reached
+
+
+def _function_cone(name: str, functions: dict[str, Any]) -> set[tuple[str, str]]:
+    pending, reached = [name], set()
+    while pending:
+        current = pending.pop()
+        if (current, "") not in reached and current in functions:
+            reached.add((current, ""))
+            pending.extend(called for node in functions[current].node_def for called in _called(node))
+    return reached
+
+
+def _called(node: Any) -> list[str]:
+    values = list(node.attr.values())
+    single = [value.func.name for value in values if value.func.name]
+    return [node.op, *single, *(function.name for value in values for function in value.list.func)]
+
+
+def _node_of(tensor: str) -> str:
+    return tensor.lstrip("^").split(":")[0]

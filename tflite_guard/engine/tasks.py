@@ -1,0 +1,173 @@
+"""What a child can be asked to do. Arguments and results are JSON; arrays and models travel as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tflite_guard.datasets import Dataset, open_dataset
+from tflite_guard.errors import ModelFileError
+from tflite_guard.manifest.types import DatasetSpec, MetricSpec, ReferenceSpec, VariantSpec
+
+if TYPE_CHECKING:
+    from tflite_guard.engine.convert import Source
+
+Calibration = Callable[[], Iterator[dict[str, Any]]]
+OnProgress = Callable[[int, int], None]
+# One export and one calibration serve all variants of a model; a second slot is for its QAT source.
+SOURCES_KEPT = 2
+
+
+class Session:
+    """One child's life: what it loaded for one request and may use for the next."""
+
+    def __init__(self, *, allow_code: bool, scratch: str, measures: list[str]) -> None:
+        self._allow_code = allow_code
+        self._scratch = scratch
+        self._measures = measures
+        self._sources: dict[str, Source] = {}
+        self._calibrations: dict[bytes, Calibration] = {}
+
+    def run(self, task: str, arguments: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
+        """Do one task by name."""
+        result: dict[str, Any] = getattr(self, f"task_{task}")(progress=progress, **arguments)
+        return result
+
+    def task_describe(self, *, progress: OnProgress, reference: dict[str, Any]) -> dict[str, Any]:
+        """Names, shapes and types of a model's inputs and outputs; what `init` asks."""
+        spec = msgspec.convert(reference, ReferenceSpec)
+        if spec.kind == "tflite":
+            from tflite_guard.engine.tflite import names_of
+
+            return _builtins(names_of(spec.path))
+        return _builtins(self._source(spec).names)
+
+    def task_reference(
+        self, *, progress: OnProgress, reference: dict[str, Any], dataset: dict[str, Any], out: str, threads: int
+    ) -> dict[str, Any]:
+        """Run the float reference over a dataset; write its outputs to `out` and give their files and names."""
+        from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
+
+        spec = msgspec.convert(reference, ReferenceSpec)
+        data = msgspec.convert(dataset, DatasetSpec)
+        if spec.kind == "outputs":
+            written = write_outputs(recorded_outputs(spec.path, data, self._open), out, progress)
+            return written | {"names": None}
+        if spec.kind == "tflite":
+            from tflite_guard.engine.tflite import evaluate_batches, inspect, names_of
+
+            _require_float(spec.path, [*inspect(spec.path).inputs.values()])
+            names = names_of(spec.path)
+            opened = self._open(data, list(names.inputs))
+            batches = opened.batches(batch_size(opened), with_labels=False)
+            stream = (outputs for _, outputs in evaluate_batches(spec.path, batches, "default", threads))
+        else:
+            source = self._source(spec)
+            names = source.names
+            opened = self._open(data, list(names.inputs))
+            batches = opened.batches(batch_size(opened), with_labels=False)
+            stream = (source.reference.predict(batch.inputs) for batch in batches)
+        return write_outputs(stream, out, progress, opened.examples) | {"names": _builtins(names)}
+
+    def task_convert(
+        self, *, progress: OnProgress, reference: dict[str, Any], variant: dict[str, Any], out: str
+    ) -> dict[str, Any]:
+        """Make one variant with the TFLiteConverter and write it to `out`/model.tflite."""
+        spec = msgspec.convert(variant, VariantSpec)
+        source = self._source(msgspec.convert(reference, ReferenceSpec))
+        model = source.quantize(spec, self._calibration(spec, list(source.names.inputs)))
+        return _write_model(model, out)
+
+    def task_recipe(self, *, progress: OnProgress, float32: str, variant: dict[str, Any], out: str) -> dict[str, Any]:
+        """Make one variant with the AI Edge Quantizer from a float .tflite."""
+        from tflite_guard.engine.recipes import quantize_with_recipe
+        from tflite_guard.engine.tflite import names_of
+
+        spec = msgspec.convert(variant, VariantSpec)
+        assert spec.recipe is not None
+        calibration = self._calibration(spec, list(names_of(float32).inputs))
+        model = quantize_with_recipe(
+            Path(float32).read_bytes(), spec.recipe, calibration, spec.keep_float, spec.calibration_options
+        )
+        return _write_model(model, out)
+
+    def task_evaluate(
+        self,
+        *,
+        progress: OnProgress,
+        tflite: str,
+        reference: str,
+        names: dict[str, Any] | None,
+        dataset: dict[str, Any],
+        metrics: list[Any],
+        variant: dict[str, Any],
+        threads: int,
+        out: str,
+    ) -> dict[str, Any]:
+        """Evaluate one .tflite against recorded reference outputs; scores go to `out`/scores.npz."""
+        from tflite_guard.engine.evaluate import Subject, evaluate, names_for
+        from tflite_guard.engine.outputs import Outputs
+
+        recorded = Outputs(reference)
+        subject = Subject(
+            tflite,
+            recorded,
+            names_for(tflite, names, recorded),
+            msgspec.convert(dataset, DatasetSpec),
+            msgspec.convert(metrics, tuple[MetricSpec, ...]),
+            threads,
+            self._open,
+        )
+        return evaluate(subject, msgspec.convert(variant, VariantSpec), out, progress)
+
+    def task_measures(self, *, progress: OnProgress) -> dict[str, Any]:
+        """What confines this child."""
+        return {"measures": self._measures}
+
+    def _source(self, spec: ReferenceSpec) -> Source:
+        from tflite_guard.engine.convert import Source
+
+        key = msgspec.json.encode(spec).decode()
+        if key not in self._sources:
+            while len(self._sources) >= SOURCES_KEPT:
+                del self._sources[next(iter(self._sources))]
+            self._sources[key] = Source(spec, self._scratch, allow_code=self._allow_code)
+        return self._sources[key]
+
+    def _open(self, spec: DatasetSpec, input_names: list[str]) -> Dataset:
+        from tflite_guard.engine.tfrecord import read_tfrecord
+
+        return open_dataset(spec, input_names, allow_code=self._allow_code, tfrecord=read_tfrecord)
+
+    def _calibration(self, spec: VariantSpec, input_names: list[str]) -> Calibration | None:
+        """The calibration examples, one at a time; the same object for the same data, so that ranges are kept."""
+        if spec.calibration is None:
+            return None
+        data, samples = spec.calibration, spec.calibration_options.samples
+        key = msgspec.json.encode((data, samples, input_names))
+
+        def examples() -> Iterator[dict[str, Any]]:
+            batches = self._open(data, input_names).batches(1, with_labels=False)
+            return (batch.inputs for batch in islice(batches, samples))
+
+        return self._calibrations.setdefault(key, examples)
+
+
+def _require_float(path: str, ports: list[Any]) -> None:
+    if any(port.quantized for port in ports):
+        raise ModelFileError(f"{path}: its inputs are quantized; a reference must be a float model, name the float .tflite")
+
+
+def _builtins(value: Any) -> dict[str, Any]:
+    result: dict[str, Any] = msgspec.to_builtins(value)
+    return result
+
+
+def _write_model(model: bytes, out: str) -> dict[str, Any]:
+    path = Path(out) / "model.tflite"
+    path.write_bytes(model)
+    return {"size_bytes": len(model)}

@@ -1,0 +1,72 @@
+"""Everything that can go wrong, as one tree; each kind carries the exit code that a user sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class GuardError(Exception):
+    """An error with a message for people. Its `kind` is stable and appears in reports."""
+
+    exit_code = 3
+    kind = "error"
+
+
+class UsageError(GuardError):
+    """The command was called in a way that cannot work (wrong option, unknown model name)."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong with a manifest, at its place. Lines and columns count from 1, in characters."""
+
+    path: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}:{self.column}: {self.message}"
+
+
+class ManifestError(GuardError):
+    """A manifest is invalid. Holds every problem found, in the order of the file."""
+
+    exit_code = 2
+    kind = "manifest"
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class EvaluationError(GuardError):
+    """A model could not be evaluated. `kind` says how; the message names the file and what to do."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class ModelFileError(EvaluationError):
+    """A model file is not what it should be: truncated, of another format, hostile."""
+
+    def __init__(self, message: str, kind: str = "model-file") -> None:
+        super().__init__(kind, message)
+
+
+class DataError(EvaluationError):
+    """Evaluation or calibration data cannot be used as declared."""
+
+    def __init__(self, message: str, kind: str = "data") -> None:
+        super().__init__(kind, message)
+
+
+class ConversionError(EvaluationError):
+    """The converter or quantizer could not make the variant."""
+
+    def __init__(self, message: str, kind: str = "conversion") -> None:
+        super().__init__(kind, message)

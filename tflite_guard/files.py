@@ -1,0 +1,172 @@
+"""Files as bytes: what they are, where they really lie, what their hash is. Nothing here trusts a name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_LFS_MAX_BYTES = 1024  # the specification's own bound for a pointer file
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_CHUNK = 1 << 20
+
+
+def sha256_of(path: str) -> str:
+    """The SHA-256 of a file, or of a folder over its sorted files, in lower-case hexadecimal.
+
+    A folder's is the hash of one line for every file below it, `<sha256 of the content>  <path>`, with
+    the path relative to the folder, in POSIX form, sorted by its bytes: what
+    `find -L * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` prints inside the folder (for names
+    that do not begin with a dot or hold white space). Symbolic links count as what they point to.
+    Raises OSError when something cannot be read.
+    """
+    if not os.path.isdir(path):
+        return _sha256_of_file(path)
+    digest = hashlib.sha256()
+    for name in sorted(files_below(path), key=os.fsencode):
+        digest.update(f"{_sha256_of_file(os.path.join(path, name))}  ".encode() + os.fsencode(name) + b"\n")
+    return digest.hexdigest()
+
+
+def files_below(folder: str) -> Iterator[str]:
+    """The files below a folder as relative POSIX paths, in no order; links are followed, never in a circle."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_reraise):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]
+        for name in names:
+            yield os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+
+
+def contained(path: str, roots: Sequence[str]) -> bool:
+    """Whether a path lies at or under one of the roots once every symbolic link is resolved."""
+    real = os.path.realpath(path)
+    return any(_under(real, os.path.realpath(root)) for root in roots)
+
+
+def lfs_pointer(path: str) -> bool:
+    """Whether a file is a Git LFS pointer: the few lines that stand in for a file not yet fetched."""
+    if not os.path.isfile(path) or os.path.getsize(path) > _LFS_MAX_BYTES:
+        return False
+    return _head(path).startswith(_LFS)
+
+
+def sniff(path: str) -> str:
+    """What a file or folder is, by its first bytes and never by its name.
+
+    One of `tflite`, `keras` (a zip with a config.json), `npz` (a zip of arrays), `zip`, `broken-zip`,
+    `hdf5`, `npy`, `pickle` (also PyTorch's zip around one), `lfs-pointer`, `empty`, `saved_model` (a folder
+    with saved_model.pb), `folder`, `special` (a device or pipe, which is not opened), `unknown`. Raises
+    OSError when it is missing or cannot be read.
+    """
+    if os.path.isdir(path):
+        return "saved_model" if os.path.isfile(os.path.join(path, "saved_model.pb")) else "folder"
+    if os.path.exists(path) and not os.path.isfile(path):
+        return "special"
+    return _kind(path, _head(path))
+
+
+def find_root(folder: str) -> str:
+    """The nearest folder at or above this one that holds `.git` (a folder, or a worktree's file), else itself."""
+    start = os.path.realpath(folder)
+    current = start
+    while not os.path.exists(os.path.join(current, ".git")):
+        parent = os.path.dirname(current)
+        if parent == current:
+            return start
+        current = parent
+    return current
+
+
+def zip_members(path: str) -> list[str] | None:
+    """The names in a zip file's directory; None when it is not a zip file or a damaged one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError):
+        return None
+
+
+def _kind(path: str, head: bytes) -> str:
+    if not head:
+        return "empty"
+    if head.startswith(_LFS):
+        return "lfs-pointer"
+    if head[4:8] == b"TFL3":
+        return "tflite"
+    if head.startswith(_HDF5):
+        return "hdf5"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _zip_kind(zip_members(path))
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    return "unknown"
+
+
+def _zip_kind(names: list[str] | None) -> str:
+    if names is None:
+        return "broken-zip"
+    if "config.json" in names:
+        return "keras"
+    if any(name.endswith(".npy") for name in names):
+        return "npz"
+    return "pickle" if any(name.endswith("data.pkl") for name in names) else "zip"
+
+
+def _sha256_of_file(path: str) -> str:
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(64)
+
+
+def _under(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _reraise(error: OSError) -> None:
+    raise error
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """Write a file whole or not at all; whoever reads it meets the old content or the new.
+
+    Special files (`/dev/stdout`, a pipe) are written to, not replaced. Raises OSError.
+    """
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as stream:
+            stream.write(content)
+        return
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".tflite-guard-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

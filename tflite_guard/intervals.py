@@ -1,0 +1,97 @@
+"""Confidence intervals of proportions in closed form, and how many examples an answer would take.
+
+Standard library only. All intervals are two-sided at 95 %; their ends are one-sided bounds at 97.5 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from statistics import NormalDist
+
+Interval = tuple[float, float]
+
+CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+MOST_EXAMPLES = 1_000_000
+
+
+def wilson(successes: float, n: float) -> Interval:
+    """The score interval of one proportion (Wilson 1927, JASA 22:209).
+
+    Counts may be fractional, so that rates can be carried to another number of examples. Never of
+    zero width, also at 0 and n successes. `n` must be positive.
+    """
+    rate = successes / n
+    centre = rate + Z * Z / (2 * n)
+    half = Z * sqrt(max(0.0, rate * (1 - rate)) / n + Z * Z / (4 * n * n))
+    scale = 1 + Z * Z / n
+    low = 0.0 if successes <= 0 else max(0.0, (centre - half) / scale)
+    high = 1.0 if successes >= n else min(1.0, (centre + half) / scale)
+    return low, high
+
+
+def newcombe_paired(both: float, first_only: float, second_only: float, neither: float) -> Interval:
+    """The interval of the difference of two proportions of the same examples, first minus second.
+
+    Method 10 of Newcombe 1998 (Statistics in Medicine 17:2635-2650): the score intervals of the two
+    proportions, combined by their correlation phi with its continuity correction. Takes the counts
+    of the paired 2 x 2 table, which may be fractional. Never of zero width.
+    """
+    n = both + first_only + second_only + neither
+    first, second = (both + first_only) / n, (both + second_only) / n
+    (low1, high1), (low2, high2) = wilson(both + first_only, n), wilson(both + second_only, n)
+    phi = _phi(both, first_only, second_only, neither)
+    difference = (first_only - second_only) / n
+    return (
+        max(-1.0, difference - _combined(first - low1, high2 - second, phi)),
+        min(1.0, difference + _combined(second - low2, high1 - first, phi)),
+    )
+
+
+def _phi(a: float, b: float, c: float, d: float) -> float:
+    product = (a + b) * (c + d) * (a + c) * (b + d)
+    if product == 0:
+        return 0.0
+    half = (a + b + c + d) / 2
+    difference = a * d - b * c
+    corrected = difference - half if difference > half else min(difference, 0.0)
+    return corrected / sqrt(product)
+
+
+def _combined(first: float, second: float, phi: float) -> float:
+    return sqrt(max(0.0, first * first - 2 * phi * first * second + second * second))
+
+
+def examples_needed(interval_at: Callable[[float], Interval], limit: float, start: int) -> int | None:
+    """The smallest number of examples, from `start`, at which an interval no longer holds the limit.
+
+    `interval_at(n)` is the interval that n examples would give at the observed rates. None when more
+    than a million would be needed.
+    """
+
+    def decided(n: int) -> bool:
+        low, high = interval_at(n)
+        return not low <= limit <= high
+
+    too_few, enough = max(start, 1), max(start, 1)
+    while not decided(enough):
+        if enough >= MOST_EXAMPLES:
+            return None
+        too_few, enough = enough, min(2 * enough, MOST_EXAMPLES)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if decided(middle) else (middle, enough)
+    return enough
+
+
+def examples_needed_by_width(half_width: float, distance: float, n: int) -> int | None:
+    """The number of examples that brings an interval's half-width down to its distance from a limit.
+
+    For intervals without a formula: widths shrink with the square root of n. None when more than a
+    million would be needed.
+    """
+    if distance <= 0 or (half_width / distance) ** 2 * n > MOST_EXAMPLES:
+        return None
+    # One more than the quotient: at exactly that width the interval still touches the limit.
+    return int(n * (half_width / distance) ** 2) + 1

@@ -1,0 +1,209 @@
+"""From a manifest's path to a Manifest, or to every problem it has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any, cast
+
+from tflite_guard import files
+from tflite_guard.errors import ManifestError, Problem
+from tflite_guard.manifest import jsontext, meaning
+from tflite_guard.manifest.jsontext import Document, quoted
+from tflite_guard.manifest.meaning import Context
+from tflite_guard.manifest.schema import schema
+from tflite_guard.manifest.tree import Node, without_rejected
+from tflite_guard.manifest.types import (
+    CalibrationOptions,
+    DatasetSpec,
+    Ignore,
+    Manifest,
+    ModelSpec,
+    ReferenceSpec,
+    Tolerance,
+    VariantSpec,
+)
+from tflite_guard.manifest.views import (
+    ModelView,
+    ToleranceView,
+    VariantView,
+    is_recipe_file,
+    kind_of_model,
+    model_views,
+)
+from tflite_guard.manifest.wording import Rejection, in_words
+from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, Kernels, ReferenceKind
+
+# The key of the only array that these sources hold.
+_ONLY_KEY = {"npy": "array", "images": "image"}
+
+
+def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False) -> Manifest:
+    """Read and check a manifest.
+
+    Files that it names must lie under its git root (without git: its folder) or one of `data_roots`.
+    `allow_code` permits Python sources and metrics, which are not imported here. Raises ManifestError
+    with every problem, in the order of the file.
+    """
+    data = jsontext.read(path)
+    document = jsontext.parse(data, path)
+    _check_version(document)
+    tree, problems = without_rejected(document, _rejections)
+    context = _context(path, data_roots, allow_code)
+    models = model_views(tree) if tree else []
+    if tree:
+        meaning.check(tree, models, context)
+    if problems or context.problems or tree is None:
+        raise ManifestError(sorted({*problems, *context.problems}))
+    datasets = _datasets(tree, context)
+    built = tuple(_model(model, datasets, context) for model in models)
+    return Manifest(path, context.folder, hashlib.sha256(data).hexdigest(), built)
+
+
+def _context(path: str, data_roots: Sequence[str], allow_code: bool) -> Context:
+    folder = os.path.dirname(os.path.abspath(path))
+    roots = (files.find_root(folder), *map(os.path.realpath, data_roots))
+    return Context(folder, roots, allow_code)
+
+
+def _check_version(document: Document) -> None:
+    """Another version is one problem; what else differs would be noise."""
+    version = document.value.get("schema_version", MANIFEST_VERSION)
+    if version != MANIFEST_VERSION or isinstance(version, bool):
+        message = f'"schema_version" is {quoted(version)}; this tflite-guard reads the number {MANIFEST_VERSION}'
+        raise ManifestError([Problem(document.name, *document.at_value(("schema_version",)), message)])
+
+
+def _rejections(tree: Node) -> list[Rejection]:
+    from jsonschema import Draft202012Validator  # takes a tenth of a second, and text errors need none of it
+
+    errors = Draft202012Validator(schema("manifest-v1")).iter_errors(tree.plain())
+    return [rejection for error in errors for rejection in in_words(error, tree)]
+
+
+def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:
+    return {name: _dataset(name, node.plain(), context) for name, node in tree.content["datasets"].members()}
+
+
+def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpec:
+    source = written["source"]
+    return DatasetSpec(
+        name=name,
+        source=source,
+        path=written["path"] if source == "python" else context.real_path(written["path"]),
+        inputs=written.get("inputs", _ONLY_KEY.get(source, "")),
+        labels=written.get("labels"),
+        group=written.get("group"),
+        preprocess=_steps(written.get("preprocess", [])),
+        limit=_whole(written.get("limit")),
+        seed=int(written.get("seed", 0)),
+        sha256=_lower(written.get("sha256")),
+        class_order=tuple(written["class_order"]) if "class_order" in written else None,
+        labels_file=context.real_path(written["labels_file"]) if "labels_file" in written else None,
+        columns=written.get("columns"),
+        features=written.get("features"),
+        root=context.folder,
+    )
+
+
+def _steps(
+    written: list[dict[str, Any]] | dict[str, list[dict[str, Any]]],
+) -> tuple[dict[str, Any], ...] | dict[str, tuple[dict[str, Any], ...]]:
+    if isinstance(written, dict):
+        return {name: tuple(steps) for name, steps in written.items()}
+    return tuple(written)
+
+
+def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) -> ModelSpec:
+    computed = {metric.spec.name for metric in view.metrics}
+    return ModelSpec(
+        name=view.name,
+        reference=_reference(view.node.content["reference"], context),
+        evaluation=datasets[str(view.settings["evaluation"].plain())],
+        metrics=tuple(metric.spec for metric in view.metrics),
+        variants=tuple(_variant(variant, computed, datasets, context) for variant in view.variants),
+        line=view.node.line,
+    )
+
+
+def _reference(node: Node, context: Context) -> ReferenceSpec:
+    kind, path = kind_of_model(node)
+    written = node.plain()
+    return ReferenceSpec(
+        kind=cast(ReferenceKind, kind),
+        path=context.real_path(str(path.plain())),
+        signature=written.get("signature", "serving_default"),
+        sha256=_lower(written.get("sha256")),
+        input_shapes={name: tuple(map(int, shape)) for name, shape in written.get("input_shapes", {}).items()},
+    )
+
+
+def _variant(view: VariantView, computed: set[str], datasets: dict[str, DatasetSpec], context: Context) -> VariantSpec:
+    own = {key: node.plain() for key, node in view.own.items()}
+    source = view.own.get("source")
+    return VariantSpec(
+        name=view.name,
+        quantization=own.get("quantization"),
+        tflite=context.real_path(own["tflite"]) if "tflite" in own else None,
+        recipe=_recipe(own.get("recipe"), context),
+        sha256=_lower(own.get("sha256")),
+        io=own.get("io", "float32"),
+        source=_reference(source, context) if source else None,
+        calibration=_calibration(view, datasets),
+        calibration_options=_calibration_options(view),
+        keep_float=tuple(own.get("keep_float", ())),
+        require_integer=_require_integer(view),
+        kernels=_kernels(view),
+        observed_outputs=context.real_path(own["observed_outputs"]) if "observed_outputs" in own else None,
+        observed_tolerance=own.get("observed_tolerance"),
+        tolerances={name: _tolerance(found) for name, found in view.tolerances.items() if name in computed},
+        ignore=tuple(Ignore(**entry) for entry in own.get("ignore", ())),
+        line=view.node.line,
+    )
+
+
+def _recipe(written: str | None, context: Context) -> str | None:
+    return context.real_path(written) if written and is_recipe_file(written) else written
+
+
+def _calibration(view: VariantView, datasets: dict[str, DatasetSpec]) -> DatasetSpec | None:
+    """None where no calibration data has a say, so that editing it does not make such a variant anew."""
+    name = view.settings.get("calibration")
+    return datasets[str(name.plain())] if name and view.calibrated else None
+
+
+def _calibration_options(view: VariantView) -> CalibrationOptions:
+    options = {key: node.plain() for key, node in view.calibration_options.items()}
+    if not view.calibrated:
+        return CalibrationOptions()
+    samples = _whole(options.get("samples"))
+    if not view.measurable:
+        return CalibrationOptions(samples)
+    clip = options.get("clip_percentile")
+    return CalibrationOptions(samples, clip, options.get("ranges", "measured" if clip is not None else "converter"))
+
+
+def _require_integer(view: VariantView) -> bool:
+    """An inherited demand concerns the variants that ask for integers."""
+    node = view.settings.get("require_integer")
+    quantization = QUANTIZATIONS.get(view.text("quantization") or "")
+    asks = quantization.integer if quantization else "require_integer" in view.own or view.calibrated
+    return bool(node and node.plain()) and asks
+
+
+def _kernels(view: VariantView) -> Kernels:
+    node = view.settings.get("kernels")
+    return cast(Kernels, node.plain()) if node else "default"
+
+
+def _tolerance(view: ToleranceView) -> Tolerance:
+    return Tolerance(**{key: node.plain() for key, node in view.keys.items()}, line=view.node.line)
+
+
+def _lower(written: str | None) -> str | None:
+    return written.lower() if written else None
+
+
+def _whole(written: float | None) -> int | None:
+    return None if written is None else int(written)

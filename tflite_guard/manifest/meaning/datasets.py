@@ -1,0 +1,120 @@
+"""What is wrong in meaning with a dataset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tflite_guard import files
+from tflite_guard.manifest.jsontext import quoted
+from tflite_guard.manifest.meaning.paths import Context, check_file
+from tflite_guard.manifest.tree import Node
+from tflite_guard.manifest.views import ModelView
+from tflite_guard.manifest.wording import did_you_mean
+
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+# Keys of a dataset that concern one kind of source only.
+_SOURCE_KEYS = {"class_order": "images", "labels_file": "images", "columns": "csv", "features": "tfrecord"}
+_IMAGE_KEYS = ("image", "label")
+
+
+def check_dataset(node: Node, context: Context) -> None:
+    """Add the problems of a dataset: its path, keys, labels and preprocessing."""
+    source = str(node.content["source"].plain())
+    path = _check_source(node, source, context)
+    for key, only in _SOURCE_KEYS.items():
+        if source != only and (found := node.get(key)) is not None:
+            context.say_key(found, f'{quoted(key)} has no meaning for source "{source}", only for "{only}"')
+    _check_keys(node, _known_keys(node, source, path), context)
+    _check_labels(node, source, context)
+    _check_preprocess(node, context)
+
+
+def _check_source(node: Node, source: str, context: Context) -> str | None:
+    path = node.content["path"]
+    if source == "python":
+        check_function(path, context)
+        if (pin := node.get("sha256")) is not None:
+            context.say_key(pin, '"sha256" has no meaning for source "python", which is no file')
+        return None
+    if (labels := node.get("labels_file")) is not None and source == "images":
+        check_file(labels, "csv", context)
+    return check_file(path, source, context, node.get("sha256"))
+
+
+def check_function(node: Node, context: Context) -> None:
+    """Add a problem when `package.module:function` is malformed, or is not allowed to run."""
+    written = str(node.plain())
+    if not _FUNCTION.fullmatch(written):
+        context.say(node, f"{quoted(written)} is not a function's name of the form package.module:function")
+    elif not context.allow_code:
+        context.say(node, f"{written} is your own code, which runs only with --allow-code")
+
+
+def _known_keys(node: Node, source: str, path: str | None) -> list[str] | None:
+    """The keys that a source holds, where that is known without loading it."""
+    if source == "npz" and path is not None:
+        return [name.removesuffix(".npy") for name in files.zip_members(path) or ()]
+    if source == "images":
+        return list(_IMAGE_KEYS)
+    declared = node.get({"csv": "columns", "tfrecord": "features"}.get(source, ""))
+    return [name for name, _ in declared.members()] if declared and not declared.removed else None
+
+
+def _check_keys(node: Node, known: list[str] | None, context: Context) -> None:
+    written = str(node.content["path"].plain())
+    for role in ("inputs", "labels", "group"):
+        for key in _leaves(node.get(role)):
+            name = str(key.plain())
+            if known is not None and name not in known:
+                context.say(key, f"{written} has no key {quoted(name)}{did_you_mean(name, known, known='it has')}")
+
+
+def _leaves(node: Node | None) -> Iterator[Node]:
+    if node is not None:
+        yield from (child for _, child in node.members()) if isinstance(node.content, dict) else (node,)
+
+
+def _check_labels(node: Node, source: str, context: Context) -> None:
+    labels = node.get("labels")
+    if source == "npy":
+        for role in ("labels", "group"):
+            if (found := node.get(role)) is not None:
+                context.say_key(found, f'an .npy file holds one array and so no {quoted(role)}; use source "npz"')
+    if source != "images":
+        return
+    ways = [key for key in ("class_order", "labels_file") if node.get(key) is not None]
+    if labels is not None and not ways and not node.removed & {"class_order", "labels_file"}:
+        context.say_key(labels, 'labels of images need "class_order" (a folder per class) or "labels_file"')
+    if len(ways) == 2:
+        context.say_key(node.content["labels_file"], '"class_order" and "labels_file" exclude each other')
+
+
+def _check_preprocess(node: Node, context: Context) -> None:
+    preprocess, inputs = node.get("preprocess"), node.get("inputs")
+    if preprocess is None or inputs is None or not isinstance(inputs.content, dict) or inputs.removed:
+        return
+    for name, steps in preprocess.members():
+        if name not in inputs.content:
+            hint = did_you_mean(name, inputs.content, known="there are")
+            context.say_key(steps, f"{quoted(name)} is not an input of this dataset{hint}")
+
+
+def check_dataset_name(node: Node | None, tree: Node, context: Context) -> Node | None:
+    """The dataset of a name, and a problem when there is none; None also for one that the schema rejected."""
+    if node is None:
+        return None
+    name, written = str(node.plain()), tree.document.value.get("datasets")
+    names = list(written) if isinstance(written, dict) else []
+    if name not in names:
+        context.say(node, f"unknown dataset {quoted(name)}{did_you_mean(name, names)}")
+    datasets = tree.get("datasets")
+    return datasets.get(name) if datasets else None
+
+
+def rejected(key: str, model: ModelView, tree: Node) -> bool:
+    """Whether the manifest has the key, but in a form already told to be wrong."""
+    defaults = tree.get("defaults")
+    return key in model.node.removed or "defaults" in tree.removed or bool(defaults and key in defaults.removed)

@@ -1,0 +1,56 @@
+"""What is wrong in meaning with a model's metrics."""
+
+from __future__ import annotations
+
+from tflite_guard.manifest.jsontext import quoted
+from tflite_guard.manifest.meaning.datasets import check_function
+from tflite_guard.manifest.meaning.paths import Context
+from tflite_guard.manifest.tree import Node
+from tflite_guard.manifest.views import MetricView, label_keys
+from tflite_guard.manifest.wording import did_you_mean, listed
+
+
+def check_metric(metric: MetricView, evaluation: Node | None, context: Context) -> None:
+    """Add the problems of a metric: options that it does not have, labels that the evaluation data does not."""
+    if metric.node is None:
+        return
+    if (function := metric.node.get("python")) is not None:
+        check_function(function, context)
+    for key, option in metric.node.members():
+        if key not in _options(metric):
+            offered = listed(name for name in _options(metric) if name not in ("name", "metric", "python"))
+            hint = f"; it has {offered}" if offered else ""
+            context.say_key(option, f"{metric.spec.metric} has no option {quoted(key)}{hint}")
+    if evaluation is not None and "labels" not in evaluation.removed:
+        _check_metric_labels(metric, metric.node, evaluation, context)
+
+
+def _options(metric: MetricView) -> tuple[str, ...]:
+    if metric.spec.python:
+        return ("name", "python", "output", "labels", "higher_is_better")
+    labels = ("labels",) if metric.traits.needs_labels else ()
+    output = () if metric.spec.metric == "size_bytes" else ("output",)
+    return ("name", "metric", *output, *labels, *metric.traits.options)
+
+
+def _check_metric_labels(metric: MetricView, node: Node, evaluation: Node, context: Context) -> None:
+    labels, spec = label_keys(evaluation), metric.spec
+    dataset = quoted(evaluation.pointer[-1])
+    if labels is None:
+        if spec.labels or (metric.traits.needs_labels and not spec.python):
+            context.say(node, f"{spec.metric} needs labels, and the evaluation dataset {dataset} declares none")
+        return
+    if (wanted := node.get("labels")) is not None:
+        known = [labels] if isinstance(labels, str) else [*labels, *labels.values()]
+        if (name := str(wanted.plain())) not in known:
+            context.say(wanted, f"{dataset} has no labels {quoted(name)}{did_you_mean(name, known, known='it has')}")
+    elif isinstance(labels, dict) and metric.traits.needs_labels and not spec.python:
+        _check_output_labels(spec.output, node, labels, context)
+
+
+def _check_output_labels(output: str | None, node: Node, labels: dict[str, str], context: Context) -> None:
+    if output is None and len(labels) > 1:
+        context.say(node, f'say which "output" this metric is computed on; there are labels for {listed(labels)}')
+    elif output is not None and output not in labels:
+        hint = did_you_mean(output, labels, known="there are labels for")
+        context.say(node.get("output") or node, f"no labels for output {quoted(output)}{hint}")

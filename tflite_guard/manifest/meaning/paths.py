@@ -1,0 +1,162 @@
+"""Paths of the manifest: where they really lie, and whether what lies there is of the right kind.
+
+Files are looked at, never loaded: existence, first bytes, a zip's directory, and a hash where one is
+pinned.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tflite_guard import files
+from tflite_guard.errors import Problem
+from tflite_guard.manifest.jsontext import quoted
+from tflite_guard.manifest.tree import Node
+from tflite_guard.manifest.views import kind_of_model
+from tflite_guard.manifest.wording import near
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+# What a path may hold, as `files.sniff` calls it, and how to say it.
+_EXPECTED = {
+    "keras": (("keras", "hdf5"), "a Keras model (.keras or .h5)"),
+    "saved_model": (("saved_model",), "a SavedModel (a folder with saved_model.pb)"),
+    "tflite": (("tflite",), "a .tflite model"),
+    "outputs": (("npz",), "an .npz file of arrays"),
+    "npz": (("npz",), "an .npz file of arrays"),
+    "npy": (("npy",), "an .npy file"),
+    "images": (("folder",), "a folder of images"),
+    "csv": (("unknown",), "a CSV file"),
+    # A record's length can look like the first bytes of anything.
+    "tfrecord": (("unknown", "pickle", "tflite", "zip", "npz", "folder"), "a TFRecord file"),
+    "recipe": (("unknown",), "a recipe file (.json)"),
+}
+_FOUND = {
+    "tflite": "a .tflite model",
+    "keras": "a .keras model",
+    "hdf5": "an HDF5 file (.h5)",
+    "npz": "an .npz file of arrays",
+    "npy": "an .npy file",
+    "zip": "another kind of zip file",
+    "broken-zip": "a damaged or truncated zip file",
+    "saved_model": "a SavedModel",
+    "folder": "a folder",
+    "special": "a device or a pipe",
+    "unknown": "something else",
+}
+_ALWAYS_WRONG = {
+    "empty": "is empty (0 bytes)",
+    "lfs-pointer": 'is a Git LFS pointer, not the file it stands for; run "git lfs pull"',
+    "pickle": "is a Python pickle, which can run code and is never loaded; export the model or arrays instead",
+}
+_SUFFIXES = {"keras": (".keras",), "hdf5": (".h5", ".hdf5")}
+
+
+@dataclass
+class Context:
+    """What checks know beside the manifest, and the problems found so far."""
+
+    folder: str
+    """The manifest's folder, absolute."""
+    roots: Sequence[str]
+    allow_code: bool
+    problems: list[Problem] = field(default_factory=list)
+
+    def say(self, node: Node, message: str) -> None:
+        """Note a problem at a value."""
+        self.problems.append(node.problem(message))
+
+    def say_key(self, node: Node, message: str) -> None:
+        """Note a problem at a key."""
+        self.problems.append(node.key_problem(message))
+
+    def real_path(self, written: str) -> str:
+        """Where a path of the manifest really lies, links resolved."""
+        return os.path.realpath(os.path.join(self.folder, written))
+
+
+def check_file(node: Node, kind: str, context: Context, pin: Node | None = None) -> str | None:
+    """The real path of a file that is there, inside the roots, of its kind and as pinned; None after a problem."""
+    written = str(node.plain())
+    path = _inside(node, written, context)
+    if path is None:
+        return None
+    if not os.path.lexists(path):
+        context.say(node, f"no such file: {written}{_neighbour(path)}")
+        return None
+    try:
+        wrong = _wrong_kind(path, kind) or (pin and _wrong_hash(path, str(pin.plain())))
+    except OSError as error:
+        wrong = f"cannot be read: {error.strerror or error}"
+    if wrong:
+        context.say(pin if pin and wrong.startswith("has sha256") else node, f"{written} {wrong}")
+    return None if wrong else path
+
+
+def _inside(node: Node, written: str, context: Context) -> str | None:
+    if why := escapes(written, context):
+        context.say(node, why)
+        return None
+    return context.real_path(written)
+
+
+def escapes(written: str, context: Context) -> str | None:
+    """Why a path cannot be looked at: a URI, no path at all, or outside the roots; None when it can."""
+    if _SCHEME.match(written):
+        return f"{quoted(written)} is a URI, which this version does not read; fetch it and name the file"
+    if "\0" in written:
+        return "a path cannot hold the character U+0000"
+    path = context.real_path(written)
+    if files.contained(path, context.roots):
+        return None
+    link = "" if os.path.normpath(os.path.join(context.folder, written)) == path else f" (it is {path})"
+    return f"{written} leaves the repository {context.roots[0]}{link}; only --data-root DIR can allow that"
+
+
+def _neighbour(path: str) -> str:
+    folder, name = os.path.split(path)
+    try:
+        found = near(name, sorted(os.listdir(folder)))
+    except OSError:
+        return f" (nor is there a folder {os.path.basename(folder)})"
+    return f"; did you mean {quoted(found)}?" if found else ""
+
+
+def _wrong_kind(path: str, kind: str) -> str | None:
+    found = files.sniff(path)
+    if found == "saved_model" or (kind == "images" and found == "folder"):
+        found = _folder_of_pointers(path) or found
+    expected, title = _EXPECTED[kind]
+    if found in expected:
+        return _wrong_suffix(path, found) if kind == "keras" else None
+    return _ALWAYS_WRONG.get(found) or f"is {_FOUND[found]}, where {title} is expected"
+
+
+def _folder_of_pointers(folder: str) -> str | None:
+    """`lfs-pointer` or `empty` when a SavedModel's graph is that, or an early file of a folder is a pointer."""
+    graph = os.path.join(folder, "saved_model.pb")
+    if os.path.isfile(graph) and files.sniff(graph) in ("empty", "lfs-pointer"):
+        return files.sniff(graph)
+    first = (name for name, _ in zip(files.files_below(folder), range(100), strict=False))
+    return "lfs-pointer" if any(files.lfs_pointer(os.path.join(folder, name)) for name in first) else None
+
+
+def _wrong_suffix(path: str, found: str) -> str | None:
+    if path.lower().endswith(_SUFFIXES[found]):
+        return None
+    return f"is {_FOUND[found]}; Keras goes by the name, so rename it to end in {_SUFFIXES[found][0]}"
+
+
+def _wrong_hash(path: str, pinned: str) -> str | None:
+    actual = files.sha256_of(path)
+    return None if actual == pinned.lower() else f"has sha256 {actual}, not the pinned {pinned.lower()}"
+
+
+def check_reference(node: Node, context: Context) -> None:
+    """Add the problems of the file of a reference or source."""
+    kind, path = kind_of_model(node)
+    check_file(path, kind, context, node.get("sha256"))

@@ -1,0 +1,106 @@
+"""What is wrong in meaning with tolerances: names that are not computed, limits that do not fit their metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tflite_guard.manifest.jsontext import quoted
+from tflite_guard.manifest.meaning.paths import Context
+from tflite_guard.manifest.tree import Node
+from tflite_guard.manifest.views import MetricView, ModelView, ToleranceView
+from tflite_guard.manifest.wording import did_you_mean, listed
+from tflite_guard.vocabulary import METRICS, TOLERANCES
+
+# Metrics that cannot exceed 1, where a percentage is a likely slip.
+_AT_MOST_ONE = frozenset(
+    (
+        "accuracy",
+        "top_k_accuracy",
+        "f1_macro",
+        "roc_auc",
+        "average_precision",
+        "mean_iou",
+        "agreement",
+        "cosine_similarity",
+        "r2",
+    )
+)
+
+
+def check_default_tolerances(tree: Node, models: Sequence[ModelView], context: Context) -> None:
+    """A default tolerance may concern some models only, but must concern one."""
+    defaults = tree.get("defaults")
+    tolerances = defaults.get("tolerances") if defaults else None
+    written = tree.document.value.get("models")
+    complete = isinstance(written, list) and len(models) == len(written) and all(m.metrics_complete for m in models)
+    if tolerances is not None and complete:
+        _say_unknown_tolerances(tolerances, [metric for model in models for metric in model.metrics], context)
+
+
+def check_tolerance_names(model: ModelView, context: Context) -> None:
+    """Add the problems of tolerance names that a model or its variants give for nothing computed."""
+    if not model.metrics_complete:
+        return
+    own = [layer for layer, of_model in model.tolerance_layers if of_model]
+    own += [found for variant in model.variants if (found := variant.node.get("tolerances"))]
+    for tolerances in own:
+        _say_unknown_tolerances(tolerances, model.metrics, context)
+
+
+def _say_unknown_tolerances(tolerances: Node, metrics: Iterable[MetricView], context: Context) -> None:
+    names = list(dict.fromkeys(metric.spec.name for metric in metrics))
+    for name, node in tolerances.members():
+        if name not in names:
+            hint = did_you_mean(name, names, known="computed")
+            if name in METRICS:
+                hint = f'; add it to "metrics" (there: {listed(names)})'
+            context.say_key(node, f"a tolerance for {quoted(name)}, which is not computed{hint}")
+
+
+def check_tolerance(tolerance: ToleranceView, metric: MetricView, context: Context) -> None:
+    """Add the problems of one tolerance, inheritance done, for its metric."""
+    limits = [key for key in TOLERANCES if key in tolerance.keys]
+    name = quoted(metric.spec.name)
+    if not limits and not tolerance.node.removed:
+        context.say(tolerance.node, f"this tolerance of {name} sets no limit, such as max_drop, min or max")
+    for key in limits:
+        if why := _no_meaning(key, metric):
+            context.say_key(tolerance.keys[key], f"{quoted(key)} has no meaning for {name}: {why}")
+        elif percent := _percent(key, float(tolerance.value(key)), metric):
+            context.say(tolerance.keys[key], percent)
+    if {"min", "max"} <= tolerance.keys.keys() and tolerance.value("min") > tolerance.value("max"):
+        context.say(tolerance.keys["min"], f'"min" of {name} is above its "max"')
+    if (require := tolerance.keys.get("require")) is not None and (why := _cannot_prove(limits, metric)):
+        context.say_key(require, f'"require" has no meaning here: {why}')
+
+
+def _no_meaning(limit: str, metric: MetricView) -> str | None:
+    """Why a limit does not fit a metric; None when it does. A user's own metric takes every limit."""
+    traits = metric.traits
+    if metric.spec.python:
+        return None
+    if limit in ("max_drop", "max_relative_drop") and not traits.needs_labels:
+        instead = "min" if traits.higher_is_better else "max"
+        return f'the reference has no value of its own to drop from; use "{instead}"'
+    if limit == "min" and not traits.higher_is_better:
+        return 'smaller is better; use "max"'
+    if limit == "max" and traits.higher_is_better:
+        return 'larger is better; use "min"'
+    return None
+
+
+def _percent(limit: str, value: float, metric: MetricView) -> str | None:
+    if metric.spec.python or metric.spec.metric not in _AT_MOST_ONE:
+        return None
+    if limit == "min" and value > 1:
+        return f"{metric.spec.metric} is never above 1; 97 % is written 0.97"
+    bounded = metric.spec.metric not in ("r2", "cosine_similarity")
+    if limit in ("max_drop", "max_regression") and value >= 1 and bounded:
+        return f"{metric.spec.metric} is between 0 and 1, so this allows everything; 1 % is written 0.01"
+    return None
+
+
+def _cannot_prove(limits: Sequence[str], metric: MetricView) -> str | None:
+    if not metric.traits.has_interval:
+        return f"{metric.spec.metric} has no confidence interval"
+    return "a change since the baseline has no confidence interval" if list(limits) == ["max_regression"] else None

@@ -1,0 +1,149 @@
+"""What is wrong in meaning with a variant."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tflite_guard.manifest.jsontext import MAX_BYTES, quoted
+from tflite_guard.manifest.meaning.datasets import check_dataset_name, rejected
+from tflite_guard.manifest.meaning.paths import Context, check_file, check_reference, escapes
+from tflite_guard.manifest.meaning.tolerances import check_tolerance
+from tflite_guard.manifest.tree import Node
+from tflite_guard.manifest.views import ModelView, VariantView, is_recipe_file
+from tflite_guard.manifest.wording import did_you_mean, listed
+from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
+
+# The converter makes these from a Keras model or SavedModel only; what serves instead from a flatbuffer.
+_RECIPE_INSTEAD = {
+    "dynamic_range": "dynamic_wi8_afp32",
+    "float16": "weight_only_wi8_afp32",
+    "int16x8": "static_wi8_ai16",
+}
+
+
+def check_variant(variant: VariantView, model: ModelView, tree: Node, context: Context) -> None:
+    """Add the problems of a variant, and of its tolerances as they come out after inheritance."""
+    _check_variant_files(variant, context)
+    for rule in (_check_recipe, _check_io, _check_keep_float, _check_no_effect, _check_convertible, _check_ranges):
+        rule(variant, context)
+    _check_calibration(variant, model, tree, context)
+    metrics = {metric.spec.name: metric for metric in model.metrics}
+    for name, tolerance in variant.tolerances.items():
+        if name in metrics:
+            check_tolerance(tolerance, metrics[name], context)
+
+
+def _check_variant_files(variant: VariantView, context: Context) -> None:
+    if (tflite := variant.own.get("tflite")) is not None:
+        check_file(tflite, "tflite", context, variant.own.get("sha256"))
+    if (source := variant.own.get("source")) is not None and "tflite" not in variant.own:
+        check_reference(source, context)
+    if (observed := variant.own.get("observed_outputs")) is not None:
+        check_file(observed, "outputs", context)
+
+
+def _check_recipe(variant: VariantView, context: Context) -> None:
+    recipe = variant.text("recipe")
+    if recipe is None:
+        return
+    node = variant.own["recipe"]
+    if not is_recipe_file(recipe):
+        if recipe not in RECIPES:
+            context.say(node, f"unknown recipe {quoted(recipe)}{did_you_mean(recipe, RECIPES)}")
+    elif (path := check_file(node, "recipe", context)) and _recipe_rules(path) is None:
+        context.say(node, f"{recipe} is not a recipe of the AI Edge Quantizer: a JSON array of rules")
+
+
+def _recipe_rules(path: str) -> list[object] | None:
+    """The rules of a recipe file; None when it is none."""
+    try:
+        if os.path.getsize(path) > MAX_BYTES:
+            return None
+        with Path(path).open(encoding="utf-8") as file:
+            rules = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return rules if isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules) else None
+
+
+def _check_io(variant: VariantView, context: Context) -> None:
+    quantization = QUANTIZATIONS.get(variant.text("quantization") or "")
+    io = variant.text("io")
+    if quantization and io and io not in quantization.io:
+        possible = listed(quantization.io)
+        context.say(variant.own["io"], f"io {quoted(io)} is not possible with {quantization.name}, only {possible}")
+
+
+def _check_keep_float(variant: VariantView, context: Context) -> None:
+    node = variant.own.get("keep_float")
+    if node is not None and "recipe" not in variant.own and variant.text("quantization") != "int8":
+        context.say_key(node, '"keep_float" has a meaning only with quantization "int8" or a recipe')
+
+
+def _check_no_effect(variant: VariantView, context: Context) -> None:
+    """Settings of the variant itself that would do nothing; inherited ones concern other variants."""
+    quantization = QUANTIZATIONS.get(variant.text("quantization") or "")
+    idle: dict[str, str] = {}
+    if "tflite" in variant.own:
+        idle["source"] = "an existing .tflite is not converted"
+    if quantization and not quantization.integer:
+        idle["require_integer"] = f"{quantization.name} does not ask for integers"
+    if not variant.calibrated:
+        why = "its ranges come from training" if variant.trained_ranges else "this variant is not calibrated"
+        idle |= {"calibration": why, "calibration_options": why}
+    for key, why in idle.items():
+        if key in variant.own:
+            context.say_key(variant.own[key], f"{quoted(key)} has no effect: {why}")
+
+
+def _check_convertible(variant: VariantView, context: Context) -> None:
+    if variant.converted_from is None:
+        return
+    kind, _ = variant.converted_from
+    quantization = variant.text("quantization")
+    if kind == "outputs":
+        why = 'recorded outputs hold no model; give "source" or "tflite"'
+        context.say(variant.node, f"{quoted(variant.name)} has nothing to convert: {why}")
+    if kind == "tflite" and quantization in _RECIPE_INSTEAD:
+        instead = f'use "recipe": "{_RECIPE_INSTEAD[quantization]}", or a Keras model or SavedModel'
+        context.say(variant.own["quantization"], f"{quantization} cannot be made from a .tflite; {instead}")
+
+
+def _check_ranges(variant: VariantView, context: Context) -> None:
+    options = variant.calibration_options
+    ranges, clip = options.get("ranges"), options.get("clip_percentile")
+    if ranges and clip and ranges.plain() == "converter":
+        context.say_key(clip, '"clip_percentile" works on measured ranges and contradicts "ranges": "converter"')
+    own = variant.own.get("calibration_options")
+    for key in ("ranges", "clip_percentile"):
+        found = own.get(key) if own else None
+        if found is not None and variant.calibrated and not variant.measurable and found.plain() != "converter":
+            why = "is for int8 and static recipes; int16x8 takes the converter's ranges"
+            context.say_key(found, f"{quoted(key)} {why}")
+
+
+def _check_calibration(variant: VariantView, model: ModelView, tree: Node, context: Context) -> None:
+    check_dataset_name(variant.own.get("calibration"), tree, context)
+    if "calibration" in variant.settings or not _needs_calibration(variant, context):
+        return
+    if not rejected("calibration", model, tree) and "calibration" not in variant.node.removed:
+        what = variant.text("quantization") or variant.text("recipe")
+        where = 'name one as "calibration" here, on the model or in "defaults"'
+        context.say(variant.node, f"{what} needs a calibration dataset; {where}")
+
+
+def _needs_calibration(variant: VariantView, context: Context) -> bool:
+    recipe = variant.text("recipe")
+    if recipe is None or not is_recipe_file(recipe):
+        return variant.calibrated
+    if escapes(recipe, context):
+        return False
+    return any(_quantizes_activations(rule) for rule in _recipe_rules(context.real_path(recipe)) or ())
+
+
+def _quantizes_activations(rule: object) -> bool:
+    """A rule with fixed activation ranges (`activation_tensor_config`), which come from calibration."""
+    config = rule.get("op_config") if isinstance(rule, dict) else None
+    return isinstance(config, dict) and bool(config.get("activation_tensor_config"))

@@ -1,0 +1,25 @@
+"""Where the JSON Schemas are: inside an installed package, beside it in a checkout."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def schema_text(name: str) -> str:
+    """The text of a schema, e.g. `manifest-v1`. Raises FileNotFoundError for a name that does not exist."""
+    file = f"{name}.schema.json"
+    installed = importlib.resources.files("tflite_guard") / "schemas" / file
+    if installed.is_file():
+        return installed.read_text(encoding="utf-8")
+    return (Path(__file__).parents[2] / "schemas" / file).read_text(encoding="utf-8")
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """A schema as JSON, read once. Not to be changed by whoever gets it."""
+    parsed: dict[str, Any] = json.loads(schema_text(name))
+    return parsed

@@ -1,0 +1,228 @@
+"""Models and variants with inheritance resolved, still as nodes: what is checked and then built.
+
+`defaults`, model and variant are layers from the outside in. Tolerances and calibration options merge
+key by key; of everything else the innermost wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tflite_guard.manifest.tree import Node
+from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.vocabulary import METRICS, PYTHON_METRIC, QUANTIZATIONS, RECIPES, MetricTraits
+
+INHERITED = ("calibration", "require_integer", "kernels")
+LABELLED_DEFAULT = ("accuracy", "agreement")
+UNLABELLED_DEFAULT = ("sqnr", "cosine_similarity")
+REFERENCE_KINDS = ("keras", "saved_model", "tflite", "outputs")
+
+
+@dataclass(frozen=True)
+class MetricView:
+    """A metric as a model has it. `node` is None for a default that the manifest does not name."""
+
+    node: Node | None
+    spec: MetricSpec
+
+    @property
+    def traits(self) -> MetricTraits:
+        """What may be said of it."""
+        return PYTHON_METRIC if self.spec.python else METRICS[self.spec.metric]
+
+
+@dataclass(frozen=True)
+class ToleranceView:
+    """A tolerance with each key from the innermost layer that sets it; `node` is the innermost object."""
+
+    node: Node
+    keys: dict[str, Node]
+
+    def value(self, key: str) -> Any:
+        """A key's value; None when no layer sets it."""
+        return self.keys[key].plain() if key in self.keys else None
+
+
+@dataclass(frozen=True)
+class VariantView:
+    """A variant with what it inherits. `own` are its own keys, in the short form just `quantization`."""
+
+    node: Node
+    own: dict[str, Node]
+    settings: dict[str, Node]
+    calibration_options: dict[str, Node]
+    tolerances: dict[str, ToleranceView]
+    reference: Node
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return str(self.own.get("name", self.node).plain())
+
+    def text(self, key: str) -> str | None:
+        """One of its own strings; None when it has none."""
+        return str(self.own[key].plain()) if key in self.own else None
+
+    @property
+    def converted_from(self) -> tuple[str, Node] | None:
+        """The kind and node of the model it is converted from; None for an existing .tflite."""
+        return None if "tflite" in self.own else kind_of_model(self.own.get("source", self.reference))
+
+    @property
+    def trained_ranges(self) -> bool:
+        """Its ranges come from quantization-aware training: a SavedModel `source` with no calibration of its own."""
+        source = self.own.get("source")
+        trained = source is not None and source.get("saved_model") is not None and "calibration" not in self.own
+        return trained and self._fixed_ranges
+
+    @property
+    def calibrated(self) -> bool:
+        """Calibration data decides its ranges (for a recipe file: may decide them)."""
+        if recipe := self.text("recipe"):
+            return is_recipe_file(recipe) or RECIPES.get(recipe, False)
+        return self._fixed_ranges and not self.trained_ranges
+
+    @property
+    def _fixed_ranges(self) -> bool:
+        quantization = QUANTIZATIONS.get(self.text("quantization") or "")
+        return quantization is not None and quantization.calibrated
+
+    @property
+    def measurable(self) -> bool:
+        """Ranges can be measured for it instead of taken from the converter."""
+        return self.calibrated and self.text("quantization") != "int16x8"
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """A model with what it inherits."""
+
+    node: Node
+    settings: dict[str, Node]
+    metrics: tuple[MetricView, ...]
+    metrics_complete: bool
+    """No metric of it was rejected, so what is not among `metrics` is truly absent."""
+    variants: tuple[VariantView, ...]
+    tolerance_layers: tuple[tuple[Node, bool], ...]
+    """Each `tolerances` object that bears on it and whether it is the model's own, not shared by `defaults`."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.node.content["name"].plain())
+
+
+def model_views(tree: Node) -> list[ModelView]:
+    """Every model of a manifest that conforms to the schema."""
+    models, datasets = tree.get("models"), tree.get("datasets")
+    return [_model(node, tree.get("defaults"), datasets) for node in _elements(models)]
+
+
+def kind_of_model(node: Node) -> tuple[str, Node]:
+    """The kind of a reference or source and the node of its path."""
+    return next((kind, path) for kind in REFERENCE_KINDS if (path := node.get(kind)) is not None)
+
+
+def is_recipe_file(recipe: str) -> bool:
+    """Whether a recipe is meant as a file's path, not a name."""
+    return "/" in recipe or recipe.endswith(".json")
+
+
+def label_keys(dataset: Node | None) -> str | dict[str, str] | None:
+    """A dataset's labels: a key, a map from output name to key, or None."""
+    labels = dataset.get("labels") if dataset else None
+    plain: str | dict[str, str] | None = labels.plain() if labels else None
+    return plain
+
+
+def _model(node: Node, defaults: Node | None, datasets: Node | None) -> ModelView:
+    layers = [layer for layer in (defaults, node) if layer is not None]
+    settings = _innermost(layers, (*INHERITED, "evaluation", "metrics", "variants"))
+    evaluation = settings.get("evaluation")
+    dataset = datasets.get(str(evaluation.plain())) if datasets and evaluation else None
+    metrics = settings.get("metrics")
+    variants = settings.get("variants")
+    return ModelView(
+        node=node,
+        settings=settings,
+        metrics=tuple(_metrics(metrics, dataset)),
+        metrics_complete=not any("metrics" in layer.removed for layer in layers) and not _damaged(metrics),
+        variants=tuple(_variant(variant, layers, node.content["reference"]) for variant in _elements(variants)),
+        tolerance_layers=tuple((found, layer is node) for layer in layers if (found := layer.get("tolerances"))),
+    )
+
+
+def _damaged(node: Node | None) -> bool:
+    return node is not None and (bool(node.removed) or any(element.removed for element in node.elements()))
+
+
+def _elements(node: Node | None) -> list[Node]:
+    return node.elements() if node else []
+
+
+def _variant(node: Node, layers: Sequence[Node], reference: Node) -> VariantView:
+    own = dict(node.members()) or {"quantization": node}
+    nested = [*layers, node]
+    options = [found for layer in nested if (found := layer.get("calibration_options"))]
+    return VariantView(
+        node=node,
+        own=own,
+        settings=_innermost(nested, INHERITED),
+        calibration_options=_innermost(options, ("samples", "clip_percentile", "ranges")),
+        tolerances=_tolerances(nested),
+        reference=reference,
+    )
+
+
+def _innermost(layers: Sequence[Node], keys: Sequence[str]) -> dict[str, Node]:
+    return {key: found for layer in layers for key in keys if (found := layer.get(key)) is not None}
+
+
+def _tolerances(layers: Sequence[Node]) -> dict[str, ToleranceView]:
+    merged: dict[str, ToleranceView] = {}
+    for layer in layers:
+        tolerances = layer.get("tolerances")
+        for name, node in tolerances.members() if tolerances else ():
+            outer = merged[name].keys if name in merged else {}
+            merged[name] = ToleranceView(node, {**outer, **dict(node.members())})
+    return merged
+
+
+def _metrics(node: Node | None, dataset: Node | None) -> Iterator[MetricView]:
+    if node is None:
+        for name in _default_metrics(dataset):
+            yield MetricView(None, MetricSpec(name, name, higher_is_better=METRICS[name].higher_is_better))
+        return
+    for element in node.elements():
+        yield MetricView(element, _metric_spec(element.plain(), label_keys(dataset)))
+
+
+def _default_metrics(dataset: Node | None) -> tuple[str, ...]:
+    labels = label_keys(dataset)
+    one = isinstance(labels, str) or (isinstance(labels, dict) and len(labels) == 1)
+    return LABELLED_DEFAULT if one else UNLABELLED_DEFAULT
+
+
+def _metric_spec(written: str | dict[str, Any], labels: str | dict[str, str] | None) -> MetricSpec:
+    if isinstance(written, str):
+        return MetricSpec(written, written, higher_is_better=METRICS[written].higher_is_better)
+    options = dict(written)
+    python = options.get("python")
+    metric = "python" if python else options["metric"]
+    options.setdefault("name", python.rpartition(":")[2] if python else metric)
+    options.setdefault("higher_is_better", True if python else METRICS[metric].higher_is_better)
+    for key in ("k", "ignore_index"):
+        if key in options:
+            options[key] = int(options[key])
+    return MetricSpec(**{**options, "metric": metric, "labels": _output_of(options.get("labels"), labels)})
+
+
+def _output_of(wanted: str | None, labels: str | dict[str, str] | None) -> str | None:
+    """The output name whose labels are meant, where they were named by the source's key."""
+    if isinstance(labels, str) and wanted == labels:
+        return None
+    if isinstance(labels, dict) and wanted not in labels:
+        return next((output for output, key in labels.items() if key == wanted), wanted)
+    return wanted

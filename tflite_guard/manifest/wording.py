@@ -1,0 +1,197 @@
+"""What a schema validator finds, in the words of a person, with the nearest valid name for a typo."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tflite_guard.errors import Problem
+from tflite_guard.manifest.jsontext import Pointer, kind_of, quoted
+from tflite_guard.manifest.tree import Node
+
+Rejection = tuple[Pointer, Problem | None]
+"""A value that does not conform and what to say of it; None when another problem says it already."""
+
+Error = Any  # a jsonschema ValidationError; its stubs allow "unset" for every attribute
+
+_TYPES = {
+    "object": "an object",
+    "array": "an array",
+    "string": "a string",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
+_WORD_MAX = 200  # difflib's time grows with the product of the lengths
+_NAMES_MAX = 2000
+
+
+def near(word: str, names: Iterable[str]) -> str | None:
+    """The valid name that a wrong one most likely meant, or None."""
+    known = list(names)[:_NAMES_MAX]
+    if len(word) > _WORD_MAX:
+        return None
+    folded = {_fold(name): name for name in reversed(known)}
+    found = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else None
+
+
+def did_you_mean(word: str, names: Iterable[str], *, known: str = "known") -> str:
+    """The end of a message about an unknown name: `; did you mean "x"?`, else what is known."""
+    names = list(names)
+    if (name := near(word, names)) is not None:
+        return f"; did you mean {quoted(name)}?"
+    return f"; {known}: {listed(names)}" if names else ""
+
+
+def listed(names: Iterable[str], limit: int = 16) -> str:
+    """Names in quotes with commas, at most so many."""
+    names = list(names)
+    return ", ".join(map(quoted, names[:limit])) + (", …" if len(names) > limit else "")
+
+
+def in_words(error: Error, tree: Node) -> Iterator[Rejection]:
+    """Each problem of a validator's error with the pointer of what to leave out to be rid of it."""
+    node = _at(tree, error.absolute_path)
+    if error.validator in ("anyOf", "oneOf"):
+        yield from _alternatives(error, tree, node)
+    elif "propertyNames" in error.relative_schema_path:
+        yield from _bad_key(error, node)
+    elif error.validator == "additionalProperties":
+        yield from _unknown_keys(error, node)
+    else:
+        sentence = _sentence(error, node)
+        yield node.pointer, node.problem(sentence) if sentence else None
+
+
+def _alternatives(error: Error, tree: Node, node: Node) -> Iterator[Rejection]:
+    """Only the alternative that the value was meant to be; the others' complaints are noise."""
+    if all(set(branch) == {"required"} for branch in error.validator_value):
+        yield node.pointer, node.problem(_exactly_one(error, node))
+        return
+    branches: dict[Any, list[Error]] = {}
+    for cause in error.context or ():
+        branches.setdefault(cause.relative_schema_path[0], []).append(cause)
+    meant = [causes for causes in branches.values() if not any(map(_wrong_type, causes))]
+    if not meant:
+        wrong = [cause for cause in error.context if _wrong_type(cause)]
+        expected = " or ".join(dict.fromkeys(_TYPES[cause.validator_value] for cause in wrong))
+        yield node.pointer, node.problem(f"{_subject(node)} should be {expected}, not {kind_of(node.plain())}")
+    for cause in meant[0] if meant else ():
+        yield from in_words(cause, tree)
+
+
+def _exactly_one(error: Error, node: Node) -> str:
+    names = [name for branch in error.validator_value for name in branch["required"]]
+    given = [name for name in names if node.get(name) is not None]
+    choice = ", ".join(map(quoted, names[:-1])) + f" or {quoted(names[-1])}"
+    if given:
+        return f"{_subject(node)} has {' and '.join(map(quoted, given))}, but takes exactly one of {choice}"
+    return f"{_subject(node)} needs one of {choice}"
+
+
+def _unknown_keys(error: Error, node: Node) -> Iterator[Rejection]:
+    known = error.schema.get("properties", {})
+    free = [name for name in known if node.get(name) is None]
+    for key, child in node.members():
+        if key not in known:
+            hint = did_you_mean(key, free or known, known="known here")
+            yield child.pointer, child.key_problem(f"unknown key {quoted(key)}{hint}")
+
+
+def _bad_key(error: Error, node: Node) -> Iterator[Rejection]:
+    for key, child in node.members():
+        if key == error.instance:
+            yield child.pointer, child.key_problem(_length(error, "this name"))
+
+
+def _sentence(error: Error, node: Node) -> str | None:
+    subject, value, rule = _subject(node), error.instance, error.validator_value
+    match error.validator:
+        case "type":
+            return f"{subject} should be {_TYPES[rule]}, not {kind_of(value)}"
+        case "required":
+            return _missing(error, node)
+        case "enum" | "const":
+            return _not_among(error, subject)
+        case "pattern":
+            return f"{subject} should be {error.schema['title']}, not {quoted(value)}"
+        case "minLength" | "maxLength":
+            return _length(error, subject)
+        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
+            return f"{subject} is {quoted(value)}, but must be {_BOUNDS[error.validator]} {rule}"
+        case "minItems" | "maxItems" | "minProperties" | "maxProperties":
+            return _count(error, subject)
+        case "dependentRequired":
+            return _alone(error, node)
+    return f"{subject}: {error.message}"
+
+
+def _missing(error: Error, node: Node) -> str | None:
+    """What is lacking; None when an unknown key beside it, told anyway, is that one misspelt."""
+    known = error.schema.get("properties", {})
+    strangers = [key for key, _ in node.members() if known and key not in known]
+    absent = [name for name in error.validator_value if node.get(name) is None and near(name, strangers) is None]
+    source = node.get("source") if "then" in error.absolute_schema_path else None
+    because = f", which source {quoted(source.plain())} needs" if source else ""
+    return f"{_subject(node)} lacks {' and '.join(map(quoted, absent))}{because}" if absent else None
+
+
+def _not_among(error: Error, subject: str) -> str:
+    allowed = error.validator_value if error.validator == "enum" else [error.validator_value]
+    what = error.schema.get("title")
+    start = f"unknown {what} {quoted(error.instance)}" if what else f"{subject} is {quoted(error.instance)}"
+    if isinstance(error.instance, str):
+        return start + did_you_mean(error.instance, allowed)
+    return f"{start}; known: {listed(allowed)}"
+
+
+def _length(error: Error, subject: str) -> str:
+    if not error.instance:
+        return f"{subject} is empty"
+    return f"{subject} has {len(error.instance)} characters, more than {error.validator_value}"
+
+
+def _count(error: Error, subject: str) -> str:
+    if not error.instance:
+        return f"{subject} is empty"
+    bound = "at least" if str(error.validator).startswith("min") else "at most"
+    return f"{subject} has {len(error.instance)} entries, but takes {bound} {error.validator_value}"
+
+
+def _alone(error: Error, node: Node) -> str:
+    pairs = ((key, need) for key, needs in error.validator_value.items() for need in needs)
+    alone = [(key, need) for key, need in pairs if node.get(key) is not None and node.get(need) is None]
+    return "; ".join(f"{quoted(key)} has a meaning only beside {quoted(need)}" for key, need in alone)
+
+
+def _wrong_type(error: Error) -> bool:
+    return error.validator == "type" and not error.relative_path
+
+
+def _subject(node: Node) -> str:
+    if not node.pointer:
+        return "the manifest"
+    last = node.pointer[-1]
+    if isinstance(last, str):
+        return quoted(last)
+    return f"item {last + 1} of {quoted(node.pointer[-2])}"
+
+
+def _at(tree: Node, path: Iterable[str | int]) -> Node:
+    node = tree
+    for step in path:
+        node = node.content[step]
+    return node
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")

@@ -1,0 +1,200 @@
+"""Outputs to decisions, labels to class numbers: the door where shapes, dtypes and ranges are checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tflite_guard.errors import DataError
+from tflite_guard.manifest.types import MetricSpec
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One batch of one output: what a metric looks at."""
+
+    spec: MetricSpec
+    outputs: Array
+    """The variant's, (n, ...) of any real dtype."""
+    reference: Array
+    """The reference's, of the same shape."""
+    labels: Array | None
+    start: int
+    """The number of the first example, for messages."""
+
+
+def is_decided(outputs: Array) -> bool:
+    """Whether outputs are decisions already: integers, as of a model that ends in ArgMax."""
+    return outputs.dtype.kind in "iub"
+
+
+def is_one_unit(outputs: Array) -> bool:
+    """Whether outputs are one score per decision, shape (n,) or (n, ..., 1), and the decision is binary."""
+    return outputs.ndim == 1 or outputs.shape[-1] == 1
+
+
+def flat(values: Array) -> Array:
+    """The same values as (n, values), also where n is 0."""
+    return values.reshape(len(values), int(np.prod(values.shape[1:])))
+
+
+def class_count(outputs: Array) -> int | None:
+    """How many classes decisions on these outputs have; None where the outputs are class numbers."""
+    if is_decided(outputs):
+        return None
+    return 2 if is_one_unit(outputs) else int(outputs.shape[-1])
+
+
+def binary_threshold(spec: MetricSpec) -> float:
+    """What a single unit must reach to decide for class 1."""
+    if spec.threshold is not None:
+        return spec.threshold
+    return 0.0 if spec.from_logits else 0.5
+
+
+def decisions(spec: MetricSpec, outputs: Array) -> tuple[Array, Array]:
+    """Class numbers (n, ...) int64 and which of them were ties (n, ...) bool.
+
+    The largest of the last axis decides, ties take the lowest index. A single unit decides for class
+    1 from the threshold on (>=), and a value on the threshold is a tie. Integer outputs are decisions
+    already. Raises DataError for a `threshold` where there is more than one unit.
+    """
+    if is_decided(outputs):
+        decided = outputs[..., 0] if outputs.ndim > 1 and outputs.shape[-1] == 1 else outputs
+        return decided.astype(np.int64), np.zeros(decided.shape, bool)
+    if is_one_unit(outputs):
+        units = outputs if outputs.ndim == 1 else outputs[..., 0]
+        threshold = binary_threshold(spec)
+        return (units >= threshold).astype(np.int64), units == threshold
+    if spec.threshold is not None:
+        raise DataError(
+            f"{spec.name}: a threshold decides on an output of one unit, but this one has {outputs.shape[-1]} "
+            "(the largest decides); remove the threshold"
+        )
+    return outputs.argmax(-1).astype(np.int64), at_largest(outputs, 1)
+
+
+def at_largest(outputs: Array, k: int) -> Array:
+    """Where the k-th and the next largest value of the last axis are equal, (n, ...) bool."""
+    size = outputs.shape[-1]
+    ordered = np.partition(outputs, (size - k - 1, size - k), axis=-1)
+    return np.asarray(ordered[..., size - k - 1] == ordered[..., size - k])
+
+
+def class_labels(batch: Compared, decided: tuple[int, ...]) -> tuple[Array, Array]:
+    """Class numbers (n, ...) int64 of shape `decided`, and which count (n, ...) bool.
+
+    Labels may be class numbers of that shape, axes of length 1 aside, or exactly one-hot of the
+    shape of the outputs. Positions of `ignore_index` do not count and become class 0.
+    Raises DataError for any other shape or dtype, for fractions, and for numbers outside the classes.
+    """
+    labels, outputs = required(batch), batch.outputs
+    if _core(labels.shape) == _core(decided):
+        numbers = _integral(batch, labels).reshape(decided)
+    elif _core(labels.shape) == _core(outputs.shape) and not is_decided(outputs):
+        numbers = _from_one_hot(batch, labels.reshape(outputs.shape))
+    else:
+        raise _shape_error(batch, labels)
+    ignored = batch.spec.ignore_index
+    counted = np.ones(decided, bool) if ignored is None else numbers != ignored
+    numbers = np.where(counted, numbers, 0)
+    _check_range(batch, numbers)
+    return numbers, counted
+
+
+def value_labels(batch: Compared) -> Array:
+    """Labels in float64 of the shape of the outputs. Raises DataError for another shape, NaN or infinity."""
+    labels = required(batch)
+    if _core(labels.shape) != _core(batch.outputs.shape):
+        raise _shape_error(batch, labels)
+    _check_numeric(batch, labels)
+    values = labels.astype(np.float64).reshape(batch.outputs.shape)
+    wrong = np.flatnonzero(~np.isfinite(flat(values)).all(1))
+    if wrong.size:
+        raise DataError(f"{_label(batch, wrong[0])} is NaN or infinite; mend it or leave the example out")
+    return values
+
+
+def indicator_labels(batch: Compared) -> Array:
+    """Labels for one-against-rest scores: class numbers (n,) int64, or 0/1 indicators (n, classes) uint8.
+
+    The outputs are (n,) or (n, classes). Indicators may name several classes of one example.
+    """
+    labels, shape = required(batch), batch.outputs.shape
+    if len(shape) == 1 or _core(labels.shape) != _core(shape):
+        return class_labels(batch, shape[:1])[0]
+    numbers = _integral(batch, labels).reshape(shape)
+    wrong = np.flatnonzero(((numbers != 0) & (numbers != 1)).any(1))
+    if wrong.size:
+        raise DataError(
+            f"{_label(batch, wrong[0])} must say of each class whether it applies, as 0 or 1: "
+            f"labels have the outputs' shape {labels.shape}"
+        )
+    return numbers.astype(np.uint8)
+
+
+def required(batch: Compared) -> Array:
+    """The labels, or a DataError that says how to name them."""
+    if batch.labels is None:
+        raise DataError(
+            f"{batch.spec.name}: {batch.spec.metric} compares with labels, and the evaluation data has none; "
+            "set `labels` on the dataset"
+        )
+    return np.asarray(batch.labels)
+
+
+def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without axes of length 1, but with the examples' axis."""
+    return (*shape[:1], *(size for size in shape[1:] if size != 1))
+
+
+def _label(batch: Compared, position: int) -> str:
+    return f"{batch.spec.name}: the label of example {batch.start + int(position)}"
+
+
+def _shape_error(batch: Compared, labels: Array) -> DataError:
+    return DataError(
+        f"{batch.spec.name}: labels of shape {labels.shape} do not fit outputs of shape {batch.outputs.shape}; "
+        "each example needs a label for each of its decisions or values"
+    )
+
+
+def _check_numeric(batch: Compared, labels: Array) -> None:
+    if labels.dtype.kind not in "iubf":
+        raise DataError(f"{batch.spec.name}: labels must be numbers, not of dtype {labels.dtype}")
+
+
+def _integral(batch: Compared, labels: Array) -> Array:
+    _check_numeric(batch, labels)
+    if labels.dtype.kind == "f":
+        # Beyond 2 ** 53 a float no longer tells one whole number from the next.
+        wrong = np.argwhere(~(np.isfinite(labels) & (labels == np.floor(labels)) & (np.abs(labels) < 2**53)))
+        if len(wrong):
+            found = labels[tuple(wrong[0])]
+            raise DataError(f"{_label(batch, wrong[0][0])} is {found}, which is not a class number")
+    return labels.astype(np.int64)
+
+
+def _from_one_hot(batch: Compared, labels: Array) -> Array:
+    _check_numeric(batch, labels)
+    exact = ((labels == 0) | (labels == 1)).all(-1) & ((labels == 1).sum(-1) == 1)
+    if not exact.all():
+        raise DataError(
+            f"{_label(batch, np.argwhere(~exact)[0][0])} is not exactly one 1 among 0s: labels of shape {labels.shape} "
+            "are taken as one-hot; give class numbers instead"
+        )
+    return np.asarray(labels.argmax(-1).astype(np.int64))
+
+
+def _check_range(batch: Compared, numbers: Array) -> None:
+    classes = class_count(batch.outputs)
+    outside = np.argwhere((numbers < 0) | (numbers >= (np.inf if classes is None else classes)))
+    if len(outside):
+        found = numbers[tuple(outside[0])]
+        allowed = "class numbers count from 0" if classes is None else f"the output has {classes} classes, from 0"
+        raise DataError(f"{_label(batch, outside[0][0])} is {found}, which is out of range: {allowed}")

@@ -1,0 +1,40 @@
+"""report.json: the report itself, as the schema has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tflite_guard.errors import UsageError
+from tflite_guard.manifest.schema import schema
+from tflite_guard.results import Report
+
+LARGEST_REPORT = 256 * 2**20
+
+
+def render(report: Report) -> str:
+    """The report as JSON, indented, with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+
+
+def read(path: str) -> Report:
+    """A report from a file, checked against the schema.
+
+    Raises:
+        UsageError: the file cannot be read or is not a report.
+    """
+    import jsonschema
+
+    try:
+        if Path(path).stat().st_size > LARGEST_REPORT:
+            raise UsageError(f"{path}: is too large for a report")
+        raw = msgspec.json.decode(Path(path).read_bytes())
+        jsonschema.Draft202012Validator(schema("report-v1")).validate(raw)
+        return msgspec.convert(raw, Report)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is not a report of tflite-guard: {error}") from None
+    except jsonschema.ValidationError as error:
+        raise UsageError(f"{path}: is not a report of tflite-guard: {error.json_path}: {error.message[:300]}") from None

@@ -1,0 +1,47 @@
+"""What a person sees while a run works: a bar a model, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from tflite_guard.pipeline import Event
+from tflite_guard.reports.wording import MARKS, plain
+
+PHASES = {"reference": "running the reference", "convert": "converting", "evaluate": "evaluating"}
+
+
+class _Rate(ProgressColumn):
+    """Examples a second, once there are some."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if not task.speed or task.total is None else f"{task.speed:,.0f} examples/s", "dim")
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Event], None]]:
+    """A live display; the function it gives may be called from any thread."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        tasks: dict[str, TaskID] = {}
+
+        def show(event: Event) -> None:
+            name = plain(event.model, 40)
+            if event.model not in tasks:
+                tasks[event.model] = display.add_task(name, total=None)
+            task = tasks[event.model]
+            if event.phase == "done":
+                mark = MARKS[event.verdict] if event.verdict else ""
+                display.update(task, description=f"{mark} {name}", total=1, completed=1)
+                return
+            what = f"{name}: {PHASES[event.phase]} {plain(event.variant or '', 40)}".rstrip()
+            if event.done <= 1 or display.tasks[task].description != what:
+                display.reset(task, description=what, total=event.total or None, completed=event.done)
+            else:
+                display.update(task, total=event.total, completed=event.done)
+
+        yield show

@@ -1,0 +1,226 @@
+"""What a run found: plain, frozen data that every rendering is a function of. Standard library only.
+
+The field names are those of `schemas/report-v1.schema.json`. No field ever holds NaN or infinity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class Verdict(StrEnum):
+    """How a metric, a variant or a run came out."""
+
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+    ERROR = "error"
+
+    @staticmethod
+    def worst(verdicts: Iterable[Verdict]) -> Verdict:
+        """The worst of some verdicts; PASS when there are none."""
+        order = list(Verdict)
+        return max(verdicts, key=order.index, default=Verdict.PASS)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One metric of one variant, before any tolerance is applied. Cached, so judging again is free."""
+
+    name: str
+    metric: str
+    output: str | None
+    value: float | None
+    """The variant's value; None when undefined (see `identical` and `error`)."""
+    higher_is_better: bool
+    reference: float | None = None
+    """The reference's own value of the same metric; None for fidelity metrics."""
+    drop: float | None = None
+    """How much worse than the reference, positive is worse; None without a reference value."""
+    confidence_interval: tuple[float, float] | None = None
+    """95 %, two-sided, of `drop` where there is one, else of `value`."""
+    interval_method: str | None = None
+    """`newcombe-paired`, `wilson`, `bootstrap`, `bootstrap-groups`; None without an interval."""
+    interval_note: str | None = None
+    """Why there is no interval."""
+    examples: int = 0
+    groups: int | None = None
+    counts: tuple[int, int, int, int] | None = None
+    """Paired proportions: both right, only the reference, only the variant, neither."""
+    ties: int = 0
+    """Examples whose decision was a tie among the variant's largest outputs."""
+    identical: bool = False
+    """The variant's outputs equal the reference's bit for bit (SQNR is then infinite)."""
+    error: str | None = None
+    """Why the metric could not be computed; never a pass."""
+    value_interval: tuple[float, float] | None = None
+    """95 %, two-sided, of `value` itself, what `min` and `max` are held against; None where there is none."""
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """A measurement with its verdict."""
+
+    name: str
+    metric: str
+    output: str | None
+    reference: float | None
+    value: float | None
+    drop: float | None
+    confidence_interval: tuple[float, float] | None
+    interval_method: str | None
+    interval_note: str | None
+    examples: int
+    groups: int | None
+    ties: int
+    identical: bool
+    higher_is_better: bool
+    tolerance: dict[str, Any] | None
+    """As the manifest has it, with the line that set it."""
+    verdict: Verdict
+    conclusive: bool | None
+    """The interval lies wholly on one side of every limit; None without an interval or a tolerance."""
+    failed_limit: str | None = None
+    """The limit that decided: `max_drop`, `min`, …"""
+    baseline: float | None = None
+    regression: float | None = None
+    """How much worse than the baseline, positive is worse."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One change made to prove a cause, and how much of the loss it gave back."""
+
+    name: str
+    recovered: float
+    confidence_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a user should know about a variant."""
+
+    rule: str
+    severity: Literal["error", "warning", "note"]
+    message: str
+    primary: bool = False
+    evidence: dict[str, Any] = field(default_factory=dict)
+    experiment: Experiment | None = None
+    tensor: str | None = None
+    operator: str | None = None
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change of the manifest that mends a variant."""
+
+    title: str
+    patch: dict[str, Any]
+    verified: bool
+    metrics: dict[str, float | None]
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class ErrorInfo:
+    """Why something could not be evaluated."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The .tflite that was judged."""
+
+    size_bytes: int
+    sha256: str
+    operators: int = 0
+    float_operators: tuple[str, ...] = ()
+    """Operators that compute in float although integer was asked, as `TYPE (output tensor)`."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """How outputs recorded by the user's own application compare."""
+
+    path: str
+    metrics: tuple[MetricResult, ...]
+    max_steps: dict[str, float]
+    """Kernels to the largest difference from our own run, in quantization steps (of float: in units)."""
+    tolerance: float | None
+    """`observed_tolerance`, in quantization steps."""
+    steps_verdict: Verdict
+    """How the difference in steps came out; PASS without a tolerance."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """One variant of one model."""
+
+    name: str
+    quantization: str | None
+    verdict: Verdict
+    cached: bool
+    artifact: Artifact | None
+    metrics: tuple[MetricResult, ...]
+    findings: tuple[Finding, ...]
+    remedies: tuple[Remedy, ...]
+    error: ErrorInfo | None
+    seconds: dict[str, float]
+    observed: Observed | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class ManifestInfo:
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """The float reference's own metrics."""
+
+    kind: str
+    path: str
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """One model with all its variants."""
+
+    name: str
+    manifest: ManifestInfo
+    reference: ReferenceResult
+    variants: tuple[VariantResult, ...]
+    verdict: Verdict = Verdict.PASS
+    float32: VariantResult | None = None
+    """The float conversion, evaluated even where no variant asks for it; judged by no tolerance."""
+    error: ErrorInfo | None = None
+    notes: tuple[str, ...] = ()
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Tool:
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run."""
+
+    schema_version: int
+    tool: Tool
+    environment: dict[str, Any]
+    verdict: Verdict
+    models: tuple[ModelResult, ...]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,295 @@
+"""Tolerances against measurements: the only place where a number meets a threshold. Standard library only.
+
+The point estimate decides, unless `require` makes the interval decide; the interval says whether the
+examples were enough to tell. Exactly at a limit passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tflite_guard.intervals import (
+    MOST_EXAMPLES,
+    Interval,
+    examples_needed,
+    examples_needed_by_width,
+    newcombe_paired,
+    wilson,
+)
+from tflite_guard.manifest.types import Tolerance
+from tflite_guard.results import Finding, Measurement, MetricResult, Verdict
+from tflite_guard.vocabulary import ToleranceKind
+
+# 0.98 - 0.96 is 0.020000000000000018: rounding must not turn "exactly at the limit" into a failure.
+RELATIVE_SLACK = 1e-9
+# What subtracting two values near `reference` can lose, for limits that are small beside the values.
+ROUNDING = 1e-15
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """One limit turned so that larger is worse: a number passes up to `limit`."""
+
+    kind: ToleranceKind
+    sign: int
+    """1 where the limit is an upper one, -1 for `min`."""
+    limit: float
+    number: float
+    interval: Interval | None
+    slack: float
+    certain: bool
+    """The outputs equal the reference's and the limit is about the difference: passes without an interval."""
+
+    def allows(self, number: float) -> bool:
+        """Whether a number of the limit's own scale is within it."""
+        return self.certain or self.sign * (number - self.limit) <= self.slack
+
+    def worst_and_best(self) -> Interval | None:
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return (high, low) if self.sign > 0 else (low, high)
+
+    def decided(self) -> bool | None:
+        """Whether the interval lies on one side of the limit; None without an interval."""
+        if self.certain:
+            return True
+        ends = self.worst_and_best()
+        return None if ends is None else self.allows(ends[0]) == self.allows(ends[1])
+
+
+def judge(
+    measurement: Measurement, tolerance: Tolerance | None, baseline: float | None
+) -> tuple[MetricResult, tuple[Finding, ...]]:
+    """The verdict on one measurement, and what a user should know about it.
+
+    `baseline` is the value recorded for this metric, None without one. A metric that could not be
+    computed is an error whatever the tolerance; one without a tolerance passes. Findings have the
+    rules `underpowered-evaluation`, `not-proven` and `no-baseline`.
+    """
+    error = _error(measurement, tolerance)
+    if error is not None:
+        return _result(measurement, tolerance, baseline, Verdict.ERROR, error=error), ()
+    if tolerance is None:
+        return _result(measurement, None, baseline, Verdict.PASS), ()
+    bounds = _bounds(measurement, tolerance, baseline)
+    failed = next((bound for bound in bounds if _fails(bound, tolerance.require)), None)
+    beyond = Verdict.WARN if tolerance.level == "warning" else Verdict.FAIL
+    result = _result(
+        measurement,
+        tolerance,
+        baseline,
+        Verdict.PASS if failed is None else beyond,
+        failed_limit=None if failed is None else failed.kind,
+        conclusive=_conclusive(bounds),
+    )
+    return result, tuple(_findings(measurement, tolerance, baseline, bounds))
+
+
+def within_steps(difference: float, tolerance: float | None) -> Verdict:
+    """The verdict on the largest difference between recorded outputs and our own, in quantization steps."""
+    if tolerance is None or difference <= tolerance * (1 + RELATIVE_SLACK):
+        return Verdict.PASS
+    return Verdict.FAIL
+
+
+def within_steps(steps: float, tolerance: float | None) -> Verdict:
+    """Whether recorded outputs lie within so many quantization steps of our own run; PASS without a tolerance.
+
+    Steps are whole numbers where outputs are integers, and rounded ones where they were dequantized.
+    """
+    return Verdict.PASS if tolerance is None or steps <= tolerance * (1 + RELATIVE_SLACK) else Verdict.FAIL
+
+
+def _error(measurement: Measurement, tolerance: Tolerance | None) -> str | None:
+    if measurement.error is not None:
+        return measurement.error
+    if measurement.value is None and not measurement.identical:
+        return "the metric has no value"
+    if tolerance is None or measurement.value is None or measurement.drop is not None:
+        return None
+    meaningless = [kind for kind in ("max_drop", "max_relative_drop") if kind in tolerance.limits()]
+    if meaningless:
+        return f"{meaningless[0]} has no meaning here: the reference has no {measurement.metric} to drop from"
+    return None
+
+
+def _bounds(measurement: Measurement, tolerance: Tolerance, baseline: float | None) -> list[_Bound]:
+    if measurement.value is None:
+        return []
+    bounds = (_bound(measurement, kind, limit, baseline) for kind, limit in tolerance.limits().items())
+    return [bound for bound in bounds if bound is not None]
+
+
+def _bound(measurement: Measurement, kind: ToleranceKind, limit: float, baseline: float | None) -> _Bound | None:
+    value, drop, reference = measurement.value, measurement.drop, measurement.reference or 0.0
+    assert value is not None
+    slack = RELATIVE_SLACK * abs(limit) + ROUNDING * (abs(value) + abs(reference))
+    match kind:
+        case "max_drop" | "max_relative_drop":
+            assert drop is not None
+            allowed = limit if kind == "max_drop" else limit * abs(reference)
+            return _Bound(kind, 1, allowed, drop, measurement.confidence_interval, slack, measurement.identical)
+        case "min" | "max":
+            sign = 1 if kind == "max" else -1
+            certain = measurement.identical and drop is None
+            return _Bound(kind, sign, limit, value, _value_interval(measurement), slack, certain)
+        case "max_regression":
+            # The baseline was mostly measured on the same examples, so the value's own interval says
+            # nothing about the change: the point estimate decides.
+            regression = _regression(measurement, baseline)
+            return None if regression is None else _Bound(kind, 1, limit, regression, None, slack, False)
+
+
+def _value_interval(measurement: Measurement) -> Interval | None:
+    if measurement.value_interval is not None or measurement.drop is not None:
+        return measurement.value_interval
+    return measurement.confidence_interval
+
+
+def _regression(measurement: Measurement, baseline: float | None) -> float | None:
+    if measurement.value is None or baseline is None:
+        return None
+    change = measurement.value - baseline
+    return -change if measurement.higher_is_better else change
+
+
+def _fails(bound: _Bound, require: str | None) -> bool:
+    """Whether a limit is exceeded, by the number or by the end of the interval that must decide."""
+    ends = bound.worst_and_best()
+    if require is None or bound.kind == "max_regression" or bound.certain:
+        return not bound.allows(bound.number)
+    if require == "proven_pass":
+        return ends is None or not bound.allows(ends[0])
+    # A failure cannot be proven without an interval; passing everything would be worse than the point estimate.
+    return not bound.allows(bound.number if ends is None else ends[1])
+
+
+def _conclusive(bounds: list[_Bound]) -> bool | None:
+    decided = [bound.decided() for bound in bounds if bound.kind != "max_regression"]
+    known = [one for one in decided if one is not None]
+    return all(known) if known else None
+
+
+def _findings(
+    measurement: Measurement, tolerance: Tolerance, baseline: float | None, bounds: list[_Bound]
+) -> Iterable[Finding]:
+    undecided = [bound for bound in bounds if bound.decided() is False]
+    if undecided:
+        needs = [(_needed(measurement, bound), bound) for bound in undecided]
+        yield _underpowered(measurement, *max(needs, key=lambda need: need[0] or MOST_EXAMPLES + 1))
+    unproven = [b for b in bounds if b.kind != "max_regression" and b.interval is None and not b.certain]
+    if tolerance.require == "proven_pass" and unproven:
+        yield _not_proven(measurement, tolerance, unproven[0])
+    if tolerance.max_regression is not None and baseline is None and measurement.value is not None:
+        yield Finding(
+            rule="no-baseline",
+            severity="note",
+            message=f"{measurement.name}: the baseline holds no value, so max_regression is not applied; "
+            "record one with `tflite-guard baseline update`",
+            evidence={"metric": measurement.name},
+        )
+
+
+def _underpowered(measurement: Measurement, needed: int | None, bound: _Bound) -> Finding:
+    assert bound.interval is not None
+    low, high = bound.interval
+    quantity = "drop" if bound.kind in ("max_drop", "max_relative_drop") else "value"
+    enough = "more than a million examples" if needed is None else f"about {needed:,} examples"
+    return Finding(
+        rule="underpowered-evaluation",
+        severity="warning",
+        message=f"{measurement.name}: {measurement.examples:,} examples are too few to tell whether the {quantity} is "
+        f"within {bound.kind} {bound.limit:.6g}: its 95 % interval is [{low:.6g}, {high:.6g}]; "
+        f"{enough} would do at the rates seen",
+        evidence={
+            "metric": measurement.name,
+            "examples": measurement.examples,
+            "needed": needed,
+            "limit": bound.kind,
+            "limit_value": bound.limit,
+        },
+    )
+
+
+def _not_proven(measurement: Measurement, tolerance: Tolerance, bound: _Bound) -> Finding:
+    why = measurement.interval_note or "this metric has none"
+    return Finding(
+        rule="not-proven",
+        severity="warning" if tolerance.level == "warning" else "error",
+        message=f"{measurement.name}: {bound.kind} requires a proven pass, but there is no confidence interval to "
+        f'prove it with: {why}; remove "require" to let the measured value decide',
+        evidence={"metric": measurement.name, "examples": measurement.examples, "limit": bound.kind},
+    )
+
+
+def _needed(measurement: Measurement, bound: _Bound) -> int | None:
+    """How many examples would put the limit outside the interval if the rates stayed as they are."""
+    assert bound.interval is not None
+    low, high = bound.interval
+    distance = abs(bound.number - bound.limit)
+    if distance <= bound.slack:
+        return None
+    # One in as many units as the interval took for independent: examples, or groups.
+    units = measurement.groups or measurement.examples
+    per_unit = measurement.examples / units
+    if measurement.counts is not None and (measurement.interval_method or "").startswith(("newcombe", "wilson")):
+        needed = examples_needed(lambda n: _interval_at(measurement, bound, n), bound.limit, units)
+    else:
+        half_width = high - bound.number if bound.limit > bound.number else bound.number - low
+        needed = examples_needed_by_width(half_width, distance, units)
+    if needed is None or needed * per_unit > MOST_EXAMPLES:
+        return None
+    return round(needed * per_unit)
+
+
+def _interval_at(measurement: Measurement, bound: _Bound, n: float) -> Interval:
+    assert measurement.counts is not None
+    a, b, c, d = (count * n / measurement.examples for count in measurement.counts)
+    return newcombe_paired(a, b, c, d) if bound.kind in ("max_drop", "max_relative_drop") else wilson(a + c, n)
+
+
+def _result(
+    measurement: Measurement,
+    tolerance: Tolerance | None,
+    baseline: float | None,
+    verdict: Verdict,
+    *,
+    failed_limit: str | None = None,
+    conclusive: bool | None = None,
+    error: str | None = None,
+) -> MetricResult:
+    return MetricResult(
+        name=measurement.name,
+        metric=measurement.metric,
+        output=measurement.output,
+        reference=measurement.reference,
+        value=measurement.value,
+        drop=measurement.drop,
+        confidence_interval=measurement.confidence_interval,
+        interval_method=measurement.interval_method,
+        interval_note=measurement.interval_note,
+        examples=measurement.examples,
+        groups=measurement.groups,
+        ties=measurement.ties,
+        identical=measurement.identical,
+        higher_is_better=measurement.higher_is_better,
+        tolerance=None if tolerance is None else _as_written(tolerance),
+        verdict=verdict,
+        conclusive=conclusive,
+        failed_limit=failed_limit,
+        baseline=baseline,
+        regression=_regression(measurement, baseline),
+        error=error,
+    )
+
+
+def _as_written(tolerance: Tolerance) -> dict[str, Any]:
+    written: dict[str, Any] = {**tolerance.limits()}
+    if tolerance.level != "error":
+        written["level"] = tolerance.level
+    if tolerance.require is not None:
+        written["require"] = tolerance.require
+    return {**written, "line": tolerance.line}

@@ -1,0 +1,99 @@
+"""The words of a manifest, as data: quantizations, sources, metrics, tolerances and what each means.
+
+Standard library only, so that `validate` and `--help` stay light. The schemas' enumerations are
+tested to equal these tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MANIFEST_VERSION = 1
+REPORT_VERSION = 1
+DEFAULT_MANIFEST = "tflite-guard.json"
+
+ReferenceKind = Literal["keras", "saved_model", "tflite", "outputs"]
+SourceKind = Literal["npz", "npy", "images", "csv", "tfrecord", "python"]
+Kernels = Literal["default", "reference"]
+Ranges = Literal["converter", "measured"]
+ToleranceKind = Literal["max_drop", "max_relative_drop", "min", "max", "max_regression"]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What the name of a quantization means to the TFLiteConverter."""
+
+    name: str
+    title: str
+    calibrated: bool
+    """Activations get fixed ranges from calibration data (unless the source is already quantization-aware)."""
+    io: tuple[str, ...]
+    """The input and output types that may be asked for; the first is the default."""
+    integer: bool
+    """Operators are meant to compute in integers."""
+
+
+QUANTIZATIONS = {
+    q.name: q
+    for q in (
+        Quantization("float32", "32-bit float, no quantization", False, ("float32",), False),
+        Quantization("float16", "weights in 16-bit float", False, ("float32",), False),
+        Quantization("dynamic_range", "8-bit weights, activations quantized on the fly", False, ("float32",), False),
+        Quantization("int8", "8-bit weights and activations", True, ("float32", "int8", "uint8"), True),
+        Quantization("int16x8", "16-bit activations, 8-bit weights", True, ("float32", "int16"), True),
+    )
+}
+
+# Recipes of the AI Edge Quantizer 0.10 by name, and whether each needs calibration data.
+RECIPES = {
+    "dynamic_wi8_afp32": False,
+    "dynamic_wi4_afp32": False,
+    "dynamic_legacy_wi8_afp32": False,
+    "weight_only_wi8_afp32": False,
+    "weight_only_wi4_afp32": False,
+    "static_wi8_ai8": True,
+    "static_wi8_ai16": True,
+}
+
+
+@dataclass(frozen=True)
+class MetricTraits:
+    """What a manifest may say of a metric, and which way is better."""
+
+    name: str
+    title: str
+    higher_is_better: bool
+    needs_labels: bool
+    """Compares with labels, so the reference has a value of its own and a drop exists."""
+    has_interval: bool
+    """A confidence interval exists (not for a maximum or a size)."""
+    unit: str = ""
+    options: tuple[str, ...] = ()
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        MetricTraits("accuracy", "accuracy", True, True, True, options=("threshold", "from_logits", "ignore_index")),
+        MetricTraits("top_k_accuracy", "top-k accuracy", True, True, True, options=("k", "ignore_index")),
+        MetricTraits("f1_macro", "macro F1", True, True, True, options=("threshold", "from_logits", "ignore_index")),
+        MetricTraits("roc_auc", "area under the ROC curve", True, True, True, options=("average",)),
+        MetricTraits("average_precision", "average precision", True, True, True, options=("average",)),
+        MetricTraits("mean_iou", "mean IoU", True, True, True, options=("threshold", "from_logits", "ignore_index")),
+        MetricTraits("mae", "mean absolute error to labels", False, True, True),
+        MetricTraits("rmse", "root mean squared error to labels", False, True, True),
+        MetricTraits("r2", "coefficient of determination", True, True, True),
+        MetricTraits("agreement", "same decision as the reference", True, False, True, options=("threshold", "from_logits")),
+        MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
+        MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True),
+        MetricTraits("max_abs_error", "largest absolute difference from the reference", False, False, False),
+        MetricTraits("mean_abs_error", "mean absolute difference from the reference", False, False, True),
+        MetricTraits("kl_divergence", "Kullback-Leibler divergence from the reference", False, False, True, "nats", ("from_logits",)),
+        MetricTraits("size_bytes", "size of the .tflite file", False, False, False, "bytes"),
+    )
+}
+
+PYTHON_METRIC = MetricTraits("python", "user's own metric", True, True, True)
+
+TOLERANCES: tuple[ToleranceKind, ...] = ("max_drop", "max_relative_drop", "min", "max", "max_regression")

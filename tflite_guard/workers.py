@@ -1,0 +1,348 @@
+"""Child processes that load models, seen from the parent: started lazily, reused, killed when they misbehave.
+
+A child is `python -m tflite_guard.engine` behind two pipes. Requests and answers are one JSON object a
+line. multiprocessing is not used: it needs a `__main__` guard in users' scripts and fails in daemonic
+workers. What a child may see is decided here (environment) and in `engine.confine` (files, other
+processes, network).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from tflite_guard.errors import EvaluationError
+
+WorkerKind = Literal["tensorflow", "litert"]
+OnProgress = Callable[[int, int], None]
+OnLog = Callable[[str], None]
+
+# An answer is measurements and names, never arrays; more than this is not an answer.
+MAX_LINE = 64 * 2**20
+LOG_TAIL = 2**16
+
+# Everything else in the environment (tokens, credentials, proxies with passwords) stays with the parent.
+ALLOWED_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What children of this run may read, beside the Python installation and their own scratch folder."""
+
+    readable: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    allow_code: bool = False
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    scratch: str
+    log: Path
+    buffer: bytearray = field(default_factory=bytearray)
+    log_position: int = 0
+
+
+class Worker:
+    """One child of one kind, restarted after it dies. Does one request at a time, from whatever thread."""
+
+    def __init__(self, kind: WorkerKind, scratch: str, confinement: Confinement, on_log: OnLog | None = None) -> None:
+        self.kind = kind
+        self._scratch = scratch
+        self._confinement = confinement
+        self._on_log = on_log
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+        self._busy = threading.Lock()
+        self._closed = False
+
+    def request(
+        self,
+        task: str,
+        arguments: dict[str, Any],
+        *,
+        deadline: float | None = None,
+        progress: OnProgress | None = None,
+        writes: bool = False,
+    ) -> tuple[dict[str, Any], Path]:
+        """Have the child do one task and give its result, with the folder that it wrote to.
+
+        Args:
+            task: the name of a `task_…` method of `engine.tasks.Session`.
+            arguments: what the task takes, as JSON.
+            deadline: `time.monotonic()` at which to give up, in seconds.
+            progress: called with (examples done, examples in all).
+            writes: give the task a new folder as `out`.
+
+        Raises:
+            EvaluationError: the task failed, or the child crashed, hung or ran out of memory.
+        """
+        with self._busy:
+            child = self._started()
+            out = Path(tempfile.mkdtemp(prefix="out-", dir=child.scratch)) if writes else Path(child.scratch)
+            arguments = {**arguments, "out": str(out)} if writes else arguments
+            return self._exchange(child, {"task": task, "arguments": arguments}, deadline, progress), out
+
+    def _exchange(
+        self, child: _Child, request: dict[str, Any], deadline: float | None, progress: OnProgress | None
+    ) -> dict[str, Any]:
+        try:
+            self._send(child, request)
+            while True:
+                event = self._receive(child, deadline)
+                if "progress" in event:
+                    if progress is not None:
+                        progress(*event["progress"])
+                elif "error" in event:
+                    raise EvaluationError(event["error"]["kind"], event["error"]["message"])
+                else:
+                    result: dict[str, Any] = event["result"]
+                    return result
+        except (BrokenPipeError, EOFError):
+            raise self._obituary(child) from None
+        except TimeoutError:
+            self._end(child)
+            raise EvaluationError("timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)") from None
+        finally:
+            self._forward_log(child)
+
+    def kill(self) -> None:
+        """End the child now and for good; a request under way in another thread fails."""
+        with self._lock:
+            self._closed = True
+            child = self._child
+        if child is not None:
+            _kill(child.process)
+
+    def close(self) -> None:
+        """Let the child end by itself, or end it."""
+        child = self._child
+        if child is None:
+            return
+        with contextlib.suppress(OSError):
+            assert child.process.stdin is not None
+            child.process.stdin.close()
+        try:
+            child.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            pass
+        self._end(child)
+
+    def _started(self) -> _Child:
+        with self._lock:
+            if self._closed:
+                raise EvaluationError("interrupted", "interrupted")
+            if self._child is None:
+                self._child = self._start()
+            return self._child
+
+    def _start(self) -> _Child:
+        scratch = tempfile.mkdtemp(prefix=f"{self.kind}-", dir=self._scratch)
+        log = Path(scratch) / "log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tflite_guard.engine"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                env=_environment(scratch),
+                cwd=scratch,
+                # Ctrl-C in the terminal then reaches the parent alone, which ends its children in order.
+                start_new_session=True,
+            )
+        child = _Child(process, scratch, log)
+        limits = {
+            "scratch": scratch,
+            "readable": [*self._confinement.readable, self._scratch],
+            "memory_bytes": self._confinement.memory_bytes,
+            "allow_code": self._confinement.allow_code,
+        }
+        with contextlib.suppress(BrokenPipeError):  # a child dead at birth is told by the first answer
+            self._send(child, limits)
+        return child
+
+    def _send(self, child: _Child, message: dict[str, Any]) -> None:
+        assert child.process.stdin is not None
+        child.process.stdin.write(msgspec.json.encode(message) + b"\n")
+        child.process.stdin.flush()
+
+    def _receive(self, child: _Child, deadline: float | None) -> dict[str, Any]:
+        assert child.process.stdout is not None
+        descriptor = child.process.stdout.fileno()
+        while (end := child.buffer.find(b"\n")) < 0:
+            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([descriptor], [], [], wait)[0]:
+                raise TimeoutError
+            block = os.read(descriptor, 2**16)
+            if not block or len(child.buffer) > MAX_LINE:
+                raise EOFError
+            child.buffer += block
+        line = bytes(child.buffer[:end])
+        del child.buffer[: end + 1]
+        try:
+            message = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            raise EOFError from None
+        if not isinstance(message, dict):
+            raise EOFError
+        return message
+
+    def _obituary(self, child: _Child) -> EvaluationError:
+        """Why a child is gone, in words."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(timeout=2)
+        code = child.process.poll()
+        tail = _tail(child.log)
+        self._end(child)
+        if self._closed:
+            return EvaluationError("interrupted", "interrupted")
+        if code == -signal.SIGKILL or _ran_out_of_memory(tail):
+            return EvaluationError(
+                "out-of-memory",
+                "the process that ran the model ran out of memory and was ended; use smaller inputs, or a machine with more",
+            )
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return EvaluationError(
+            "crash", f"the process that ran the model crashed ({how}); run with -v to see what TensorFlow or LiteRT said"
+        )
+
+    def _end(self, child: _Child) -> None:
+        _kill(child.process)
+        child.process.wait()
+        for pipe in (child.process.stdin, child.process.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+        self._forward_log(child)
+        with self._lock:
+            if self._child is child:
+                self._child = None
+
+    def _forward_log(self, child: _Child) -> None:
+        if self._on_log is None:
+            return
+        with contextlib.suppress(OSError), child.log.open("rb") as stream:
+            stream.seek(child.log_position)
+            text = stream.read()
+            child.log_position += len(text)
+            if text:
+                self._on_log(text.decode("utf-8", "replace"))
+
+
+class WorkerPool:
+    """Pairs of workers (one with TensorFlow, one with LiteRT alone), lent to one model at a time.
+
+    Conversion holds the GIL while evaluation releases it, so the two overlap only in separate processes.
+    """
+
+    def __init__(self, confinement: Confinement, on_log: OnLog | None = None) -> None:
+        self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
+        self._confinement = confinement
+        self._on_log = on_log
+        self._free: list[WorkerPair] = []
+        self._all: list[WorkerPair] = []
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def pair(self) -> Any:
+        """Borrow a pair; children start when first used and live on for the next model."""
+        with self._lock:
+            pair = self._free.pop() if self._free else self._new()
+        try:
+            yield pair
+        finally:
+            with self._lock:
+                self._free.append(pair)
+
+    def _new(self) -> WorkerPair:
+        pair = WorkerPair(
+            Worker("tensorflow", self.scratch, self._confinement, self._on_log),
+            Worker("litert", self.scratch, self._confinement, self._on_log),
+        )
+        self._all.append(pair)
+        return pair
+
+    def kill(self) -> None:
+        """End every child now."""
+        for pair in self._all:
+            pair.tensorflow.kill()
+            pair.litert.kill()
+
+    def close(self) -> None:
+        """End every child and remove what they wrote."""
+        for pair in self._all:
+            pair.tensorflow.close()
+            pair.litert.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class WorkerPair:
+    """The two children that one model needs."""
+
+    tensorflow: Worker
+    litert: Worker
+
+
+def _environment(scratch: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ALLOWED_ENVIRONMENT if name in os.environ}
+    if site.ENABLE_USER_SITE:
+        kept["PYTHONUSERBASE"] = site.getuserbase()
+    return kept | {
+        "HOME": scratch,
+        "TMPDIR": scratch,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUTF8": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+        # No accelerator: a result must not depend on the machine that a check happens to run on.
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - LOG_TAIL))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _ran_out_of_memory(log: str) -> bool:
+    return any(words in log for words in ("std::bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory"))
+
+
+def memory_limit() -> int | None:
+    """Bytes that a child may allocate: what the machine or its control group has, less a tenth."""
+    amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            amounts.append(int(Path(path).read_text()))
+    return min(amounts) * 9 // 10 if amounts else None
+
+
+def readable_paths(paths: Sequence[str | None]) -> tuple[str, ...]:
+    """The paths that exist, each once, in order."""
+    return tuple(dict.fromkeys(path for path in paths if path is not None and os.path.exists(path)))
