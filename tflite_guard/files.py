@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import struct
 import tempfile
@@ -70,6 +71,17 @@ def sniff(path: str) -> str:
     if os.path.exists(path) and not os.path.isfile(path):
         return "special"
     return _kind(path, _head(path))
+
+
+def holds(path: str, content: bytes) -> bool:
+    """Whether some bytes occur anywhere in a file; False too when it is missing or cannot be read."""
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) < len(content):
+            return False
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return mapped.find(content) >= 0
+    except OSError:
+        return False
 
 
 def find_root(folder: str) -> str:
@@ -149,7 +161,7 @@ def write_atomically(path: str, content: bytes) -> None:
     """
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
-        with open(target, "wb") as stream:
+        with Path(target).open("wb") as stream:
             stream.write(content)
         return
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".tflite-guard-")

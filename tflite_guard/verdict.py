@@ -95,14 +95,6 @@ def within_steps(difference: float, tolerance: float | None) -> Verdict:
     return Verdict.FAIL
 
 
-def within_steps(steps: float, tolerance: float | None) -> Verdict:
-    """Whether recorded outputs lie within so many quantization steps of our own run; PASS without a tolerance.
-
-    Steps are whole numbers where outputs are integers, and rounded ones where they were dequantized.
-    """
-    return Verdict.PASS if tolerance is None or steps <= tolerance * (1 + RELATIVE_SLACK) else Verdict.FAIL
-
-
 def _error(measurement: Measurement, tolerance: Tolerance | None) -> str | None:
     if measurement.error is not None:
         return measurement.error
@@ -287,7 +279,7 @@ def _result(
 
 
 def _as_written(tolerance: Tolerance) -> dict[str, Any]:
-    written: dict[str, Any] = {**tolerance.limits()}
+    written: dict[str, Any] = {str(kind): limit for kind, limit in tolerance.limits().items()}
     if tolerance.level != "error":
         written["level"] = tolerance.level
     if tolerance.require is not None:

@@ -31,6 +31,7 @@ def whole() -> Callable[..., Batch]:
         batches = list(dataset.batches(size))
         assert [len(batch.inputs[name]) for batch in batches[:-1]] == [size] * (len(batches) - 1)
         assert [batch.start for batch in batches] == list(range(0, dataset.examples, size))
+        assert all(batch.inputs[name].dtype.isnative for batch in batches)
         first = batches[0]
         return Batch(
             {key: np.concatenate([b.inputs[key] for b in batches]) for key in first.inputs},

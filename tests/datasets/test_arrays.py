@@ -150,10 +150,11 @@ def test_a_truncated_npy_is_an_error(tmp_path, opened, keep):
         opened("npy", path)
 
 
-def test_a_header_that_claims_more_than_there_is_reserves_no_memory(tmp_path, opened):
-    head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d, 1000), }" % 10**15
+@pytest.mark.parametrize("rows", [10**15, 1])
+def test_a_header_that_claims_more_or_less_than_there_is_is_an_error(tmp_path, opened, rows):
+    head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d, 1000), }" % rows
     head += b" " * (118 - len(head)) + b"\n"
-    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + b"\0" * 64
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + b"\0" * 8_008
     (tmp_path / "a.npy").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", content)
@@ -201,14 +202,14 @@ def test_members_that_are_not_arrays_are_no_keys(tmp_path, opened):
 
 
 def test_memory_does_not_grow_with_a_compressed_archive(tmp_path):
-    """200 MB are streamed, wholly and as a subset, in a process that never holds a tenth of them."""
+    """200 MB are streamed, wholly and as a subset, in a process that never holds a quarter of them."""
     script = """
 import resource, sys
 import numpy as np
 from tflite_guard.datasets import open_dataset
 from tflite_guard.manifest.types import DatasetSpec
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for limit in (None, 5000):
+for limit in (None, 5000, 1):
     dataset = open_dataset(DatasetSpec("d", "npz", sys.argv[1], "x", limit=limit), ["image"])
     total = sum(int(batch.inputs["image"].sum()) for batch in dataset.batches(64))
     assert total == 3 * dataset.examples * 10_000, total
@@ -223,4 +224,4 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
             stream.write(b"\x03" * 1_000_000)
     command = [sys.executable, "-c", script, str(tmp_path / "a.npz")]
     grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert grown < 20
+    assert grown < 50

@@ -137,8 +137,9 @@ def _header(stream: IO[bytes], available: int, where: str) -> Header:
     shape, fortran, dtype = read(stream)
     _require_examples(shape, dtype, where)
     header = Header(shape, fortran and len(shape) > 1, dtype, stream.tell())
-    if header.start + header.row_bytes * shape[0] > available:
-        raise DataError(f"{where}: the file is truncated: it is too short for an array of shape {shape}")
+    needed = header.start + header.row_bytes * shape[0]
+    if needed != available:  # more is as wrong as less: zipfile compares the checksum only at the very end
+        raise DataError(f"{where}: is truncated or damaged: {shape} needs {needed} bytes, but there are {available}")
     return header
 
 
@@ -169,8 +170,6 @@ def _run(stream: IO[bytes], header: Header, first: int, count: int, where: str) 
     if stream.tell() != position:
         stream.seek(position)
     data = _exactly(stream, count * header.row_bytes, where)
-    if first + count == header.shape[0]:
-        stream.read(1)  # reaching the end makes zipfile compare the checksum
     return np.ndarray((count, *header.shape[1:]), header.dtype, data)
 
 

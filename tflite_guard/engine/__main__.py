@@ -27,11 +27,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     # TensorFlow and the converter print to standard output from Python and from C++; only the log may see it.
     os.dup2(2, 1)
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     limits = msgspec.json.decode(requests.readline() or b"null")
     if limits is None:
         return
+    # Before any thread starts: Landlock confines the calling thread and those that it starts.
     measures = confine(limits["scratch"], limits["readable"], limits["memory_bytes"])
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    if not limits["allow_code"]:
+        # Keras imports scikit-learn where it is installed, a fifth of TensorFlow's start-up, and it is not used here.
+        sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
     # Imported only now: nothing of a model's toolchain runs before the confinement.
     from tflite_guard.engine.tasks import Session
 

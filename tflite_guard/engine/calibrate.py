@@ -34,7 +34,7 @@ def measured_ranges(
     """
     interpreter = _instrumented(model)
     tensors = _activations(graphs.read(model))
-    limits = {index: (np.inf, -np.inf) for index in tensors}
+    limits = dict.fromkeys(tensors, (np.inf, -np.inf))
     for values in _observed(interpreter, model, examples(), tensors):
         for index, value in values.items():
             low, high = limits[index]

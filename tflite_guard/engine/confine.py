@@ -2,8 +2,8 @@
 
 A model is a program. Three things are taken away where the platform allows it:
 
-* Landlock (Linux 5.13 and later, any user): reading outside a list of paths, writing outside the scratch
-  folder, looking into other processes through /proc or ptrace, and with newer kernels TCP and signals.
+* Landlock (Linux 5.13 and later, any user): reading outside a list of paths (so of other processes'
+  environments in /proc too), writing outside the scratch folder, ptrace, and with newer kernels TCP and signals.
 * Where there is no Landlock and the process is root: the user id, if everything needed stays readable.
 * Everywhere: memory above a limit, core dumps, new privileges.
 
@@ -34,10 +34,11 @@ _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _NOBODY = 65534
 
-# What Python, TensorFlow and the dynamic loader read. /proc stays readable: Landlock itself denies the
-# environment and memory of processes outside.
+# What Python, TensorFlow and the dynamic loader read. Of /proc only what is not about other processes:
+# Landlock's own rule for ptrace leaves their environments readable.
 _SYSTEM = (
-    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/proc", "/sys/devices/system",
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/sys/devices/system",
+    "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/proc/version", "/proc/sys/vm", "/proc/sys/kernel",
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/passwd", "/etc/group",
     "/etc/nsswitch.conf", "/etc/os-release", "/etc/mime.types",
     "/dev/zero", "/dev/urandom", "/dev/random",
@@ -62,7 +63,7 @@ def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None) -> 
         applied.append("memory")
     if not sys.platform.startswith("linux"):
         return applied
-    paths = [*_SYSTEM, *_python_paths(), *readable]
+    paths = [*_SYSTEM, f"/proc/{os.getpid()}", *_python_paths(), *readable]
     if _landlock(scratch, paths):
         applied.append("landlock")
     elif _drop_root(scratch, [*_python_paths(), *readable]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
-from tflite_guard.engine.names import Names
+from tflite_guard.engine.names import Names, TensorInfo
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
 from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line, names_of
 from tflite_guard.errors import ConversionError, DataError, EvaluationError
@@ -58,7 +58,7 @@ class Source:
     def _float32(self) -> bytes:
         if self._spec.kind == "tflite":
             return _float_flatbuffer(self._spec.path)
-        return self._convert(lambda converter: None)
+        return self._convert(_plain)
 
     def float32(self) -> bytes:
         """The model without quantization; a .tflite's own bytes."""
@@ -78,8 +78,11 @@ class Source:
             raise ConversionError(f'"{quantization}" is no quantization of the converter')
         if self.quantization_aware:
             return self._trained(variant)
+        self._refuse_loops()
         if calibration is None:
-            raise ConversionError(f"{quantization} needs calibration data; name a dataset as calibration", "no-calibration")
+            raise ConversionError(
+                f"{quantization} needs calibration data; name a dataset as calibration", "no-calibration"
+            )
         return self._int8(variant, calibration) if quantization == "int8" else self._int16x8(variant, calibration)
 
     @cached_property
@@ -123,8 +126,8 @@ class Source:
         _refuse_keep_float(variant)
         if self._spec.kind == "tflite":
             raise ConversionError(
-                f"{variant.quantization} cannot be made from a .tflite by the TFLiteConverter; refer to the Keras model "
-                'or SavedModel, or use a recipe such as "dynamic_wi8_afp32"'
+                f"the TFLiteConverter cannot make {variant.quantization} from a .tflite; refer to the Keras model or "
+                'SavedModel, or use a recipe such as "dynamic_wi8_afp32"'
             )
         return self._convert(_float16 if variant.quantization == "float16" else _optimized)
 
@@ -156,11 +159,21 @@ class Source:
 
         return self._convert(setup)
 
+    def _refuse_loops(self) -> None:
+        """TensorFlow's calibrator does not fail on a loop, it crashes the process (2.21)."""
+        if any(op.type == "WHILE" for sub in graphs.read(self._float32).subgraphs for op in sub.operators):
+            raise ConversionError(
+                "the converter cannot calibrate a model with a loop, which recurrent layers become; "
+                "build the model with unroll=True, or use dynamic_range"
+            )
+
     def _refuse_integer_inputs(self) -> None:
         """The converter asks for ranges of integer inputs too, which it never records."""
         integers = [name for name, info in self.names.inputs.items() if not info.dtype.startswith("float")]
         if integers:
-            raise ConversionError(f"int16x8 cannot be made by the converter for a model with integer inputs ({integers[0]})")
+            raise ConversionError(
+                f"int16x8 cannot be made by the converter for a model with integer inputs ({integers[0]})"
+            )
 
     def _int8(self, variant: VariantSpec, calibration: Calibration) -> bytes:
         calibrated = self._calibrate(calibration, variant.calibration_options)
@@ -212,16 +225,8 @@ class Source:
             return self._calibrated_once(calibration, options)
         # One example gives every tensor that has a range at all; the measured ones then take their place.
         raw = self._calibrated_once(calibration, replace(options, samples=1))
-        names = self._flatbuffer_names(raw)
-
-        def examples() -> Iterator[dict[str, Array]]:
-            return ({names[n]: v for n, v in s.items()} for s in self._samples(calibration, options))
-
+        examples = partial(self._samples, calibration, options)
         return inject(raw, measured_ranges(raw, examples, options.clip_percentile))
-
-    def _flatbuffer_names(self, raw: bytes) -> dict[str, str]:
-        there = graphs.input_indices(graphs.read(raw))
-        return {name: name for name in self.names.inputs if name in there}
 
     def _calibrated_once(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
         if self._spec.kind == "tflite":
@@ -238,7 +243,7 @@ class Source:
         empty = True
         for sample in islice(calibration(), options.samples):
             empty = False
-            yield {name: _sample(name, self.names, sample) for name in self.names.inputs}
+            yield {name: _sample(name, info, sample) for name, info in self.names.inputs.items()}
         if empty:
             raise DataError("the calibration data has no examples")
 
@@ -283,11 +288,16 @@ def _int16x8_flatbuffer(model: bytes, samples: Callable[[], Iterator[list[Array]
     return bytes(made.calibrate_and_quantize(samples, IO_TYPES[io], IO_TYPES[io], True, tf.int16, tf.int64))
 
 
-def _sample(name: str, names: Names, sample: Mapping[str, Array]) -> Array:
-    values, info = np.asarray(sample[name]), names.inputs[name]
+def _sample(name: str, info: TensorInfo, sample: Mapping[str, Array]) -> Array:
+    """One example in the input's dtype, repeated where the model prescribes a larger batch."""
+    values = np.asarray(sample[name])
     check_dtype(name, values, info.dtype)
     check_shape(name, values, info.shape)
-    return cast(name, values, info.dtype)
+    return np.repeat(cast(name, values, info.dtype), info.shape[0] or 1 if info.shape else 1, axis=0)
+
+
+def _plain(_converter: Any) -> None:
+    """No quantization."""
 
 
 def _optimized(converter: Any) -> None:
@@ -314,7 +324,9 @@ def _refuse_keep_float(variant: VariantSpec) -> None:
 
 def _refuse_measured(variant: VariantSpec) -> None:
     if _measured(variant.calibration_options):
-        raise ConversionError("measured ranges and clip_percentile need quantization int8 and this TensorFlow's quantizer")
+        raise ConversionError(
+            "measured ranges and clip_percentile need quantization int8 and this TensorFlow's quantizer"
+        )
 
 
 def _guarded(convert: Callable[[], bytes]) -> bytes:

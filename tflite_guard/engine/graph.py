@@ -89,11 +89,15 @@ def read(model: bytes | str) -> Graph:
     """Read a .tflite, given as its bytes or its path. Raises ModelFileError when it is not one."""
     data, label = _content(model)
     if len(data) < 8 or data[4:8] != IDENTIFIER:
-        raise ModelFileError(f"{label} is not a .tflite model (its identifier is not TFL3); check how it was made or copied")
+        raise ModelFileError(
+            f"{label} is not a .tflite model (its identifier is not TFL3); check how it was made or copied"
+        )
     try:
         return _graph(schema.Model.GetRootAs(data, 0), len(data))
     except MALFORMED as error:
-        raise ModelFileError(f"{label} is a damaged .tflite model (truncated or altered); convert or copy it again") from error
+        raise ModelFileError(
+            f"{label} is a damaged .tflite model (truncated or altered); convert or copy it again"
+        ) from error
 
 
 def _content(model: bytes | str) -> tuple[bytes, str]:
@@ -126,8 +130,8 @@ def _text(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "replace")
 
 
-OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+OPERATOR_NAMES: dict[int, str] = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+TYPE_NAMES: dict[int, str] = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 
 
 def _operator_name(code: Any) -> str:

@@ -40,7 +40,9 @@ def quantize_with_recipe(
     quantizer_module = _imported()
     prepared = _with_builtin_codes(model)
     rules = _rules(recipe) + _float_rules(graphs.read(prepared), keep_float)
-    return _guarded(recipe, lambda: _quantized(quantizer_module.Quantizer(prepared, rules), prepared, recipe, calibration, options))
+    return _guarded(
+        recipe, lambda: _quantized(quantizer_module.Quantizer(prepared, rules), prepared, recipe, calibration, options)
+    )
 
 
 def _imported() -> Any:
@@ -72,7 +74,9 @@ def _rules(recipe: str) -> Recipe:
     except (OSError, ValueError) as error:
         raise ConversionError(f"{recipe} cannot be read as a recipe ({first_line(error)})") from error
     if not isinstance(loaded, list) or not all(isinstance(rule, dict) for rule in loaded):
-        raise ConversionError(f"{recipe} is no recipe: it must be a list of rules, as Quantizer.get_quantization_recipe gives")
+        raise ConversionError(
+            f"{recipe} is no recipe: it must be a list of rules, as Quantizer.get_quantization_recipe gives"
+        )
     return loaded
 
 
@@ -93,7 +97,9 @@ def _ranges(
     quantizer: Any, model: bytes, recipe: str, calibration: Calibration | None, options: CalibrationOptions
 ) -> Any:
     if calibration is None:
-        raise ConversionError(f"recipe {recipe} needs calibration data; name a dataset as calibration", "no-calibration")
+        raise ConversionError(
+            f"recipe {recipe} needs calibration data; name a dataset as calibration", "no-calibration"
+        )
     graph = graphs.read(model)
     key = next(iter(graph.signatures), None)
     if key is None or options.ranges == "measured" or options.clip_percentile is not None:
@@ -119,7 +125,8 @@ def _as_statistics(graph: graphs.Graph, ranges: Ranges) -> dict[str, dict[str, A
     """Ranges as the quantizer's own calibration gives them: arrays of shape (1,) * ndim."""
     ndim = {tensor.name: len(tensor.shape) for tensor in graph.main.tensors}
     return {
-        name: {"min": _shaped(low, ndim[name]), "max": _shaped(high, ndim[name])} for name, (low, high) in ranges.items()
+        name: {"min": _shaped(low, ndim[name]), "max": _shaped(high, ndim[name])}
+        for name, (low, high) in ranges.items()
     }
 
 

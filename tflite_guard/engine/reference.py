@@ -47,9 +47,22 @@ class Reference:
         examples = len(next(iter(feeds.values())))
         batch = 1 if self.reset else fixed_batch(self.names)
         if batch is None:
-            return self._call(feeds)
+            together = self._together(feeds, examples)
+            if together is not None:
+                return together
+            batch = 1
         parts = [self._chunk(feeds, start, batch) for start in range(0, examples, batch)]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.names.outputs}
+
+    def _together(self, feeds: Mapping[str, Array], examples: int) -> dict[str, Array] | None:
+        """Outputs of the whole batch; None when the model takes one example at a time although it says otherwise."""
+        try:
+            outputs = self._call(feeds)
+        except EvaluationError:
+            if examples == 1:
+                raise
+            return None
+        return outputs if all(out.ndim and len(out) == examples for out in outputs.values()) else None
 
     def export(self, folder: str, shapes: Shapes | None = None) -> str:
         """Write a SavedModel into the folder and return where it is.
@@ -58,14 +71,14 @@ class Reference:
         """
         if shapes is None and self.saved_model is not None:
             return self.saved_model
+        if self.reset:
+            self.reset()  # what earlier calls left would become the export's initial state
         wanted = shapes or {name: info.shape for name, info in self.names.inputs.items()}
         self.save(folder, self._concrete(wanted))
         return folder
 
     def _concrete(self, shapes: Shapes) -> Any:
-        specs = {
-            name: tf.TensorSpec(shapes[name], info.dtype, name=name) for name, info in self.names.inputs.items()
-        }
+        specs = {name: tf.TensorSpec(shapes[name], info.dtype, name=name) for name, info in self.names.inputs.items()}
         return tf.function(_positional(self.serve, list(specs)), input_signature=list(specs.values()))
 
     def _chunk(self, feeds: Mapping[str, Array], start: int, batch: int) -> dict[str, Array]:
@@ -75,14 +88,22 @@ class Reference:
         own = fixed_batch(self.names) or 1
         index = np.arange(start, start + own).clip(max=len(next(iter(feeds.values()))) - 1)
         left = min(batch, len(next(iter(feeds.values()))) - start)
-        return {name: out[:left] for name, out in self._call({n: v[index] for n, v in feeds.items()}).items()}
+        outputs = self._call({name: values[index] for name, values in feeds.items()})
+        return {name: out[:left] if out.ndim else out[None] for name, out in outputs.items()}
 
     def _call(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
             outputs = self.compiled(*(tf.constant(feeds[name]) for name in self.names.inputs))
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise EvaluationError("run", f"{self.path} cannot be run: {first_line(error)}") from error
+            raise EvaluationError("run", f"{self.path} cannot be run: {_reason(error)}") from error
         return {name: _plain(outputs[name].numpy()) for name in self.names.outputs}
+
+
+def _reason(error: Exception) -> str:
+    """The exception's own words, behind what TensorFlow prints of the user's code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*:|.*\[Op:", line)]
+    return first_line(told[-1] if told else error)
 
 
 def _positional(serve: Serve, names: Sequence[str]) -> Callable[..., dict[str, Any]]:
@@ -149,7 +170,9 @@ def _loaded_saved_model(path: str) -> Any:
     try:
         return tf.saved_model.load(path)
     except Exception as error:  # TensorFlow raises anything from KeyError to OpError here
-        raise ModelFileError(f"{path} cannot be loaded as a SavedModel: {first_line(error)}; export it again") from error
+        raise ModelFileError(
+            f"{path} cannot be loaded as a SavedModel: {first_line(error)}; export it again"
+        ) from error
 
 
 def _signature_function(loaded: Any, spec: ReferenceSpec) -> Any:
@@ -171,7 +194,8 @@ def _fixed(inputs: Mapping[str, TensorInfo], spec: ReferenceSpec) -> dict[str, T
     unknown = [name for name in spec.input_shapes if name not in inputs]
     if unknown:
         raise ModelFileError(
-            f"{spec.path}: input_shapes names {unknown[0]}, which is no input of it ({', '.join(inputs)})", "input-shapes"
+            f"{spec.path}: input_shapes names {unknown[0]}, which is no input of it ({', '.join(inputs)})",
+            "input-shapes",
         )
     return {name: _with_shape(name, info, spec) for name, info in inputs.items()}
 
@@ -183,7 +207,8 @@ def _with_shape(name: str, info: TensorInfo, spec: ReferenceSpec) -> TensorInfo:
     agrees = len(wanted) == len(info.shape) and all(s in (None, w) for s, w in zip(info.shape, wanted, strict=True))
     if not agrees:
         raise ModelFileError(
-            f"{spec.path}: input_shapes gives {name} {list(wanted)}, but the model has {list(info.shape)}", "input-shapes"
+            f"{spec.path}: input_shapes gives {name} {list(wanted)}, but the model has {list(info.shape)}",
+            "input-shapes",
         )
     return TensorInfo((info.shape[0], *wanted[1:]), info.dtype)
 
@@ -253,7 +278,9 @@ def _loaded_keras2(path: str, first: Exception) -> tuple[Any, Any]:
         raise _unloadable(path, error) from first
 
 
-CUSTOM_OBJECT = re.compile(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object|\w+ function|\w+)):? ['\"]([^'\"]+)['\"]")
+CUSTOM_OBJECT = re.compile(
+    r"(?:Could not locate (?:class|function)|Unknown (?:layer|object|\w+ function|\w+)):? ['\"]([^'\"]+)['\"]"
+)
 
 
 def _unloadable(path: str, error: Exception) -> ModelFileError:

@@ -103,24 +103,34 @@ def check_keras_zip(path: str, *, allow_code: bool) -> None:
             # Names and sizes were checked, so reading the members is bounded.
             damaged = archive.testzip()
             if damaged:
-                raise ModelFileError(f"{path} is damaged ({damaged} does not match its checksum); save or copy it again")
+                raise ModelFileError(
+                    f"{path} is damaged ({damaged} does not match its checksum); save or copy it again"
+                )
             _check_config(path, config, allow_code)
             with archive.open(WEIGHTS) as weights:
                 _check_hdf5_links(path, io.BytesIO(weights.read()), allow_code)
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ModelFileError(f"{path} is a truncated or damaged .keras file ({error}); save or copy it again") from error
+        raise ModelFileError(
+            f"{path} is a truncated or damaged .keras file ({error}); save or copy it again"
+        ) from error
 
 
 def _check_members(path: str, members: list[zipfile.ZipInfo]) -> None:
     names = [member.filename for member in members]
-    outside = [name for name in names if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name]
+    outside = [
+        name for name in names if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name
+    ]
     if outside:
-        raise ModelFileError(f"{path} holds a file that would be written outside its folder ({outside[0]}); refused", "unsafe-model")
+        raise ModelFileError(
+            f"{path} holds a file that would be written outside its folder ({outside[0]}); refused", "unsafe-model"
+        )
     if len(set(names)) != len(names):
         raise ModelFileError(f"{path} holds two files of one name; refused", "unsafe-model")
     unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if unpacked > MAX_UNPACKED or (unpacked > RATIO_FROM and unpacked > MAX_RATIO * max(packed, 1)):
-        raise ModelFileError(f"{path} unpacks to {unpacked} bytes from {packed}, as a zip bomb does; refused", "unsafe-model")
+        raise ModelFileError(
+            f"{path} unpacks to {unpacked} bytes from {packed}, as a zip bomb does; refused", "unsafe-model"
+        )
     missing = [name for name in ("config.json", WEIGHTS) if name not in names]
     if missing:
         raise ModelFileError(f"{path} holds no {missing[0]}; save the model with model.save('….keras')")
@@ -235,11 +245,13 @@ def check_saved_model(path: str, *, allow_code: bool) -> None:
 def _check_inside(path: str, folder: Path) -> None:
     for entry in folder.rglob("*"):
         if entry.is_symlink() and not entry.resolve().is_relative_to(folder):
-            raise ModelFileError(f"{path}: {entry.relative_to(folder)} links out of the folder; refused", "unsafe-model")
+            raise ModelFileError(
+                f"{path}: {entry.relative_to(folder)} links out of the folder; refused", "unsafe-model"
+            )
 
 
 def _parsed(path: str, file: Path) -> Any:
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow.core.protobuf import saved_model_pb2
 
     try:

@@ -85,10 +85,14 @@ def _port(index: int, tensor: graphs.Tensor) -> Port:
 def names_of(path: str) -> Names:
     """A .tflite's names as those of a reference, dequantized."""
     ports = inspect(path)
-    return Names(*({n: TensorInfo(p.shape, p.real_dtype) for n, p in side.items()} for side in (ports.inputs, ports.outputs)))
+    return Names(
+        *({n: TensorInfo(p.shape, p.real_dtype) for n, p in side.items()} for side in (ports.inputs, ports.outputs))
+    )
 
 
-def bind(path: str, ports: Mapping[str, Port], expected: Mapping[str, TensorInfo], aliases: Mapping[str, str], side: str) -> dict[str, Port]:
+def bind(
+    path: str, ports: Mapping[str, Port], expected: Mapping[str, TensorInfo], aliases: Mapping[str, str], side: str
+) -> dict[str, Port]:
     """The ports by the expected names: same name, then alias, then the only one of its shape and kind.
 
     Never by position. Raises EvaluationError of kind `binding` where that leaves a doubt.
@@ -107,7 +111,14 @@ def bind(path: str, ports: Mapping[str, Port], expected: Mapping[str, TensorInfo
     return {name: bound[name] for name in expected}
 
 
-def _only_fit(path: str, name: str, expected: Mapping[str, TensorInfo], bound: Mapping[str, Port], rest: Mapping[str, Port], side: str) -> Port:
+def _only_fit(
+    path: str,
+    name: str,
+    expected: Mapping[str, TensorInfo],
+    bound: Mapping[str, Port],
+    rest: Mapping[str, Port],
+    side: str,
+) -> Port:
     info = expected[name]
     fitting = [port for port in rest.values() if _fits(port, info)]
     rivals = [n for n in expected if n not in bound or bound[n] in rest.values()]
@@ -134,7 +145,9 @@ def _unbound(path: str, name: str, info: TensorInfo, ports: Mapping[str, Port], 
     found = ", ".join(f"{n} {shape_text(p.shape)} {p.real_dtype}" for n, p in ports.items()) or "none left"
     wanted = f"{name} {shape_text(info.shape)} {info.dtype}"
     advice = "convert it with a signature that has the reference's names"
-    return EvaluationError("binding", f"{path}: no {side} corresponds without doubt to the reference's {wanted} (it has {found}); {advice}")
+    return EvaluationError(
+        "binding", f"{path}: no {side} corresponds without doubt to the reference's {wanted} (it has {found}); {advice}"
+    )
 
 
 class Runner:
@@ -144,16 +157,23 @@ class Runner:
         self.path = path
         self._kernels = kernels
         ports = inspect(path)
-        self._expected = expected or Names(*({n: TensorInfo(p.shape, p.real_dtype) for n, p in s.items()} for s in (ports.inputs, ports.outputs)))
+        self._expected = expected or Names(
+            *({n: TensorInfo(p.shape, p.real_dtype) for n, p in s.items()} for s in (ports.inputs, ports.outputs))
+        )
         self._free = expected is None
         aliases = (self._expected.input_aliases, self._expected.output_aliases)
         self.inputs = bind(path, ports.inputs, self._expected.inputs, aliases[0], "input")
         self.outputs = bind(path, ports.outputs, self._expected.outputs, aliases[1], "output")
         _refuse_more_inputs(path, ports, self.inputs)
         self._state, self._resources = ports.state, ports.resources
-        self._interpreter = open_interpreter(path, kernels)
-        self._declared = {d["index"]: tuple(int(s) for s in d["shape"]) for d in self._interpreter.get_input_details()}
+        # Unknown dimensions default to 1, with which a model may fail to allocate: wait for the data's.
+        self._open_dimensions = any(None in port.shape[1:] for port in self.inputs.values())
+        self._interpreter = self._opened()
         self.one_by_one = ports.state
+
+    def _opened(self) -> Interpreter:
+        self._allocated = not self._open_dimensions
+        return open_interpreter(self.path, self._kernels, allocate=self._allocated)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs for a batch: float32 where the model's are float or quantized, integers where they are integers.
@@ -188,7 +208,9 @@ class Runner:
     def _feeds(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
-            raise DataError(f"{self.path}: the data has no array for the model's input {missing[0]} (it has {', '.join(inputs)})")
+            raise DataError(
+                f"{self.path}: the data has no array for the model's input {missing[0]} (it has {', '.join(inputs)})"
+            )
         return {name: self._feed(name, port, np.asarray(inputs[name])) for name, port in self.inputs.items()}
 
     def _feed(self, name: str, port: Port, values: Array) -> Array:
@@ -212,7 +234,7 @@ class Runner:
             outputs = self._invoke(feeds)
         except (RuntimeError, ValueError):
             # A failed allocation leaves the interpreter unusable.
-            self._interpreter = open_interpreter(self.path, self._kernels)
+            self._interpreter = self._opened()
             return None
         return outputs if all(out.ndim and out.shape[0] == examples for out in outputs.values()) else None
 
@@ -221,8 +243,9 @@ class Runner:
         changed = {index: shape for index, shape in shapes.items() if current[index] != shape}
         for index, shape in changed.items():
             self._interpreter.resize_tensor_input(index, shape)
-        if changed:
+        if changed or not self._allocated:
             self._interpreter.allocate_tensors()
+            self._allocated = True
 
     def _singly(self, feeds: Mapping[str, Array], examples: int) -> dict[str, Array]:
         results = [self._single({name: values[i : i + 1] for name, values in feeds.items()}) for i in range(examples)]
@@ -232,11 +255,11 @@ class Runner:
         """Outputs of one example, each with a first axis of 1, from a state as after loading."""
         shaped = {name: self._declared_batch(port, feeds[name]) for name, port in self.inputs.items()}
         try:
-            self._resize({port.index: shaped[name].shape for name, port in self.inputs.items()})
             self._reset()
+            self._resize({port.index: shaped[name].shape for name, port in self.inputs.items()})
             outputs = self._invoke(shaped)
         except (RuntimeError, ValueError) as error:
-            raise EvaluationError("run", f"{self.path} cannot be run: {first_line(error)}") from error
+            raise _refused(self.path, str(error), "run") from error
         return {name: _one(out) for name, out in outputs.items()}
 
     def _declared_batch(self, port: Port, values: Array) -> Array:
@@ -248,7 +271,7 @@ class Runner:
 
     def _reset(self) -> None:
         if self._resources:  # resource variables survive reset_all_variables
-            self._interpreter = open_interpreter(self.path, self._kernels)
+            self._interpreter = self._opened()
         elif self._state:
             self._interpreter.reset_all_variables()
 
@@ -278,34 +301,51 @@ def _refuse_more_inputs(path: str, ports: Ports, bound: Mapping[str, Port]) -> N
         raise EvaluationError("binding", f"{path} has an input that the reference has not: {', '.join(more)}")
 
 
-def open_interpreter(path: str, kernels: Kernels = "default") -> Interpreter:
-    """A single-threaded interpreter with its tensors allocated.
+def open_interpreter(path: str, kernels: Kernels = "default", *, allocate: bool = True) -> Interpreter:
+    """A single-threaded interpreter, with its tensors allocated if asked for.
 
     Raises ModelFileError for a file that LiteRT refuses, EvaluationError of kind `no-kernel` for an operator
     that it cannot run.
     """
     try:
         interpreter = Interpreter(model_path=path, num_threads=1, experimental_op_resolver_type=RESOLVERS[kernels])
-        interpreter.allocate_tensors()
+        if allocate:
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise _refused(path, str(error)) from error
     return interpreter
 
 
-def _refused(path: str, message: str) -> EvaluationError:
-    flex = re.search(r"Flex\w+", message)
-    if flex or "Select TensorFlow op" in message:
-        name = flex.group()[4:] if flex else "one"
-        return EvaluationError("no-kernel", f"{path} needs the TensorFlow operator {name}, which LiteRT alone has no kernel for; convert it with built-in operators only")
-    custom = re.search(r"unresolved custom op: (\S+)", message)
-    if custom:
-        return EvaluationError("no-kernel", f"{path} needs the custom operator {custom.group(1).rstrip('.')}, which LiteRT has no kernel for")
-    version = re.search(r"builtin opcode '(\w+)' version '(\d+)'", message)
-    if version:
-        return EvaluationError("no-kernel", f"{path} needs {version[1]} in version {version[2]}, which this LiteRT has no kernel for; install a newer ai-edge-litert or convert with an older TensorFlow")
-    node = re.search(r"[Nn]ode number (\d+) \((\w+)\)", message)
+NO_KERNEL = (
+    (
+        r"unresolved custom op: Flex(\w+)|Flex(\w+)",
+        "the TensorFlow operator",
+        "convert it with built-in operators only",
+    ),
+    (r"unresolved custom op: ([^\s.]+)", "the custom operator", "replace it in the model"),
+    (
+        r"builtin opcode '(\w+)' version '\d+'",
+        "a newer version of the operator",
+        "install a newer ai-edge-litert, or convert with an older TensorFlow",
+    ),
+)
+
+
+def _refused(path: str, message: str, kind: str = "model-file") -> EvaluationError:
+    """LiteRT's refusal for people: the operator that it has no kernel for, or its own first line."""
+    for pattern, what, advice in NO_KERNEL:
+        found = re.search(pattern, message)
+        if found:
+            name = next(group for group in found.groups() if group)
+            return EvaluationError("no-kernel", f"{path} needs {what} {name}, for which LiteRT has no kernel; {advice}")
+    node = re.search(r"[Nn]ode number (\d+) \((\w+)\) failed to prepare", message)
     if node:
-        return EvaluationError("no-kernel", f"{path} cannot be prepared: LiteRT refuses operator {node[2]} (number {node[1]}): {first_line(message)}")
+        refusal = f"LiteRT cannot prepare operator {node[2]} (number {node[1]}): {first_line(message)}"
+        return EvaluationError(
+            "no-kernel", f"{path}: {refusal}; convert it again, with input_shapes if dimensions are unknown"
+        )
+    if kind == "run":
+        return EvaluationError("run", f"{path} cannot be run: {first_line(message)}")
     return ModelFileError(f"LiteRT refuses {path}: {first_line(message)}; convert it again with a current TensorFlow")
 
 
@@ -320,15 +360,21 @@ def check_dtype(name: str, values: Array, wanted: str) -> None:
     kinds = {"i": "i", "u": "i", "f": "f", "b": "b"}
     given, needed = kinds.get(values.dtype.kind, "?"), kinds.get(np.dtype(_known(wanted)).kind, "?")
     if given == "?" or needed == "?":
-        raise DataError(f"input {name}: the model takes {wanted} and the data is {values.dtype}, which is not supported")
+        raise DataError(
+            f"input {name}: the model takes {wanted} and the data is {values.dtype}, which is not supported"
+        )
     if given != needed:
-        raise DataError(f'input {name}: the model takes {wanted} and the data is {values.dtype}; add the preprocess step {{"cast": "{wanted}"}}')
+        raise DataError(
+            f'input {name}: the model takes {wanted} and the data is {values.dtype}; add the preprocess step {{"cast": "{wanted}"}}'
+        )
 
 
 def check_shape(name: str, values: Array, wanted: tuple[int | None, ...]) -> None:
     """Raise DataError unless the data's shape is the input's, the batch axis aside."""
     if not compatible(values.shape, wanted):
-        raise DataError(f"input {name}: the model takes {shape_text((None, *wanted[1:]))} and the data is {shape_text(values.shape)}")
+        raise DataError(
+            f"input {name}: the model takes {shape_text((None, *wanted[1:]))} and the data is {shape_text(values.shape)}"
+        )
 
 
 def cast(name: str, values: Array, dtype: str) -> Array:
@@ -340,7 +386,9 @@ def cast(name: str, values: Array, dtype: str) -> Array:
         limits = np.iinfo(target)
         low, high = int(values.min()), int(values.max())
         if low < limits.min or high > limits.max:
-            raise DataError(f"input {name}: the value {low if low < limits.min else high} does not fit the model's {dtype}")
+            raise DataError(
+                f"input {name}: the value {low if low < limits.min else high} does not fit the model's {dtype}"
+            )
     return values.astype(target)
 
 
@@ -349,7 +397,9 @@ def quantize(values: Array, port: Port) -> Array:
     limits = np.iinfo(np.dtype(port.dtype))
     scaled = np.rint(values.astype(np.float32) / np.float32(port.scale)) + np.float32(port.zero_point)
     if not np.isfinite(scaled).all():
-        raise DataError("the data holds NaN or infinity, which cannot be quantized; clean it or leave those examples out")
+        raise DataError(
+            "the data holds NaN or infinity, which cannot be quantized; clean it or leave those examples out"
+        )
     return np.clip(scaled, limits.min, limits.max).astype(port.dtype)
 
 
@@ -393,7 +443,9 @@ def _chained(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
     yield from rest
 
 
-def _runners(leader: Runner, path: str, kernels: Kernels, threads: int, expected: Names | None) -> queue.SimpleQueue[Runner]:
+def _runners(
+    leader: Runner, path: str, kernels: Kernels, threads: int, expected: Names | None
+) -> queue.SimpleQueue[Runner]:
     runners: queue.SimpleQueue[Runner] = queue.SimpleQueue()
     runners.put(leader)
     for _ in range(threads - 1):
@@ -409,4 +461,3 @@ def _run_with(runners: queue.SimpleQueue[Runner], inputs: Mapping[str, Array]) -
         return runner.run(inputs)
     finally:
         runners.put(runner)
-

@@ -12,6 +12,7 @@ from tflite_guard.errors import ManifestError, Problem
 from tflite_guard.manifest import jsontext, meaning
 from tflite_guard.manifest.jsontext import Document, quoted
 from tflite_guard.manifest.meaning import Context
+from tflite_guard.manifest.meaning.datasets import ONLY_KEY
 from tflite_guard.manifest.schema import schema
 from tflite_guard.manifest.tree import Node, without_rejected
 from tflite_guard.manifest.types import (
@@ -35,9 +36,6 @@ from tflite_guard.manifest.views import (
 from tflite_guard.manifest.wording import Rejection, in_words
 from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, Kernels, ReferenceKind
 
-# The key of the only array that these sources hold.
-_ONLY_KEY = {"npy": "array", "images": "image"}
-
 
 def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False) -> Manifest:
     """Read and check a manifest.
@@ -51,7 +49,7 @@ def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False)
     _check_version(document)
     tree, problems = without_rejected(document, _rejections)
     context = _context(path, data_roots, allow_code)
-    models = model_views(tree) if tree else []
+    models = model_views(tree, context.quantization_aware) if tree else []
     if tree:
         meaning.check(tree, models, context)
     if problems or context.problems or tree is None:
@@ -92,7 +90,7 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
         name=name,
         source=source,
         path=written["path"] if source == "python" else context.real_path(written["path"]),
-        inputs=written.get("inputs", _ONLY_KEY.get(source, "")),
+        inputs=written.get("inputs", ONLY_KEY.get(source, "")),
         labels=written.get("labels"),
         group=written.get("group"),
         preprocess=_steps(written.get("preprocess", [])),
@@ -111,8 +109,16 @@ def _steps(
     written: list[dict[str, Any]] | dict[str, list[dict[str, Any]]],
 ) -> tuple[dict[str, Any], ...] | dict[str, tuple[dict[str, Any], ...]]:
     if isinstance(written, dict):
-        return {name: tuple(steps) for name, steps in written.items()}
-    return tuple(written)
+        return {name: tuple(map(_step, steps)) for name, steps in written.items()}
+    return tuple(map(_step, written))
+
+
+def _step(written: dict[str, Any]) -> dict[str, Any]:
+    """JSON's 224.0 is a whole number too; what counts axes or pixels should see 224."""
+    ((name, value),) = written.items()
+    if name in ("resize", "reshape"):
+        return {name: [int(size) for size in value]}
+    return {name: int(value)} if name == "expand_dims" else written
 
 
 def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) -> ModelSpec:

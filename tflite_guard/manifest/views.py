@@ -6,7 +6,7 @@ key by key; of everything else the innermost wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,8 @@ class VariantView:
     calibration_options: dict[str, Node]
     tolerances: dict[str, ToleranceView]
     reference: Node
+    quantization_aware: bool
+    """The model it is converted from holds ranges learned in training."""
 
     @property
     def name(self) -> str:
@@ -67,22 +69,15 @@ class VariantView:
 
     @property
     def converted_from(self) -> tuple[str, Node] | None:
-        """The kind and node of the model it is converted from; None for an existing .tflite."""
+        """The kind and path of the model it is converted from; None for an existing .tflite."""
         return None if "tflite" in self.own else kind_of_model(self.own.get("source", self.reference))
-
-    @property
-    def trained_ranges(self) -> bool:
-        """Its ranges come from quantization-aware training: a SavedModel `source` with no calibration of its own."""
-        source = self.own.get("source")
-        trained = source is not None and source.get("saved_model") is not None and "calibration" not in self.own
-        return trained and self._fixed_ranges
 
     @property
     def calibrated(self) -> bool:
         """Calibration data decides its ranges (for a recipe file: may decide them)."""
         if recipe := self.text("recipe"):
             return is_recipe_file(recipe) or RECIPES.get(recipe, False)
-        return self._fixed_ranges and not self.trained_ranges
+        return self._fixed_ranges and not self.quantization_aware
 
     @property
     def _fixed_ranges(self) -> bool:
@@ -114,10 +109,13 @@ class ModelView:
         return str(self.node.content["name"].plain())
 
 
-def model_views(tree: Node) -> list[ModelView]:
-    """Every model of a manifest that conforms to the schema."""
+def model_views(tree: Node, quantization_aware: Callable[[str], bool]) -> list[ModelView]:
+    """Every model of a manifest that conforms to the schema.
+
+    `quantization_aware` tells of a SavedModel's path, as written, whether it was trained for quantization.
+    """
     models, datasets = tree.get("models"), tree.get("datasets")
-    return [_model(node, tree.get("defaults"), datasets) for node in _elements(models)]
+    return [_model(node, tree.get("defaults"), datasets, quantization_aware) for node in _elements(models)]
 
 
 def kind_of_model(node: Node) -> tuple[str, Node]:
@@ -137,7 +135,9 @@ def label_keys(dataset: Node | None) -> str | dict[str, str] | None:
     return plain
 
 
-def _model(node: Node, defaults: Node | None, datasets: Node | None) -> ModelView:
+def _model(
+    node: Node, defaults: Node | None, datasets: Node | None, quantization_aware: Callable[[str], bool]
+) -> ModelView:
     layers = [layer for layer in (defaults, node) if layer is not None]
     settings = _innermost(layers, (*INHERITED, "evaluation", "metrics", "variants"))
     evaluation = settings.get("evaluation")
@@ -149,7 +149,7 @@ def _model(node: Node, defaults: Node | None, datasets: Node | None) -> ModelVie
         settings=settings,
         metrics=tuple(_metrics(metrics, dataset)),
         metrics_complete=not any("metrics" in layer.removed for layer in layers) and not _damaged(metrics),
-        variants=tuple(_variant(variant, layers, node.content["reference"]) for variant in _elements(variants)),
+        variants=tuple(_variant(variant, layers, node, quantization_aware) for variant in _elements(variants)),
         tolerance_layers=tuple((found, layer is node) for layer in layers if (found := layer.get("tolerances"))),
     )
 
@@ -162,9 +162,11 @@ def _elements(node: Node | None) -> list[Node]:
     return node.elements() if node else []
 
 
-def _variant(node: Node, layers: Sequence[Node], reference: Node) -> VariantView:
+def _variant(node: Node, layers: Sequence[Node], model: Node, quantization_aware: Callable[[str], bool]) -> VariantView:
+    reference = model.content["reference"]
     own = dict(node.members()) or {"quantization": node}
     nested = [*layers, node]
+    kind, path = kind_of_model(own.get("source", reference))
     options = [found for layer in nested if (found := layer.get("calibration_options"))]
     return VariantView(
         node=node,
@@ -173,6 +175,7 @@ def _variant(node: Node, layers: Sequence[Node], reference: Node) -> VariantView
         calibration_options=_innermost(options, ("samples", "clip_percentile", "ranges")),
         tolerances=_tolerances(nested),
         reference=reference,
+        quantization_aware=kind == "saved_model" and quantization_aware(str(path.plain())),
     )
 
 

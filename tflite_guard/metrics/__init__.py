@@ -78,7 +78,7 @@ def per_example(spec: MetricSpec, outputs: Array, reference: Array, labels: Arra
         raise EvaluationError("output-shape", f"{spec.name}: an output of shape {outputs.shape} holds no values")
     _check_finite(spec, reference, "the reference's output", start)
     _check_finite(spec, outputs, "the variant's output", start)
-    identical: Array = flat(np.equal(outputs, reference)).all(1)
+    identical = np.asarray(flat(np.equal(outputs, reference)).all(1))
     batch = Compared(spec, _widened(outputs), _widened(reference), labels, start)
     return {**BY_NAME[spec.metric].score(batch), "identical": identical}
 

@@ -166,8 +166,8 @@ def mean_difference(batch: Compared) -> Scores:
 def kl_divergence(batch: Compared) -> Scores:
     """`candidate`: sum of p ln(p / q) in nats, p the reference's probabilities and q the variant's.
 
-    The mean over positions. Both are divided by their sum, since quantized probabilities need not add up to 1; q is kept above
-    SMALLEST_PROBABILITY. Raises DataError where the reference's are not probabilities.
+    The mean over positions. Both are divided by their sum, since quantized probabilities need not add up
+    to 1; q is kept above SMALLEST_PROBABILITY. Raises DataError where the reference's are not probabilities.
     """
     if not batch.spec.from_logits:
         _check_probabilities(batch)

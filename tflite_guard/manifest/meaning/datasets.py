@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from tflite_guard import files
 from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.meaning.paths import Context, check_file
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import ModelView
-from tflite_guard.manifest.wording import did_you_mean
+from tflite_guard.manifest.wording import did_you_mean, listed
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
-# Keys of a dataset that concern one kind of source only.
-_SOURCE_KEYS = {"class_order": "images", "labels_file": "images", "columns": "csv", "features": "tfrecord"}
+# Keys of a dataset that concern some kinds of source only.
+_SOURCE_KEYS = {
+    "class_order": ("images",),
+    "labels_file": ("images", "npy"),
+    "columns": ("csv",),
+    "features": ("tfrecord",),
+}
+# What the only array of these sources goes by where `inputs` does not say.
+ONLY_KEY = {"npy": "array", "images": "image"}
+_HEADER_MAX = 1 << 20
 _IMAGE_KEYS = ("image", "label")
 
 
@@ -25,8 +35,10 @@ def check_dataset(node: Node, context: Context) -> None:
     source = str(node.content["source"].plain())
     path = _check_source(node, source, context)
     for key, only in _SOURCE_KEYS.items():
-        if source != only and (found := node.get(key)) is not None:
-            context.say_key(found, f'{quoted(key)} has no meaning for source "{source}", only for "{only}"')
+        if source not in only and (found := node.get(key)) is not None:
+            context.say_key(found, f"{quoted(key)} has no meaning for source {quoted(source)}, only for {listed(only)}")
+    if source == "csv":
+        _check_columns(node, path, context)
     _check_keys(node, _known_keys(node, source, path), context)
     _check_labels(node, source, context)
     _check_preprocess(node, context)
@@ -39,8 +51,8 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
         if (pin := node.get("sha256")) is not None:
             context.say_key(pin, '"sha256" has no meaning for source "python", which is no file')
         return None
-    if (labels := node.get("labels_file")) is not None and source == "images":
-        check_file(labels, "csv", context)
+    if (labels := node.get("labels_file")) is not None and source in _SOURCE_KEYS["labels_file"]:
+        check_file(labels, "csv" if source == "images" else "npy", context)
     return check_file(path, source, context, node.get("sha256"))
 
 
@@ -55,12 +67,34 @@ def check_function(node: Node, context: Context) -> None:
 
 def _known_keys(node: Node, source: str, path: str | None) -> list[str] | None:
     """The keys that a source holds, where that is known without loading it."""
-    if source == "npz" and path is not None:
-        return [name.removesuffix(".npy") for name in files.zip_members(path) or ()]
-    if source == "images":
-        return list(_IMAGE_KEYS)
+    match source:
+        case "npz":
+            return None if path is None else [name.removesuffix(".npy") for name in files.zip_members(path) or ()]
+        case "images":
+            return list(_IMAGE_KEYS)
+        case "csv" if "columns" not in node.content.keys() | node.removed:
+            return None if path is None else _header(path)
     declared = node.get({"csv": "columns", "tfrecord": "features"}.get(source, ""))
     return [name for name, _ in declared.members()] if declared and not declared.removed else None
+
+
+def _header(path: str) -> list[str] | None:
+    """The column names in a CSV file's first line; None when that line is not text."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader([file.readline(_HEADER_MAX)], strict=True), None)
+    except (OSError, ValueError, csv.Error):
+        return None
+
+
+def _check_columns(node: Node, path: str | None, context: Context) -> None:
+    header = _header(path) if path is not None else None
+    columns = node.get("columns")
+    if header is None or columns is None:
+        return
+    for column in (leaf for _, found in columns.members() for leaf in found.elements() or [found]):
+        if (name := str(column.plain())) not in header:
+            context.say(column, f"there is no column {quoted(name)}{did_you_mean(name, header, known='there are')}")
 
 
 def _check_keys(node: Node, known: list[str] | None, context: Context) -> None:
@@ -80,16 +114,22 @@ def _leaves(node: Node | None) -> Iterator[Node]:
 def _check_labels(node: Node, source: str, context: Context) -> None:
     labels = node.get("labels")
     if source == "npy":
-        for role in ("labels", "group"):
-            if (found := node.get(role)) is not None:
-                context.say_key(found, f'an .npy file holds one array and so no {quoted(role)}; use source "npz"')
-    if source != "images":
-        return
-    ways = [key for key in ("class_order", "labels_file") if node.get(key) is not None]
-    if labels is not None and not ways and not node.removed & {"class_order", "labels_file"}:
+        _check_one_array(node, context)
+    ways = {"class_order", "labels_file"}
+    if source == "images" and labels is not None and not ways & (node.content.keys() | node.removed):
         context.say_key(labels, 'labels of images need "class_order" (a folder per class) or "labels_file"')
-    if len(ways) == 2:
-        context.say_key(node.content["labels_file"], '"class_order" and "labels_file" exclude each other')
+
+
+def _check_one_array(node: Node, context: Context) -> None:
+    """An .npy file is one array: labels are that array itself, or another .npy."""
+    inputs = {str(leaf.plain()) for leaf in _leaves(node.get("inputs"))} or {ONLY_KEY["npy"]}
+    if (group := node.get("group")) is not None:
+        context.say_key(group, 'an .npy file holds one array and no "group"; use source "npz"')
+    if len(inputs) > 1:
+        context.say(node.content["inputs"], 'an .npy file holds one array; use source "npz" for several inputs')
+    other = any(str(leaf.plain()) not in inputs for leaf in _leaves(node.get("labels")))
+    if other and "labels_file" not in node.content.keys() | node.removed:
+        context.say(node.content["labels"], 'an .npy file holds one array; name another as "labels_file", or use "npz"')
 
 
 def _check_preprocess(node: Node, context: Context) -> None:

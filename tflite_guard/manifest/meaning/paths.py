@@ -18,6 +18,8 @@ from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import kind_of_model
 from tflite_guard.manifest.wording import near
 
+# The operators FakeQuantWithMinMaxVars and their like, which carry trained ranges through to the converter.
+_FAKE_QUANTIZATION = b"FakeQuant"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -73,6 +75,12 @@ class Context:
     def say_key(self, node: Node, message: str) -> None:
         """Note a problem at a key."""
         self.problems.append(node.key_problem(message))
+
+    def quantization_aware(self, written: str) -> bool:
+        """Whether a SavedModel's path leads to one with ranges learned in quantization-aware training."""
+        if escapes(written, self):
+            return False
+        return files.holds(os.path.join(self.real_path(written), "saved_model.pb"), _FAKE_QUANTIZATION)
 
     def real_path(self, written: str) -> str:
         """Where a path of the manifest really lies, links resolved."""

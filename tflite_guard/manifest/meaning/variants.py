@@ -19,7 +19,6 @@ from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
 _RECIPE_INSTEAD = {
     "dynamic_range": "dynamic_wi8_afp32",
     "float16": "weight_only_wi8_afp32",
-    "int16x8": "static_wi8_ai16",
 }
 
 
@@ -91,7 +90,8 @@ def _check_no_effect(variant: VariantView, context: Context) -> None:
     if quantization and not quantization.integer:
         idle["require_integer"] = f"{quantization.name} does not ask for integers"
     if not variant.calibrated:
-        why = "its ranges come from training" if variant.trained_ranges else "this variant is not calibrated"
+        trained = quantization is not None and quantization.calibrated
+        why = "its ranges come from training" if trained else "this variant is not calibrated"
         idle |= {"calibration": why, "calibration_options": why}
     for key, why in idle.items():
         if key in variant.own:

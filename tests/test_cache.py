@@ -1,0 +1,165 @@
+"""The store that later runs trust: whole or absent, verified, safe with many writers and with a kill."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tflite_guard.cache import Cache, key_of
+from tflite_guard.errors import EvaluationError
+
+KEY = key_of("something", 1)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"model" * 1000)
+    return path
+
+
+def test_what_was_put_is_got(cache: Cache, source: Path) -> None:
+    cache.put(KEY, {"model.tflite": source}, {"size": 5000})
+    entry = cache.get(KEY)
+    assert entry is not None
+    assert entry.meta == {"size": 5000}
+    assert (entry.folder / "model.tflite").read_bytes() == source.read_bytes()
+
+
+def test_an_unknown_key_is_absent(cache: Cache) -> None:
+    assert cache.get(KEY) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"model" * 999 + b"modeL", b"longer" * 5000])
+def test_a_damaged_file_counts_as_absent_and_can_be_stored_again(cache: Cache, source: Path, damage: bytes) -> None:
+    entry = cache.put(KEY, {"model.tflite": source}, {})
+    (entry.folder / "model.tflite").write_bytes(damage)
+    assert cache.get(KEY) is None
+    cache.put(KEY, {"model.tflite": source}, {})
+    assert cache.get(KEY) is not None
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: "",
+        lambda text: text[:-1],
+        lambda text: text.replace("0.98", "0.99"),
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace('"check":"', '"check":"0'),
+    ],
+)
+def test_an_edited_index_counts_as_absent(cache: Cache, source: Path, edit: object) -> None:
+    entry = cache.put(KEY, {"model.tflite": source}, {"accuracy": 0.98})
+    index = entry.folder / "entry.json"
+    index.write_text(edit(index.read_text()))  # type: ignore[operator]
+    assert cache.peek(KEY) is None
+
+
+def test_an_entry_moved_to_another_key_counts_as_absent(cache: Cache, source: Path) -> None:
+    entry = cache.put(KEY, {"model.tflite": source}, {})
+    other = key_of("another")
+    place = entry.folder.parent.parent / other[:2] / other
+    place.parent.mkdir(parents=True, exist_ok=True)
+    entry.folder.rename(place)
+    assert cache.get(other) is None
+
+
+def test_a_link_left_by_a_child_is_not_followed(cache: Cache, source: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/etc/passwd")
+    with pytest.raises(EvaluationError):
+        cache.put(KEY, {"model.tflite": link}, {})
+    assert cache.get(KEY) is None
+
+
+def test_many_writers_of_one_key_leave_one_whole_entry(tmp_path: Path, source: Path) -> None:
+    code = (
+        "import sys; from tflite_guard.cache import Cache, key_of\n"
+        "for n in range(30): Cache(sys.argv[1]).put(key_of('x', n), {'m': sys.argv[2]}, {'n': n})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "c"), str(source)]) for _ in range(4)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0, 0]
+    cache = Cache(tmp_path / "c")
+    entries = [cache.get(key_of("x", n)) for n in range(30)]
+    assert [entry.meta["n"] if entry else None for entry in entries] == list(range(30))
+    assert not list(cache.folder.glob("tmp-*"))
+
+
+def test_a_writer_killed_at_any_moment_leaves_only_whole_entries(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(2**20))
+    code = (
+        "import sys, itertools; from tflite_guard.cache import Cache, key_of\n"
+        "print(flush=True)\n"
+        "for n in itertools.count(): Cache(sys.argv[1]).put(key_of('x', n), {'m': sys.argv[2]}, {'n': n})"
+    )
+    for delay in (0.003, 0.01, 0.02, 0.04):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "c"), str(big)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+    cache = Cache(tmp_path / "c")
+    places = list(cache.folder.glob("??/*"))
+    assert all(json.loads((place / "entry.json").read_text()) and cache.get(place.name) for place in places)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(cache: Cache, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EvaluationError, match="no space left.*--cache-dir") as raised:
+        cache.put(KEY, {"model.tflite": source}, {})
+    assert raised.value.kind == "disk-full"
+    assert cache.get(KEY) is None
+    assert not list(cache.folder.glob("tmp-*"))
+
+
+def test_pruning_drops_what_was_unused_for_longest_and_what_killed_writers_left(tmp_path: Path, source: Path) -> None:
+    cache = Cache(tmp_path / "c", max_bytes=12_000)
+    keys = [key_of("x", n) for n in range(4)]
+    old = time.time() - 10 * 24 * 3600
+    for age, key in enumerate(keys):
+        entry = cache.put(key, {"m": source}, {})
+        os.utime(entry.folder, (old + age, old + age))
+    abandoned = cache.folder / "tmp-abandoned"
+    abandoned.mkdir()
+    os.utime(abandoned, (old, old))
+    cache.prune()
+    assert [cache.peek(key) is not None for key in keys] == [False, False, True, True]
+    assert not abandoned.exists()
+
+
+@given(JSON, JSON)
+def test_keys_are_equal_exactly_when_what_they_stand_for_is(one: object, other: object) -> None:
+    assert (key_of(one) == key_of(other)) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
+
+
+def test_keys_do_not_depend_on_the_order_of_a_dictionary() -> None:
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    assert key_of("ab", "c") != key_of("a", "bc")
