@@ -99,14 +99,16 @@ def compare(report: Report, baseline: Baseline) -> tuple[str, ...]:
 
 def describe(path: str) -> str:
     """A baseline file in lines for people: every variant with its size and metrics."""
-    recorded = read(path)
     lines = [path]
-    for model, entry in sorted(_entries(recorded, "models")):
-        for variant, found in sorted(_entries(entry, "variants")):
-            size = [f"{found['size_bytes']:,} bytes"] if "size_bytes" in found else []
-            metrics = [f"{name} {number:.6g}" for name, number in sorted(_entries(found, "metrics"))]
-            lines.append(f"  {model} / {variant}: {', '.join(size + metrics) or 'nothing'}")
+    for model, entry in sorted(read(path)["models"].items()):
+        lines += [f"  {model} / {name}: {_in_words(found)}" for name, found in sorted(entry["variants"].items())]
     return "\n".join(lines)
+
+
+def _in_words(recorded: dict[str, Any]) -> str:
+    size = [f"{recorded['size_bytes']:,} bytes"] if "size_bytes" in recorded else []
+    metrics = [f"{name} {number:.6g}" for name, number in sorted(recorded["metrics"].items()) if name != "size_bytes"]
+    return ", ".join(size + metrics) or "nothing"
 
 
 def _compare_variants(model: ModelResult, recorded: dict[str, Any]) -> list[str]:
@@ -151,25 +153,28 @@ def _variants(baseline: Baseline, model: str) -> dict[str, Any]:
 
 def _problem(found: Any) -> str | None:
     """What is wrong with the shape of a baseline, in words; None when nothing is."""
-    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
-        version = found.get("schema_version") if isinstance(found, dict) else None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if type(version) is not int or version != SCHEMA_VERSION:
         return f"is not a baseline of schema_version {SCHEMA_VERSION} (it has {version!r})"
-    for model, entry in _entries(found, "models"):
-        for variant, recorded in _entries(entry, "variants"):
-            numbers = {**_object(recorded, "metrics"), "size_bytes": _object({"": recorded}, "").get("size_bytes", 0)}
-            wrong = [name for name, number in numbers.items() if not _is_number(number)]
-            if wrong:
-                return f"has no number for {wrong[0]!r} of variant {variant!r} of model {model!r}"
-    return None
+    if not isinstance(found.get("models"), dict):
+        return "is damaged: models must be an object"
+    problems = (_model_problem(name, model) for name, model in found["models"].items())
+    return next((problem for problem in problems if problem is not None), None)
 
 
-def _entries(of: Any, key: str) -> list[tuple[str, Any]]:
-    return list(_object(of, key).items())
+def _model_problem(name: str, model: Any) -> str | None:
+    if not isinstance(model, dict) or not isinstance(model.get("variants"), dict):
+        return f"is damaged: variants of model {name!r} must be an object"
+    problems = (_variant_problem(f"{variant!r} of model {name!r}", one) for variant, one in model["variants"].items())
+    return next((problem for problem in problems if problem is not None), None)
 
 
-def _object(of: Any, key: str) -> dict[str, Any]:
-    found = of.get(key, {}) if isinstance(of, dict) else {}
-    return found if isinstance(found, dict) else {}
+def _variant_problem(name: str, recorded: Any) -> str | None:
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("metrics"), dict):
+        return f"is damaged: metrics of variant {name} must be an object"
+    numbers = {**recorded["metrics"], "size_bytes": recorded.get("size_bytes", 0)}
+    wrong = [metric for metric, number in numbers.items() if not _is_number(number)]
+    return f"is damaged: no number for {wrong[0]!r} of variant {name}" if wrong else None
 
 
 def _is_number(number: Any) -> bool:

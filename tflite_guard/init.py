@@ -60,6 +60,8 @@ def write_manifest(
         data = _random_data(names["inputs"], Path(folder) / f"{Path(output).stem}-random.npz")
         yield f"{data}: {RANDOM_EXAMPLES} random examples; they show that conversion works, not how accurate it is"
         yield "replace them with real data and labels"
+    else:
+        yield "calibration uses the evaluation data for now; name a sample of the training data for honest figures"
     manifest = _manifest(kind, model, data, folder, names)
     write_atomically(output, (json.dumps(manifest, indent=2) + "\n").encode())
     variants = ", ".join(variant if isinstance(variant, str) else variant["name"] for variant in manifest["models"][0]["variants"])

@@ -194,7 +194,7 @@ def _underpowered(measurement: Measurement, needed: int | None, bound: _Bound) -
         rule="underpowered-evaluation",
         severity="warning",
         message=f"{measurement.name}: {measurement.examples:,} examples are too few to tell whether the {quantity} is "
-        f"within {bound.kind} {bound.limit:.6g}: its 95 % interval is [{low:.6g}, {high:.6g}]; "
+        f"within {bound.kind} {bound.limit:.6g}: its 95 % interval is [{low:.4g}, {high:.4g}]; "
         f"{enough} would do at the rates seen",
         evidence={
             "metric": measurement.name,

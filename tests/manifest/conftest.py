@@ -24,7 +24,7 @@ PICKLE = b"\x80\x04\x95\x05\x00."
 def _zip(path: Path, *names: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
-            archive.writestr(name, NPY)
+            archive.writestr(zipfile.ZipInfo(name), NPY)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository: the folder `repo` with a .git, beside it files that it must not reach. Read only."""
     outside = tmp_path_factory.mktemp("project")
     root = outside / "repo"
-    for folder in (".git", "models/digits_qat/variables", "models/unfetched", "data/images/cat", "app", "recipes"):
+    for folder in (
+        ".git",
+        "models/digits_qat/variables",
+        "models/unfetched",
+        "models/pruned",
+        "data/images/cat",
+        "app",
+        "recipes",
+        "app/assets",
+    ):
         (root / folder).mkdir(parents=True)
     _zip(outside / "outside.npz", "image.npy", "label.npy")
     _zip(root / "models/digits.keras", "config.json", "metadata.json", "model.weights.h5")
@@ -46,10 +55,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {
         "models/digits.h5": HDF5,
         "models/digits.tflite": TFLITE,
-        "models/digits_qat/saved_model.pb": b"\x08\x01graph",
+        "models/digits_qat/saved_model.pb": b"\x08\x01 FakeQuantWithMinMaxVars",
+        "models/pruned/saved_model.pb": b"\x08\x01 graph",
         "models/digits_qat/variables/variables.index": b"index",
         "models/unfetched/saved_model.pb": POINTER,
         "app/digits_int8.tflite": TFLITE,
+        "app/assets/digits_int8.tflite": TFLITE,
         "models/pointer.keras": POINTER,
         "models/pickled.h5": PICKLE,
         "models/empty.tflite": b"",

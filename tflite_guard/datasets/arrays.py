@@ -93,19 +93,28 @@ class NpyReader:
 
 def open_npz(path: str, keys: Sequence[str]) -> NpzReader:
     """Reads the heads of the arrays `keys`. Raises DataError when they are missing or cannot be used."""
+    heads = npz_headers(path, keys)
+    return NpzReader(path, agree(path, {key: head.shape[0] for key, head in heads.items()}))
+
+
+def npz_headers(path: str, keys: Sequence[str] | None = None) -> dict[str, Header]:
+    """The heads of arrays in an .npz, of all of them without `keys`; no values are read.
+
+    Raises DataError when the file or one of the arrays cannot be used.
+    """
     with _clear_errors(path):
         _refuse_pointer(path)
         with zipfile.ZipFile(path) as archive:
             present = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            require_keys(path, keys, present, "array")
-            lengths = {}
-            for key in dict.fromkeys(keys):
+            require_keys(path, keys or (), present, "array")
+            heads = {}
+            for key in dict.fromkeys(present if keys is None else keys):
                 info = archive.getinfo(f"{key}.npy")
                 if info.flag_bits & 1:
                     raise DataError(f"{path}: the archive is encrypted; save it without a password")
                 with archive.open(info) as stream:
-                    lengths[key] = _header(stream, info.file_size, f"{path}: {key}").shape[0]
-    return NpzReader(path, agree(path, lengths))
+                    heads[key] = _header(stream, info.file_size, f"{path}: {key}")
+    return heads
 
 
 def open_npy(files: Mapping[str, str]) -> NpyReader:

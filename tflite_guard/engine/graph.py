@@ -130,8 +130,12 @@ def _text(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "replace")
 
 
-OPERATOR_NAMES: dict[int, str] = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-TYPE_NAMES: dict[int, str] = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+OPERATOR_NAMES: dict[int, str] = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
+}
+TYPE_NAMES: dict[int, str] = {
+    value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")
+}
 
 
 def _operator_name(code: Any) -> str:
@@ -239,8 +243,8 @@ def float_operators(graph: Graph) -> list[str]:
 
 
 def computing_operators(graph: Graph) -> int:
-    """How many operators there are besides conversions between types and control flow."""
-    return sum(1 for _ in _computing(graph))
+    """How many operators compute on activations, float or quantized: not on shapes, not between types."""
+    return sum(1 for op, sub in _computing(graph) if _in_float(op, sub) or _quantized(op, sub))
 
 
 def _computing(graph: Graph) -> Iterator[tuple[Operator, Subgraph]]:
@@ -253,6 +257,20 @@ def _computing(graph: Graph) -> Iterator[tuple[Operator, Subgraph]]:
 def _in_float(operator: Operator, subgraph: Subgraph) -> bool:
     tensors = [subgraph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
     return any(t.dtype.startswith(("float", "bfloat", "complex")) and not t.constant for t in tensors)
+
+
+def quantized_tensors(graph: Graph) -> list[str]:
+    """Tensors whose integers stand for reals, as `name (dtype)`; a float model has none."""
+    return [
+        f"{tensor.name} ({tensor.dtype})"
+        for sub in graph.subgraphs
+        for tensor in sub.tensors
+        if tensor.dtype.startswith(("int", "uint")) and len(tensor.scale) > 0
+    ]
+
+
+def _quantized(operator: Operator, subgraph: Subgraph) -> bool:
+    return any(subgraph.tensors[i].scale.size > 0 for i in operator.outputs if i >= 0)
 
 
 def has_state(graph: Graph) -> bool:

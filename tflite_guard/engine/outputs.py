@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.datasets import Dataset
+from tflite_guard.datasets.arrays import npz_headers
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import DatasetSpec
 
@@ -109,14 +110,14 @@ class Outputs:
         return np.asarray(self._arrays[name][start:stop])
 
 
-def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open, names: Sequence[str] = ()) -> Iterator[dict[str, Array]]:
+def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Iterator[dict[str, Array]]:
     """Batches of outputs that a user recorded in an .npz, in the order of the evaluation source before `limit`.
 
     Raises:
         DataError: the file does not hold one row for each example of the source.
     """
     source = replace(evaluation, preprocess=(), labels=None, group=None)
-    keys = list(names) or npz_keys(path)
+    keys = list(npz_headers(path))
     recorded = replace(
         source, source="npz", path=path, inputs={key: key for key in keys}, columns=None, features=None, sha256=None
     )
@@ -129,17 +130,6 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open, names:
         )
     for batch in open_data(recorded, keys).batches(256, with_labels=False):
         yield batch.inputs
-
-
-def npz_keys(path: str) -> list[str]:
-    """The names of the arrays in an .npz, in its order."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz ({error}); write it with numpy.savez") from None
 
 
 def batch_size(dataset: Dataset, budget: int = 8 * 2**20, largest: int = 64) -> int:

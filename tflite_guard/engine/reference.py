@@ -217,7 +217,7 @@ def _refuse_strings(names: Names, path: str) -> None:
     for name, info in (*names.inputs.items(), *names.outputs.items()):
         if info.dtype in ("string", "resource", "variant"):
             raise ModelFileError(
-                f"{path}: {name} holds {info.dtype}s, which cannot be evaluated; export the model without its text preprocessing",
+                f"{path}: {name} holds {info.dtype}s, which cannot be evaluated; export the model without that part",
                 "unsupported-type",
             )
 
@@ -270,7 +270,8 @@ def _loaded_keras2(path: str, first: Exception) -> tuple[Any, Any]:
     try:
         import tf_keras
     except ImportError:
-        message = f"{path} was saved by Keras {keras_version(path) or 2}, which needs tf-keras: pip install 'tflite-guard[tensorflow]'"
+        version = keras_version(path) or "2"
+        message = f"{path} was saved by Keras {version}, which needs tf-keras: pip install 'tflite-guard[tensorflow]'"
         raise ModelFileError(message, "missing-package") from first
     try:
         return tf_keras, tf_keras.models.load_model(path, compile=False)
@@ -324,10 +325,16 @@ def _keras_serve(keras: Any, model: Any, labels: Sequence[str]) -> Serve:
         packed = _tree(keras).pack_sequence_as(structure, [tensors[label] for label in labels])
         outputs = model(packed, training=False)
         if isinstance(outputs, dict):
-            return {str(key): value for key, value in outputs.items()}
+            return {name: tensor for key, value in outputs.items() for name, tensor in _named(str(key), value)}
         return {f"output_{i}": tensor for i, tensor in enumerate(tf.nest.flatten(outputs))}
 
     return serve
+
+
+def _named(key: str, value: Any) -> list[tuple[str, Any]]:
+    """The tensors below one key of a dictionary of outputs; a lone one goes by the key itself."""
+    tensors = tf.nest.flatten(value)
+    return [(key, tensors[0])] if len(tensors) == 1 else [(f"{key}_{i}", t) for i, t in enumerate(tensors)]
 
 
 def _input_structure(model: Any) -> Any:

@@ -26,7 +26,7 @@ ALLOW = "run with --allow-code only if you trust whoever made it"
 INSTEAD = {
     "empty": "is empty (zero bytes); copy or download it again",
     "lfs-pointer": "is a Git LFS pointer, not the model itself; run `git lfs pull`",
-    "pickle": "is a Python pickle, which can run any code when it is loaded and is never opened; save the model as .keras",
+    "pickle": "is a Python pickle, which can run any code when loaded and is never opened; save the model as .keras",
     "broken-zip": "is a truncated or damaged zip; save or copy it again",
     "npz": "holds arrays, not a model; name the .keras, .h5 or SavedModel here",
     "npy": "holds an array, not a model; name the .keras, .h5 or SavedModel here",
@@ -75,7 +75,7 @@ def check_model_file(spec: ReferenceSpec, *, allow_code: bool = False) -> None:
     elif spec.kind == "keras" and found == "hdf5":
         check_hdf5(spec.path, allow_code=allow_code)
     else:
-        raise ModelFileError(f"{spec.path} {_instead(spec, found)}")
+        raise ModelFileError(f"{spec.path} {_instead(found)}")
 
 
 def _found(path: str) -> str:
@@ -85,7 +85,7 @@ def _found(path: str) -> str:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _instead(spec: ReferenceSpec, found: str) -> str:
+def _instead(found: str) -> str:
     if found in INSTEAD:
         return INSTEAD[found]
     kind = {"saved_model": "saved_model", "keras": "keras", "hdf5": "keras", "tflite": "tflite"}[found]
@@ -273,7 +273,7 @@ def _check_operators(path: str, meta: Any) -> None:
             exempt = node.op in SAVER_OPERATORS and (function, "" if function else node.name) in saver
             if _runs_code(node) and not exempt:
                 raise ModelFileError(
-                    f"{path} holds the operator {node.op} ({node.name}), which reaches files, processes or Python; {ALLOW}",
+                    f"{path} holds the operator {node.op} ({node.name}), which reaches files or Python; {ALLOW}",
                     "unsafe-model",
                 )
 
@@ -285,7 +285,7 @@ def _runs_code(node: Any) -> bool:
 
 
 def _saver_cone(meta: Any, nodes: dict[str, Any], functions: dict[str, Any]) -> set[tuple[str, str]]:
-    """Nodes and functions that only saving and restoring variables reaches; TensorFlow puts them in every SavedModel."""
+    """Nodes and functions that only saving and restoring variables reaches; every SavedModel has them."""
     saver = meta.saver_def
     own = _cone([saver.save_tensor_name, saver.restore_op_name, saver.filename_tensor_name], nodes, functions)
     used = [info.name for s in meta.signature_def.values() for info in (*s.inputs.values(), *s.outputs.values())]

@@ -41,9 +41,7 @@ class Session:
         """Names, shapes and types of a model's inputs and outputs; what `init` asks."""
         spec = msgspec.convert(reference, ReferenceSpec)
         if spec.kind == "tflite":
-            from tflite_guard.engine.tflite import names_of
-
-            return _builtins(names_of(spec.path))
+            return _builtins(_float_names(spec.path))
         return _builtins(self._source(spec).names)
 
     def task_reference(
@@ -58,10 +56,9 @@ class Session:
             written = write_outputs(recorded_outputs(spec.path, data, self._open), out, progress)
             return written | {"names": None}
         if spec.kind == "tflite":
-            from tflite_guard.engine.tflite import evaluate_batches, inspect, names_of
+            from tflite_guard.engine.tflite import evaluate_batches
 
-            _require_float(spec.path, [*inspect(spec.path).inputs.values()])
-            names = names_of(spec.path)
+            names = _float_names(spec.path)
             opened = self._open(data, list(names.inputs))
             batches = opened.batches(batch_size(opened), with_labels=False)
             stream = (outputs for _, outputs in evaluate_batches(spec.path, batches, "default", threads))
@@ -157,9 +154,15 @@ class Session:
         return self._calibrations.setdefault(key, examples)
 
 
-def _require_float(path: str, ports: list[Any]) -> None:
-    if any(port.quantized for port in ports):
-        raise ModelFileError(f"{path}: its inputs are quantized; a reference must be a float model, name the float .tflite")
+def _float_names(path: str) -> Any:
+    """A float .tflite's inputs and outputs; refuses a quantized one, which can be no float reference."""
+    from tflite_guard.engine import graph
+    from tflite_guard.engine.tflite import names_of
+
+    quantized = graph.quantized_tensors(graph.read(path))
+    if quantized:
+        raise ModelFileError(f"{path}: is quantized ({quantized[0]}); a reference must be a float model, name the float .tflite")
+    return names_of(path)
 
 
 def _builtins(value: Any) -> dict[str, Any]:

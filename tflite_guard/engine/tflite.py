@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.names import Names, TensorInfo, compatible, shape_text
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
@@ -84,10 +83,15 @@ def _port(index: int, tensor: graphs.Tensor) -> Port:
 
 def names_of(path: str) -> Names:
     """A .tflite's names as those of a reference, dequantized."""
-    ports = inspect(path)
-    return Names(
-        *({n: TensorInfo(p.shape, p.real_dtype) for n, p in side.items()} for side in (ports.inputs, ports.outputs))
+    return _own_names(inspect(path))
+
+
+def _own_names(ports: Ports) -> Names:
+    inputs, outputs = (
+        {name: TensorInfo(port.shape, port.real_dtype) for name, port in side.items()}
+        for side in (ports.inputs, ports.outputs)
     )
+    return Names(inputs, outputs)
 
 
 def bind(
@@ -99,33 +103,24 @@ def bind(
     """
     bound = {name: ports[name] for name in expected if name in ports}
     for name, port in ports.items():
-        target = aliases.get(name)
-        if target in expected and target not in bound and port not in bound.values():
+        target = aliases.get(name, "")
+        if target in expected and target not in bound and name not in bound:
             bound[target] = port
     rest = {name: port for name, port in ports.items() if port not in bound.values()}
-    for name in [n for n in expected if n not in bound]:
-        bound[name] = _only_fit(path, name, expected, bound, rest, side)
+    bound |= _only_fits(path, rest, {name: info for name, info in expected.items() if name not in bound}, side)
     for name, port in bound.items():
         if not (_fits(port, expected[name]) or (side == "output" and _shaped(port, expected[name]))):
             raise _unbound(path, name, expected[name], {name: port}, side)
     return {name: bound[name] for name in expected}
 
 
-def _only_fit(
-    path: str,
-    name: str,
-    expected: Mapping[str, TensorInfo],
-    bound: Mapping[str, Port],
-    rest: Mapping[str, Port],
-    side: str,
-) -> Port:
-    info = expected[name]
-    fitting = [port for port in rest.values() if _fits(port, info)]
-    rivals = [n for n in expected if n not in bound or bound[n] in rest.values()]
-    contested = any(_fits(port, expected[other]) for port in fitting for other in rivals if other != name)
-    if len(fitting) != 1 or contested:
-        raise _unbound(path, name, info, rest, side)
-    return fitting[0]
+def _only_fits(path: str, ports: Mapping[str, Port], wanted: Mapping[str, TensorInfo], side: str) -> dict[str, Port]:
+    """Each wanted name's port, where one alone fits it and it fits no other name."""
+    fitting = {name: [port for port in ports.values() if _fits(port, info)] for name, info in wanted.items()}
+    for name, candidates in fitting.items():
+        if len(candidates) != 1 or sum(candidates[0] in others for others in fitting.values()) > 1:
+            raise _unbound(path, name, wanted[name], ports, side)
+    return {name: candidates[0] for name, candidates in fitting.items()}
 
 
 def _fits(port: Port, info: TensorInfo) -> bool:
@@ -157,9 +152,9 @@ class Runner:
         self.path = path
         self._kernels = kernels
         ports = inspect(path)
-        self._expected = expected or Names(
-            *({n: TensorInfo(p.shape, p.real_dtype) for n, p in s.items()} for s in (ports.inputs, ports.outputs))
-        )
+        if not ports.inputs or not ports.outputs:
+            raise ModelFileError(f"{path} has no inputs or no outputs; there is nothing to evaluate")
+        self._expected = expected or _own_names(ports)
         self._free = expected is None
         aliases = (self._expected.input_aliases, self._expected.output_aliases)
         self.inputs = bind(path, ports.inputs, self._expected.inputs, aliases[0], "input")
@@ -214,6 +209,7 @@ class Runner:
         return {name: self._feed(name, port, np.asarray(inputs[name])) for name, port in self.inputs.items()}
 
     def _feed(self, name: str, port: Port, values: Array) -> Array:
+        # Without a reference's names, integers of the very input type are taken as quantized already.
         raw_given = self._free and port.quantized and values.dtype == np.dtype(port.dtype)
         if not raw_given:
             check_dtype(name, values, port.real_dtype)
@@ -260,12 +256,15 @@ class Runner:
             outputs = self._invoke(shaped)
         except (RuntimeError, ValueError) as error:
             raise _refused(self.path, str(error), "run") from error
-        return {name: _one(out) for name, out in outputs.items()}
+        first = next(iter(self.inputs))
+        batch = len(shaped[first]) if shaped[first].ndim == feeds[first].ndim else None
+        return {name: _one(out, batch) for name, out in outputs.items()}
 
     def _declared_batch(self, port: Port, values: Array) -> Array:
         """One example as the model declares its batch: without that axis, or repeated to a fixed size."""
         if values.ndim == len(port.shape) + 1:
-            return values[0]
+            first: Array = values[0]
+            return first
         fixed = port.shape[0] if port.shape else 1
         return np.repeat(values, fixed or 1, axis=0)
 
@@ -282,8 +281,11 @@ class Runner:
         return {name: self._interpreter.get_tensor(port.index) for name, port in self.outputs.items()}
 
 
-def _one(output: Array) -> Array:
-    return output[:1] if output.ndim else output[None]
+def _one(output: Array, batch: int | None) -> Array:
+    """One example's output with a first axis of 1, from a run on `batch` copies of it, or without a batch axis."""
+    batched = batch is not None and output.ndim > 0 and len(output) == batch
+    first: Array = output[:1] if batched else output[None]
+    return first
 
 
 def _same(one: Array, other: Array) -> bool:
@@ -364,17 +366,17 @@ def check_dtype(name: str, values: Array, wanted: str) -> None:
             f"input {name}: the model takes {wanted} and the data is {values.dtype}, which is not supported"
         )
     if given != needed:
+        step = f'{{"cast": "{wanted}"}}'
         raise DataError(
-            f'input {name}: the model takes {wanted} and the data is {values.dtype}; add the preprocess step {{"cast": "{wanted}"}}'
+            f"input {name}: the model takes {wanted} and the data is {values.dtype}; add the preprocess step {step}"
         )
 
 
 def check_shape(name: str, values: Array, wanted: tuple[int | None, ...]) -> None:
     """Raise DataError unless the data's shape is the input's, the batch axis aside."""
     if not compatible(values.shape, wanted):
-        raise DataError(
-            f"input {name}: the model takes {shape_text((None, *wanted[1:]))} and the data is {shape_text(values.shape)}"
-        )
+        takes = shape_text((None, *wanted[1:]))
+        raise DataError(f"input {name}: the model takes {takes} and the data is {shape_text(values.shape)}")
 
 
 def cast(name: str, values: Array, dtype: str) -> Array:
@@ -406,8 +408,10 @@ def quantize(values: Array, port: Port) -> Array:
 def dequantize(values: Array, port: Port) -> Array:
     """The port's integers to float32: (q - zero point) * scale; other floats to float32, integers as they are."""
     if port.quantized:
-        return (values.astype(np.float32) - np.float32(port.zero_point)) * np.float32(port.scale)
-    return values.astype(np.float32) if values.dtype.kind == "f" else values
+        reals: Array = (values.astype(np.float32) - np.float32(port.zero_point)) * np.float32(port.scale)
+        return reals
+    plain: Array = values.astype(np.float32) if values.dtype.kind == "f" else values
+    return plain
 
 
 def evaluate_batches(

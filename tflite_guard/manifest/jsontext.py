@@ -226,13 +226,16 @@ def _explain(text: str, error: json.JSONDecodeError, starts: list[int]) -> tuple
 
 
 def _trailing_comma(text: str, at: int) -> tuple[int, str] | None:
-    message = "a comma after the last item; JSON allows none"
-    if text[at : at + 1] == "," and text[_past_space(text, at + 1) :][:1] in ("]", "}"):
-        return at, message
+    """Decoders complain at the comma itself (Python 3.13) or at the bracket after it."""
     before = text[:at].rstrip(" \t\n\r")
     if text[at : at + 1] in ("]", "}") and before.endswith(","):
-        return len(before) - 1, message
-    return None
+        comma = len(before) - 1
+    elif text.startswith(",", at) and text.startswith(("]", "}"), _past_space(text, at + 1)):
+        comma = at
+    else:
+        return None
+    item = text[:comma].rstrip(" \t\n\r")[-1:]
+    return None if item in ("", ":", ",", "[", "{") else (comma, "a comma after the last item; JSON allows none")
 
 
 def _unclosed(text: str, at: int, starts: list[int]) -> tuple[int, str] | None:

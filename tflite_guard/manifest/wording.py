@@ -34,13 +34,13 @@ _WORD_MAX = 200  # difflib's time grows with the product of the lengths
 _NAMES_MAX = 2000
 
 
-def near(word: str, names: Iterable[str]) -> str | None:
-    """The valid name that a wrong one most likely meant, or None."""
+def near(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The valid name that a wrong one most likely meant, or None. `cutoff` is difflib's, from 0 to 1 (the same)."""
     known = list(names)[:_NAMES_MAX]
     if len(word) > _WORD_MAX:
         return None
     folded = {_fold(name): name for name in reversed(known)}
-    found = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=cutoff)
     return folded[found[0]] if found else None
 
 
@@ -75,7 +75,8 @@ def in_words(error: Error, tree: Node) -> Iterator[Rejection]:
 def _alternatives(error: Error, tree: Node, node: Node) -> Iterator[Rejection]:
     """Only the alternative that the value was meant to be; the others' complaints are noise."""
     if all(set(branch) == {"required"} for branch in error.validator_value):
-        yield node.pointer, node.problem(_exactly_one(error, node))
+        choice = _exactly_one(error, node)
+        yield node.pointer, node.problem(choice) if choice else None
         return
     branches: dict[Any, list[Error]] = {}
     for cause in error.context or ():
@@ -89,22 +90,28 @@ def _alternatives(error: Error, tree: Node, node: Node) -> Iterator[Rejection]:
         yield from in_words(cause, tree)
 
 
-def _exactly_one(error: Error, node: Node) -> str:
+def _exactly_one(error: Error, node: Node) -> str | None:
     names = [name for branch in error.validator_value for name in branch["required"]]
     given = [name for name in names if node.get(name) is not None]
     choice = ", ".join(map(quoted, names[:-1])) + f" or {quoted(names[-1])}"
     if given:
         return f"{_subject(node)} has {' and '.join(map(quoted, given))}, but takes exactly one of {choice}"
+    if any(near(name, _strangers(error, node)) for name in names):
+        return None
     return f"{_subject(node)} needs one of {choice}"
 
 
 def _unknown_keys(error: Error, node: Node) -> Iterator[Rejection]:
-    known = error.schema.get("properties", {})
-    free = [name for name in known if node.get(name) is None]
+    known = [name for name in error.schema.get("properties", {}) if name != "$schema"]
     for key, child in node.members():
-        if key not in known:
-            hint = did_you_mean(key, free or known, known="known here")
+        if key in _strangers(error, node):
+            hint = did_you_mean(key, known, known="known here")
             yield child.pointer, child.key_problem(f"unknown key {quoted(key)}{hint}")
+
+
+def _strangers(error: Error, node: Node) -> list[str]:
+    known = error.schema.get("properties", {})
+    return [key for key, _ in node.members() if known and key not in known]
 
 
 def _bad_key(error: Error, node: Node) -> Iterator[Rejection]:
@@ -137,8 +144,7 @@ def _sentence(error: Error, node: Node) -> str | None:
 
 def _missing(error: Error, node: Node) -> str | None:
     """What is lacking; None when an unknown key beside it, told anyway, is that one misspelt."""
-    known = error.schema.get("properties", {})
-    strangers = [key for key, _ in node.members() if known and key not in known]
+    strangers = _strangers(error, node)
     absent = [name for name in error.validator_value if node.get(name) is None and near(name, strangers) is None]
     source = node.get("source") if "then" in error.absolute_schema_path else None
     because = f", which source {quoted(source.plain())} needs" if source else ""
@@ -164,7 +170,11 @@ def _count(error: Error, subject: str) -> str:
     if not error.instance:
         return f"{subject} is empty"
     bound = "at least" if str(error.validator).startswith("min") else "at most"
-    return f"{subject} has {len(error.instance)} entries, but takes {bound} {error.validator_value}"
+    return f"{subject} takes {bound} {_entries(error.validator_value)}, not {len(error.instance)}"
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
 
 
 def _alone(error: Error, node: Node) -> str:

@@ -36,7 +36,7 @@ def renderable(report: Report) -> RenderableType:
         if model.error is None:
             parts.append(_table(model))
             parts.extend(_findings(model))
-        parts.append(Text(""))
+    parts.append(Text(""))
     parts.extend(Text(f"note: {wording.plain(note)}", style="dim") for note in report.notes)
     parts.append(_footer(report))
     return Group(*parts)

@@ -64,12 +64,11 @@ def interval(metric: MetricResult) -> str:
     """[low, high] of the 95 % interval, or a dash."""
     if metric.confidence_interval is None:
         return "–"
-    low, high = metric.confidence_interval
-    return f"[{_bound(low)}, {_bound(high)}]"
+    return "[" + ", ".join(_bound(end, metric.metric) for end in metric.confidence_interval) + "]"
 
 
-def _bound(value: float) -> str:
-    return _figure(value).replace("-", "−")
+def _bound(value: float, metric: str) -> str:
+    return number(value, metric).split(" ")[0].replace("-", "−")
 
 
 def size(count: int | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tflite_guard.manifest.meaning.datasets import check_dataset
+from tflite_guard.manifest.meaning.datasets import check_dataset, check_dataset_name
 from tflite_guard.manifest.meaning.models import check_model, check_unique
 from tflite_guard.manifest.meaning.paths import Context
 from tflite_guard.manifest.meaning.tolerances import check_default_tolerances
@@ -19,6 +19,9 @@ def check(tree: Node, models: Sequence[ModelView], context: Context) -> None:
     datasets = tree.get("datasets")
     for _, dataset in datasets.members() if datasets else ():
         check_dataset(dataset, context)
+    defaults = tree.get("defaults")
+    for key in ("evaluation", "calibration"):
+        check_dataset_name(defaults.get(key) if defaults else None, tree, context)
     check_default_tolerances(tree, models, context)
     check_unique(((model.node.content["name"], model.name) for model in models), "model", context)
     for model in models:

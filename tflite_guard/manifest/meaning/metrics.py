@@ -20,7 +20,8 @@ def check_metric(metric: MetricView, evaluation: Node | None, context: Context) 
         if key not in _options(metric):
             offered = listed(name for name in _options(metric) if name not in ("name", "metric", "python"))
             hint = f"; it has {offered}" if offered else ""
-            context.say_key(option, f"{metric.spec.metric} has no option {quoted(key)}{hint}")
+            what = "a python metric" if metric.spec.python else metric.spec.metric
+            context.say_key(option, f"{what} has no option {quoted(key)}{hint}")
     if evaluation is not None and "labels" not in evaluation.removed:
         _check_metric_labels(metric, metric.node, evaluation, context)
 

@@ -48,7 +48,7 @@ _FOUND = {
     "saved_model": "a SavedModel",
     "folder": "a folder",
     "special": "a device or a pipe",
-    "unknown": "something else",
+    "unknown": "of an unknown format",
 }
 _ALWAYS_WRONG = {
     "empty": "is empty (0 bytes)",
@@ -128,7 +128,7 @@ def escapes(written: str, context: Context) -> str | None:
 def _neighbour(path: str) -> str:
     folder, name = os.path.split(path)
     try:
-        found = near(name, sorted(os.listdir(folder)))
+        found = near(name, sorted(os.listdir(folder)), cutoff=0.8)  # a shared suffix alone is nothing
     except OSError:
         return f" (nor is there a folder {os.path.basename(folder)})"
     return f"; did you mean {quoted(found)}?" if found else ""

@@ -1,0 +1,130 @@
+"""Write docs/manifest.md from the manifest's JSON Schema; with --check, fail when it is stale.
+
+python docs/generate.py
+python docs/generate.py --check
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = ROOT / "schemas" / "manifest-v1.schema.json"
+PAGE = ROOT / "docs" / "manifest.md"
+
+HEAD = """# The manifest
+
+<!-- Generated from schemas/manifest-v1.schema.json by docs/generate.py; edit the schema. -->
+
+A manifest is a JSON file, `tflite-guard.json` by default. `tflite-guard validate` tells everything that is
+wrong with one, each problem with its line and column. For completion and hover in an editor, let its
+`$schema` point to `schemas/manifest-v1.schema.json`, or write the schema beside it with
+`tflite-guard schema manifest > manifest.schema.json`.
+
+## A complete example
+
+```json
+{example}
+```
+
+## Keys
+"""
+
+
+def page(schema: dict[str, Any]) -> str:
+    """The whole page as Markdown."""
+    example, defs = compact(schema["examples"][0]), schema["$defs"]
+    parts = [HEAD.format(example=example), section("The manifest", schema, defs)]
+    parts += [section(title(name), found, defs) for name, found in defs.items()]
+    return "\n".join(parts)
+
+
+def compact(written: Any, indent: str = "") -> str:
+    """JSON with what fits on a line kept on one."""
+    line = json.dumps(written, ensure_ascii=False)
+    if not isinstance(written, dict | list) or len(indent) + len(line) <= 100:
+        return line
+    inner, pair = indent + "  ", isinstance(written, dict)
+    named = written.items() if isinstance(written, dict) else (("", element) for element in written)
+    rows = [inner + (f"{json.dumps(key)}: " if pair else "") + compact(element, inner) for key, element in named]
+    opening, closing = "{}" if pair else "[]"
+    return f"{opening}\n" + ",\n".join(rows) + f"\n{indent}{closing}"
+
+
+def section(heading: str, schema: dict[str, Any], defs: dict[str, Any]) -> str:
+    """One object or list of the schema: its description and a table of its keys."""
+    lines = [f"### {heading}", "", schema["description"], ""]
+    if "properties" in schema:
+        required = schema.get("required", [])
+        lines += ["| key | value | meaning |", "|---|---|---|"]
+        lines += [row(key, found, key in required, defs) for key, found in schema["properties"].items()]
+    else:
+        lines.append(f"Value: {value(schema)}.")
+    return "\n".join(lines) + "\n"
+
+
+def row(key: str, schema: dict[str, Any], required: bool, defs: dict[str, Any]) -> str:
+    """One line of a table. Of a referenced object, only the first sentence; its own section has the rest."""
+    meaning = schema.get("description")
+    if meaning is None:
+        meaning = defs[schema["$ref"].rpartition("/")[2]]["description"].split(". ")[0].rstrip(".") + "."
+    return f"| `{key}`{' (required)' if required else ''} | {value(schema)} | {meaning.replace('|', chr(92) + '|')} |"
+
+
+def value(schema: dict[str, Any]) -> str:
+    """What a value may be, in a few words."""
+    if "$ref" in schema:
+        return link(schema)
+    if "anyOf" in schema:
+        return " or ".join(value(branch) for branch in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema["type"] == "array":
+        of = value(schema["items"])
+        return f"list of {of.replace('string', 'strings').replace('number', 'numbers')}"
+    return of_object(schema) if schema["type"] == "object" else scalar(schema)
+
+
+def of_object(schema: dict[str, Any]) -> str:
+    """An object inside a table: a map, or a few keys."""
+    if "properties" in schema:
+        return "object with " + ", ".join(f"`{key}`" for key in schema["properties"])
+    return f"map from name to {value(schema['additionalProperties'])}"
+
+
+def scalar(schema: dict[str, Any]) -> str:
+    """A string, number or boolean with its bounds."""
+    names = {"integer": "whole number", "boolean": "`true` or `false`"}
+    bounds = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+    named = [f"{text} {schema[key]}" for key, text in bounds.items() if key in schema and abs(schema[key]) < 2**31 - 1]
+    return schema.get("title") or ", ".join([names.get(schema["type"], schema["type"]), *named])
+
+
+def link(schema: dict[str, Any]) -> str:
+    """A link to the section of a referenced definition."""
+    name = schema["$ref"].rpartition("/")[2]
+    return f"[{title(name)}](#{name.replace('_', '-')})"
+
+
+def title(name: str) -> str:
+    """A definition's name as a heading."""
+    return name.replace("_", " ").capitalize()
+
+
+def main(arguments: list[str]) -> str | None:
+    """Write the page, or with --check say that it is stale."""
+    text = page(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    if arguments == ["--check"]:
+        current = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+        return None if current == text else f"{PAGE.name} is stale: run python docs/generate.py"
+    PAGE.write_text(text, encoding="utf-8")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""What tests share: the example as a user has it, and the command line as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run of the command line."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads(self.out)
+        return parsed
+
+    def variant(self, name: str) -> dict[str, Any]:
+        variants = [v for model in self.report["models"] for v in model["variants"] if v["name"] == name]
+        assert len(variants) == 1
+        return variants[0]
+
+    def metric(self, variant: str, name: str) -> dict[str, Any]:
+        metrics = [metric for metric in self.variant(variant)["metrics"] if metric["name"] == name]
+        assert len(metrics) == 1
+        return metrics[0]
+
+
+Run = Callable[..., Finished]
+
+
+def run_cli(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300) -> Finished:
+    """Run `tflite-guard` in a process of its own."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "tflite_guard", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for the whole session, so that what one test converted the next one need not."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(shared_cache: Path, tmp_path: Path) -> Run:
+    """The command line with the session's cache, in a folder of its own."""
+
+    def call(*arguments: str | Path, cwd: Path | None = None, **settings: Any) -> Finished:
+        wanted = list(arguments)
+        caching = {"check", "convert"} & set(map(str, wanted[:1])) or list(map(str, wanted[:2])) == ["baseline", "update"]
+        if caching and not {"--no-cache", "--cache-dir"} & set(map(str, wanted)):
+            wanted += ["--cache-dir", shared_cache]
+        return run_cli(*wanted, cwd=cwd or tmp_path, **settings)
+
+    return call
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """A copy of examples/digits that a test may change; the folder of its manifest."""
+    folder = tmp_path / "digits"
+    shutil.copytree(EXAMPLES / "digits", folder)
+    return folder
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a folder, to edit."""
+    parsed: Manifest = json.loads((folder / "tflite-guard.json").read_text())
+    return parsed
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write a manifest into a folder."""
+    path = folder / "tflite-guard.json"
+    path.write_text(json.dumps(manifest, indent=2))
+    return path
+
+
+def only(manifest: Manifest, *variants: str) -> Manifest:
+    """A manifest with just these variants of its first model."""
+    model = manifest["models"][0]
+    model["variants"] = [v for v in model["variants"] if (v if isinstance(v, str) else v["name"]) in variants]
+    return manifest

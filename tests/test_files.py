@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tflite_guard import files
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty"),
+        (POINTER, "lfs-pointer"),
+        (b"\x1c\0\0\0TFL3....", "tflite"),
+        (b"\x89HDF\r\n\x1a\n....", "hdf5"),
+        (b"\x93NUMPY\x01\0", "npy"),
+        (b"\x80\x04\x95....", "pickle"),
+        (b"PK\x03\x04 cut short", "broken-zip"),
+        (b"PK\x05\x06" + b"\0" * 18, "zip"),
+        (b"TFL3", "unknown"),
+        (b"hello", "unknown"),
+    ],
+)
+def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, content: bytes, kind: str) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(content)
+    assert files.sniff(str(path)) == kind
+    assert files.lfs_pointer(str(path)) == (kind == "lfs-pointer")
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"),
+    [("config.json", "keras"), ("image.npy", "npz"), ("archive/data.pkl", "pickle"), ("readme", "zip")],
+)
+def test_a_zip_is_what_it_holds(tmp_path: Path, member: str, kind: str) -> None:
+    path = tmp_path / "file"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, "x")
+    assert files.sniff(str(path)) == kind
+    assert files.zip_members(str(path)) == [member]
+
+
+def test_a_folder_is_a_saved_model_when_it_holds_a_graph(tmp_path: Path) -> None:
+    assert files.sniff(str(tmp_path)) == "folder"
+    (tmp_path / "saved_model.pb").touch()
+    assert files.sniff(str(tmp_path)) == "saved_model"
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert files.sniff(str(tmp_path / "pipe")) == "special"
+    assert not files.lfs_pointer(str(tmp_path / "pipe"))
+    assert not files.holds(str(tmp_path / "pipe"), b"x")
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.sniff(str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError):
+        files.sha256_of(str(tmp_path / "none"))
+
+
+def test_a_large_file_that_begins_like_a_pointer_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(POINTER + b"x" * 2000)
+    assert not files.lfs_pointer(str(path))
+
+
+def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    content = bytes(range(256)) * 10_000
+    path.write_bytes(content)
+    assert files.sha256_of(str(path)) == hashlib.sha256(content).hexdigest()
+
+
+def folder_of(root: Path) -> Path:
+    for name, content in {"b": b"1", "a/z": b"2", "a.txt": b"3", "a/é": b"", "B": b"4"}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def test_the_hash_of_a_folder_is_what_the_shell_says(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model")
+    command = "find -L * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    result = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=True)
+    assert files.sha256_of(str(folder)) == result.stdout.split()[0]
+
+
+def test_the_hash_of_a_folder_sees_names_content_and_linked_content(tmp_path: Path) -> None:
+    base = files.sha256_of(str(folder_of(tmp_path / "1")))
+    assert files.sha256_of(str(folder_of(tmp_path / "2"))) == base
+    (tmp_path / "2/b").rename(tmp_path / "2/c")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x").write_bytes(b"1")
+    seen = {base, files.sha256_of(str(tmp_path / "2"))}
+    (tmp_path / "2/linked").symlink_to(tmp_path / "outside")
+    seen.add(files.sha256_of(str(tmp_path / "2")))
+    (tmp_path / "outside/x").write_bytes(b"2")
+    seen.add(files.sha256_of(str(tmp_path / "2")))
+    assert len(seen) == 4
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model")
+    (folder / "a/back").symlink_to(folder)
+    assert sorted(files.files_below(str(folder))) == ["B", "a.txt", "a/z", "a/é", "b"]
+
+
+def test_containment_is_judged_after_links(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "root-other"
+    root.mkdir()
+    other.mkdir()
+    (other / "secret").touch()
+    (root / "link").symlink_to(other / "secret")
+    (root / "inside").touch()
+    (tmp_path / "alias").symlink_to(root)
+    assert files.contained(str(root / "inside"), [str(root)])
+    assert files.contained(str(root), [str(root)])
+    assert files.contained(str(root / "inside"), [str(tmp_path / "alias")])
+    assert files.contained(str(root / "not/yet/there"), [str(root)])
+    assert not files.contained(str(root / "link"), [str(root)])
+    assert files.contained(str(root / "link"), [str(root), str(other)])
+    assert not files.contained(str(root / "../root-other/secret"), [str(root)])
+    assert not files.contained(str(other / "secret"), [str(root)])
+    assert files.contained("/etc", ["/"])
+
+
+def test_the_root_is_the_nearest_repository(tmp_path: Path) -> None:
+    inner = tmp_path / "repo/a/b"
+    inner.mkdir(parents=True)
+    assert files.find_root(str(inner)) == os.path.realpath(inner)
+    (tmp_path / "repo/.git").mkdir()
+    assert files.find_root(str(inner)) == os.path.realpath(tmp_path / "repo")
+    (tmp_path / "repo/a/.git").write_text("gitdir: elsewhere")
+    assert files.find_root(str(inner)) == os.path.realpath(tmp_path / "repo/a")
+
+
+def test_bytes_are_found_anywhere_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "graph"
+    path.write_bytes(b"x" * 5_000_000 + b"FakeQuant" + b"x" * 10)
+    assert files.holds(str(path), b"FakeQuant")
+    assert not files.holds(str(path), b"FakeQuantum")
+    path.write_bytes(b"")
+    assert not files.holds(str(path), b"FakeQuant")
+    assert not files.holds(str(tmp_path / "none"), b"FakeQuant")
