@@ -88,7 +88,7 @@ def test_what_is_wrong_with_a_function_is_said(source, opened, function, message
 def test_a_module_that_is_not_there_is_named(opened, tmp_path):
     with pytest.raises(DataError, match=r"absent_module:f: .*No module named 'absent_module'"):
         opened("python", "absent_module:f", root=str(tmp_path), allow_code=True)
-    with pytest.raises(DataError, match=r"write a python source as package\.module:function"):
+    with pytest.raises(DataError, match=r"write it as package\.module:function"):
         opened("python", "absent_module", root=str(tmp_path), allow_code=True)
 
 

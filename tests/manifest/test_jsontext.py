@@ -89,6 +89,13 @@ def test_all_problems_of_a_sound_syntax_are_told_at_once() -> None:
     ]
 
 
+def test_a_key_written_three_times_refers_to_the_first() -> None:
+    assert told(b'{"a": 1,\n "a": 2,\n "a": 3}') == [
+        '2:2: duplicate key "a", first on line 1',
+        '3:2: duplicate key "a", first on line 1',
+    ]
+
+
 def test_nesting_is_allowed_to_64_levels() -> None:
     deepest = b'{"a":' + b"[" * 63 + b"]" * 63 + b"}"
     assert jsontext.parse(deepest, "m.json").value

@@ -307,6 +307,8 @@ def test_what_a_rejected_part_would_have_offered_is_not_called_missing(messages:
         '"calib" lacks "path"',
     ]
     assert messages(manifest(calibration=3)) == ['"calibration" should be a string, not a number']
+    broken = manifest(defaults={"calibration": 3}, calibration=None)
+    assert messages(broken) == ['"calibration" should be a string, not a number']
     unlabelled = {"source": "npz", "path": "data/evaluation.npz", "inputs": "image", "labels": 3}
     assert messages(manifest(datasets={"test": unlabelled})) == [
         '"labels" should be a string or an object, not a number'

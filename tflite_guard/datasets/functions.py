@@ -39,8 +39,8 @@ def open_function(name: str, root: str, keys: Sequence[str], allow_code: bool) -
     """
     if not allow_code:
         raise DataError(f"{name}: a python source runs code of this repository; allow it with --allow-code")
-    with _user_code(name, root):
-        function = _find(name)
+    with user_code(name, root):
+        function = find_function(name)
         returned = function()
     if isinstance(returned, Mapping):
         return hold(name, returned, keys)
@@ -49,10 +49,11 @@ def open_function(name: str, root: str, keys: Sequence[str], allow_code: bool) -
     return FunctionReader(name, root, function, sum(1 for _ in _records(name, root, function, keys)))
 
 
-def _find(name: str) -> Callable[[], Any]:
+def find_function(name: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names. Raises DataError when there is none."""
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
-        raise DataError(f"{name}: write a python source as package.module:function")
+        raise DataError(f"{name}: write it as package.module:function")
     function = getattr(importlib.import_module(module_name), function_name, None)
     if not callable(function):
         raise DataError(f"{name}: the module {module_name} has no function {function_name!r}")
@@ -62,7 +63,7 @@ def _find(name: str) -> Callable[[], Any]:
 def _records(
     name: str, root: str, function: Callable[[], Iterable[Mapping[str, Any]]], keys: Sequence[str]
 ) -> Iterator[dict[str, Array]]:
-    with _user_code(name, root):
+    with user_code(name, root):
         for index, record in enumerate(function()):
             if not isinstance(record, Mapping):
                 raise DataError(f"{name}: example {index} is not a mapping but {type(record).__name__}")
@@ -78,12 +79,12 @@ def _plain(value: Any, where: str) -> Array:
 
 
 @contextlib.contextmanager
-def _user_code(name: str, root: str) -> Iterator[None]:
+def user_code(name: str, root: str) -> Iterator[None]:
     """Puts `root` on the import path for the while, and names the source in whatever the code raises."""
     sys.path.insert(0, root)
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:
         raise DataError(f"{name}: the function failed with {type(error).__name__}: {error}") from error

@@ -34,13 +34,33 @@ CALIBRATIONS_KEPT = 4
 """Each is a float model in memory; the variants of a model seldom differ in their calibration."""
 
 
+def quantize_calibrated(calibrated: bytes, io: str, float_nodes: Sequence[str] = ()) -> bytes:
+    """An int8 model from a float flatbuffer that holds ranges: the second half of what the converter does for int8.
+
+    The function is TensorFlow's own but private; ImportError, TypeError and AttributeError mean that it has changed.
+    """
+    from tensorflow.lite.python.convert import deduplicate_readonly_buffers, mlir_quantize
+
+    options = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
+    nodes = set(float_nodes) or None
+    return _guarded(lambda: deduplicate_readonly_buffers(mlir_quantize(calibrated, denylisted_nodes=nodes, **options)))
+
+
 class Source:
     """A float model that variants are made from. Loaded, exported and calibrated once, when first needed."""
 
-    def __init__(self, spec: ReferenceSpec, scratch: str, *, allow_code: bool = False) -> None:
+    def __init__(
+        self,
+        spec: ReferenceSpec,
+        scratch: str,
+        *,
+        allow_code: bool = False,
+        quantizer: Callable[[bytes, str, Sequence[str]], bytes] = quantize_calibrated,
+    ) -> None:
         self._spec = spec
         self._scratch = scratch
         self._allow_code = allow_code
+        self._quantizer = quantizer
         self._single = False
         self._calibrated: dict[tuple[Calibration, CalibrationOptions], bytes] = {}
 
@@ -179,7 +199,7 @@ class Source:
         calibrated = self._calibrate(calibration, variant.calibration_options)
         nodes = graphs.resolve_keep_float(graphs.read(calibrated), variant.keep_float)
         try:
-            return quantize_calibrated(calibrated, variant.io, nodes)
+            return self._quantizer(calibrated, variant.io, nodes)
         except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
             return self._int8_public(variant, calibration, nodes, error)
 
@@ -253,18 +273,6 @@ class Source:
         names = {index: name for name, index in graphs.input_indices(graph).items()}
         order = [names[index] for index in graph.main.inputs]
         return lambda: ([sample[name] for name in order] for sample in self._samples(calibration, options))
-
-
-def quantize_calibrated(calibrated: bytes, io: str, float_nodes: Sequence[str] = ()) -> bytes:
-    """An int8 model from a float flatbuffer that holds ranges: the second half of what the converter does for int8.
-
-    The function is TensorFlow's own but private; ImportError, TypeError and AttributeError mean that it has changed.
-    """
-    from tensorflow.lite.python.convert import deduplicate_readonly_buffers, mlir_quantize
-
-    options = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
-    nodes = set(float_nodes) or None
-    return _guarded(lambda: deduplicate_readonly_buffers(mlir_quantize(calibrated, denylisted_nodes=nodes, **options)))
 
 
 def _float_flatbuffer(path: str) -> bytes:

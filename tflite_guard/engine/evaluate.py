@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.datasets import Batch, Dataset
+from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
 from tflite_guard.engine.names import Names, TensorInfo
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs
 from tflite_guard.engine.tflite import Port, bind, dequantize, evaluate_batches, inspect, names_of
-from tflite_guard.errors import DataError, EvaluationError
+from tflite_guard.errors import DataError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, MetricSpec, VariantSpec
 from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example
@@ -67,11 +66,13 @@ class _Whole:
             self.wanted.append(labels[self.labels])
 
     def measured(self, groups: Array | None, seed: int, root: str) -> Measurement:
-        function = _import_function(self.spec.python or "", root)
         outputs = [np.concatenate(parts) for parts in zip(*self.outputs, strict=True)]
         reference = [np.concatenate(parts) for parts in zip(*self.reference, strict=True)]
         labels = np.concatenate(self.wanted) if self.wanted else None
-        return measure_python(self.spec, function, outputs, reference, labels, groups=groups, seed=seed)
+        name = self.spec.python or ""
+        with user_code(name, root):
+            function = find_function(name)
+            return measure_python(self.spec, function, outputs, reference, labels, groups=groups, seed=seed)
 
 
 class Scorer:
@@ -322,16 +323,3 @@ def _labels_of(spec: MetricSpec, output: str | None, labels: Sequence[str]) -> s
         if key is not None and key in labels:
             return key
     return None
-
-
-def _import_function(name: str, root: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    sys.path.insert(0, root)
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise EvaluationError("code", f"{name}: cannot be imported from {root} ({error})") from None
-    finally:
-        sys.path.remove(root)
-    result: Callable[..., Any] = found
-    return result

@@ -276,7 +276,7 @@ def _loaded_keras2(path: str, first: Exception) -> tuple[Any, Any]:
     try:
         return tf_keras, tf_keras.models.load_model(path, compile=False)
     except Exception as error:
-        raise _unloadable(path, error) from first
+        raise _unloadable(path, first if CUSTOM_OBJECT.search(str(first)) else error) from error
 
 
 CUSTOM_OBJECT = re.compile(

@@ -34,7 +34,7 @@ _EXPECTED = {
     "images": (("folder",), "a folder of images"),
     "csv": (("unknown",), "a CSV file"),
     # A record's length can look like the first bytes of anything.
-    "tfrecord": (("unknown", "pickle", "tflite", "zip", "npz", "folder"), "a TFRecord file"),
+    "tfrecord": (("unknown", "pickle", "tflite", "broken-zip"), "a TFRecord file"),
     "recipe": (("unknown",), "a recipe file (.json)"),
 }
 _FOUND = {

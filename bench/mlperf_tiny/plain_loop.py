@@ -1,0 +1,248 @@
+"""The same conversions and metrics as tflite-guard.json, the way one would write them by hand.
+
+Public converter, one interpreter, a batch of one, sums in plain Python; nothing of tflite_guard. Writes JSON:
+model to variant to metric to value, null for an infinite SQNR. Takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+Array = np.ndarray[Any, Any]
+Rows = list[list[float]]
+"""One list of floats an example."""
+
+INT16X8 = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+
+
+def main() -> None:
+    """Run the models and write the metrics."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="models and data")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write; default: standard output")
+    parser.add_argument("--model", action="append", metavar="NAME", help="only these models; repeatable")
+    parser.add_argument("--keras-batch", type=int, default=1, metavar="N", help="examples at a time in Keras")
+    arguments = parser.parse_args()
+    models, data = arguments.folder / "models" / "mlperf-tiny", arguments.folder / "data"
+    results = {
+        name: run(models, data, arguments.keras_batch)
+        for name, run in MODELS.items()
+        if arguments.model is None or name in arguments.model
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    if arguments.out:
+        arguments.out.write_text(text)
+    else:
+        print(text, end="")
+
+
+def resnet8(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, float | None]]:
+    """Image classification from the Keras file."""
+    images, labels = _cifar10(data, "evaluation")
+    calibration, _ = _cifar10(data, "calibration")
+    model = tf.keras.models.load_model(models / "ic_resnet8.h5", compile=False)
+    made = _conversions(model, calibration[:200])
+    published = (models / "ic_resnet8_int8.tflite").read_bytes()
+    variants = {name: _run(content, images) for name, content in made.items()}
+    variants["published"] = _run(published, images)
+    variants["published-reference-kernels"] = _run(published, images, OpResolverType.BUILTIN_REF)
+    return _classification(_predict(model, images, keras_batch), variants, labels.tolist())
+
+
+def resnet8_flatbuffer(models: Path, data: Path, _keras_batch: int) -> dict[str, dict[str, float | None]]:
+    """Image classification from the published float .tflite."""
+    images, labels = _cifar10(data, "evaluation")
+    calibration, _ = _cifar10(data, "calibration")
+    content = (models / "ic_resnet8_float32.tflite").read_bytes()
+    variants = {
+        "int8": _run(_int8_of_flatbuffer(content, calibration[:200]), images),
+        "published": _run((models / "ic_resnet8_int8.tflite").read_bytes(), images),
+    }
+    return _classification(_run(content, images), variants, labels.tolist())
+
+
+def toycar(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, float | None]]:
+    """The anomaly detector, which reconstructs its own input."""
+    windows = np.load(data / "toycar-windows.npz")["features"]
+    model = tf.keras.models.load_model(models / "ad01.h5", compile=False)
+    made = {**_conversions(model, windows[:100]), "published": (models / "ad01_int8.tflite").read_bytes()}
+    reference, wanted = _predict(model, windows, keras_batch), _rows(windows)
+    results: dict[str, dict[str, float | None]] = {"reference": dict(_errors(reference, wanted))}
+    for name, content in made.items():
+        outputs = _run(content, windows)
+        results[name] = {
+            **_errors(outputs, wanted),
+            "sqnr": _sqnr(outputs, reference),
+            "cosine_similarity": _mean(_cosine(a, b) for a, b in zip(outputs, reference, strict=True)),
+        }
+    return results
+
+
+def wake_word(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, float | None]]:
+    """The streaming wake word, which Keras 2 saved."""
+    loaded = np.load(data / "sww-samples.npz")
+    specs, labels = loaded["specs"], loaded["label"]
+    model = tf_keras.models.load_model(models / "sww_ds_cnn_keras2.h5", compile=False)
+    made = {**_conversions(model, specs), "published": (models / "sww_ds_cnn_int8.tflite").read_bytes()}
+    variants = {name: _run(content, specs) for name, content in made.items()}
+    return _classification(_predict(model, specs, keras_batch), variants, labels.tolist())
+
+
+MODELS: dict[str, Callable[[Path, Path, int], dict[str, dict[str, float | None]]]] = {
+    "resnet8": resnet8,
+    "resnet8-flatbuffer": resnet8_flatbuffer,
+    "toycar": toycar,
+    "wake-word": wake_word,
+}
+
+
+def _cifar10(data: Path, part: str) -> tuple[Array, Array]:
+    loaded = np.load(data / f"cifar10-{part}.npz")
+    return loaded["image"].astype(np.float32), loaded["label"]
+
+
+def _conversions(model: Any, calibration: Array) -> dict[str, bytes]:
+    """The model as float32, float16, dynamic range, int8 with int8 inputs and outputs, and int16x8."""
+
+    def samples() -> Iterator[list[Array]]:
+        for sample in calibration:
+            yield [sample[None]]
+
+    def converted(**settings: Any) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        for name, value in settings.items():
+            setattr(converter.target_spec if name.startswith("supported") else converter, name, value)
+        return bytes(converter.convert())
+
+    optimized = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+    calibrated = {**optimized, "representative_dataset": samples}
+    return {
+        "float32": converted(),
+        "float16": converted(**optimized, supported_types=[tf.float16]),
+        "dynamic_range": converted(**optimized),
+        "int8": converted(**calibrated, inference_input_type=tf.int8, inference_output_type=tf.int8),
+        "int16x8": converted(**calibrated, supported_ops=[INT16X8, tf.lite.OpsSet.TFLITE_BUILTINS]),
+    }
+
+
+def _int8_of_flatbuffer(content: bytes, calibration: Array) -> bytes:
+    """There is no public way from a .tflite to int8: TensorFlow's calibrator and quantizer, both private."""
+    from tensorflow.lite.python import convert
+    from tensorflow.lite.python.optimize import calibrator
+
+    made = calibrator.Calibrator(calibrator.add_intermediate_tensors(content))
+    calibrated = made.calibrate(lambda: ([sample[None]] for sample in calibration))
+    return bytes(convert.mlir_quantize(calibrated, input_data_type=tf.int8, output_data_type=tf.int8))
+
+
+def _predict(model: Any, inputs: Array, batch: int) -> Rows:
+    """What Keras gives."""
+    outputs: Rows = []
+    for start in range(0, len(inputs), batch):
+        outputs += _rows(model(inputs[start : start + batch], training=False).numpy())
+    return outputs
+
+
+def _run(content: bytes, inputs: Array, kernels: OpResolverType = OpResolverType.AUTO) -> Rows:
+    """What the .tflite gives, one example at a time, dequantized."""
+    interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=kernels)
+    interpreter.allocate_tensors()
+    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
+    outputs: Rows = []
+    for example in inputs:
+        interpreter.set_tensor(source["index"], _quantized(example[None], source))
+        interpreter.invoke()
+        outputs += _dequantized(interpreter.get_tensor(sink["index"]), sink)
+    return outputs
+
+
+def _quantized(values: Array, detail: dict[str, Any]) -> Array:
+    scale, zero_point = detail["quantization"]
+    if scale == 0:
+        return values
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
+
+
+def _dequantized(values: Array, detail: dict[str, Any]) -> Rows:
+    scale, zero_point = detail["quantization"]
+    if scale == 0:
+        return _rows(values)
+    return [[(value - zero_point) * scale for value in row] for row in _rows(values)]
+
+
+def _rows(values: Array) -> Rows:
+    return [[float(value) for value in row.reshape(-1)] for row in values]
+
+
+def _classification(reference: Rows, variants: dict[str, Rows], labels: list[int]) -> dict[str, dict[str, float | None]]:
+    decided = [_decision(row) for row in reference]
+    results: dict[str, dict[str, float | None]] = {"reference": {"accuracy": _share_equal(decided, labels)}}
+    for name, outputs in variants.items():
+        decisions = [_decision(row) for row in outputs]
+        results[name] = {
+            "accuracy": _share_equal(decisions, labels),
+            "agreement": _share_equal(decisions, decided),
+            "sqnr": _sqnr(outputs, reference),
+        }
+    return results
+
+
+def _decision(row: list[float]) -> int:
+    return row.index(max(row))
+
+
+def _share_equal(ours: list[int], theirs: list[int]) -> float:
+    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+
+
+def _sqnr(outputs: Rows, reference: Rows) -> float | None:
+    """10 log10 of the reference's power over that of the difference; None where there is no difference."""
+    signal = math.fsum(b * b for row in reference for b in row)
+    noise = math.fsum((a - b) ** 2 for ours, row in zip(outputs, reference, strict=True) for a, b in zip(ours, row, strict=True))
+    return 10 * math.log10(signal / noise) if noise else None
+
+
+def _errors(outputs: Rows, wanted: Rows) -> dict[str, float]:
+    """Mean absolute and root mean squared error over all values, and R2 averaged over the features."""
+    pairs = [(a, b) for row, label in zip(outputs, wanted, strict=True) for a, b in zip(row, label, strict=True)]
+    features = zip(zip(*outputs, strict=True), zip(*wanted, strict=True), strict=True)
+    return {
+        "mae": _mean(abs(a - b) for a, b in pairs),
+        "rmse": math.sqrt(_mean((a - b) ** 2 for a, b in pairs)),
+        "r2": _mean(_determination(ours, labels) for ours, labels in features),
+    }
+
+
+def _determination(ours: tuple[float, ...], labels: tuple[float, ...]) -> float:
+    centre = _mean(labels)
+    residual = math.fsum((a - b) ** 2 for a, b in zip(ours, labels, strict=True))
+    return 1 - residual / math.fsum((b - centre) ** 2 for b in labels)
+
+
+def _cosine(ours: list[float], theirs: list[float]) -> float:
+    product = math.fsum(a * b for a, b in zip(ours, theirs, strict=True))
+    return product / math.sqrt(math.fsum(a * a for a in ours) * math.fsum(b * b for b in theirs))
+
+
+def _mean(values: Any) -> float:
+    collected = list(values)
+    return math.fsum(collected) / len(collected)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from engine_models import Case, single_runs, without_signature
+
+from tflite_guard.engine import graph
+from tflite_guard.engine.convert import Source
+from tflite_guard.engine.tflite import Runner, inspect
+from tflite_guard.errors import ConversionError, DataError, ModelFileError
+from tflite_guard.manifest.types import CalibrationOptions, ReferenceSpec, VariantSpec
+
+
+def public(case: Case, io: str, folder: Path) -> str:
+    """The model that TensorFlow's documentation tells a user to make."""
+    model = keras.saving.load_model(case.path)
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    order = [name.name for name in model.inputs]
+
+    def samples() -> Iterator[list[np.ndarray]]:
+        for sample in case.calibration():
+            yield [sample[name].astype("float32" if name != "ids" else "int32") for name in order]
+
+    converter.representative_dataset = samples
+    converter.inference_input_type = converter.inference_output_type = getattr(tf, io)
+    path = folder / "public.tflite"
+    path.write_bytes(converter.convert())
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+def test_int8_equals_the_public_converters_bit_for_bit(conv: Case, io: str, tmp_path: Path) -> None:
+    theirs = public(conv, io, tmp_path)
+    wanted = Runner(theirs, expected=conv.source.names).run(conv.data)
+    outputs = single_runs(conv.tflite("int8", io), conv.data)
+    np.testing.assert_array_equal(outputs["output_0"], wanted["output_0"])
+    assert abs(Path(theirs).stat().st_size - Path(conv.tflite("int8", io)).stat().st_size) <= 256
+
+
+def test_several_inputs_calibrate_by_name(branches: Case) -> None:
+    """`right` is a hundred times `left`: if they were mixed up, the quantized outputs would be far off."""
+    wanted = branches.source.reference.predict(branches.data)
+    outputs = single_runs(branches.tflite("int8"), branches.data)
+    for name, values in wanted.items():
+        assert np.abs(outputs[name] - values).max() < 0.02 * np.ptp(values)
+
+
+@pytest.mark.parametrize("quantization", ["float32", "float16", "dynamic_range", "int8", "int16x8"])
+def test_converting_twice_gives_the_same_bytes(conv: Case, quantization: str, tmp_path: Path) -> None:
+    again = Source(conv.spec, str(tmp_path)).quantize(VariantSpec("v", quantization), conv.calibration)
+    assert again == Path(conv.tflite(quantization)).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("quantization", "tolerance"),
+    [("float32", 1e-5), ("float16", 1e-2), ("dynamic_range", 2e-2), ("int8", 5e-2), ("int16x8", 2e-2)],
+)
+def test_every_quantization_follows_the_reference(conv: Case, quantization: str, tolerance: float) -> None:
+    wanted = conv.source.reference.predict(conv.data)["output_0"]
+    np.testing.assert_allclose(single_runs(conv.tflite(quantization), conv.data)["output_0"], wanted, atol=tolerance)
+
+
+@pytest.mark.parametrize("io", ["int8", "uint8"])
+def test_io_is_as_asked(conv: Case, io: str) -> None:
+    ports = inspect(conv.tflite("int8", io))
+    assert [p.dtype for p in (*ports.inputs.values(), *ports.outputs.values())] == [io, io]
+    assert [p.dtype for p in inspect(conv.tflite("int16x8", "int16")).inputs.values()] == ["int16"]
+
+
+def test_integer_inputs_stay_as_they_are(branches: Case) -> None:
+    assert {name: port.dtype for name, port in inspect(branches.tflite("int8", "int8")).inputs.items()} == {
+        "ids": "int32",
+        "left": "int8",
+        "right": "int8",
+    }
+
+
+def test_one_calibration_serves_many_variants(conv: Case, tmp_path: Path) -> None:
+    passes = 0
+
+    def counted() -> Iterator[dict[str, np.ndarray]]:
+        nonlocal passes
+        passes += 1
+        return conv.calibration()
+
+    source = Source(conv.spec, str(tmp_path))
+    for variant in (VariantSpec("a", "int8"), VariantSpec("b", "int8", io="int8"), VariantSpec("c", "int8", keep_float=("first",))):
+        source.quantize(variant, counted)
+    assert passes == 1
+
+
+def test_only_so_many_samples_are_used(conv: Case, tmp_path: Path) -> None:
+    def tainted() -> Iterator[dict[str, np.ndarray]]:
+        for i, sample in enumerate(conv.calibration()):
+            yield {"image": sample["image"] * (1 if i < 5 else 1000)}
+
+    few = CalibrationOptions(samples=5)
+    scales = [
+        graph.read(Source(conv.spec, str(tmp_path)).quantize(VariantSpec("v", "int8", io="int8", calibration_options=o), tainted))
+        for o in (few, CalibrationOptions())
+    ]
+    assert scales[0].main.tensors[0].scale < scales[1].main.tensors[0].scale / 100
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_keep_float_leaves_a_layer_in_float(conv: Case, tmp_path: Path, private: bool) -> None:
+    source = conv.source if private else Source(conv.spec, str(tmp_path), quantizer=moved)
+    model = source.quantize(VariantSpec("v", "int8", keep_float=("scores",)), conv.calibrated)
+    kinds = [name.split(" ")[0] for name in graph.float_operators(graph.read(model))]
+    assert kinds == ["FULLY_CONNECTED", "SOFTMAX"]
+
+
+def moved(calibrated: bytes, io: str, nodes: Sequence[str]) -> bytes:
+    raise ImportError("cannot import name 'mlir_quantize'")
+
+
+@pytest.mark.parametrize("keep", [(), ("scores",)])
+def test_without_the_private_function_the_public_one_gives_the_same(conv: Case, tmp_path: Path, keep: tuple[str, ...]) -> None:
+    variant = VariantSpec("v", "int8", keep_float=keep)
+    path = tmp_path / "public.tflite"
+    path.write_bytes(Source(conv.spec, str(tmp_path), quantizer=moved).quantize(variant, conv.calibrated))
+    own = tmp_path / "own.tflite"
+    own.write_bytes(conv.source.quantize(variant, conv.calibrated))
+    np.testing.assert_array_equal(
+        single_runs(str(path), conv.data)["output_0"], single_runs(str(own), conv.data)["output_0"]
+    )
+
+
+def test_keep_float_that_matches_nothing_is_an_error(conv: Case) -> None:
+    with pytest.raises(ConversionError, match='"nowhere" matches no tensor'):
+        conv.source.quantize(VariantSpec("v", "int8", keep_float=("nowhere",)), conv.calibrated)
+
+
+@pytest.mark.parametrize("quantization", ["float16", "dynamic_range", "int16x8"])
+def test_keep_float_elsewhere_is_an_error(conv: Case, quantization: str) -> None:
+    with pytest.raises(ConversionError, match="keep_float needs quantization int8"):
+        conv.source.quantize(VariantSpec("v", quantization, keep_float=("scores",)), conv.calibrated)
+
+
+@pytest.mark.parametrize("io", ["float32", "uint8"])
+def test_a_float_flatbuffer_quantizes_as_its_model_does(branches: Case, tmp_path: Path, io: str) -> None:
+    source = Source(ReferenceSpec("tflite", branches.tflite("float32")), str(tmp_path))
+    path = tmp_path / "from_flatbuffer.tflite"
+    path.write_bytes(source.quantize(VariantSpec("v", "int8", io=io), branches.calibration))
+    wanted = single_runs(branches.tflite("int8", io), branches.data)
+    outputs = single_runs(str(path), branches.data)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(outputs[name], values)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+def test_a_flatbuffer_without_signature_quantizes_too(conv: Case, tmp_path: Path, quantization: str) -> None:
+    bare = without_signature(conv.tflite("float32"), tmp_path / "bare.tflite")
+    source = Source(ReferenceSpec("tflite", bare), str(tmp_path))
+    path = tmp_path / "quantized.tflite"
+    path.write_bytes(source.quantize(VariantSpec("v", quantization), conv.calibration))
+    outputs = Runner(str(path), expected=conv.source.names).run(conv.data)["output_0"]
+    np.testing.assert_array_equal(outputs, single_runs(conv.tflite(quantization), conv.data)["output_0"])
+
+
+def test_what_a_flatbuffer_cannot_become_is_said(conv: Case, tmp_path: Path) -> None:
+    source = Source(ReferenceSpec("tflite", conv.tflite("float32")), str(tmp_path))
+    assert source.quantize(VariantSpec("v", "float32"), None) == Path(conv.tflite("float32")).read_bytes()
+    with pytest.raises(ConversionError, match=r"cannot make float16 from a \.tflite"):
+        source.quantize(VariantSpec("v", "float16"), None)
+
+
+def test_a_quantized_flatbuffer_is_no_source(conv: Case, tmp_path: Path) -> None:
+    source = Source(ReferenceSpec("tflite", conv.tflite("int8")), str(tmp_path))
+    with pytest.raises(ConversionError, match=r"conv-int8-float32\.tflite is quantized already"):
+        source.quantize(VariantSpec("v", "int8"), conv.calibration)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A SavedModel as quantization-aware training leaves it: fake quantization around every operator."""
+    rng = np.random.default_rng(0)
+    kernel, bias = tf.Variable(rng.normal(size=(4, 3)).astype("float32")), tf.Variable(np.zeros(3, "float32"))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4), name="x")])
+    def serve(x: Any) -> Any:
+        x = tf.quantization.fake_quant_with_min_max_args(x, -4, 4)
+        w = tf.quantization.fake_quant_with_min_max_args(kernel, -3, 3, narrow_range=True)
+        return {"y": tf.quantization.fake_quant_with_min_max_args(tf.nn.relu(x @ w + bias), 0, 12)}
+
+    module = tf.Module()
+    module.variables_kept = [kernel, bias]
+    folder = str(tmp_path_factory.mktemp("trained"))
+    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+    return folder
+
+
+@pytest.mark.parametrize("io", ["float32", "int8"])
+def test_a_quantization_aware_source_needs_no_calibration(trained: str, tmp_path: Path, io: str) -> None:
+    source = Source(ReferenceSpec("saved_model", trained), str(tmp_path))
+    path = tmp_path / "trained.tflite"
+    path.write_bytes(source.quantize(VariantSpec("v", "int8", io=io), None))
+    assert graph.float_operators(graph.read(str(path))) == []
+    ports = inspect(str(path))
+    assert ports.inputs["x"].dtype == io
+    data = {"x": np.random.default_rng(1).normal(size=(6, 4)).astype("float32")}
+    outputs = single_runs(str(path), data)["y"]
+    np.testing.assert_allclose(outputs, source.reference.predict(data)["y"], atol=12 / 255 + 1e-4)
+
+
+def test_calibration_data_is_asked_for(conv: Case) -> None:
+    with pytest.raises(ConversionError, match="int8 needs calibration data") as e:
+        conv.source.quantize(VariantSpec("v", "int8"), None)
+    assert e.value.kind == "no-calibration"
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+def test_no_examples_and_wrong_shapes_in_calibration_are_said(conv: Case, tmp_path: Path, quantization: str) -> None:
+    source = Source(conv.spec, str(tmp_path))
+    with pytest.raises(DataError, match="the calibration data has no examples"):
+        source.quantize(VariantSpec("v", quantization), lambda: iter(()))
+    wrong = {"image": np.zeros((1, 8, 8, 2), "float32")}
+    with pytest.raises(DataError, match=r"input image: the model takes \[\?, 8, 8, 1\] and the data is \[1, 8, 8, 2\]"):
+        source.quantize(VariantSpec("v", quantization), lambda: iter([wrong]))
+
+
+def test_an_operator_that_needs_tensorflow_is_named(make_case: Any) -> None:
+    matrix = keras.Input((3, 3), name="matrix")
+    case = make_case("flex", keras.Model(matrix, keras.ops.cholesky(matrix)), {"matrix": np.eye(3, dtype="float32")[None]})
+    with pytest.raises(ConversionError, match="no built-in operator for Cholesky"):
+        case.source.float32()
+
+
+def test_a_loop_is_refused_before_it_crashes_the_calibrator(looped: Case) -> None:
+    with pytest.raises(ConversionError, match="cannot calibrate a model with a loop.*unroll=True"):
+        looped.source.quantize(VariantSpec("v", "int8"), looped.calibration)
+
+
+def test_a_model_that_converts_only_with_a_batch_of_one_does(looped: Case) -> None:
+    wanted = looped.source.reference.predict(looped.data)["output_0"]
+    np.testing.assert_allclose(single_runs(looped.tflite("float32"), looped.data)["output_0"], wanted, atol=1e-5)
+
+
+def test_state_left_by_predictions_is_not_exported(stateful: Case, tmp_path: Path) -> None:
+    source = Source(stateful.spec, str(tmp_path))
+    wanted = source.reference.predict(stateful.data)["output_0"]
+    path = tmp_path / "stateful.tflite"
+    path.write_bytes(source.float32())
+    np.testing.assert_allclose(single_runs(str(path), stateful.data)["output_0"], wanted, atol=1e-5)
+
+
+def test_int16x8_with_integer_inputs_is_an_error(branches: Case) -> None:
+    with pytest.raises(ConversionError, match=r"int16x8 cannot be made .* integer inputs \(ids\)"):
+        branches.source.quantize(VariantSpec("v", "int16x8"), branches.calibration)
+
+
+def test_a_fixed_batch_calibrates(make_case: Any) -> None:
+    x = keras.Input(batch_shape=(4, 3), name="x")
+    data = {"x": np.random.default_rng(0).normal(size=(24, 3)).astype("float32")}
+    case = make_case("four", keras.Model(x, keras.layers.Dense(2)(x)), data)
+    outputs = Runner(case.tflite("int8"), expected=case.source.names).run(data)["output_0"]
+    np.testing.assert_allclose(outputs, case.source.reference.predict(data)["output_0"], atol=0.1)
+
+
+def test_a_damaged_reference_says_so_through_the_source(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_bytes(b"")
+    with pytest.raises(ModelFileError, match="zero bytes"):
+        Source(ReferenceSpec("keras", str(tmp_path / "m.keras")), str(tmp_path)).float32()

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from engine_models import EXAMPLES, Case, normal
+
+from tflite_guard.engine.names import TensorInfo
+from tflite_guard.engine.reference import load_reference
+from tflite_guard.errors import DataError, EvaluationError, ModelFileError
+from tflite_guard.manifest.types import ReferenceSpec
+
+
+def test_predictions_are_the_models_own(conv: Case) -> None:
+    model = keras.saving.load_model(conv.path)
+    np.testing.assert_allclose(
+        load_reference(conv.spec).predict(conv.data)["output_0"], model.predict(conv.data["image"], verbose=0), atol=1e-6
+    )
+
+
+def test_names_are_those_of_the_exported_signature(branches: Case, tmp_path: Path) -> None:
+    names = branches.source.names
+    keras.saving.load_model(branches.path).export(str(tmp_path / "m"), verbose=False)
+    signature = tf.saved_model.load(str(tmp_path / "m")).signatures["serving_default"]
+    assert set(names.inputs) == set(signature.structured_input_signature[1])
+    assert set(names.outputs) == set(signature.structured_outputs) == {"zeta", "alpha"}
+    assert names.inputs["ids"] == TensorInfo((None, 3), "int32")
+    assert names.outputs["alpha"] == TensorInfo((None, 8), "float32")
+
+
+def test_layers_are_aliases_of_outputs(branches: Case) -> None:
+    assert branches.source.names.output_aliases == {"from_left": "zeta", "joined": "alpha"}
+
+
+def test_inputs_and_outputs_go_by_name(branches: Case) -> None:
+    model = keras.saving.load_model(branches.path)
+    outputs = load_reference(branches.spec).predict(dict(reversed(branches.data.items())))
+    wanted = model.predict(branches.data, verbose=0)
+    for name in ("zeta", "alpha"):
+        np.testing.assert_allclose(outputs[name], wanted[name], rtol=1e-5)
+
+
+def test_a_list_of_outputs_is_numbered(make_case: Any) -> None:
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, [keras.layers.Dense(2, name="second")(x), keras.layers.Dense(3, name="first")(x)])
+    reference = make_case("listed", model, {"x": normal(4)}).source.reference
+    assert {name: info.shape for name, info in reference.names.outputs.items()} == {
+        "output_0": (None, 2),
+        "output_1": (None, 3),
+    }
+    assert reference.names.output_aliases == {"second": "output_0", "first": "output_1"}
+
+
+def test_the_export_gives_the_same(branches: Case, tmp_path: Path) -> None:
+    reference = load_reference(branches.spec)
+    exported = load_reference(ReferenceSpec("saved_model", reference.export(str(tmp_path / "out"))))
+    assert exported.names.inputs == reference.names.inputs
+    wanted = reference.predict(branches.data)
+    for name, values in exported.predict(branches.data).items():
+        np.testing.assert_allclose(values, wanted[name], rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_and_normalization_are_in_inference_mode(make_case: Any) -> None:
+    layers = [keras.Input((4,), name="x"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.9)]
+    case = make_case("dropped", keras.Sequential(layers), {"x": normal(4)})
+    outputs = case.source.reference.predict(case.data)["output_0"]
+    np.testing.assert_allclose(outputs, case.data["x"] / np.sqrt(1 + 1e-3), rtol=1e-5)
+
+
+def test_state_is_reset_before_every_example(stateful: Case) -> None:
+    reference = load_reference(stateful.spec)
+    together = reference.predict(stateful.data)["output_0"]
+    alone = [load_reference(stateful.spec).predict({"steps": stateful.data["steps"][i : i + 1]})["output_0"] for i in (0, 9)]
+    np.testing.assert_allclose(together[[0, 9]], np.concatenate(alone), atol=1e-6)
+
+
+def test_a_model_that_takes_one_example_at_a_time_gets_one(fixed: Case) -> None:
+    reference = load_reference(fixed.spec)
+    outputs = reference.predict(fixed.data)["output_0"]
+    model = keras.saving.load_model(fixed.path)
+    wanted = np.concatenate([model(fixed.data["x"][i : i + 1]).numpy() for i in range(EXAMPLES)])
+    np.testing.assert_allclose(outputs, wanted, atol=1e-6)
+
+
+def test_a_fixed_batch_is_filled_up(make_case: Any) -> None:
+    x = keras.Input(batch_shape=(5, 4), name="x")
+    case = make_case("five", keras.Model(x, keras.layers.Dense(2)(x)), {"x": normal(4)})
+    outputs = case.source.reference.predict(case.data)["output_0"]
+    assert outputs.shape == (EXAMPLES, 2)
+    kernel, bias = keras.saving.load_model(case.path).get_weights()
+    np.testing.assert_allclose(outputs, case.data["x"] @ kernel + bias, atol=1e-5)
+
+
+def test_input_shapes_fix_unknown_dimensions(make_case: Any) -> None:
+    image = keras.Input((None, None, 1), name="image")
+    case = make_case("sized", keras.Model(image, keras.layers.Conv2D(2, 3)(image)), {"image": normal(9, 7, 1)})
+    spec = ReferenceSpec("keras", str(case.path), input_shapes={"image": (1, 9, 7, 1)})
+    names = load_reference(spec).names
+    assert names.inputs["image"].shape == (None, 9, 7, 1)
+    assert names.outputs["output_0"].shape == (None, 7, 5, 2)
+    for wrong, message in (({"picture": (1, 9, 7, 1)}, "picture, which is no input"), ({"image": (1, 9, 7, 3)}, r"\[1, 9, 7, 3\], but")):
+        with pytest.raises(ModelFileError, match=message):
+            load_reference(ReferenceSpec("keras", str(case.path), input_shapes=wrong))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((2, 8, 8, 1), "int64"), r'input image: .*float32 and the data is int64; .*\{"cast": "float32"\}'),
+        (np.zeros((2, 9, 8, 1), "float32"), r"takes \[\?, 8, 8, 1\] and the data is \[2, 9, 8, 1\]"),
+    ],
+)
+def test_data_that_does_not_fit_is_an_error(conv: Case, values: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        conv.source.reference.predict({"image": values})
+
+
+def test_keras_3_h5(conv: Case, tmp_path: Path) -> None:
+    model = keras.saving.load_model(conv.path)
+    model.save(tmp_path / "m.h5")
+    outputs = load_reference(ReferenceSpec("keras", str(tmp_path / "m.h5"))).predict(conv.data)["output_0"]
+    np.testing.assert_allclose(outputs, model.predict(conv.data["image"], verbose=0), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_h5_that_only_keras_2_reads(tmp_path: Path) -> None:
+    tf_keras = pytest.importorskip("tf_keras")
+    x = tf_keras.Input((8, 8, 3), name="x")
+    model = tf_keras.Model(x, tf_keras.layers.DepthwiseConv2D(3, name="depthwise")(x))
+    path = str(tmp_path / "old.h5")
+    model.save(path)
+    data = {"x": normal(8, 8, 3)}
+    reference = load_reference(ReferenceSpec("keras", path))
+    np.testing.assert_allclose(reference.predict(data)["output_0"], model.predict(data["x"], verbose=0), atol=1e-5)
+    exported = load_reference(ReferenceSpec("saved_model", reference.export(str(tmp_path / "out"))))
+    np.testing.assert_allclose(exported.predict(data)["output_0"], reference.predict(data)["output_0"], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    module = tf.Module()
+    module.factor = tf.Variable(2.0)
+
+    def times(x: Any) -> Any:
+        return {"y": x * module.factor, "count": tf.cast(tf.reduce_sum(tf.ones_like(x), axis=1), tf.int64)}
+
+    spec = tf.TensorSpec((None, None), name="x")
+    folder = str(tmp_path_factory.mktemp("saved"))
+    signatures = {
+        "double": tf.function(times, input_signature=[spec]),
+        "half": tf.function(lambda x: {"y": x / 2}, input_signature=[spec]),
+    }
+    tf.saved_model.save(module, folder, signatures=signatures)
+    return folder
+
+
+def test_a_saved_model_by_signature(saved: str) -> None:
+    data = {"x": normal(3)}
+    double = load_reference(ReferenceSpec("saved_model", saved, signature="double")).predict(data)
+    np.testing.assert_array_equal(double["y"], data["x"] * 2)
+    assert double["count"].tolist() == [3] * EXAMPLES
+    half = load_reference(ReferenceSpec("saved_model", saved, signature="half")).predict(data)
+    np.testing.assert_array_equal(half["y"], data["x"] / 2)
+
+
+def test_an_unknown_signature_lists_those_there_are(saved: str) -> None:
+    with pytest.raises(ModelFileError, match='no signature "serving_default"; there are: double, half'):
+        load_reference(ReferenceSpec("saved_model", saved))
+
+
+def test_a_saved_model_with_fixed_shapes_is_exported_anew(saved: str, tmp_path: Path) -> None:
+    plain = load_reference(ReferenceSpec("saved_model", saved, signature="double"))
+    assert plain.export(str(tmp_path / "a")) == saved
+    fixed = load_reference(ReferenceSpec("saved_model", saved, signature="double", input_shapes={"x": (1, 3)}))
+    folder = fixed.export(str(tmp_path / "b"))
+    again = load_reference(ReferenceSpec("saved_model", folder, signature="double"))
+    assert again.names.inputs["x"].shape == (None, 3)
+    np.testing.assert_array_equal(again.predict({"x": normal(3)})["y"], normal(3) * 2)
+
+
+def test_strings_are_refused(tmp_path: Path) -> None:
+    lengths = tf.function(lambda s: {"n": tf.strings.length(s)}, input_signature=[tf.TensorSpec((None,), tf.string, name="s")])
+    tf.saved_model.save(tf.Module(), str(tmp_path / "m"), signatures={"serving_default": lengths})
+    with pytest.raises(ModelFileError, match="s holds strings, which cannot be evaluated"):
+        load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
+
+
+def test_a_custom_layer_is_named(tmp_path: Path) -> None:
+    class Swirl(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x * 2
+
+    for name in ("m.keras", "m.h5"):
+        keras.Sequential([keras.Input((3,)), Swirl()]).save(tmp_path / name)
+        with pytest.raises(ModelFileError, match=r"m\.\w+ needs the custom object \S*Swirl.*export the model as a SavedModel") as e:
+            load_reference(ReferenceSpec("keras", str(tmp_path / name)))
+        assert e.value.kind == "custom-object"
+
+
+def test_a_model_that_fails_says_how(tmp_path: Path) -> None:
+    @tf.function(input_signature=[tf.TensorSpec((None, 3), name="x")])
+    def grown(x: Any) -> Any:
+        return {"y": tf.reshape(x, tf.stack([tf.shape(x)[0] + 1, 3]))}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "m"), signatures={"serving_default": grown})
+    reference = load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
+    with pytest.raises(EvaluationError, match=r"m cannot be run: .*reshape") as e:
+        reference.predict({"x": normal(3)})
+    assert "\n" not in str(e.value)

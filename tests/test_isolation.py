@@ -1,0 +1,259 @@
+"""A model is a program: what it tries to steal or to break, and what it gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import EXAMPLES, Run, manifest_of, only, write_manifest
+
+SECRET = "ghs_secret_that_no_model_may_see"
+THIEF = '''
+import os, pathlib, socket
+import numpy as np
+
+def steal():
+    found = []
+    ancestor = os.getppid()
+    places = [f"/proc/{pid}/environ" for pid in range(max(1, ancestor - 100), ancestor + 100)] + ["%(private)s"]
+    for place in places:
+        try:
+            if b"ghs_secret" in pathlib.Path(place).read_bytes():
+                found.append("read " + place)
+        except OSError:
+            pass
+    if "ghs_secret" in str(dict(os.environ)):
+        found.append("environment")
+    for target in ("%(command_file)s", "%(workspace)s/planted"):
+        try:
+            with open(target, "a") as stream:
+                stream.write("PATH=/evil")
+            found.append("wrote " + target)
+        except OSError:
+            pass
+    try:
+        socket.create_connection(("127.0.0.1", %(port)d), 1)
+        found.append("connected")
+    except OSError:
+        pass
+    try:
+        os.kill(ancestor, 0)
+        found.append("can signal the parent")
+    except OSError:
+        pass
+    if found:
+        raise RuntimeError("stolen: " + ", ".join(found))
+    images = np.load("%(data)s")["image"][:50]
+    return {"image": images, "label": np.load("%(data)s")["label"][:50]}
+'''
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture
+def thieving(digits: Path, tmp_path: Path, listener: socket.socket) -> tuple[Path, Path]:
+    """A manifest whose evaluation data comes from code that tries to steal; and the runner's command file."""
+    command_file = tmp_path / "github_env"
+    command_file.write_text("")
+    private = tmp_path / "private"
+    private.write_text(SECRET)
+    (digits / "thief.py").write_text(
+        THIEF
+        % {
+            "command_file": command_file,
+            "workspace": digits,
+            "private": private,
+            "port": listener.getsockname()[1],
+            "data": digits / "data/evaluation.npz",
+        }
+    )
+    manifest = only(manifest_of(digits), "shipped", "float32")
+    manifest["datasets"]["test"] |= {"source": "python", "path": "thief:steal"}
+    manifest["models"][0]["tolerances"] = {}
+    return write_manifest(digits, manifest), command_file
+
+
+def test_code_in_a_child_finds_no_token_and_writes_nothing(run: Run, thieving: tuple[Path, Path]) -> None:
+    manifest, command_file = thieving
+    env = {"GITHUB_TOKEN": SECRET, "ACTIONS_RUNTIME_TOKEN": SECRET, "GITHUB_ENV": str(command_file)}
+    finished = run("check", manifest, "--allow-code", "--format", "json", env=env)
+    assert finished.code == 0, finished.out + finished.err
+    assert command_file.read_text() == ""
+    assert not (manifest.parent / "planted").exists()
+
+
+def test_code_is_not_run_unless_allowed(run: Run, thieving: tuple[Path, Path]) -> None:
+    manifest, _ = thieving
+    finished = run("check", manifest)
+    assert finished.code == 2
+    assert "--allow-code" in finished.err
+
+
+@pytest.fixture(scope="module")
+def reading_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel whose graph reads a file while it computes."""
+    folder = tmp_path_factory.mktemp("reading")
+    code = """
+import sys, tensorflow as tf
+class Reader(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 1], tf.float32, name="image")])
+    def __call__(self, image):
+        secret = tf.io.read_file("/proc/self/environ")
+        length = tf.cast(tf.strings.length(secret), tf.float32)
+        return {"scores": tf.reshape(image, [-1, 64])[:, :10] + length}
+model = Reader()
+tf.saved_model.save(model, sys.argv[1], signatures=model.__call__)
+"""
+    subprocess.run([sys.executable, "-c", code, str(folder / "model")], check=True, capture_output=True)
+    return folder / "model"
+
+
+def test_a_graph_that_reads_files_is_refused(run: Run, digits: Path, reading_model: Path) -> None:
+    (digits / "models/reader").symlink_to(reading_model)
+    manifest = only(manifest_of(digits), "float32")
+    manifest["models"][0]["reference"] = {"saved_model": "models/reader"}
+    finished = run("check", write_manifest(digits, manifest), "--data-root", reading_model)
+    assert finished.code == 3
+    assert "ReadFile" in finished.out
+    assert "--allow-code" in finished.out
+
+
+def test_a_hanging_model_is_ended_and_the_next_is_judged(run: Run, digits: Path) -> None:
+    (digits / "slow.py").write_text("import time\ndef load():\n    time.sleep(600)\n")
+    manifest = only(manifest_of(digits), "shipped", "float32")
+    manifest["datasets"]["slow"] = {"source": "python", "path": "slow:load", "inputs": "image"}
+    hanging = json.loads(json.dumps(manifest["models"][0])) | {
+        "name": "hanging", "evaluation": "slow", "metrics": ["sqnr"], "tolerances": {}, "calibration": "calib",
+    }  # fmt: skip
+    for variant in hanging["variants"]:
+        if isinstance(variant, dict):
+            variant.pop("tolerances", None)
+    manifest["models"].insert(0, hanging)
+    started = time.monotonic()
+    finished = run("check", write_manifest(digits, manifest), "--allow-code", "--timeout", "25", "--jobs", "1", "--format", "json")
+    assert time.monotonic() - started < 120
+    assert finished.code == 3
+    first, second = finished.report["models"]
+    assert first["error"]["kind"] == "timeout"
+    assert "--timeout" in first["error"]["message"]
+    assert second["verdict"] == "pass"
+
+
+def test_a_crashing_model_is_an_error_and_the_next_is_judged(run: Run, digits: Path) -> None:
+    (digits / "crash.py").write_text("import os\ndef load():\n    os.abort()\n")
+    manifest = only(manifest_of(digits), "shipped", "float32")
+    manifest["datasets"]["crash"] = {"source": "python", "path": "crash:load", "inputs": "image"}
+    crashing = {
+        "name": "crashing", "reference": {"keras": "models/digits.keras"}, "evaluation": "crash", "metrics": ["sqnr"],
+        "variants": ["float32"],
+    }  # fmt: skip
+    manifest["models"].insert(0, crashing)
+    finished = run("check", write_manifest(digits, manifest), "--allow-code", "--jobs", "1", "--format", "json")
+    assert finished.code == 3
+    first, second = finished.report["models"]
+    assert first["error"]["kind"] == "crash"
+    assert "SIGABRT" in first["error"]["message"]
+    assert second["verdict"] == "pass"
+
+
+def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(digits: Path) -> None:
+    from tflite_guard import pipeline
+    from tflite_guard.manifest import load
+
+    (digits / "hog.py").write_text("import numpy as np\ndef load():\n    return {'image': np.ones((64, 2**30), np.uint8)}\n")
+    manifest = only(manifest_of(digits), "shipped")
+    manifest["datasets"]["test"] |= {"source": "python", "path": "hog:load"}
+    manifest["datasets"]["test"].pop("labels")
+    manifest["models"][0] |= {"metrics": ["sqnr"], "tolerances": {}}
+    loaded = load(str(write_manifest(digits, manifest)), allow_code=True)
+    report = pipeline.run([loaded], pipeline.Options(allow_code=True, memory_bytes=8 * 2**30))
+    error = report.models[0].error
+    assert error is not None
+    assert error.kind == "out-of-memory"
+    assert "memory" in error.message
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(path.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_an_interrupt_leaves_no_child_and_no_half_written_file(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    out, cache = tmp_path / "report", tmp_path / "cache"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tflite_guard", "check", str(EXAMPLES / "digits/tflite-guard.json"), "--report-dir", str(out),
+         "--cache-dir", str(cache)],
+        env=os.environ | {"TMPDIR": str(scratch)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (children := children_of(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children
+    time.sleep(1.5)  # into TensorFlow's import or the first conversion
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    if code == 130:
+        assert "Traceback" not in errors.decode()
+        assert list(scratch.iterdir()) == []
+    deadline = time.monotonic() + 15
+    while any(alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(child) for child in children)
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_a_module_in_the_repository_does_not_shadow_an_installed_one(run: Run, digits: Path) -> None:
+    for name in ("numpy", "tensorflow", "keras", "ai_edge_litert", "msgspec"):
+        (digits / f"{name}.py").write_text("raise SystemExit('shadowed')")
+    manifest = write_manifest(digits, only(manifest_of(digits), "shipped"))
+    finished = run("validate", manifest, cwd=digits.parent)
+    assert finished.code == 0
+    import shutil
+
+    program = shutil.which("tflite-guard", path=os.path.dirname(sys.executable))
+    assert program is not None
+    checked = subprocess.run([program, "check", "tflite-guard.json", "--no-cache"], cwd=digits, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_random_bytes_as_tflite_are_an_error_not_a_crash(run: Run, digits: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = bytearray((digits / "app/digits_int8.tflite").read_bytes())
+    for position in rng.integers(8, len(whole), 400):
+        whole[position] = int(rng.integers(0, 256))
+    (digits / "app/digits_int8.tflite").write_bytes(bytes(whole))
+    finished = run("check", write_manifest(digits, only(manifest_of(digits), "shipped")), "--format", "json")
+    assert finished.code in (1, 3)
+    assert "Traceback" not in finished.err
