@@ -103,7 +103,7 @@ def groups(runs: int) -> None:
             def statistic(weights: Array, drops: Array = drops) -> Array:
                 return np.repeat((weights @ drops / weights.sum(1))[:, None], 2, axis=1)
 
-            interval = percentile_interval(replicates(statistic, count, index, seed)[:, 1]) or (0.0, 0.0)
+            interval = percentile_interval(replicates(statistic, count, index, seed)[:, 1], count) or (0.0, 0.0)
             a, b, c = (int(total) for total in counts.sum(0))
             excluded += [low > 0 or high < 0 for low, high in (interval, newcombe_paired(a, b, c, 0))]
         print(f"| {count} | {excluded[0] / runs:.3f} | {excluded[1] / runs:.3f} |")

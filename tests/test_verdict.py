@@ -109,7 +109,8 @@ def test_without_a_tolerance_a_metric_passes_and_nothing_is_conclusive():
         (size(1001), {"max": 1000}, FAIL),
         (error_metric(value=0.5, reference=0.0), {"max_relative_drop": 0.5}, FAIL),
         (error_metric(value=0.0, reference=0.0), {"max_relative_drop": 0.5}, PASS),
-        (error_metric(value=-2.1, reference=-2.0), {"max_relative_drop": 0.0}, PASS),
+        (error_metric(value=-1.9, reference=-2.0), {"max_relative_drop": 0.1}, PASS),
+        (error_metric(value=-1.9, reference=-2.0), {"max_relative_drop": 0.01}, FAIL),
     ],
 )
 def test_the_measured_value_decides(measurement, limits, verdict):
@@ -121,6 +122,9 @@ def test_exactly_at_a_limit_passes_despite_rounding():
     assert measurement.drop > 0.02, "0.98 - 0.96 in binary"
     assert verdict_of(measurement, max_drop=0.02) is PASS
     assert verdict_of(measurement, max_drop=0.02 - 1e-6) is FAIL
+    assert verdict_of(error_metric(value=0.1 * 3, reference=0.2), max=0.3) is PASS
+    assert verdict_of(error_metric(value=1e6 + 0.01, reference=1e6), max_drop=0.01) is PASS, "digits lost to 1e6"
+    assert verdict_of(error_metric(value=3.0 * (1 + 1e-10)), max=3.0) is PASS, "the rounding of a long sum"
     assert verdict_of(accuracy((700, 0, 0, 300)), max_drop=0.0) is PASS
     assert verdict_of(accuracy((699, 1, 0, 300)), max_drop=0.0) is FAIL
 

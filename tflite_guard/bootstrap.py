@@ -1,19 +1,27 @@
-"""Percentile bootstrap over examples or over groups of examples (Efron and Tibshirani 1993, chapter 13)."""
+"""Percentile bootstrap over examples or over groups of examples.
+
+Efron and Tibshirani 1993, chapter 13, with percentiles moved outwards for few units as in Hesterberg 2015
+(The American Statistician 69:371): plain percentiles are too narrow by the factor that n has over n - 1,
+and take the normal where a t distribution is due. With 1,000 examples nothing changes, with 20 groups much.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import pi, sqrt, tan
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tflite_guard.intervals import CONFIDENCE, Z
 
 Array = NDArray[Any]
 Statistic = Callable[[Array], Array]
 """Weights (resamples, n) to (resamples, 2): the reference's value and the variant's, NaN where undefined."""
 
 RESAMPLES = 2_000
-PERCENTILES = (2.5, 97.5)
 # One chunk of weights; 8 MB in float64 stays near the caches and bounds memory whatever n is.
 CHUNK = 2**20
 
@@ -40,8 +48,8 @@ def replicates(statistic: Statistic, examples: int, groups: Array | None, seed: 
     return np.concatenate(chunks)
 
 
-def percentile_interval(values: Array) -> tuple[float, float] | None:
-    """The 2.5th and the 97.5th percentile of replicates (n,).
+def percentile_interval(values: Array, units: int) -> tuple[float, float] | None:
+    """The 95 % interval from replicates (n,) that drew from so many examples or groups, at least 2.
 
     Resamples where the statistic is undefined (NaN) are left out. None when they are more than half,
     or when an end is infinite.
@@ -49,10 +57,31 @@ def percentile_interval(values: Array) -> tuple[float, float] | None:
     defined = values[~np.isnan(values)]
     if 2 * len(defined) < len(values):
         return None
-    # "linear" subtracts neighbours, so an infinite one would give NaN; either way there is no end.
+    tail = 100 * lower_tail(units)
+    # Interpolation subtracts neighbours, so an infinite one would give NaN; either way there is no end.
     with np.errstate(invalid="ignore"):
-        low, high = np.percentile(defined, PERCENTILES)
+        low, high = np.percentile(defined, (tail, 100 - tail))
     return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+
+
+def lower_tail(units: int) -> float:
+    """The share of replicates to leave below the interval: 0.025 for many units, less for few."""
+    return NormalDist().cdf(-sqrt(units / (units - 1)) * _t_quantile(units - 1))
+
+
+def _t_quantile(freedom: int) -> float:
+    """Student's t at 97.5 %: exact for 1 and 2 degrees of freedom, else Abramowitz and Stegun 26.7.5."""
+    if freedom == 1:
+        return tan(pi * CONFIDENCE / 2)
+    if freedom == 2:
+        return CONFIDENCE * sqrt(2 / (1 - CONFIDENCE**2))
+    z = Z
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
 
 
 def has_width(interval: tuple[float, float]) -> bool:

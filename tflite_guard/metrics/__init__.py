@@ -79,7 +79,7 @@ def per_example(spec: MetricSpec, outputs: Array, reference: Array, labels: Arra
     _check_finite(spec, reference, "the reference's output", start)
     _check_finite(spec, outputs, "the variant's output", start)
     identical = np.asarray(flat(np.equal(outputs, reference)).all(1))
-    batch = Compared(spec, _widened(outputs), _widened(reference), labels, start)
+    batch = Compared(spec, outputs, reference, labels, start)
     return {**BY_NAME[spec.metric].score(batch), "identical": identical}
 
 
@@ -164,6 +164,8 @@ def _summarize(
         return replace(measured, interval_note="all examples belong to one group, which says nothing about others")
     if proportion is not None and index is None:
         return _with_proportion(measured, "")
+    if measured.examples == 1:
+        return replace(measured, interval_note="one example says nothing about others")
     return _with_bootstrap(measured, replicates(statistic, blank.examples, index, seed))
 
 
@@ -195,8 +197,9 @@ def _with_proportion(measured: Measurement, suffix: str) -> Measurement:
 
 def _with_bootstrap(measured: Measurement, drawn: Array) -> Measurement:
     values = drawn[:, 1]
-    own = percentile_interval(values)
-    main = own if measured.drop is None else percentile_interval(_drops(measured, drawn))
+    units = measured.groups or measured.examples
+    own = percentile_interval(values, units)
+    main = own if measured.drop is None else percentile_interval(_drops(measured, drawn), units)
     if main is None:
         return replace(measured, interval_note="the metric is undefined in too many resamples of the examples")
     if not has_width(main):
@@ -258,11 +261,6 @@ def _check_finite(spec: MetricSpec, values: Array, whose: str, start: int) -> No
         f"{spec.name}: {whose} holds NaN or infinity, first in example {first} "
         f"({count} of {values.size} values of its batch); such outputs cannot be judged",
     )
-
-
-def _widened(values: Array) -> Array:
-    """Half floats as float32: exact, and what sums and sorting are fast on."""
-    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def _joined(arrays: list[Array]) -> Array:

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from engine_models import Case, single_runs, without_signature
+
+from tflite_guard.engine import graph
+from tflite_guard.engine.calibrate import inject, measured_ranges
+from tflite_guard.engine.convert import Source
+from tflite_guard.errors import DataError
+from tflite_guard.manifest.types import CalibrationOptions, VariantSpec
+
+MEASURED = CalibrationOptions(ranges="measured")
+
+
+@pytest.fixture(scope="session")
+def residual(make_case: Callable[..., Case]) -> Case:
+    """relu(a + b) with a small and b large: the sum may overwrite a, which the converter's calibrator then logs."""
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model([a, b], keras.ops.relu(keras.layers.Dense(4, name="small")(a) + 10 * b))
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    data = {name: rng.uniform(-1, 1, size=(24, 4)).astype("float32") for name in ("a", "b")}
+    return make_case("residual", model, data)
+
+
+def test_ranges_are_the_tensors_true_ones(residual: Case) -> None:
+    raw = Path(residual.tflite("float32")).read_bytes()
+    ranges = measured_ranges(raw, residual.calibration)
+    assert ranges["serving_default_a:0"] == (residual.data["a"].min(), residual.data["a"].max())
+    dense = residual.source.reference
+    assert dense.names.outputs
+    weights = keras.saving.load_model(residual.path).get_layer("small")
+    true = weights(residual.data["a"]).numpy()
+    low, high = next(pair for name, pair in ranges.items() if "small" in name)
+    np.testing.assert_allclose((low, high), (true.min(), true.max()), rtol=1e-5)
+
+
+def test_constants_have_no_range(residual: Case) -> None:
+    raw = Path(residual.tflite("float32")).read_bytes()
+    constants = {t.name for t in graph.read(raw).main.tensors if t.constant}
+    assert constants
+    assert not constants & set(measured_ranges(raw, residual.calibration))
+
+
+def test_measured_ranges_reach_the_quantized_model(residual: Case) -> None:
+    model = residual.source.quantize(VariantSpec("v", "int8", calibration_options=MEASURED), residual.calibration)
+    ranges = measured_ranges(Path(residual.tflite("float32")).read_bytes(), residual.calibration)
+    low, high = next(pair for name, pair in ranges.items() if "small" in name)
+    scales = {t.name: float(t.scale[0]) for t in graph.read(model).main.tensors if t.dtype == "int8" and not t.constant}
+    np.testing.assert_allclose(next(s for n, s in scales.items() if "small" in n), (high - low) / 255, rtol=1e-3)
+
+
+def test_where_nothing_runs_in_place_both_calibrations_agree(branches: Case, tmp_path: Path) -> None:
+    path = tmp_path / "measured.tflite"
+    path.write_bytes(
+        branches.source.quantize(VariantSpec("v", "int8", calibration_options=MEASURED), branches.calibration)
+    )
+    wanted = single_runs(branches.tflite("int8"), branches.data)
+    for name, values in single_runs(str(path), branches.data).items():
+        np.testing.assert_allclose(values, wanted[name], atol=1e-4 * np.ptp(wanted[name]))
+
+
+@pytest.mark.parametrize("percentile", [99.0, 90.0])
+def test_a_percentile_keeps_the_central_values(conv: Case, percentile: float) -> None:
+    raw = Path(conv.tflite("float32")).read_bytes()
+    image = conv.data["image"]
+    low, high = measured_ranges(raw, conv.calibration, percentile)["serving_default_image:0"]
+    tail = (100 - percentile) / 2
+    bin_width = np.ptp(image) / 8192
+    np.testing.assert_allclose((low, high), np.percentile(image, [tail, 100 - tail]), atol=2 * bin_width + 2e-2)
+    kept = np.mean((image >= low) & (image <= high)) * 100
+    assert kept == pytest.approx(percentile, abs=0.5)
+
+
+def test_clipping_narrows_the_quantized_input(conv: Case, tmp_path: Path) -> None:
+    options = CalibrationOptions(clip_percentile=90.0)
+    source = Source(conv.spec, str(tmp_path))
+    clipped = graph.read(source.quantize(VariantSpec("v", "int8", io="int8", calibration_options=options), conv.calibrated))
+    plain = graph.read(conv.tflite("int8", "int8"))
+    assert clipped.main.tensors[0].scale[0] < 0.8 * plain.main.tensors[0].scale[0]
+
+
+def test_a_constant_tensor_survives_the_percentile(conv: Case) -> None:
+    def zeros() -> Iterator[dict[str, np.ndarray]]:
+        yield {"image": np.zeros((1, 8, 8, 1), "float32")}
+
+    raw = Path(conv.tflite("float32")).read_bytes()
+    assert measured_ranges(raw, zeros, 99.0)["serving_default_image:0"] == (0.0, 0.0)
+
+
+def test_files_without_signature_are_measured_too(conv: Case, tmp_path: Path) -> None:
+    bare = Path(without_signature(conv.tflite("float32"), tmp_path / "bare.tflite")).read_bytes()
+    raw = Path(conv.tflite("float32")).read_bytes()
+    assert measured_ranges(bare, conv.calibration) == measured_ranges(raw, conv.calibration)
+
+
+def test_injected_ranges_stand_in_the_file_and_others_stay(conv: Case) -> None:
+    raw = Path(conv.tflite("float32")).read_bytes()
+    once = inject(raw, {"serving_default_image:0": (-1.0, 2.0), "no such tensor": (0.0, 1.0)})
+    twice = inject(once, {"StatefulPartitionedCall:0": (0.0, 1.0)})
+    assert limits(twice)["serving_default_image:0"] == ([-1.0], [2.0])
+    assert limits(twice)["StatefulPartitionedCall:0"] == ([0.0], [1.0])
+    assert graph.read(twice).signatures == graph.read(raw).signatures
+
+
+def limits(model: bytes) -> dict[str, Any]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    tensors = schema.ModelT.InitFromPackedBuf(model).subgraphs[0].tensors
+    return {t.name.decode(): (list(t.quantization.min), list(t.quantization.max)) for t in tensors if ranged(t)}
+
+
+def ranged(tensor: Any) -> bool:
+    return tensor.quantization is not None and tensor.quantization.min is not None
+
+
+def test_no_examples_are_an_error(conv: Case) -> None:
+    with pytest.raises(DataError, match="the calibration data has no examples"):
+        measured_ranges(Path(conv.tflite("float32")).read_bytes(), lambda: iter(()))

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from engine_models import Case
+
+from tflite_guard.engine.safety import check_model_file
+from tflite_guard.errors import ModelFileError
+from tflite_guard.manifest.types import ReferenceKind, ReferenceSpec
+
+
+def refused(kind: ReferenceKind, path: Path, message: str, error_kind: str = "model-file") -> None:
+    with pytest.raises(ModelFileError, match=message) as caught:
+        check_model_file(ReferenceSpec(kind, str(path)))
+    assert caught.value.kind == error_kind
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def accepted(kind: ReferenceKind, path: Path, *, allow_code: bool = False) -> None:
+    check_model_file(ReferenceSpec(kind, str(path)), allow_code=allow_code)
+
+
+def repacked(source: Path, out: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    with zipfile.ZipFile(source) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out
+
+
+def test_good_models_pass(conv: Case, branches: Case, tmp_path: Path) -> None:
+    accepted("keras", conv.path)
+    accepted("keras", branches.path)
+    keras.saving.load_model(conv.path).save(tmp_path / "m.h5")
+    accepted("keras", tmp_path / "m.h5")
+    accepted("saved_model", Path(conv.source.reference.export(str(tmp_path / "export"))))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (pickle.dumps({"weights": [1.0, 2.0]}), "is a Python pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer.*git lfs pull"),
+        (b"hello, world", "is no model that is known here"),
+        (b"\x1c\0\0\0TFL3" + b"\0" * 40, r'is a \.tflite file; refer to it as \{"tflite"'),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, r"truncated or damaged \.h5"),
+        (b"PK\x03\x04" + b"\0" * 100, "truncated or damaged zip"),
+    ],
+)
+def test_other_files_say_what_they_are(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(content)
+    refused("keras", path, message)
+
+
+def test_missing_files_and_folders(conv: Case, tmp_path: Path) -> None:
+    refused("keras", tmp_path / "none.keras", "cannot be read: No such file")
+    refused("saved_model", tmp_path, r"without saved_model\.pb; export the model")
+    refused("saved_model", conv.path, r'is a \.keras file; refer to it as \{"keras"')
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_a_truncated_keras_file(conv: Case, tmp_path: Path, share: float) -> None:
+    content = conv.path.read_bytes()
+    path = tmp_path / "m.keras"
+    path.write_bytes(content[: int(len(content) * share)])
+    refused("keras", path, "truncated or damaged")
+
+
+def test_a_truncated_h5_file(conv: Case, tmp_path: Path) -> None:
+    keras.saving.load_model(conv.path).save(tmp_path / "m.h5")
+    content = (tmp_path / "m.h5").read_bytes()
+    (tmp_path / "m.h5").write_bytes(content[: len(content) // 2])
+    refused("keras", tmp_path / "m.h5", r"truncated or damaged \.h5")
+
+
+def test_a_damaged_member(conv: Case, tmp_path: Path) -> None:
+    content = bytearray(conv.path.read_bytes())
+    with zipfile.ZipFile(conv.path) as archive:
+        info = archive.getinfo("model.weights.h5")
+    for i in range(200, 260):
+        content[info.header_offset + i] ^= 0xFF
+    path = tmp_path / "m.keras"
+    path.write_bytes(bytes(content))
+    refused("keras", path, "damaged")
+
+
+def test_a_zip_bomb(conv: Case, tmp_path: Path) -> None:
+    def bomb(members: dict[str, bytes]) -> None:
+        members["assets/zeros"] = bytes(300 << 20)
+
+    path = repacked(conv.path, tmp_path / "m.keras", bomb)
+    assert path.stat().st_size < 1 << 20
+    refused("keras", path, "as a zip bomb does", "unsafe-model")
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "..\\evil"])
+def test_names_that_leave_the_folder(conv: Case, tmp_path: Path, name: str) -> None:
+    path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({name: b"x"}))
+    refused("keras", path, "outside its folder", "unsafe-model")
+
+
+@pytest.mark.parametrize("member", ["model.weights.h5"])
+def test_a_member_that_is_missing(conv: Case, tmp_path: Path, member: str) -> None:
+    path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.pop(member))
+    refused("keras", path, f"holds no {member}")
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_lambda_layers_are_refused_unless_code_is_allowed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"m{suffix}"
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * 2, name="twice")])
+    keras.Sequential([keras.Input((2,)), inner]).save(path)
+    refused("keras", path, r"a Lambda layer \(twice\), which runs code .*--allow-code", "unsafe-model")
+    accepted("keras", path, allow_code=True)
+
+
+@pytest.mark.parametrize("name", ["TFSMLayer", "TorchModuleWrapper", "__lambda__"])
+def test_layers_that_load_programs_are_refused(conv: Case, tmp_path: Path, name: str) -> None:
+    def swap(members: dict[str, bytes]) -> None:
+        config = json.loads(members["config.json"])
+        config["config"]["layers"][1]["class_name"] = name
+        members["config.json"] = json.dumps(config).encode()
+
+    refused("keras", repacked(conv.path, tmp_path / "m.keras", swap), f"a {name} layer", "unsafe-model")
+
+
+def test_deep_configurations_are_refused(conv: Case, tmp_path: Path) -> None:
+    deep = b'{"a":' * 300 + b"1" + b"}" * 300
+    path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({"config.json": deep}))
+    refused("keras", path, "nested deeper", "unsafe-model")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_configurations_that_are_not_json(conv: Case, tmp_path: Path, content: bytes) -> None:
+    path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({"config.json": content}))
+    refused("keras", path, "damaged")
+
+
+def external_link(file: Any) -> None:
+    file["layers/stolen"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def soft_link(file: Any) -> None:
+    file["layers/stolen"] = h5py.SoftLink("/layers")
+
+
+def external_storage(file: Any) -> None:
+    file.create_dataset("layers/stolen", (8,), "u1", external=[("/etc/passwd", 0, 8)])
+
+
+def virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "data", (4,))
+    file.create_virtual_dataset("layers/stolen", layout)
+
+
+def bomb(file: Any) -> None:
+    file.create_dataset("layers/stolen", (1 << 40,), "f4", chunks=(1024,), compression="gzip")
+
+
+FAULTS = [
+    (external_link, r"links to another file \(/etc/passwd\)"),
+    (soft_link, "symbolic link"),
+    (external_storage, "keeps its data in another file"),
+    (virtual, "takes its data from other datasets"),
+    (bomb, "declares 4398046511104 bytes"),
+]
+
+
+@pytest.mark.parametrize(("fault", "message"), FAULTS)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_weights_that_reach_outside_are_refused(
+    conv: Case, tmp_path: Path, suffix: str, fault: Callable[[Any], None], message: str
+) -> None:
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".h5":
+        keras.saving.load_model(conv.path).save(path)
+        with h5py.File(path, "a") as file:
+            fault(file)
+    else:
+
+        def change(members: dict[str, bytes]) -> None:
+            weights = tmp_path / "weights.h5"
+            weights.write_bytes(members["model.weights.h5"])
+            with h5py.File(weights, "a") as file:
+                fault(file)
+            members["model.weights.h5"] = weights.read_bytes()
+
+        repacked(conv.path, path, change)
+    refused("keras", path, f"/layers/stolen {message}", "unsafe-model")
+
+
+def test_weights_alone_are_no_model(conv: Case, tmp_path: Path) -> None:
+    keras.saving.load_model(conv.path).save_weights(tmp_path / "m.weights.h5")
+    refused("keras", tmp_path / "m.weights.h5", "holds weights without a model")
+
+
+X = tf.TensorSpec((None, 2), name="x")
+
+
+def saved(folder: Path, function: Callable[[Any], Any]) -> Path:
+    module = tf.Module()
+    module.factor = tf.Variable(2.0)
+    traced = tf.function(lambda x: {"y": function(x * module.factor)}, input_signature=[X])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": traced})
+    return folder
+
+
+def reads(x: Any) -> Any:
+    return x + tf.cast(tf.strings.length(tf.io.read_file("/etc/passwd")), tf.float32)
+
+
+def writes(x: Any) -> Any:
+    with tf.control_dependencies([tf.io.write_file("/tmp/evil", "evil")]):
+        return tf.identity(x)
+
+
+def lists(x: Any) -> Any:
+    return x + tf.cast(tf.size(tf.io.matching_files("/etc/*")), tf.float32)
+
+
+def python(x: Any) -> Any:
+    return tf.ensure_shape(tf.numpy_function(np.abs, [x], tf.float32), (None, 2))
+
+
+def prints(x: Any) -> Any:
+    with tf.control_dependencies([tf.print(x, output_stream="file:///tmp/evil")]):
+        return tf.identity(x)
+
+
+def saves(x: Any) -> Any:
+    with tf.control_dependencies([tf.raw_ops.SaveV2(prefix="/tmp/evil", tensor_names=["x"], shape_and_slices=[""], tensors=[x])]):
+        return tf.identity(x)
+
+
+def restores(x: Any) -> Any:
+    [value] = tf.raw_ops.RestoreV2(prefix="/tmp/theirs", tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.float32])
+    return x + tf.reduce_sum(value)
+
+
+def text_lines(x: Any) -> Any:
+    return x + tf.cast(tf.data.TextLineDataset("/etc/passwd").reduce(0, lambda n, _: n + 1), tf.float32)
+
+
+def hidden_in_a_branch(x: Any) -> Any:
+    return tf.cond(tf.reduce_sum(x) > 1e9, lambda: reads(x), lambda: x)
+
+
+def hidden_in_a_loop(x: Any) -> Any:
+    return tf.while_loop(lambda x: tf.reduce_sum(x) > 1e9, lambda x: [writes(x)], [x])[0]
+
+
+def maps_memory(x: Any) -> Any:
+    return x + tf.raw_ops.ImmutableConst(dtype=tf.float32, shape=(), memory_region_name="/etc/passwd")
+
+
+OPERATORS = {
+    "ReadFile": reads,
+    "WriteFile": writes,
+    "MatchingFiles": lists,
+    "PyFunc|EagerPyFunc|PyFuncStateless": python,
+    "PrintV2": prints,
+    "SaveV2": saves,
+    "RestoreV2": restores,
+    "TextLineDataset": text_lines,
+    "ReadFile ": hidden_in_a_branch,
+    "WriteFile ": hidden_in_a_loop,
+    "ImmutableConst": maps_memory,
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operators_that_reach_outside_are_named(tmp_path: Path, operator: str) -> None:
+    folder = saved(tmp_path / "m", OPERATORS[operator])
+    refused("saved_model", folder, rf"holds the operator ({operator.strip()}) .*--allow-code", "unsafe-model")
+    accepted("saved_model", folder, allow_code=True)
+
+
+def test_printing_to_standard_error_and_datasets_in_memory_are_fine(tmp_path: Path) -> None:
+    def harmless(x: Any) -> Any:
+        with tf.control_dependencies([tf.print(tf.shape(x))]):
+            return x + tf.data.Dataset.range(3).map(lambda i: tf.cast(i, tf.float32)).reduce(0.0, lambda a, b: a + b)
+
+    accepted("saved_model", saved(tmp_path / "m", harmless))
+
+
+def test_an_operator_in_a_function_that_only_loading_calls(tmp_path: Path) -> None:
+    class Table(tf.Module):
+        """A lookup table whose initializer reads a file as soon as the model is loaded."""
+
+        def __init__(self) -> None:
+            (tmp_path / "words.txt").write_text("a\nb\n")
+            initializer = tf.lookup.TextFileInitializer(
+                str(tmp_path / "words.txt"), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, 1
+            )
+            self.table = tf.lookup.StaticHashTable(initializer, 0)
+
+        @tf.function(input_signature=[X])
+        def __call__(self, x: Any) -> Any:
+            return {"y": x + tf.cast(self.table.lookup(tf.constant("a")), tf.float32)}
+
+    module = Table()
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.__call__)
+    refused("saved_model", tmp_path / "m", "InitializeTableFromTextFileV2", "unsafe-model")
+
+
+def test_a_saver_that_a_signature_calls_is_refused(tmp_path: Path) -> None:
+    """The saver's own functions may write files; nothing else may call them."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = saved(tmp_path / "m", lambda x: x)
+    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    meta = model.meta_graphs[0]
+    save = next(f.signature.name for f in meta.graph_def.library.function if "traced_save" in f.signature.name)
+    node = next(n for n in meta.graph_def.node if n.name == "StatefulPartitionedCall")
+    node.attr["f"].func.name = save
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+    refused("saved_model", folder, "SaveV2|MergeV2Checkpoints|ShardedFilename", "unsafe-model")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 50, b"hello"])
+def test_a_damaged_graph(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(content)
+    refused("saved_model", tmp_path, r"saved_model\.pb (is truncated or damaged|holds no graph)")
+
+
+def test_variables_without_their_index(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", lambda x: x)
+    (folder / "variables" / "variables.index").unlink()
+    refused("saved_model", folder, r"no variables/variables\.index")
+
+
+def test_links_that_leave_the_folder(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", lambda x: x)
+    shutil.copy(folder / "saved_model.pb", tmp_path / "elsewhere.pb")
+    os.symlink(tmp_path / "elsewhere.pb", folder / "assets" / "link" if (folder / "assets").is_dir() else folder / "link")
+    refused("saved_model", folder, "links out of the folder", "unsafe-model")
