@@ -92,7 +92,11 @@ def test_one_calibration_serves_many_variants(conv: Case, tmp_path: Path) -> Non
         return conv.calibration()
 
     source = Source(conv.spec, str(tmp_path))
-    for variant in (VariantSpec("a", "int8"), VariantSpec("b", "int8", io="int8"), VariantSpec("c", "int8", keep_float=("first",))):
+    for variant in (
+        VariantSpec("a", "int8"),
+        VariantSpec("b", "int8", io="int8"),
+        VariantSpec("c", "int8", keep_float=("first",)),
+    ):
         source.quantize(variant, counted)
     assert passes == 1
 
@@ -104,7 +108,11 @@ def test_only_so_many_samples_are_used(conv: Case, tmp_path: Path) -> None:
 
     few = CalibrationOptions(samples=5)
     scales = [
-        graph.read(Source(conv.spec, str(tmp_path)).quantize(VariantSpec("v", "int8", io="int8", calibration_options=o), tainted))
+        graph.read(
+            Source(conv.spec, str(tmp_path)).quantize(
+                VariantSpec("v", "int8", io="int8", calibration_options=o), tainted
+            )
+        )
         for o in (few, CalibrationOptions())
     ]
     assert scales[0].main.tensors[0].scale < scales[1].main.tensors[0].scale / 100
@@ -123,7 +131,9 @@ def moved(calibrated: bytes, io: str, nodes: Sequence[str]) -> bytes:
 
 
 @pytest.mark.parametrize("keep", [(), ("scores",)])
-def test_without_the_private_function_the_public_one_gives_the_same(conv: Case, tmp_path: Path, keep: tuple[str, ...]) -> None:
+def test_without_the_private_function_the_public_one_gives_the_same(
+    conv: Case, tmp_path: Path, keep: tuple[str, ...]
+) -> None:
     variant = VariantSpec("v", "int8", keep_float=keep)
     path = tmp_path / "public.tflite"
     path.write_bytes(Source(conv.spec, str(tmp_path), quantizer=moved).quantize(variant, conv.calibrated))
@@ -229,7 +239,9 @@ def test_no_examples_and_wrong_shapes_in_calibration_are_said(conv: Case, tmp_pa
 
 def test_an_operator_that_needs_tensorflow_is_named(make_case: Any) -> None:
     matrix = keras.Input((3, 3), name="matrix")
-    case = make_case("flex", keras.Model(matrix, keras.ops.cholesky(matrix)), {"matrix": np.eye(3, dtype="float32")[None]})
+    case = make_case(
+        "flex", keras.Model(matrix, keras.ops.cholesky(matrix)), {"matrix": np.eye(3, dtype="float32")[None]}
+    )
     with pytest.raises(ConversionError, match="no built-in operator for Cholesky"):
         case.source.float32()
 

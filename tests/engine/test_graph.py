@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from engine_models import Case, edited, without_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine_models import Case, edited, without_signature
 from tflite_guard.engine import graph
 from tflite_guard.errors import ConversionError, ModelFileError
 
@@ -70,7 +70,9 @@ def test_state_is_seen(conv: Case, stateful: Case) -> None:
     assert graph.has_state(graph.read(stateful.tflite("float32")))
 
 
-@pytest.mark.parametrize("pattern", ["scores", "scor*", "*/scores*/*", "*scores*MatMul*", "sequential*/scores*/MatMul*"])
+@pytest.mark.parametrize(
+    "pattern", ["scores", "scor*", "*/scores*/*", "*scores*MatMul*", "sequential*/scores*/MatMul*"]
+)
 def test_keep_float_takes_a_tensor_with_producer_and_consumers(conv: Case, pattern: str) -> None:
     read = graph.read(conv.tflite("float32"))
     names = graph.resolve_keep_float(read, [pattern])

@@ -18,7 +18,9 @@ from tflite_guard.manifest.types import ReferenceSpec
 def test_predictions_are_the_models_own(conv: Case) -> None:
     model = keras.saving.load_model(conv.path)
     np.testing.assert_allclose(
-        load_reference(conv.spec).predict(conv.data)["output_0"], model.predict(conv.data["image"], verbose=0), atol=1e-6
+        load_reference(conv.spec).predict(conv.data)["output_0"],
+        model.predict(conv.data["image"], verbose=0),
+        atol=1e-6,
     )
 
 
@@ -74,7 +76,9 @@ def test_dropout_and_normalization_are_in_inference_mode(make_case: Any) -> None
 def test_state_is_reset_before_every_example(stateful: Case) -> None:
     reference = load_reference(stateful.spec)
     together = reference.predict(stateful.data)["output_0"]
-    alone = [load_reference(stateful.spec).predict({"steps": stateful.data["steps"][i : i + 1]})["output_0"] for i in (0, 9)]
+    alone = [
+        load_reference(stateful.spec).predict({"steps": stateful.data["steps"][i : i + 1]})["output_0"] for i in (0, 9)
+    ]
     np.testing.assert_allclose(together[[0, 9]], np.concatenate(alone), atol=1e-6)
 
 
@@ -102,7 +106,10 @@ def test_input_shapes_fix_unknown_dimensions(make_case: Any) -> None:
     names = load_reference(spec).names
     assert names.inputs["image"].shape == (None, 9, 7, 1)
     assert names.outputs["output_0"].shape == (None, 7, 5, 2)
-    for wrong, message in (({"picture": (1, 9, 7, 1)}, "picture, which is no input"), ({"image": (1, 9, 7, 3)}, r"\[1, 9, 7, 3\], but")):
+    for wrong, message in (
+        ({"picture": (1, 9, 7, 1)}, "picture, which is no input"),
+        ({"image": (1, 9, 7, 3)}, r"\[1, 9, 7, 3\], but"),
+    ):
         with pytest.raises(ModelFileError, match=message):
             load_reference(ReferenceSpec("keras", str(case.path), input_shapes=wrong))
 
@@ -183,7 +190,9 @@ def test_a_saved_model_with_fixed_shapes_is_exported_anew(saved: str, tmp_path: 
 
 
 def test_strings_are_refused(tmp_path: Path) -> None:
-    lengths = tf.function(lambda s: {"n": tf.strings.length(s)}, input_signature=[tf.TensorSpec((None,), tf.string, name="s")])
+    lengths = tf.function(
+        lambda s: {"n": tf.strings.length(s)}, input_signature=[tf.TensorSpec((None,), tf.string, name="s")]
+    )
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"), signatures={"serving_default": lengths})
     with pytest.raises(ModelFileError, match="s holds strings, which cannot be evaluated"):
         load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
@@ -196,7 +205,9 @@ def test_a_custom_layer_is_named(tmp_path: Path) -> None:
 
     for name in ("m.keras", "m.h5"):
         keras.Sequential([keras.Input((3,)), Swirl()]).save(tmp_path / name)
-        with pytest.raises(ModelFileError, match=r"m\.\w+ needs the custom object \S*Swirl.*export the model as a SavedModel") as e:
+        with pytest.raises(
+            ModelFileError, match=r"m\.\w+ needs the custom object \S*Swirl.*export the model as a SavedModel"
+        ) as e:
             load_reference(ReferenceSpec("keras", str(tmp_path / name)))
         assert e.value.kind == "custom-object"
 

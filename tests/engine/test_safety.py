@@ -177,7 +177,7 @@ def bomb(file: Any) -> None:
 
 FAULTS = [
     (external_link, r"links to another file \(/etc/passwd\)"),
-    (soft_link, "symbolic link"),
+    (soft_link, "is a symbolic link"),
     (external_storage, "keeps its data in another file"),
     (virtual, "takes its data from other datasets"),
     (bomb, "declares 4398046511104 bytes"),
@@ -246,7 +246,9 @@ def prints(x: Any) -> Any:
 
 
 def saves(x: Any) -> Any:
-    with tf.control_dependencies([tf.raw_ops.SaveV2(prefix="/tmp/evil", tensor_names=["x"], shape_and_slices=[""], tensors=[x])]):
+    with tf.control_dependencies(
+        [tf.raw_ops.SaveV2(prefix="/tmp/evil", tensor_names=["x"], shape_and_slices=[""], tensors=[x])]
+    ):
         return tf.identity(x)
 
 
@@ -307,8 +309,9 @@ def test_an_operator_in_a_function_that_only_loading_calls(tmp_path: Path) -> No
 
         def __init__(self) -> None:
             (tmp_path / "words.txt").write_text("a\nb\n")
+            index = tf.lookup.TextFileIndex
             initializer = tf.lookup.TextFileInitializer(
-                str(tmp_path / "words.txt"), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, 1
+                str(tmp_path / "words.txt"), tf.string, index.WHOLE_LINE, tf.int64, index.LINE_NUMBER
             )
             self.table = tf.lookup.StaticHashTable(initializer, 0)
 
@@ -350,5 +353,7 @@ def test_variables_without_their_index(tmp_path: Path) -> None:
 def test_links_that_leave_the_folder(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", lambda x: x)
     shutil.copy(folder / "saved_model.pb", tmp_path / "elsewhere.pb")
-    os.symlink(tmp_path / "elsewhere.pb", folder / "assets" / "link" if (folder / "assets").is_dir() else folder / "link")
+    os.symlink(
+        tmp_path / "elsewhere.pb", folder / "assets" / "link" if (folder / "assets").is_dir() else folder / "link"
+    )
     refused("saved_model", folder, "links out of the folder", "unsafe-model")

@@ -96,7 +96,9 @@ def test_lstm_operator_with_variable_tensors_is_reset(tmp_path: Path) -> None:
 
     steps = tf_keras.Input(batch_shape=(1, 5, 3), name="steps")
     model = tf_keras.Model(steps, tf_keras.layers.LSTM(4)(steps))
-    function = tf.function(lambda steps: {"out": model(steps)}, input_signature=[tf.TensorSpec((1, 5, 3), name="steps")])
+    function = tf.function(
+        lambda steps: {"out": model(steps)}, input_signature=[tf.TensorSpec((1, 5, 3), name="steps")]
+    )
     tf.saved_model.save(model, str(tmp_path / "m"), signatures={"serving_default": function})
     path = tmp_path / "m.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "m")).convert())
@@ -157,7 +159,9 @@ def test_without_signature_equal_shapes_are_refused_and_not_guessed(branches: Ca
             content.subgraphs[0].tensors[index].name = f"in_{i}".encode()
 
     path = edited(path, tmp_path / "renamed.tflite", rename)
-    with pytest.raises(EvaluationError, match=r"no input corresponds without doubt to the reference's (left|right)") as e:
+    with pytest.raises(
+        EvaluationError, match=r"no input corresponds without doubt to the reference's (left|right)"
+    ) as e:
         Runner(path, expected=branches.source.names)
     assert e.value.kind == "binding"
 
@@ -193,7 +197,10 @@ def test_an_input_that_the_reference_has_not_is_an_error(branches: Case) -> None
     ("values", "message"),
     [
         (np.zeros((2, 8, 8, 1), "uint8"), r'input image: .*float32 and the data is uint8; .*\{"cast": "float32"\}'),
-        (np.zeros((2, 8, 8, 3), "float32"), r"input image: the model takes \[\?, 8, 8, 1\] and the data is \[2, 8, 8, 3\]"),
+        (
+            np.zeros((2, 8, 8, 3), "float32"),
+            r"input image: the model takes \[\?, 8, 8, 1\] and the data is \[2, 8, 8, 3\]",
+        ),
         (np.zeros((2, 64), "float32"), r"takes \[\?, 8, 8, 1\] and the data is \[2, 64\]"),
         (np.zeros((2, 8, 8, 1), bool), "data is bool"),
         (np.full((2, 8, 8, 1), np.nan, "float32"), "NaN or infinity"),
@@ -275,7 +282,9 @@ def test_an_operator_without_kernel_is_named(conv: Case, tmp_path: Path) -> None
         content.operatorCodes[0].builtinCode = content.operatorCodes[0].deprecatedBuiltinCode = 32
         content.operatorCodes[0].customCode = b"MyOperator"
 
-    with pytest.raises(EvaluationError, match="needs the custom operator MyOperator, for which LiteRT has no kernel") as e:
+    with pytest.raises(
+        EvaluationError, match="needs the custom operator MyOperator, for which LiteRT has no kernel"
+    ) as e:
         Runner(edited(conv.tflite("float32"), tmp_path / "custom.tflite", custom))
     assert e.value.kind == "no-kernel"
 
@@ -295,6 +304,8 @@ def test_a_version_without_kernel_is_named(conv: Case, tmp_path: Path) -> None:
         content.operatorCodes[0].version = 99
 
     path = edited(conv.tflite("float32"), tmp_path / "new.tflite", newer)
-    with pytest.raises(EvaluationError, match="newer version of the operator .*CONV_2D.*; install a newer ai-edge-litert") as e:
+    with pytest.raises(
+        EvaluationError, match="newer version of the operator .*CONV_2D.*; install a newer ai-edge-litert"
+    ) as e:
         Runner(path)
     assert e.value.kind == "no-kernel"

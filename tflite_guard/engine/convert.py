@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -340,7 +341,9 @@ def _refuse_measured(variant: VariantSpec) -> None:
 def _guarded(convert: Callable[[], bytes]) -> bytes:
     """Run the converter; its exceptions become one short message."""
     try:
-        return bytes(convert())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they concern whoever wrote the library, not its user's user
+            return bytes(convert())
     except (EvaluationError, ImportError, TypeError, AttributeError, MemoryError):
         raise
     except Exception as error:  # the converter raises every kind

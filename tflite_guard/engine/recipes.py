@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -136,7 +137,9 @@ def _shaped(value: float, ndim: int) -> Array:
 
 def _guarded(recipe: str, quantize: Callable[[], bytes]) -> bytes:
     try:
-        return quantize()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they concern whoever wrote the library, not its user's user
+            return quantize()
     except EvaluationError:
         raise
     except Exception as error:  # the quantizer raises every kind
