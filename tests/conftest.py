@@ -46,7 +46,9 @@ class Finished:
 Run = Callable[..., Finished]
 
 
-def run_cli(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300) -> Finished:
+def run_cli(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300
+) -> Finished:
     """Run `tflite-guard` in a process of its own."""
     finished = subprocess.run(
         [sys.executable, "-m", "tflite_guard", *map(str, arguments)],
@@ -72,7 +74,10 @@ def run(shared_cache: Path, tmp_path: Path) -> Run:
 
     def call(*arguments: str | Path, cwd: Path | None = None, **settings: Any) -> Finished:
         wanted = list(arguments)
-        caching = {"check", "convert"} & set(map(str, wanted[:1])) or list(map(str, wanted[:2])) == ["baseline", "update"]
+        caching = {"check", "convert"} & set(map(str, wanted[:1])) or list(map(str, wanted[:2])) == [
+            "baseline",
+            "update",
+        ]
         if caching and not {"--no-cache", "--cache-dir"} & set(map(str, wanted)):
             wanted += ["--cache-dir", shared_cache]
         return run_cli(*wanted, cwd=cwd or tmp_path, **settings)

@@ -20,7 +20,11 @@ from tflite_guard.errors import EvaluationError
 
 KEY = key_of("something", 1)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -133,7 +137,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(cache: Cache, source: Path, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EvaluationError, match="no space left.*--cache-dir") as raised:
+    with pytest.raises(EvaluationError, match=r"no space left.*--cache-dir") as raised:
         cache.put(KEY, {"model.tflite": source}, {})
     assert raised.value.kind == "disk-full"
     assert cache.get(KEY) is None

@@ -77,7 +77,13 @@ def test_the_report_is_valid_against_the_published_schema(checked: Finished) -> 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_number_is_that_of_a_plain_loop(
-    checked: Finished, run: Run, variant: str, images: np.ndarray, labels: np.ndarray, reference: np.ndarray, tmp_path: Path
+    checked: Finished,
+    run: Run,
+    variant: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    reference: np.ndarray,
+    tmp_path: Path,
 ) -> None:
     model = tmp_path / "model.tflite"
     manifest = EXAMPLES / "digits" / "tflite-guard.json"
@@ -196,7 +202,9 @@ def test_a_variant_that_cannot_be_made_does_not_hide_the_others(run: Run, digits
 
 def test_the_report_folder_holds_every_rendering(run: Run, digits: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "report"
-    finished = run("check", digits / "tflite-guard.json", "--report-dir", folder, "--format", f"json={tmp_path / 'r.json'}")
+    finished = run(
+        "check", digits / "tflite-guard.json", "--report-dir", folder, "--format", f"json={tmp_path / 'r.json'}"
+    )
     assert finished.code == 0
     assert sorted(os.listdir(folder)) == ["report.json", "report.txt"]
     assert finished.out == ""

@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import EXAMPLES, Run, manifest_of, only, write_manifest
 
 SECRET = "ghs_secret_that_no_model_may_see"
-THIEF = '''
+THIEF = """
 import os, pathlib, socket
 import numpy as np
 
@@ -55,7 +55,7 @@ def steal():
         raise RuntimeError("stolen: " + ", ".join(found))
     images = np.load("%(data)s")["image"][:50]
     return {"image": images, "label": np.load("%(data)s")["label"][:50]}
-'''
+"""
 
 
 @pytest.fixture
@@ -144,7 +144,9 @@ def test_a_hanging_model_is_ended_and_the_next_is_judged(run: Run, digits: Path)
             variant.pop("tolerances", None)
     manifest["models"].insert(0, hanging)
     started = time.monotonic()
-    finished = run("check", write_manifest(digits, manifest), "--allow-code", "--timeout", "25", "--jobs", "1", "--format", "json")
+    finished = run(
+        "check", write_manifest(digits, manifest), "--allow-code", "--timeout", "25", "--jobs", "1", "--format", "json"
+    )
     assert time.monotonic() - started < 120
     assert finished.code == 3
     first, second = finished.report["models"]
@@ -174,7 +176,9 @@ def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(digits: Pat
     from tflite_guard import pipeline
     from tflite_guard.manifest import load
 
-    (digits / "hog.py").write_text("import numpy as np\ndef load():\n    return {'image': np.ones((64, 2**30), np.uint8)}\n")
+    (digits / "hog.py").write_text(
+        "import numpy as np\ndef load():\n    return {'image': np.ones((64, 2**30), np.uint8)}\n"
+    )
     manifest = only(manifest_of(digits), "shipped")
     manifest["datasets"]["test"] |= {"source": "python", "path": "hog:load"}
     manifest["datasets"]["test"].pop("labels")
@@ -212,7 +216,8 @@ def test_an_interrupt_leaves_no_child_and_no_half_written_file(tmp_path: Path, s
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tflite_guard", "check", str(EXAMPLES / "digits/tflite-guard.json"), "--report-dir", str(out),
+        [sys.executable, "-m", "tflite_guard", "check", str(EXAMPLES / "digits/tflite-guard.json"),
+         "--report-dir", str(out),
          "--cache-dir", str(cache)],
         env=os.environ | {"TMPDIR": str(scratch)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -244,7 +249,9 @@ def test_a_module_in_the_repository_does_not_shadow_an_installed_one(run: Run, d
 
     program = shutil.which("tflite-guard", path=os.path.dirname(sys.executable))
     assert program is not None
-    checked = subprocess.run([program, "check", "tflite-guard.json", "--no-cache"], cwd=digits, capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [program, "check", "tflite-guard.json", "--no-cache"], cwd=digits, capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tflite_guard.errors import GuardError, UsageError
+from tflite_guard.files import write_atomically
 from tflite_guard.results import ModelResult, Report, VariantResult
 
 SCHEMA_VERSION = 1
@@ -54,7 +53,7 @@ def write(path: str, baseline: Baseline) -> None:
     """
     text = json.dumps(baseline, indent=2, sort_keys=True, allow_nan=False) + "\n"
     try:
-        _replace(path, text)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise GuardError(f"{path}: the baseline cannot be written: {error.strerror}") from error
 
@@ -194,19 +193,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _broken(path: str, what: str) -> UsageError:
     return UsageError(f"{path}: {what}; write it anew with `tflite-guard baseline update`")
-
-
-def _replace(path: str, text: str) -> None:
-    """Through a file beside it, so that a reader, a kill or a full disk never meets half of it."""
-    handle, temporary = tempfile.mkstemp(dir=Path(path).parent, prefix=".baseline-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

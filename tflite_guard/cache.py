@@ -151,7 +151,8 @@ class Cache:
     def _unwritable(self, error: OSError) -> EvaluationError:
         if error.errno in _FULL:
             return EvaluationError(
-                "disk-full", f"{self.folder}: no space left; free some, or name another folder with --cache-dir or TMPDIR"
+                "disk-full",
+                f"{self.folder}: no space left; free some, or name another folder with --cache-dir or TMPDIR",
             )
         return EvaluationError("cache", f"{self.folder}: {error.strerror}; name another folder with --cache-dir")
 
@@ -159,7 +160,7 @@ class Cache:
 def _copy(source: Path, target: Path) -> str:
     descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     digest = hashlib.sha256()
-    with open(descriptor, "rb") as reader, target.open("xb") as writer:
+    with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
         while block := reader.read(_BLOCK):
             digest.update(block)
             writer.write(block)

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +29,11 @@ FORMAT_NAMES = ("text", "json")
 
 MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
 DATA_ROOT = click.option(
-    "--data-root", "data_roots", multiple=True, metavar="DIR", help="A folder outside the repository that manifests may read."
+    "--data-root",
+    "data_roots",
+    multiple=True,
+    metavar="DIR",
+    help="A folder outside the repository that manifests may read.",
 )
 ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="Run Python named by the manifest, Lambda layers, and graphs that touch files."
@@ -39,7 +44,7 @@ VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show what TensorFl
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that evaluates or converts."""
     options = (
-        click.option("--cache-dir", metavar="DIR", help="Where results are kept for later runs. Default: the user's cache folder."),
+        click.option("--cache-dir", metavar="DIR", help="Where results are kept. Default: the user's cache folder."),
         click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
         click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, metavar="SECONDS",
                      show_default=True, help="The time that a model may take."),
@@ -54,9 +59,15 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
-        click.option("--model", "models", multiple=True, metavar="GLOB", help="Check only models of this name. Repeatable."),
-        click.option("--variant", "variants", multiple=True, metavar="GLOB", help="Check only variants of this name. Repeatable."),
-        click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time. Default: by the number of cores."),
+        click.option(
+            "--model", "models", multiple=True, metavar="GLOB", help="Check only models of this name. Repeatable."
+        ),
+        click.option(
+            "--variant", "variants", multiple=True, metavar="GLOB", help="Check only variants of this name. Repeatable."
+        ),
+        click.option(
+            "--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time. Default: by the number of cores."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -66,7 +77,7 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="tflite-guard")
 def cli() -> None:
-    """Stop TensorFlow Lite accuracy regressions: convert, quantize and evaluate models against their float reference."""
+    """Stop TensorFlow Lite accuracy regressions: evaluate converted models against their float reference."""
 
 
 @cli.command()
@@ -79,7 +90,12 @@ def cli() -> None:
               help="What makes the exit code 1.")  # fmt: skip
 @_run_options
 def check(
-    manifests: tuple[str, ...], report_dir: str | None, formats: tuple[str, ...], fail_on: str, verbose: bool, **settings: Any
+    manifests: tuple[str, ...],
+    report_dir: str | None,
+    formats: tuple[str, ...],
+    fail_on: str,
+    verbose: bool,
+    **settings: Any,
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold."""
     targets = _targets(formats)
@@ -94,15 +110,21 @@ def check(
 @ALLOW_CODE
 def validate(manifests: tuple[str, ...], data_roots: tuple[str, ...], allow_code: bool) -> None:
     """Check manifests without running anything: schema, names, files, hashes. Reports every problem at once."""
+    from tflite_guard.reports.wording import count
+
     for manifest in _load(manifests, data_roots, allow_code):
         variants = sum(len(model.variants) for model in manifest.models)
-        click.echo(f"{_safe(manifest.path)}: valid, {_count(len(manifest.models), 'model')}, {_count(variants, 'variant')}")
+        click.echo(
+            f"{_safe(manifest.path)}: valid, {count(len(manifest.models), 'model')}, {count(variants, 'variant')}"
+        )
 
 
 @cli.command()
 @click.argument("model")
 @click.argument("data", required=False)
-@click.option("-o", "--output", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE", help="The manifest to write.")
+@click.option(
+    "-o", "--output", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE", help="The manifest to write."
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing manifest.")
 @VERBOSE
 def init(model: str, data: str | None, output: str, force: bool, verbose: bool) -> None:
@@ -154,6 +176,7 @@ def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
     """Check the manifests and record the results beside each, to commit."""
     from tflite_guard import baseline as baselines
     from tflite_guard.pipeline import report_of
+    from tflite_guard.reports.wording import count
     from tflite_guard.results import Verdict
 
     finished = _check(manifests, verbose=verbose, **settings)
@@ -163,7 +186,7 @@ def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
     for path in _found(manifests):
         target, part = baselines.path_for(path), report_of(finished, path)
         baselines.write(target, baselines.from_report(part))
-        click.echo(f"{_safe(target)}: {_count(len(part.models), 'model')} recorded; commit it")
+        click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
 
 
 @baseline.command()
@@ -173,8 +196,8 @@ def show(manifests: tuple[str, ...]) -> None:
     from tflite_guard import baseline as baselines
 
     for path in _found(manifests):
-        target = baselines.path_for(path)
-        click.echo(_safe_lines(baselines.describe(target)))
+        for line in baselines.describe(baselines.path_for(path)).splitlines():
+            click.echo(_safe(line))
 
 
 @cli.command()
@@ -191,7 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _protect()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        cli.main(args=list(arguments) if arguments is not None else None, prog_name="tflite-guard", standalone_mode=False)
+        cli.main(
+            args=list(arguments) if arguments is not None else None, prog_name="tflite-guard", standalone_mode=False
+        )
     except click.ClickException as error:
         error.show()
         sys.exit(UsageError.exit_code)
@@ -289,7 +314,9 @@ def _targets(formats: Sequence[str]) -> list[tuple[str, str | None]]:
             raise UsageError(f"--format {name}: unknown; there are {', '.join(FORMAT_NAMES)}")
         targets.append((name, file or None))
     if sum(file is None for _, file in targets) > 1:
-        raise UsageError("only one --format can go to standard output; give the others a file, as in --format json=report.json")
+        raise UsageError(
+            "only one --format can go to standard output; give the others a file, as in --format json=report.json"
+        )
     return targets
 
 
@@ -302,11 +329,9 @@ def _write(report: Report, targets: Sequence[tuple[str, str | None]], report_dir
         _filed(report_dir, lambda: Path(report_dir).mkdir(parents=True, exist_ok=True))
         files += [(name, os.path.join(report_dir, FILES[name])) for name in FORMATS]
     for name, file in files:
-        content = FORMATS[name](report).encode()
-        _filed(file, lambda file=file, content=content: write_atomically(file, content))
-    for name, file in targets:
-        if file is None:
-            _print(report, name)
+        _filed(file, partial(write_atomically, file, FORMATS[name](report).encode()))
+    for name in (name for name, file in targets if file is None):
+        _print(report, name)
 
 
 def _print(report: Report, name: str) -> None:
@@ -358,11 +383,3 @@ def _safe(text: str) -> str:
     from tflite_guard.reports.wording import plain
 
     return plain(text, 4000)
-
-
-def _safe_lines(text: str) -> str:
-    return "\n".join(_safe(line) for line in text.splitlines())
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -54,7 +54,9 @@ def write_manifest(
     root = find_root(folder)
     for path in filter(None, (model, data)):
         if not os.path.realpath(path).startswith(os.path.realpath(root) + os.sep):
-            raise UsageError(f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)")
+            raise UsageError(
+                f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)"
+            )
     names = describe(ReferenceSpec(kind, os.path.realpath(model)), Options(), on_log)
     if data is None:
         data = _random_data(names["inputs"], Path(folder) / f"{Path(output).stem}-random.npz")
@@ -64,7 +66,9 @@ def write_manifest(
         yield "calibration uses the evaluation data for now; name a sample of the training data for honest figures"
     manifest = _manifest(kind, model, data, folder, names)
     write_atomically(output, (json.dumps(manifest, indent=2) + "\n").encode())
-    variants = ", ".join(variant if isinstance(variant, str) else variant["name"] for variant in manifest["models"][0]["variants"])
+    variants = ", ".join(
+        variant if isinstance(variant, str) else variant["name"] for variant in manifest["models"][0]["variants"]
+    )
     yield f"{output}: model {manifest['models'][0]['name']!r} with {variants}"
     yield "next: tflite-guard check" + ("" if output == DEFAULT_MANIFEST else f" {output}")
 
@@ -108,7 +112,9 @@ def _inputs(
         free = {key: array for key, array in arrays.items() if key not in inputs.values() and _fits(array, info)}
         if not free:
             held = ", ".join(f"{key} {list(array.shape)} {array.dtype}" for key, array in arrays.items())
-            raise DataError(f"{data}: no array fits input {name!r} of shape {_shape(info)} {info['dtype']} (it holds {held})")
+            raise DataError(
+                f"{data}: no array fits input {name!r} of shape {_shape(info)} {info['dtype']} (it holds {held})"
+            )
         key = name if name in free else next(iter(free))
         inputs[name] = key
         if _kind(free[key].dtype) != _kind(info["dtype"]):
@@ -126,15 +132,21 @@ def _labels(arrays: dict[str, _Array], taken: set[str], outputs: dict[str, Any])
     if len(output["shape"]) != 2 or not output["dtype"].startswith("float"):
         return None
     found = [
-        key for key, array in arrays.items() if key not in taken and len(array.shape) == 1 and _kind(array.dtype) in "iu"
+        key
+        for key, array in arrays.items()
+        if key not in taken and len(array.shape) == 1 and _kind(array.dtype) in "iu"
     ]
-    return next((key for key in found if "label" in key or key in ("y", "target")), found[0] if len(found) == 1 else None)
+    return next(
+        (key for key in found if "label" in key or key in ("y", "target")), found[0] if len(found) == 1 else None
+    )
 
 
 def _fits(array: _Array, info: dict[str, Any]) -> bool:
     shape = info["shape"]
     tail = array.shape[1:]
-    return len(tail) == len(shape) - 1 and all(want is None or want == have for want, have in zip(shape[1:], tail, strict=True))
+    return len(tail) == len(shape) - 1 and all(
+        want is None or want == have for want, have in zip(shape[1:], tail, strict=True)
+    )
 
 
 def _shape(info: dict[str, Any]) -> str:
@@ -164,7 +176,7 @@ def _random_data(inputs: dict[str, Any], path: Path) -> str:
         shape = (RANDOM_EXAMPLES, *(size or 1 for size in info["shape"][1:]))
         real = np.dtype(info["dtype"]).kind == "f"
         arrays[name] = (rng.random(shape) if real else rng.integers(0, 2, shape)).astype(info["dtype"])
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
     return os.path.relpath(path)
 
 

@@ -107,7 +107,8 @@ def run(
     baselines = baselines or {}
     with Engine([model for _, model in chosen], options, on_log) as engine:
         results = engine.map(
-            lambda item: _check_model(engine, item[0], item[1], baselines.get(item[0].path), on_event or _ignore), chosen
+            lambda item: _check_model(engine, item[0], item[1], baselines.get(item[0].path), on_event or _ignore),
+            chosen,
         )
     report = Report(
         schema_version=REPORT_VERSION,
@@ -126,7 +127,9 @@ def report_of(report: Report, manifest: str) -> Report:
     return replace(report, models=tuple(model for model in report.models if model.manifest.path == manifest))
 
 
-def artifact(manifest: Manifest, model_name: str, variant_name: str, options: Options, on_log: OnLog | None = None) -> bytes:
+def artifact(
+    manifest: Manifest, model_name: str, variant_name: str, options: Options, on_log: OnLog | None = None
+) -> bytes:
     """The very bytes that `run` judges for one variant."""
     model = _named(manifest.models, model_name, "model", manifest.path)
     variant = _named(model.variants, variant_name, "variant", f"model {model_name!r}")
@@ -141,7 +144,8 @@ def describe(reference: ReferenceSpec, options: Options, on_log: OnLog | None = 
     with Engine([ModelSpec("", reference, nothing, (), ())], options, on_log) as engine, engine.pool.pair() as workers:
         worker = workers.litert if reference.kind == "tflite" else workers.tensorflow
         arguments = {"reference": msgspec.to_builtins(reference)}
-        return worker.request("describe", arguments, deadline=time.monotonic() + options.timeout)[0]
+        described, _ = worker.request("describe", arguments, deadline=time.monotonic() + options.timeout)
+        return described
 
 
 def select(manifests: Sequence[Manifest], options: Options) -> list[tuple[Manifest, ModelSpec]]:
@@ -155,8 +159,12 @@ def select(manifests: Sequence[Manifest], options: Options) -> list[tuple[Manife
             if variants or not options.variants:
                 chosen.append((manifest, replace(model, variants=variants)))
     if not chosen:
-        asked = " ".join([*(f"--model {name}" for name in options.models), *(f"--variant {name}" for name in options.variants)])
-        known = ", ".join(f"{model.name} ({', '.join(v.name for v in model.variants)})" for m in manifests for model in m.models)
+        asked = " ".join(
+            [*(f"--model {name}" for name in options.models), *(f"--variant {name}" for name in options.variants)]
+        )
+        known = ", ".join(
+            f"{model.name} ({', '.join(v.name for v in model.variants)})" for m in manifests for model in m.models
+        )
         raise UsageError(f"{asked} matches nothing; the manifest has {known}")
     return chosen
 
@@ -272,9 +280,15 @@ class _Steps:
         }
         return self._step(self._reference_key, worker, "reference", arguments, None, "reference")
 
+    def prepare(self) -> None:
+        """Have the reference's outputs ready, or raise why they cannot be."""
+        _ = self.reference
+
     @cached_property
     def _reference_key(self) -> str:
-        return key_of("reference", self._model_key(self.model.reference), self._data_key(self.model.evaluation), _code())
+        return key_of(
+            "reference", self._model_key(self.model.reference), self._data_key(self.model.evaluation), _code()
+        )
 
     def tflite(self, variant: VariantSpec) -> str:
         """The path of the variant's .tflite: the user's own, or one made from the source."""
@@ -287,13 +301,19 @@ class _Steps:
 
     def _converted(self, variant: VariantSpec, source: ReferenceSpec) -> Entry:
         if source.kind == "outputs":
-            raise EvaluationError("conversion", "recorded outputs hold no model to convert; give the variant a `source` or `tflite`")
+            raise EvaluationError(
+                "conversion", "recorded outputs hold no model to convert; give the variant a `source` or `tflite`"
+            )
         arguments: dict[str, Any] = {"variant": msgspec.to_builtins(_conversion_part(variant))}
         if variant.recipe is not None:
             arguments["float32"] = self.tflite(VariantSpec("float32", quantization="float32", source=source))
-            return self._step(self._artifact_key(variant), self.workers.litert, "recipe", arguments, variant.name, "convert")
+            return self._step(
+                self._artifact_key(variant), self.workers.litert, "recipe", arguments, variant.name, "convert"
+            )
         arguments["reference"] = msgspec.to_builtins(source)
-        return self._step(self._artifact_key(variant), self.workers.tensorflow, "convert", arguments, variant.name, "convert")
+        return self._step(
+            self._artifact_key(variant), self.workers.tensorflow, "convert", arguments, variant.name, "convert"
+        )
 
     def evaluation(self, variant: VariantSpec, tflite: str) -> Entry:
         """The variant's measurements."""
@@ -314,7 +334,9 @@ class _Steps:
         observed = variant.observed_outputs and self.engine.hashes(variant.observed_outputs)
         asked = (variant.kernels, variant.require_integer, variant.quantization, observed)
         metrics = msgspec.to_builtins(self.model.metrics)
-        return key_of("evaluation", self._artifact_key(variant), self._reference_key, metrics, asked, self._salt(), _code())
+        return key_of(
+            "evaluation", self._artifact_key(variant), self._reference_key, metrics, asked, self._salt(), _code()
+        )
 
     def known(self, variant: VariantSpec) -> Entry | None:
         """The variant's measurements if they are in the cache."""
@@ -341,9 +363,7 @@ class _Steps:
 
     def _salt(self, spec: DatasetSpec | None = None) -> str | None:
         """Code of the user's is not hashed, so what it gives is never taken from an earlier run."""
-        python = (
-            any(metric.python for metric in self.model.metrics) if spec is None else spec.source == "python"
-        )
+        python = any(metric.python for metric in self.model.metrics) if spec is None else spec.source == "python"
         return self.engine.pool.scratch if python else None
 
     def _step(
@@ -432,7 +452,7 @@ def _evaluate_all(steps: _Steps, variants: Sequence[VariantSpec]) -> list[_Outco
     try:
         known = [steps.known(variant) for variant in variants]
         if not all(known):
-            steps.reference
+            steps.prepare()
     except EvaluationError as error:
         return [_Outcome(error=ErrorInfo(error.kind, str(error)), shared=True)] * len(variants)
     with ThreadPoolExecutor(1, thread_name_prefix="convert") as converting:
@@ -456,7 +476,7 @@ def _evaluated(steps: _Steps, variant: VariantSpec, known: Entry | None, path: F
 def _variant_result(
     variant: VariantSpec, outcome: _Outcome, seconds: dict[str, float], baseline: Recorded
 ) -> VariantResult:
-    how = variant.quantization or variant.recipe and Path(variant.recipe).name
+    how = variant.quantization or (variant.recipe and Path(variant.recipe).name)
     if outcome.entry is None:
         return VariantResult(
             variant.name, how, Verdict.ERROR, False, None, (), (), (), outcome.error, seconds, line=variant.line

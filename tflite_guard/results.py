@@ -179,6 +179,8 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class ManifestInfo:
+    """Which manifest, as given on the command line, and the SHA-256 of its bytes."""
+
     path: str
     sha256: str
 
@@ -210,6 +212,8 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Tool:
+    """What wrote the report."""
+
     name: str
     version: str
 

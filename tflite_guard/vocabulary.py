@@ -84,12 +84,22 @@ METRICS = {
         MetricTraits("mae", "mean absolute error to labels", False, True, True),
         MetricTraits("rmse", "root mean squared error to labels", False, True, True),
         MetricTraits("r2", "coefficient of determination", True, True, True),
-        MetricTraits("agreement", "same decision as the reference", True, False, True, options=("threshold", "from_logits")),
+        MetricTraits(
+            "agreement", "same decision as the reference", True, False, True, options=("threshold", "from_logits")
+        ),
         MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
         MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True),
         MetricTraits("max_abs_error", "largest absolute difference from the reference", False, False, False),
         MetricTraits("mean_abs_error", "mean absolute difference from the reference", False, False, True),
-        MetricTraits("kl_divergence", "Kullback-Leibler divergence from the reference", False, False, True, "nats", ("from_logits",)),
+        MetricTraits(
+            "kl_divergence",
+            "Kullback-Leibler divergence from the reference",
+            False,
+            False,
+            True,
+            "nats",
+            ("from_logits",),
+        ),
         MetricTraits("size_bytes", "size of the .tflite file", False, False, False, "bytes"),
     )
 }

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +117,9 @@ class Worker:
             raise self._obituary(child) from None
         except TimeoutError:
             self._end(child)
-            raise EvaluationError("timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)") from None
+            raise EvaluationError(
+                "timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)"
+            ) from None
         finally:
             self._forward_log(child)
 
@@ -137,10 +139,8 @@ class Worker:
         with contextlib.suppress(OSError):
             assert child.process.stdin is not None
             child.process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            pass
         self._end(child)
 
     def _started(self) -> _Child:
@@ -214,11 +214,12 @@ class Worker:
         if code == -signal.SIGKILL or _ran_out_of_memory(tail):
             return EvaluationError(
                 "out-of-memory",
-                "the process that ran the model ran out of memory and was ended; use smaller inputs, or a machine with more",
+                "the process that ran the model ran out of memory; use smaller inputs, or a machine with more",
             )
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return EvaluationError(
-            "crash", f"the process that ran the model crashed ({how}); run with -v to see what TensorFlow or LiteRT said"
+            "crash",
+            f"the process that ran the model crashed ({how}); run with -v to see what TensorFlow or LiteRT said",
         )
 
     def _end(self, child: _Child) -> None:
@@ -259,7 +260,7 @@ class WorkerPool:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def pair(self) -> Any:
+    def pair(self) -> Iterator[WorkerPair]:
         """Borrow a pair; children start when first used and live on for the next model."""
         with self._lock:
             pair = self._free.pop() if self._free else self._new()

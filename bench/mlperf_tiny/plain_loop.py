@@ -35,11 +35,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="models and data")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write; default: standard output")
     parser.add_argument("--model", action="append", metavar="NAME", help="only these models; repeatable")
-    parser.add_argument("--keras-batch", type=int, default=1, metavar="N", help="examples at a time in Keras")
     arguments = parser.parse_args()
     models, data = arguments.folder / "models" / "mlperf-tiny", arguments.folder / "data"
     results = {
-        name: run(models, data, arguments.keras_batch)
+        name: run(models, data)
         for name, run in MODELS.items()
         if arguments.model is None or name in arguments.model
     }
@@ -50,7 +49,7 @@ def main() -> None:
         print(text, end="")
 
 
-def resnet8(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, float | None]]:
+def resnet8(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     """Image classification from the Keras file."""
     images, labels = _cifar10(data, "evaluation")
     calibration, _ = _cifar10(data, "calibration")
@@ -60,10 +59,10 @@ def resnet8(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, f
     variants = {name: _run(content, images) for name, content in made.items()}
     variants["published"] = _run(published, images)
     variants["published-reference-kernels"] = _run(published, images, OpResolverType.BUILTIN_REF)
-    return _classification(_predict(model, images, keras_batch), variants, labels.tolist())
+    return _classification(_rows(model.predict(images, verbose=0)), variants, labels.tolist())
 
 
-def resnet8_flatbuffer(models: Path, data: Path, _keras_batch: int) -> dict[str, dict[str, float | None]]:
+def resnet8_flatbuffer(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     """Image classification from the published float .tflite."""
     images, labels = _cifar10(data, "evaluation")
     calibration, _ = _cifar10(data, "calibration")
@@ -75,12 +74,12 @@ def resnet8_flatbuffer(models: Path, data: Path, _keras_batch: int) -> dict[str,
     return _classification(_run(content, images), variants, labels.tolist())
 
 
-def toycar(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, float | None]]:
+def toycar(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     """The anomaly detector, which reconstructs its own input."""
     windows = np.load(data / "toycar-windows.npz")["features"]
     model = tf.keras.models.load_model(models / "ad01.h5", compile=False)
     made = {**_conversions(model, windows[:100]), "published": (models / "ad01_int8.tflite").read_bytes()}
-    reference, wanted = _predict(model, windows, keras_batch), _rows(windows)
+    reference, wanted = _rows(model.predict(windows, verbose=0)), _rows(windows)
     results: dict[str, dict[str, float | None]] = {"reference": dict(_errors(reference, wanted))}
     for name, content in made.items():
         outputs = _run(content, windows)
@@ -92,17 +91,17 @@ def toycar(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, fl
     return results
 
 
-def wake_word(models: Path, data: Path, keras_batch: int) -> dict[str, dict[str, float | None]]:
+def wake_word(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     """The streaming wake word, which Keras 2 saved."""
     loaded = np.load(data / "sww-samples.npz")
     specs, labels = loaded["specs"], loaded["label"]
     model = tf_keras.models.load_model(models / "sww_ds_cnn_keras2.h5", compile=False)
     made = {**_conversions(model, specs), "published": (models / "sww_ds_cnn_int8.tflite").read_bytes()}
     variants = {name: _run(content, specs) for name, content in made.items()}
-    return _classification(_predict(model, specs, keras_batch), variants, labels.tolist())
+    return _classification(_rows(model.predict(specs, verbose=0)), variants, labels.tolist())
 
 
-MODELS: dict[str, Callable[[Path, Path, int], dict[str, dict[str, float | None]]]] = {
+MODELS: dict[str, Callable[[Path, Path], dict[str, dict[str, float | None]]]] = {
     "resnet8": resnet8,
     "resnet8-flatbuffer": resnet8_flatbuffer,
     "toycar": toycar,
@@ -147,14 +146,6 @@ def _int8_of_flatbuffer(content: bytes, calibration: Array) -> bytes:
     made = calibrator.Calibrator(calibrator.add_intermediate_tensors(content))
     calibrated = made.calibrate(lambda: ([sample[None]] for sample in calibration))
     return bytes(convert.mlir_quantize(calibrated, input_data_type=tf.int8, output_data_type=tf.int8))
-
-
-def _predict(model: Any, inputs: Array, batch: int) -> Rows:
-    """What Keras gives."""
-    outputs: Rows = []
-    for start in range(0, len(inputs), batch):
-        outputs += _rows(model(inputs[start : start + batch], training=False).numpy())
-    return outputs
 
 
 def _run(content: bytes, inputs: Array, kernels: OpResolverType = OpResolverType.AUTO) -> Rows:

@@ -25,10 +25,8 @@ HERE = Path(__file__).parent
 TOYCAR = "toycar-windows.npz"
 DECIBELS = 0.01
 """How far apart two SQNR may lie."""
-RELATIVE = 1e-5
+RELATIVE = 1e-6
 """How far apart other real-valued metrics may lie, relative to their size."""
-ROUNDING_DB = 100.0
-"""Above this the noise is float32 rounding, which changes with the batch: both must merely lie above it."""
 EXACT = ("accuracy", "agreement")
 
 
@@ -108,7 +106,7 @@ def _same(metric: str, ours: float | None, theirs: float | None) -> bool:
     if metric in EXACT:
         return ours == theirs
     if metric == "sqnr":
-        return abs(ours - theirs) <= DECIBELS or min(ours, theirs) > ROUNDING_DB
+        return abs(ours - theirs) <= DECIBELS
     return math.isclose(ours, theirs, rel_tol=RELATIVE)
 
 

@@ -79,9 +79,8 @@ def test_a_percentile_keeps_the_central_values(conv: Case, percentile: float) ->
 def test_clipping_narrows_the_quantized_input(conv: Case, tmp_path: Path) -> None:
     options = CalibrationOptions(clip_percentile=90.0)
     source = Source(conv.spec, str(tmp_path))
-    clipped = graph.read(
-        source.quantize(VariantSpec("v", "int8", io="int8", calibration_options=options), conv.calibrated)
-    )
+    variant = VariantSpec("v", "int8", io="int8", calibration_options=options)
+    clipped = graph.read(source.quantize(variant, conv.calibrated))
     plain = graph.read(conv.tflite("int8", "int8"))
     assert clipped.main.tensors[0].scale[0] < 0.8 * plain.main.tensors[0].scale[0]
 

@@ -108,7 +108,7 @@ def test_what_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ModelFileError, match="nowhere.tflite cannot be read: No such file"):
+    with pytest.raises(ModelFileError, match=r"nowhere.tflite cannot be read: No such file"):
         graph.read("nowhere.tflite")
 
 

@@ -305,7 +305,7 @@ def test_a_version_without_kernel_is_named(conv: Case, tmp_path: Path) -> None:
 
     path = edited(conv.tflite("float32"), tmp_path / "new.tflite", newer)
     with pytest.raises(
-        EvaluationError, match="newer version of the operator .*CONV_2D.*; install a newer ai-edge-litert"
+        EvaluationError, match=r"newer version of the operator .*CONV_2D.*; install a newer ai-edge-litert"
     ) as e:
         Runner(path)
     assert e.value.kind == "no-kernel"

@@ -70,7 +70,10 @@ def _explain(error: Exception) -> dict[str, str]:
     if isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__:
         return {"kind": "out-of-memory", "message": "ran out of memory; use smaller inputs, or a machine with more"}
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return {"kind": "disk-full", "message": f"{error.filename or 'scratch folder'}: no space left; free some or set TMPDIR"}
+        return {
+            "kind": "disk-full",
+            "message": f"{error.filename or 'scratch folder'}: no space left; free some or set TMPDIR",
+        }
     if isinstance(error, PermissionError):
         return {
             "kind": "permission",

@@ -98,7 +98,9 @@ class Scorer:
         needs = METRICS[spec.metric].needs_labels
         wanted = _labels_of(spec, output, labels) if needs else None
         if needs and wanted is None:
-            raise DataError(f"metric {spec.name!r} needs labels for output {output!r}; add them to dataset {self._dataset.name!r}")
+            raise DataError(
+                f"metric {spec.name!r} needs labels for output {output!r}; add them to dataset {self._dataset.name!r}"
+            )
         named = alone or needs or spec.output is not None
         return _Column(spec, output, wanted, spec.name if named else f"{spec.name}[{output}]")
 
@@ -132,7 +134,7 @@ class Scorer:
             if isinstance(column, _Column)
             for key, value in concatenate(column.scores).items()
         }
-        np.savez_compressed(path, **arrays)
+        np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ class Subject:
         data = self.open_data(self.dataset, list(self.names.inputs))
         if data.examples != self.recorded.examples:
             raise DataError(
-                f"dataset {self.dataset.name!r} has {data.examples} examples and the reference outputs {self.recorded.examples}; "
-                "record one row for each example"
+                f"dataset {self.dataset.name!r} has {data.examples} examples and the reference has outputs of "
+                f"{self.recorded.examples}; record one row for each example"
             )
         return data
 
@@ -205,7 +207,9 @@ def names_for(tflite: str, described: dict[str, Any] | None, recorded: Outputs) 
 def _observe(subject: Subject, variant: VariantSpec) -> dict[str, Any]:
     """What the user's own application gave for this artifact, scored, and its distance from both kernels."""
     assert variant.observed_outputs is not None
-    ports = bind(subject.tflite, inspect(subject.tflite).outputs, subject.names.outputs, subject.names.output_aliases, "output")
+    ports = bind(
+        subject.tflite, inspect(subject.tflite).outputs, subject.names.outputs, subject.names.output_aliases, "output"
+    )
     scorer = subject.scorer()
     steps = {}
     for kernels in get_args(Kernels):
@@ -244,7 +248,10 @@ def _dequantized(arrays: dict[str, Array], ports: dict[str, Port]) -> dict[str, 
 def _steps(observed: Array, ours: Array, port: Port) -> float:
     """The largest difference in quantization steps; in the output's own unit where it is float."""
     if observed.shape != ours.shape:
-        raise DataError(f"observed outputs have shape {list(observed.shape[1:])} an example and the model gives {list(ours.shape[1:])}")
+        raise DataError(
+            f"observed outputs have shape {list(observed.shape[1:])} an example "
+            f"and the model gives {list(ours.shape[1:])}; record the model's output as it is"
+        )
     return float(np.max(np.abs(observed.astype(np.float64) - ours), initial=0.0)) / (port.scale or 1.0)
 
 
@@ -262,7 +269,9 @@ class _Rows:
     def take(self, count: int) -> dict[str, Array]:
         while not self._held or len(next(iter(self._held.values()))) < count:
             more = next(self._stream)
-            self._held = {key: np.concatenate([self._held[key], more[key]]) if self._held else more[key] for key in more}
+            self._held = {
+                key: np.concatenate([self._held[key], more[key]]) if self._held else more[key] for key in more
+            }
         taken = {key: value[:count] for key, value in self._held.items()}
         self._held = {key: value[count:] for key, value in self._held.items()}
         return taken
@@ -306,7 +315,9 @@ def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -
     """The outputs that a metric is of: the named one, the only one, or for fidelity each by itself."""
     if spec.output is not None:
         if spec.output not in names:
-            raise DataError(f"metric {spec.name!r} names output {spec.output!r}; the model has {', '.join(map(repr, names))}")
+            raise DataError(
+                f"metric {spec.name!r} names output {spec.output!r}; the model has {', '.join(map(repr, names))}"
+            )
         return [spec.output]
     if len(names) == 1 or not METRICS[spec.metric].needs_labels:
         return list(names)
@@ -314,7 +325,7 @@ def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -
     if len(labelled) == 1:
         return labelled
     raise DataError(
-        f"metric {spec.name!r} does not say which output it is of; add \"output\": one of {', '.join(map(repr, names))}"
+        f'metric {spec.name!r} does not say which output it is of; add "output": one of {", ".join(map(repr, names))}'
     )
 
 

@@ -73,8 +73,8 @@ class _Growing:
         elif rows.shape[1:] != self._tail:
             raise EvaluationError(
                 "output-shape",
-                f"output {name!r} changes its shape from {list(self._tail)} to {list(rows.shape[1:])} between examples; "
-                "give every example the same shape with `resize` or `reshape`",
+                f"output {name!r} changes its shape between examples, from {list(self._tail)} to "
+                f"{list(rows.shape[1:])}; give every example the same shape with `resize` or `reshape`",
             )
         self._stream.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
         self._rows += len(rows)
@@ -126,7 +126,8 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
     expected = open_data(replace(evaluation, limit=None), inputs).examples
     if whole != expected:
         raise DataError(
-            f"{path}: holds outputs of {whole} examples where the evaluation data has {expected} (before `limit`); record one row each"
+            f"{path}: holds outputs of {whole} examples where the evaluation data has {expected} (before `limit`); "
+            "record one row for each"
         )
     for batch in open_data(recorded, keys).batches(256, with_labels=False):
         yield batch.inputs

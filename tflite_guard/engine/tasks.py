@@ -31,13 +31,15 @@ class Session:
         self._measures = measures
         self._sources: dict[str, Source] = {}
         self._calibrations: dict[bytes, Calibration] = {}
+        self._progress: OnProgress = _quiet
 
     def run(self, task: str, arguments: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
         """Do one task by name."""
-        result: dict[str, Any] = getattr(self, f"task_{task}")(progress=progress, **arguments)
+        self._progress = progress
+        result: dict[str, Any] = getattr(self, f"task_{task}")(**arguments)
         return result
 
-    def task_describe(self, *, progress: OnProgress, reference: dict[str, Any]) -> dict[str, Any]:
+    def task_describe(self, *, reference: dict[str, Any]) -> dict[str, Any]:
         """Names, shapes and types of a model's inputs and outputs; what `init` asks."""
         spec = msgspec.convert(reference, ReferenceSpec)
         if spec.kind == "tflite":
@@ -45,7 +47,7 @@ class Session:
         return _builtins(self._source(spec).names)
 
     def task_reference(
-        self, *, progress: OnProgress, reference: dict[str, Any], dataset: dict[str, Any], out: str, threads: int
+        self, *, reference: dict[str, Any], dataset: dict[str, Any], out: str, threads: int
     ) -> dict[str, Any]:
         """Run the float reference over a dataset; write its outputs to `out` and give their files and names."""
         from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
@@ -53,7 +55,7 @@ class Session:
         spec = msgspec.convert(reference, ReferenceSpec)
         data = msgspec.convert(dataset, DatasetSpec)
         if spec.kind == "outputs":
-            written = write_outputs(recorded_outputs(spec.path, data, self._open), out, progress)
+            written = write_outputs(recorded_outputs(spec.path, data, self._open), out, self._progress)
             return written | {"names": None}
         if spec.kind == "tflite":
             from tflite_guard.engine.tflite import evaluate_batches
@@ -68,10 +70,10 @@ class Session:
             opened = self._open(data, list(names.inputs))
             batches = opened.batches(batch_size(opened), with_labels=False)
             stream = (source.reference.predict(batch.inputs) for batch in batches)
-        return write_outputs(stream, out, progress, opened.examples) | {"names": _builtins(names)}
+        return write_outputs(stream, out, self._progress, opened.examples) | {"names": _builtins(names)}
 
     def task_convert(
-        self, *, progress: OnProgress, reference: dict[str, Any], variant: dict[str, Any], out: str
+        self, *, reference: dict[str, Any], variant: dict[str, Any], out: str
     ) -> dict[str, Any]:
         """Make one variant with the TFLiteConverter and write it to `out`/model.tflite."""
         spec = msgspec.convert(variant, VariantSpec)
@@ -79,7 +81,7 @@ class Session:
         model = source.quantize(spec, self._calibration(spec, list(source.names.inputs)))
         return _write_model(model, out)
 
-    def task_recipe(self, *, progress: OnProgress, float32: str, variant: dict[str, Any], out: str) -> dict[str, Any]:
+    def task_recipe(self, *, float32: str, variant: dict[str, Any], out: str) -> dict[str, Any]:
         """Make one variant with the AI Edge Quantizer from a float .tflite."""
         from tflite_guard.engine.recipes import quantize_with_recipe
         from tflite_guard.engine.tflite import names_of
@@ -95,7 +97,6 @@ class Session:
     def task_evaluate(
         self,
         *,
-        progress: OnProgress,
         tflite: str,
         reference: str,
         names: dict[str, Any] | None,
@@ -119,9 +120,9 @@ class Session:
             threads,
             self._open,
         )
-        return evaluate(subject, msgspec.convert(variant, VariantSpec), out, progress)
+        return evaluate(subject, msgspec.convert(variant, VariantSpec), out, self._progress)
 
-    def task_measures(self, *, progress: OnProgress) -> dict[str, Any]:
+    def task_measures(self) -> dict[str, Any]:
         """What confines this child."""
         return {"measures": self._measures}
 
@@ -154,6 +155,10 @@ class Session:
         return self._calibrations.setdefault(key, examples)
 
 
+def _quiet(_done: int, _total: int) -> None:
+    pass
+
+
 def _float_names(path: str) -> Any:
     """A float .tflite's inputs and outputs; refuses a quantized one, which can be no float reference."""
     from tflite_guard.engine import graph
@@ -161,7 +166,9 @@ def _float_names(path: str) -> Any:
 
     quantized = graph.quantized_tensors(graph.read(path))
     if quantized:
-        raise ModelFileError(f"{path}: is quantized ({quantized[0]}); a reference must be a float model, name the float .tflite")
+        raise ModelFileError(
+            f"{path}: is quantized ({quantized[0]}); a reference must be a float model, name the float .tflite"
+        )
     return names_of(path)
 
 

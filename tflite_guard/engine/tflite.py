@@ -402,7 +402,8 @@ def quantize(values: Array, port: Port) -> Array:
         raise DataError(
             "the data holds NaN or infinity, which cannot be quantized; clean it or leave those examples out"
         )
-    return np.clip(scaled, limits.min, limits.max).astype(port.dtype)
+    steps: Array = np.clip(scaled, limits.min, limits.max).astype(port.dtype)
+    return steps
 
 
 def dequantize(values: Array, port: Port) -> Array:

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from tflite_guard.pipeline import Event
@@ -25,7 +34,13 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress() -> Iterator[Callable[[Event], None]]:
     """A live display; the function it gives may be called from any thread."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         tasks: dict[str, TaskID] = {}
 

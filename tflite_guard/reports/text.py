@@ -99,7 +99,11 @@ def _cells(metric: MetricResult, prefix: str, baseline: bool) -> list[Renderable
     ]
     if baseline:
         cells.append(Text(wording.number(metric.baseline, metric.metric), "dim"))
-    return [*cells, Text(wording.tolerance(metric), "dim" if metric.tolerance is None else ""), _verdict(metric.verdict, metric)]
+    return [
+        *cells,
+        Text(wording.tolerance(metric), "dim" if metric.tolerance is None else ""),
+        _verdict(metric.verdict, metric),
+    ]
 
 
 def _verdict(verdict: Verdict, metric: MetricResult | None = None) -> Text:

@@ -86,9 +86,19 @@ def size(count: int | None) -> str:
 def compression(variant: VariantResult, model: ModelResult) -> str:
     """How many times smaller than the float32 .tflite, e.g. `3.6×`; empty where that is not known."""
     whole = next(
-        (v.artifact.size_bytes for v in (model.float32, *model.variants) if v and v.quantization == "float32" and v.artifact), None
+        (
+            v.artifact.size_bytes
+            for v in (model.float32, *model.variants)
+            if v and v.quantization == "float32" and v.artifact
+        ),
+        None,
     )
-    if whole is None or variant.artifact is None or variant.artifact.size_bytes == 0 or variant.quantization == "float32":
+    if (
+        whole is None
+        or variant.artifact is None
+        or variant.artifact.size_bytes == 0
+        or variant.quantization == "float32"
+    ):
         return ""
     return f"{whole / variant.artifact.size_bytes:.1f}×"
 
@@ -116,7 +126,13 @@ def failure(metric: MetricResult) -> str:
         return f"{name} could not be computed: {plain(metric.error)}"
     value = value_of(metric)
     limit = (metric.tolerance or {}).get(metric.failed_limit or "")
-    allowed = number(limit, metric.metric) if metric.failed_limit in ("min", "max") else f"{limit:g}" if limit is not None else ""
+    allowed = (
+        number(limit, metric.metric)
+        if metric.failed_limit in ("min", "max")
+        else f"{limit:g}"
+        if limit is not None
+        else ""
+    )
     within = f" 95 % interval {interval(metric)}." if metric.confidence_interval else ""
     if metric.failed_limit == "max_regression":
         baseline = number(metric.baseline, metric.metric)
@@ -126,7 +142,9 @@ def failure(metric: MetricResult) -> str:
         return f"{name} is {value}, {side} the {metric.failed_limit}imum of {allowed}.{within}"
     proof = " The tolerance asks for proof, which the interval does not give." if _unproven(metric) else ""
     moved = f"{name} went from {number(metric.reference, metric.metric)} to {value}"
-    return f"{moved}, a drop of {signed(metric.drop).lstrip('+')}; {metric.failed_limit} allows {allowed}.{within}{proof}"
+    return (
+        f"{moved}, a drop of {signed(metric.drop).lstrip('+')}; {metric.failed_limit} allows {allowed}.{within}{proof}"
+    )
 
 
 def _unproven(metric: MetricResult) -> bool:
@@ -158,9 +176,13 @@ def _model_problems(model: ModelResult) -> Iterator[tuple[Verdict, str, str]]:
                     yield metric.verdict, where, f"observed outputs: {failure(metric)}"
             if observed.steps_verdict is not Verdict.PASS:
                 steps = max(observed.max_steps.values())
-                yield observed.steps_verdict, where, (
-                    f"observed outputs differ from our own run by up to {steps:g} quantization steps; "
-                    f"observed_tolerance allows {observed.tolerance:g}."
+                yield (
+                    observed.steps_verdict,
+                    where,
+                    (
+                        f"observed outputs differ from our own run by up to {steps:g} quantization steps; "
+                        f"observed_tolerance allows {observed.tolerance:g}."
+                    ),
                 )
 
 
@@ -178,8 +200,10 @@ def headline(report: Report) -> str:
         )
         if counts[verdict]
     ]
-    return f"{_count(len(report.models), 'model')}, {_count(len(variants), 'variant')}: {', '.join(parts) or 'none checked'}"
+    models, checked = count(len(report.models), "model"), count(len(variants), "variant")
+    return f"{models}, {checked}: {', '.join(parts) or 'none checked'}"
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def count(number: int, noun: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
