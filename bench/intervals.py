@@ -75,9 +75,8 @@ def width(ends: Ends, times: Array) -> float:
 
 
 def proportions(draws: int) -> None:
-    print(
-        "| n | discordant | true drop | outside: Newcombe | Tango | Wald | mean width: Newcombe | to Tango's | to Wald's |"
-    )
+    columns = ["n", "discordant", "drop", "Newcombe", "Tango", "Wald", "mean width", "to Tango's", "to Wald's"]
+    print("| " + " | ".join(columns) + " |")
     print("|---|---|---|---|---|---|---|---|---|")
     for n in SIZES:
         for discordant, drop in ((0.01, 0), (0.02, 0), (0.05, 0), (0.1, 0), (0.02, 0.01), (0.04, 0.02), (0.1, 0.05)):

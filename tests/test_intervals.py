@@ -182,6 +182,8 @@ def test_a_statistic_that_is_mostly_undefined_or_infinite_has_no_interval():
 def test_percentiles_move_outwards_for_few_units(units):
     expected = norm.cdf(-math.sqrt(units / (units - 1)) * student.ppf(0.975, units - 1))
     assert lower_tail(units) == pytest.approx(expected, rel=0.02, abs=2e-4)
+    found = percentile_interval(np.linspace(0, 1, 100_001), units)
+    assert found == pytest.approx((expected, 1 - expected), rel=0.02, abs=2e-4)
 
 
 def test_resampling_groups_holds_its_error_where_resampling_examples_does_not():

@@ -123,7 +123,7 @@ def test_exactly_at_a_limit_passes_despite_rounding():
     assert verdict_of(measurement, max_drop=0.02) is PASS
     assert verdict_of(measurement, max_drop=0.02 - 1e-6) is FAIL
     assert verdict_of(error_metric(value=0.1 * 3, reference=0.2), max=0.3) is PASS
-    assert verdict_of(error_metric(value=1e6 + 0.01, reference=1e6), max_drop=0.01) is PASS, "digits lost to 1e6"
+    assert verdict_of(error_metric(value=1e6 + 0.001, reference=1e6), max_drop=0.001) is PASS, "digits lost to 1e6"
     assert verdict_of(error_metric(value=3.0 * (1 + 1e-10)), max=3.0) is PASS, "the rounding of a long sum"
     assert verdict_of(accuracy((700, 0, 0, 300)), max_drop=0.0) is PASS
     assert verdict_of(accuracy((699, 1, 0, 300)), max_drop=0.0) is FAIL

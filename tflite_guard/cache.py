@@ -9,7 +9,6 @@ Entries hold JSON, .npy, .npz and .tflite files, never a pickle.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -23,13 +22,13 @@ from typing import Any
 import msgspec
 
 from tflite_guard.errors import EvaluationError
+from tflite_guard.files import is_full
 
 LAYOUT = "v1"
 _INDEX = "entry.json"
 _TEMPORARY = "tmp-"
 _ABANDONED_SECONDS = 24 * 3600
 _BLOCK = 2**20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def key_of(*parts: Any) -> str:
@@ -58,9 +57,11 @@ class Entry:
 class Cache:
     """A folder of entries, shared by any number of processes."""
 
-    def __init__(self, folder: str | Path, max_bytes: int = 8 * 2**30) -> None:
+    def __init__(self, folder: str | Path, max_bytes: int = 8 * 2**30, setting: str = "--cache-dir") -> None:
+        """`setting` is what a user sets to have another folder, for messages."""
         self.folder = Path(folder) / LAYOUT
         self._max_bytes = max_bytes
+        self._setting = setting
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key with all its files verified, or None."""
@@ -120,7 +121,7 @@ class Cache:
             shutil.rmtree(temporary, ignore_errors=True)
         entry = self.peek(key)
         if entry is None:
-            raise EvaluationError("cache", f"{place}: cannot be read back; use another --cache-dir")
+            raise EvaluationError("cache", f"{place}: cannot be read back; name another folder with {self._setting}")
         return entry
 
     def prune(self) -> None:
@@ -149,12 +150,13 @@ class Cache:
             shutil.rmtree(grave, ignore_errors=True)
 
     def _unwritable(self, error: OSError) -> EvaluationError:
-        if error.errno in _FULL:
-            return EvaluationError(
-                "disk-full",
-                f"{self.folder}: no space left; free some, or name another folder with --cache-dir or TMPDIR",
-            )
-        return EvaluationError("cache", f"{self.folder}: {error.strerror}; name another folder with --cache-dir")
+        place = self.folder.parent
+        if is_full(error):
+            advice = f"free some, or name another folder with {self._setting}"
+            return EvaluationError("disk-full", f"{place}: no space left; {advice}")
+        return EvaluationError(
+            "cache", f"{place}: cannot be written ({error.strerror}); name another folder with {self._setting}"
+        )
 
 
 def _copy(source: Path, target: Path) -> str:

@@ -340,9 +340,9 @@ def _print(report: Report, name: str) -> None:
     if name == "text" and sys.stdout.isatty():
         from rich.console import Console
 
-        from tflite_guard.reports.text import renderable
+        from tflite_guard.reports.text import View
 
-        Console().print(renderable(report))
+        Console().print(View(report))
     else:
         click.echo(FORMATS[name](report), nl=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import mmap
 import os
@@ -16,6 +17,7 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_MAX_BYTES = 1024  # the specification's own bound for a pointer file
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CHUNK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_of(path: str) -> str:
@@ -176,6 +178,16 @@ def write_atomically(path: str, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room to write: a full disk, a quota or a limit."""
+    return error.errno in _FULL
+
+
+def says_full(text: str) -> bool:
+    """Whether a library's message tells of a full disk."""
+    return any(os.strerror(code) in text for code in _FULL)
 
 
 def _umask() -> int:

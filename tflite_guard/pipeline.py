@@ -201,7 +201,10 @@ class Engine:
             readable = (*readable, options.cache_dir)
         limit = options.memory_bytes if options.memory_bytes is not None else memory_limit()
         self.pool = WorkerPool(Confinement(readable, limit, options.allow_code), on_log)
-        self.cache = Cache(options.cache_dir or Path(self.pool.scratch) / "store")
+        if options.cache_dir is not None:
+            self.cache = Cache(options.cache_dir)
+        else:
+            self.cache = Cache(Path(self.pool.scratch) / "store", setting="TMPDIR")
         self.hashes = _Hashes()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = options.jobs or max(1, min(len(models), cores // 2))

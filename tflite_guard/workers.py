@@ -27,6 +27,7 @@ from typing import Any, Literal
 import msgspec
 
 from tflite_guard.errors import EvaluationError
+from tflite_guard.files import is_full
 
 WorkerKind = Literal["tensorflow", "litert"]
 OnProgress = Callable[[int, int], None]
@@ -93,8 +94,11 @@ class Worker:
             EvaluationError: the task failed, or the child crashed, hung or ran out of memory.
         """
         with self._busy:
-            child = self._started()
-            out = Path(tempfile.mkdtemp(prefix="out-", dir=child.scratch)) if writes else Path(child.scratch)
+            try:
+                child = self._started()
+                out = Path(tempfile.mkdtemp(prefix="out-", dir=child.scratch)) if writes else Path(child.scratch)
+            except OSError as error:
+                raise _no_scratch(error, os.path.dirname(self._scratch)) from None
             arguments = {**arguments, "out": str(out)} if writes else arguments
             return self._exchange(child, {"task": task, "arguments": arguments}, deadline, progress), out
 
@@ -252,7 +256,10 @@ class WorkerPool:
     """
 
     def __init__(self, confinement: Confinement, on_log: OnLog | None = None) -> None:
-        self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
+        try:
+            self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
+        except OSError as error:  # FileNotFoundError, with all that were tried, where none can be written
+            raise _no_scratch(error, os.environ.get("TMPDIR", "the folder for temporary files")) from None
         self._confinement = confinement
         self._on_log = on_log
         self._free: list[WorkerPair] = []
@@ -320,6 +327,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         process.kill()
+
+
+def _no_scratch(error: OSError, place: str) -> EvaluationError:
+    if is_full(error):
+        return EvaluationError("disk-full", f"{place}: no space left; free some, or name another folder with TMPDIR")
+    return EvaluationError("scratch", f"{place}: cannot be used ({error.strerror}); name another folder with TMPDIR")
 
 
 def _tail(log: Path) -> str:

@@ -38,9 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     models, data = arguments.folder / "models" / "mlperf-tiny", arguments.folder / "data"
     results = {
-        name: run(models, data)
-        for name, run in MODELS.items()
-        if arguments.model is None or name in arguments.model
+        name: run(models, data) for name, run in MODELS.items() if arguments.model is None or name in arguments.model
     }
     text = json.dumps(results, indent=2) + "\n"
     if arguments.out:
@@ -180,7 +178,9 @@ def _rows(values: Array) -> Rows:
     return [[float(value) for value in row.reshape(-1)] for row in values]
 
 
-def _classification(reference: Rows, variants: dict[str, Rows], labels: list[int]) -> dict[str, dict[str, float | None]]:
+def _classification(
+    reference: Rows, variants: dict[str, Rows], labels: list[int]
+) -> dict[str, dict[str, float | None]]:
     decided = [_decision(row) for row in reference]
     results: dict[str, dict[str, float | None]] = {"reference": {"accuracy": _share_equal(decided, labels)}}
     for name, outputs in variants.items():
@@ -204,7 +204,9 @@ def _share_equal(ours: list[int], theirs: list[int]) -> float:
 def _sqnr(outputs: Rows, reference: Rows) -> float | None:
     """10 log10 of the reference's power over that of the difference; None where there is no difference."""
     signal = math.fsum(b * b for row in reference for b in row)
-    noise = math.fsum((a - b) ** 2 for ours, row in zip(outputs, reference, strict=True) for a, b in zip(ours, row, strict=True))
+    noise = math.fsum(
+        (a - b) ** 2 for ours, row in zip(outputs, reference, strict=True) for a, b in zip(ours, row, strict=True)
+    )
     return 10 * math.log10(signal / noise) if noise else None
 
 

@@ -75,8 +75,9 @@ def run_plain_loop(folder: Path, work: Path) -> dict[str, Any]:
 def verified(report: dict[str, Any], plain: dict[str, Any]) -> bool:
     """Print both values of every metric side by side; whether all are equal as far as they should be."""
     print("\n| model | variant | metric | tflite-guard | plain loop | difference | |\n|---|---|---|---|---|---|---|")
-    good = True
+    good, seen = True, set()
     for model, variant, metric, ours in _metrics(report):
+        seen.add((model, variant, metric))
         theirs = plain[model][variant][metric]
         same = _same(metric, ours, theirs)
         good &= same
@@ -84,6 +85,11 @@ def verified(report: dict[str, Any], plain: dict[str, Any]) -> bool:
             f"| {model} | {variant} | {metric} | {_number(ours)} | {_number(theirs)} "
             f"| {_difference(ours, theirs)} | {'ok' if same else 'DIFFERENT'} |"
         )
+    asked = {model["name"] for model in report["models"]}
+    wanted = {(m, v, x) for m in asked for v, metrics in plain[m].items() for x in metrics}
+    for missing in sorted(wanted - seen):
+        good = False
+        print(f"| {' | '.join(missing)} | missing | | | DIFFERENT |")
     print("\nall equal" if good else "\nsome differ")
     return good
 
@@ -94,8 +100,6 @@ def _metrics(report: dict[str, Any]) -> Iterator[tuple[str, str, str, float | No
         for name, value in model["reference"]["metrics"].items():
             yield model["name"], "reference", name, value
         for variant in model["variants"]:
-            if variant["error"]:
-                print(f"{model['name']} {variant['name']}: {variant['error']['message']}", file=sys.stderr)
             for metric in variant["metrics"]:
                 yield model["name"], variant["name"], metric["name"], metric["value"]
 

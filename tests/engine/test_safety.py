@@ -324,7 +324,8 @@ def test_an_operator_in_a_function_that_only_loading_calls(tmp_path: Path) -> No
     refused("saved_model", tmp_path / "m", "InitializeTableFromTextFileV2", "unsafe-model")
 
 
-def test_a_saver_that_a_signature_calls_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("directly", [False, True])
+def test_a_saver_that_a_signature_calls_is_refused(tmp_path: Path, directly: bool) -> None:
     """The saver's own functions may write files; nothing else may call them."""
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -333,7 +334,10 @@ def test_a_saver_that_a_signature_calls_is_refused(tmp_path: Path) -> None:
     meta = model.meta_graphs[0]
     save = next(f.signature.name for f in meta.graph_def.library.function if "traced_save" in f.signature.name)
     node = next(n for n in meta.graph_def.node if n.name == "StatefulPartitionedCall")
-    node.attr["f"].func.name = save
+    if directly:
+        node.op = save  # the older way to call a function
+    else:
+        node.attr["f"].func.name = save
     (folder / "saved_model.pb").write_bytes(model.SerializeToString())
     refused("saved_model", folder, "SaveV2|MergeV2Checkpoints|ShardedFilename", "unsafe-model")
 

@@ -7,7 +7,8 @@ The first line on standard input holds the confinement, every further line a req
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import io
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ import msgspec
 
 from tflite_guard.engine.confine import confine
 from tflite_guard.errors import GuardError
+from tflite_guard.files import is_full, says_full
 
 
 def main() -> None:
@@ -27,6 +29,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     # TensorFlow and the converter print to standard output from Python and from C++; only the log may see it.
     os.dup2(2, 1)
+    log = io.BufferedWriter(_Log(2, "w", closefd=False))
+    sys.stdout = sys.stderr = io.TextIOWrapper(log, "utf-8", "backslashreplace", line_buffering=True)
     limits = msgspec.json.decode(requests.readline() or b"null")
     if limits is None:
         return
@@ -40,11 +44,23 @@ def main() -> None:
     from tflite_guard.engine.tasks import Session
 
     session = Session(allow_code=limits["allow_code"], scratch=limits["scratch"], measures=measures)
+    # The scratch folder is one of its own, in the run's, in the one that TMPDIR names.
+    place = os.path.dirname(os.path.dirname(limits["scratch"]))
     for line in requests:
-        _answer(answers, session, msgspec.json.decode(line))
+        _answer(answers, session, msgspec.json.decode(line), place)
 
 
-def _answer(answers: BinaryIO, session: Any, request: dict[str, Any]) -> None:
+class _Log(io.FileIO):
+    """Where a child's libraries print. What a full disk has no room for is lost, not the answer."""
+
+    def write(self, data: Any) -> int:
+        """All of it, or what there is room for."""
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return len(data)
+
+
+def _answer(answers: BinaryIO, session: Any, request: dict[str, Any], place: str) -> None:
     def send(message: dict[str, Any]) -> None:
         answers.write(msgspec.json.encode(message) + b"\n")
         answers.flush()
@@ -56,10 +72,16 @@ def _answer(answers: BinaryIO, session: Any, request: dict[str, Any]) -> None:
         send({"result": session.run(request["task"], request["arguments"], progress)})
     except Exception as error:  # a child must answer whatever a model makes a library raise
         traceback.print_exc(file=sys.stderr)
-        send({"error": _explain(error)})
+        send({"error": _explain(error, place)})
 
 
-def _explain(error: Exception) -> dict[str, str]:
+def _explain(error: Exception, place: str) -> dict[str, str]:
+    """What went wrong, for people; `place` holds the scratch folders."""
+    if (isinstance(error, OSError) and is_full(error)) or says_full(str(error)):
+        return {
+            "kind": "disk-full",
+            "message": f"{place}: no space left; free some, or name another folder with TMPDIR",
+        }
     if isinstance(error, GuardError):
         return {"kind": error.kind, "message": str(error)}
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
@@ -69,11 +91,6 @@ def _explain(error: Exception) -> dict[str, str]:
         }
     if isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__:
         return {"kind": "out-of-memory", "message": "ran out of memory; use smaller inputs, or a machine with more"}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return {
-            "kind": "disk-full",
-            "message": f"{error.filename or 'scratch folder'}: no space left; free some or set TMPDIR",
-        }
     if isinstance(error, PermissionError):
         return {
             "kind": "permission",

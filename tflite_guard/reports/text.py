@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,32 +14,40 @@ from tflite_guard.results import Finding, MetricResult, ModelResult, Report, Var
 
 STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.ERROR: "bold red"}
 NOT_A_TERMINAL_WIDTH = 132
+WIDE = 124
+"""Columns from which the size and the metric have columns of their own."""
 
 
 def render(report: Report) -> str:
     """The report as plain text without escape sequences."""
     stream = io.StringIO()
     console = Console(file=stream, width=NOT_A_TERMINAL_WIDTH, color_system=None, force_terminal=False)
-    console.print(renderable(report))
+    console.print(View(report))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def renderable(report: Report) -> RenderableType:
-    """The report for a rich console of any width."""
-    parts: list[RenderableType] = []
-    for verdict, where, sentence in wording.problems(report):
-        parts.append(Text.assemble((f"{wording.MARKS[verdict]} ", STYLES[verdict]), (where, "bold"), f"  {sentence}"))
-    if parts:
-        parts.append(Text(""))
-    for model in report.models:
-        parts.append(_heading(model))
-        if model.error is None:
-            parts.append(_table(model))
-            parts.extend(_findings(model))
-    parts.append(Text(""))
-    parts.extend(Text(f"note: {wording.plain(note)}", style="dim") for note in report.notes)
-    parts.append(_footer(report))
-    return Group(*parts)
+class View:
+    """The report for a rich console; a narrow one gets a table that folds nothing."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        report, narrow = self._report, options.max_width < WIDE
+        problems = list(wording.problems(report))
+        for verdict, where, sentence in problems:
+            yield Text.assemble((f"{wording.MARKS[verdict]} ", STYLES[verdict]), (where, "bold"), f"  {sentence}")
+        if problems:
+            yield Text("")
+        for position, model in enumerate(report.models):
+            yield Text("", end="\n" if position else "")
+            yield _heading(model)
+            if model.error is None:
+                yield _table(model, narrow)
+                yield from _findings(model)
+        yield Text("")
+        yield from (Text(f"note: {wording.plain(note)}", style="dim") for note in report.notes)
+        yield _footer(report)
 
 
 def _heading(model: ModelResult) -> Text:
@@ -52,43 +60,45 @@ def _heading(model: ModelResult) -> Text:
     return heading
 
 
-def _table(model: ModelResult) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+def _table(model: ModelResult, narrow: bool) -> Table:
+    baseline = _has_baseline(model)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=narrow, header_style="bold")
     table.add_column("variant", overflow="fold", min_width=8)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("metric", overflow="fold")
-    for name in ("float", "variant", "drop"):
+    if not narrow:
+        table.add_column("size", justify="right", no_wrap=True)
+        table.add_column("metric", overflow="fold")
+    for name in ("float", "variant", "drop", "95 % interval", *(["baseline"] if baseline else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    if _has_baseline(model):
-        table.add_column("baseline", justify="right", no_wrap=True)
     table.add_column("tolerance", overflow="fold")
     table.add_column("", no_wrap=True)
     if model.float32 is not None:
-        _add(table, model, model.float32, "float32 (conversion alone)")
+        _add(table, model, model.float32, "float32 (conversion alone)", narrow)
     for variant in model.variants:
-        _add(table, model, variant, wording.plain(variant.name))
+        _add(table, model, variant, wording.plain(variant.name), narrow)
     return table
 
 
-def _add(table: Table, model: ModelResult, variant: VariantResult, name: str) -> None:
-    times = wording.compression(variant, model)
-    size = Text(wording.size(variant.artifact.size_bytes if variant.artifact else None))
-    if times:
-        size.append(f" {times}", "dim")
+def _add(table: Table, model: ModelResult, variant: VariantResult, name: str, narrow: bool) -> None:
+    size = wording.size(variant.artifact.size_bytes if variant.artifact else None)
+    times = Text(wording.compression(variant, model), "dim")
     title = Text(name, "bold")
-    if not variant.metrics:
-        padding = [""] * (6 if _has_baseline(model) else 5)
-        table.add_row(title, size, *padding, "", _verdict(variant.verdict))
-    rows = [(metric, "") for metric in variant.metrics]
-    rows += [(metric, "observed ") for metric in (variant.observed.metrics if variant.observed else ())]
-    for position, (metric, prefix) in enumerate(rows):
-        last = position == len(rows) - 1
-        cells = [title, size] if position == 0 else ["", ""]
-        table.add_row(*cells, *_cells(metric, prefix, _has_baseline(model)), end_section=last)
+    rows = [_cells(metric, " " * narrow, model) for metric in variant.metrics]
+    observed = variant.observed.metrics if variant.observed else ()
+    rows += [_cells(metric, " " * narrow + "observed ", model) for metric in observed]
+    marks = [_mark(metric.verdict, metric.conclusive, narrow) for metric in (*variant.metrics, *observed)]
+    rows = [[*cells, mark] for cells, mark in zip(rows, marks, strict=True)]
+    empty = [""] * (4 if _has_baseline(model) else 3)
+    if narrow:
+        rows.insert(0, [title, size, times, *empty, _mark(variant.verdict, None, narrow)])
+    else:
+        rows = rows or [["", "", "", *empty, _mark(variant.verdict, None, narrow)]]
+        head: list[RenderableType] = [title, Text.assemble(size, " " if times else "", times)]
+        rows = [[*(head if position == 0 else ["", ""]), *row] for position, row in enumerate(rows)]
+    for row in rows:
+        table.add_row(*row, end_section=row is rows[-1])
 
 
-def _cells(metric: MetricResult, prefix: str, baseline: bool) -> list[RenderableType]:
+def _cells(metric: MetricResult, prefix: str, model: ModelResult) -> list[RenderableType]:
     style = "" if metric.verdict is Verdict.PASS else STYLES[metric.verdict]
     cells: list[RenderableType] = [
         Text(prefix + wording.plain(metric.name)),
@@ -97,18 +107,14 @@ def _cells(metric: MetricResult, prefix: str, baseline: bool) -> list[Renderable
         Text(wording.signed(metric.drop), style if metric.drop is not None else "dim"),
         Text(wording.interval(metric), "dim"),
     ]
-    if baseline:
+    if _has_baseline(model):
         cells.append(Text(wording.number(metric.baseline, metric.metric), "dim"))
-    return [
-        *cells,
-        Text(wording.tolerance(metric), "dim" if metric.tolerance is None else ""),
-        _verdict(metric.verdict, metric),
-    ]
+    return [*cells, Text(wording.tolerance(metric), "dim" if metric.tolerance is None else "")]
 
 
-def _verdict(verdict: Verdict, metric: MetricResult | None = None) -> Text:
-    text = Text(f"{wording.MARKS[verdict]} {verdict.value}", STYLES[verdict])
-    if metric is not None and metric.conclusive is False:
+def _mark(verdict: Verdict, conclusive: bool | None, narrow: bool) -> Text:
+    text = Text(wording.MARKS[verdict] if narrow else f"{wording.MARKS[verdict]} {verdict.value}", STYLES[verdict])
+    if conclusive is False:
         text.append(" ?", "yellow")
     return text
 

@@ -1,0 +1,249 @@
+"""What answers at once and loads little; caching as a user meets it; the baseline; init."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import EXAMPLES, ROOT, Run, manifest_of, only, write_manifest
+
+HEAVY = {"tensorflow", "keras", "ai_edge_litert", "ai_edge_quantizer", "scipy", "numpy", "PIL", "sklearn"}
+EXAMPLE = EXAMPLES / "digits" / "tflite-guard.json"
+
+
+def modules_after(*arguments: str | Path) -> set[str]:
+    """The top-level modules that a command has loaded when it ends, asked of a fresh process."""
+    code = (
+        "import sys, json\nfrom tflite_guard.cli import main\n"
+        "try: main(sys.argv[2:])\nexcept SystemExit: pass\n"
+        "open(sys.argv[1], 'w').write(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    target = Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"modules-{os.getpid()}.json"
+    subprocess.run([sys.executable, "-c", code, str(target), *map(str, arguments)], check=True, capture_output=True)
+    found = set(json.loads(target.read_text()))
+    target.unlink()
+    return found
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["--version"], ["schema", "manifest"]])
+def test_help_and_schemas_load_nothing_heavy(arguments: list[str]) -> None:
+    assert not HEAVY & modules_after(*arguments)
+
+
+def test_validate_loads_nothing_heavy() -> None:
+    assert not HEAVY & modules_after("validate", EXAMPLE)
+
+
+def test_a_cached_check_and_a_report_load_nothing_heavy(run: Run, shared_cache: Path, tmp_path: Path) -> None:
+    assert run("check", EXAMPLE, "--report-dir", tmp_path).code == 0
+    assert not HEAVY & modules_after("check", EXAMPLE, "--cache-dir", shared_cache)
+    assert not HEAVY & modules_after("report", tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("name", ["manifest", "report"])
+def test_schema_prints_the_published_file(run: Run, name: str) -> None:
+    assert run("schema", name).out == (ROOT / f"schemas/{name}-v1.schema.json").read_text()
+
+
+def started_children(run: Run, path: Path, *arguments: str) -> dict[str, dict[str, float]]:
+    """Variant to the seconds of each phase that really ran."""
+    finished = run("check", path, "--format", "json", *arguments)
+    assert finished.code in (0, 1), finished.out + finished.err
+    return {v["name"]: v["seconds"] for v in finished.report["models"][0]["variants"]}
+
+
+def test_an_unchanged_manifest_runs_nothing(run: Run, digits: Path) -> None:
+    path = digits / "tflite-guard.json"
+    started_children(run, path)
+    finished = run("check", path, "--format", "json")
+    assert all(variant["cached"] and not variant["seconds"] for variant in finished.report["models"][0]["variants"])
+
+
+def test_a_changed_tolerance_only_judges_again(run: Run, digits: Path) -> None:
+    path = write_manifest(digits, manifest := only(manifest_of(digits), "int8", "float16"))
+    started_children(run, path)
+    manifest["models"][0]["tolerances"]["agreement"]["min"] = 0.9999
+    finished = run("check", write_manifest(digits, manifest), "--format", "json")
+    assert finished.code == 1
+    assert all(variant["cached"] for variant in finished.report["models"][0]["variants"])
+
+
+def test_an_edited_variant_alone_is_made_again(run: Run, digits: Path) -> None:
+    path = write_manifest(digits, manifest := only(manifest_of(digits), "int8", "float16"))
+    started_children(run, path)
+    manifest["models"][0]["variants"][1]["calibration_options"] = {"samples": 37}
+    seconds = started_children(run, write_manifest(digits, manifest))
+    assert seconds["float16"] == {}
+    assert set(seconds["int8"]) == {"convert", "evaluate"}
+
+
+@pytest.mark.parametrize("what", ["data", "model", "calibration"])
+def test_changed_content_is_never_answered_from_the_cache(run: Run, digits: Path, what: str) -> None:
+    path = write_manifest(digits, only(manifest_of(digits), "int8"))
+    before = run("check", path, "--format", "json").metric("int8", "sqnr")["value"]
+    if what == "model":
+        import zipfile
+
+        with zipfile.ZipFile(digits / "models/digits.keras", "a") as archive:
+            archive.comment = b"another file, same network"
+    else:
+        file = digits / "data" / ("evaluation.npz" if what == "data" else "calibration.npz")
+        arrays = dict(np.load(file))
+        np.savez(file, **{key: array[: len(array) // 2] for key, array in arrays.items()})
+    finished = run("check", path, "--format", "json")
+    assert not finished.variant("int8")["cached"]
+    if what != "model":
+        assert finished.metric("int8", "sqnr")["value"] != before
+
+
+def test_no_cache_keeps_nothing_and_takes_nothing(run: Run, digits: Path, tmp_path: Path) -> None:
+    path = write_manifest(digits, only(manifest_of(digits), "shipped"))
+    env = {"XDG_CACHE_HOME": str(tmp_path / "xdg"), "TMPDIR": str(tmp_path)}
+    assert run("check", path, "--no-cache", env=env).code == 0
+    assert not (tmp_path / "xdg").exists()
+    assert not list(tmp_path.glob("tflite-guard-*"))
+    assert run("check", path, "--no-cache", "--cache-dir", tmp_path).code == 2
+
+
+def test_json_on_standard_output_is_all_there_is(run: Run) -> None:
+    finished = run("check", EXAMPLES / "digits-broken" / "tflite-guard.json", "--format", "json")
+    assert json.loads(finished.out)["verdict"] == "fail"
+    assert finished.err == ""
+
+
+def test_tensorflows_noise_shows_only_when_asked_for(run: Run, digits: Path) -> None:
+    path = write_manifest(digits, only(manifest_of(digits), "float32"))
+    quiet = run("check", path, "--no-cache")
+    assert quiet.err == ""
+    loud = run("check", path, "--no-cache", "-v")
+    assert "TensorFlow" in loud.err or "tensorflow" in loud.err
+    assert loud.out == quiet.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "--format", "pdf"], "text, json"),
+        (["check", "--format", "json", "--format", "text"], "only one"),
+        (["check", "--timeout", "0"], "--timeout"),
+        (["check", "--jobs", "none"], "--jobs"),
+        (["nonsense"], "nonsense"),
+        (["convert", "digits", "int9", "-o", "x", "--manifest", str(EXAMPLE)], "int8"),
+        (["convert", "digit", "int8", "-o", "x", "--manifest", str(EXAMPLE)], "digits"),
+        (["report", str(EXAMPLE)], "not a report"),
+        (["report", "missing.json"], "missing.json"),
+    ],
+)
+def test_wrong_usage_is_told_with_code_2(run: Run, arguments: list[str], message: str) -> None:
+    finished = run(*arguments)
+    assert finished.code == 2
+    assert message in finished.err
+    assert "Traceback" not in finished.err
+
+
+def test_the_baseline_is_recorded_shown_and_gates(run: Run, digits: Path) -> None:
+    path = write_manifest(digits, manifest := only(manifest_of(digits), "int8", "float16"))
+    manifest["models"][0]["tolerances"]["sqnr"] = {"max_regression": 1.0}
+    write_manifest(digits, manifest)
+    first = run("check", path)
+    assert first.code == 0
+    assert "no value" in first.out  # a gate without a baseline is said, not skipped
+    assert run("baseline", "update", path).code == 0
+    recorded = json.loads((digits / "tflite-guard.baseline.json").read_text())
+    assert set(recorded["models"]["digits"]["variants"]) == {"int8", "float16"}
+    assert "int8" in run("baseline", "show", path).out
+    unchanged = run("check", path, "--format", "json")
+    assert unchanged.code == 0
+    assert unchanged.metric("int8", "sqnr")["regression"] == 0
+    recorded["models"]["digits"]["variants"]["int8"]["metrics"]["sqnr"] += 1.5
+    recorded["models"]["digits"]["variants"]["gone"] = recorded["models"]["digits"]["variants"].pop("float16")
+    (digits / "tflite-guard.baseline.json").write_text(json.dumps(recorded))
+    worse = run("check", path)
+    assert worse.code == 1
+    assert "the baseline had" in worse.out
+    assert "'gone'" in worse.out
+    assert "'float16'" in worse.out
+
+
+def test_a_baseline_is_not_recorded_from_a_run_with_errors(run: Run, digits: Path) -> None:
+    manifest = only(manifest_of(digits), "int8")
+    manifest["models"][0]["variants"][0]["keep_float"] = ["no_such_layer"]
+    finished = run("baseline", "update", write_manifest(digits, manifest))
+    assert finished.code == 3
+    assert not (digits / "tflite-guard.baseline.json").exists()
+
+
+@pytest.mark.parametrize("data", [[], ["data/evaluation.npz"]])
+@pytest.mark.parametrize("model", ["models/digits.keras", "models/digits_qat", "float.tflite"])
+def test_init_writes_a_manifest_that_validates_and_runs(run: Run, digits: Path, model: str, data: list[str]) -> None:
+    if model.endswith(".tflite"):
+        arguments = ["digits", "float32", "-o", digits / model, "--manifest", digits / "tflite-guard.json"]
+        assert run("convert", *arguments).code == 0
+    made = run("init", model, *data, "-o", "new.json", cwd=digits)
+    assert made.code == 0, made.err
+    assert run("validate", "new.json", cwd=digits).code == 0
+    checked = run("check", "new.json", "--fail-on", "never", "--format", "json", cwd=digits)
+    assert checked.code == 0, checked.err
+    assert checked.report["verdict"] in ("pass", "fail")
+    assert run("init", model, "-o", "new.json", cwd=digits).code == 2  # what a user wrote is not overwritten
+
+
+def test_init_refuses_what_it_cannot_use(run: Run, digits: Path, tmp_path: Path) -> None:
+    for arguments, code, message in (
+        (["nothing.keras"], 2, "no such file"),
+        (["data/evaluation.npz"], 2, "no .keras"),
+        (["app/digits_int8.tflite"], 3, "float model"),
+        (["models/digits.keras", "data/nothing.npz"], 3, "nothing.npz"),
+    ):
+        finished = run("init", *arguments, "-o", "new.json", cwd=digits)
+        assert (finished.code, message in finished.err) == (code, True), finished.err
+        assert not (digits / "new.json").exists()
+
+
+def in_a_terminal(*arguments: str | Path, columns: int) -> str:
+    """What a person sees: standard output and error of a command in a terminal of so many columns."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tflite_guard", *map(str, arguments)],
+        stdin=child, stdout=child, stderr=child, env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(child)
+    seen = b""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and select.select([parent], [], [], 120)[0]:
+        try:
+            block = os.read(parent, 65536)
+        except OSError:  # Linux says so when the other end has closed
+            break
+        if not block:
+            break
+        seen += block
+    os.close(parent)
+    assert process.wait(timeout=30) in (0, 1)
+    return seen.decode()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_the_table_keeps_every_figure_in_a_terminal_of_any_width(run: Run, shared_cache: Path, columns: int) -> None:
+    run("check", EXAMPLE)
+    seen = in_a_terminal("check", EXAMPLE, "--cache-dir", shared_cache, columns=columns)
+    assert "\x1b[" in seen  # colours
+    assert "…" not in seen
+    for figure in ("0.9788", "0.9777", "max_drop", "dynamic_range", "36.47 dB", "7 within tolerance"):
+        assert figure in seen, figure
+
+
+def test_progress_is_shown_in_a_terminal(digits: Path) -> None:
+    path = write_manifest(digits, only(manifest_of(digits), "float32"))
+    seen = in_a_terminal("check", path, "--no-cache", columns=120)
+    assert "running the reference" in seen
+    assert "examples/s" in seen
