@@ -7,14 +7,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
+from tflite_guard.files import is_full
 from tflite_guard.vocabulary import DEFAULT_MANIFEST
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def check(
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold."""
     targets = _targets(formats)
+    if report_dir is not None and os.path.lexists(report_dir) and not os.path.isdir(report_dir):
+        raise UsageError(f"--report-dir {report_dir}: is a file; name a folder")
     report = _check(manifests, verbose=verbose, **settings)
     _write(report, targets, report_dir)
     sys.exit(_exit_code(report, fail_on))
@@ -147,6 +149,7 @@ def convert(model_name: str, variant: str, output: str, manifest: str, verbose: 
     from tflite_guard.files import write_atomically
     from tflite_guard.reports.wording import size
 
+    _require_place(output)
     options = _options(**settings)
     (loaded,) = _load((manifest,), settings["data_roots"], options.allow_code)
     model = pipeline.artifact(loaded, model_name, variant, options, _log if verbose else None)
@@ -179,7 +182,7 @@ def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
     from tflite_guard.reports.wording import count
     from tflite_guard.results import Verdict
 
-    finished = _check(manifests, verbose=verbose, **settings)
+    finished = _check(manifests, verbose=verbose, compared=False, **settings)
     if finished.verdict is Verdict.ERROR:
         _write(finished, [("text", None)], None)
         raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")
@@ -222,22 +225,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(UsageError.exit_code)
     except ManifestError as error:
         for problem in error.problems:
-            click.echo(_safe(str(problem)), err=True)
+            _say(str(problem))
         sys.exit(error.exit_code)
     except GuardError as error:
-        click.echo(f"tflite-guard: {_safe(str(error))}", err=True)
+        _say(f"tflite-guard: {error}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        _say("interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has gone; nothing can be told to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
-    except Exception:
-        traceback.print_exc()
-        click.echo(f"tflite-guard: this is a bug; please report it with the lines above at {ISSUES}", err=True)
+    except Exception as error:
+        _drop_output()
+        if isinstance(error, OSError) and is_full(error):
+            _say(f"tflite-guard: {error.filename or 'standard output'}: no space left; free some, or write elsewhere")
+        else:
+            traceback.print_exc()
+            _say(f"tflite-guard: this is a bug; please report it with the lines above at {ISSUES}")
         sys.exit(GuardError.exit_code)
+
+
+def _say(text: str) -> None:
+    """A line on standard error; where that cannot be written either, the exit code still tells."""
+    with suppress(OSError):
+        click.echo(_safe(text), err=True)
+
+
+def _drop_output() -> None:
+    """Forget what standard output still holds, lest Python tries once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _protect() -> None:
@@ -253,13 +271,14 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _check(manifests: Sequence[str], *, verbose: bool, **settings: Any) -> Report:
+def _check(manifests: Sequence[str], *, verbose: bool, compared: bool = True, **settings: Any) -> Report:
+    """Run the manifests, compared with what is recorded beside them."""
     from tflite_guard import baseline as baselines
     from tflite_guard import pipeline
 
     options = _options(**settings)
     loaded = _load(manifests, settings["data_roots"], options.allow_code)
-    recorded = baselines.beside([manifest.path for manifest in loaded])
+    recorded = baselines.beside([manifest.path for manifest in loaded]) if compared else None
     with _progress(verbose) as on_event:
         return pipeline.run(loaded, options, baselines=recorded, on_event=on_event, on_log=_log if verbose else None)
 
@@ -312,6 +331,8 @@ def _targets(formats: Sequence[str]) -> list[tuple[str, str | None]]:
         name, _, file = item.partition("=")
         if name not in FORMAT_NAMES:
             raise UsageError(f"--format {name}: unknown; there are {', '.join(FORMAT_NAMES)}")
+        if file:
+            _require_place(file)
         targets.append((name, file or None))
     if sum(file is None for _, file in targets) > 1:
         raise UsageError(
@@ -320,18 +341,35 @@ def _targets(formats: Sequence[str]) -> list[tuple[str, str | None]]:
     return targets
 
 
+def _require_place(file: str) -> None:
+    """Tell before the work, not after it, that its result has no place."""
+    folder = os.path.dirname(file) or "."
+    if os.path.isdir(file):
+        raise UsageError(f"{file}: is a folder; name a file in it")
+    if not os.path.isdir(folder):
+        raise UsageError(f"{file}: there is no folder {folder}; make it first")
+
+
 def _write(report: Report, targets: Sequence[tuple[str, str | None]], report_dir: str | None) -> None:
+    """Write and print every rendering; one that cannot be written is told only after the others."""
     from tflite_guard.files import write_atomically
     from tflite_guard.reports import FILES, FORMATS
 
     files = [(name, file) for name, file in targets if file is not None]
     if report_dir is not None:
-        _filed(report_dir, lambda: Path(report_dir).mkdir(parents=True, exist_ok=True))
         files += [(name, os.path.join(report_dir, FILES[name])) for name in FORMATS]
+    failures = []
     for name, file in files:
-        _filed(file, partial(write_atomically, file, FORMATS[name](report).encode()))
+        try:
+            if report_dir is not None:
+                _filed(report_dir, partial(os.makedirs, report_dir, exist_ok=True))
+            _filed(file, partial(write_atomically, file, FORMATS[name](report).encode()))
+        except EvaluationError as error:
+            failures.append(error)
     for name in (name for name, file in targets if file is None):
         _print(report, name)
+    if failures:
+        raise failures[0]
 
 
 def _print(report: Report, name: str) -> None:
@@ -359,7 +397,8 @@ def _filed(path: str, write: Callable[[], T]) -> T:
     try:
         return write()
     except OSError as error:
-        raise EvaluationError("file", f"{path}: cannot be written ({error.strerror})") from None
+        why = "no space left" if is_full(error) else f"cannot be written ({error.strerror})"
+        raise EvaluationError("file", f"{path}: {why}; write elsewhere") from None
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def artifact(
     model = _named(manifest.models, model_name, "model", manifest.path)
     variant = _named(model.variants, variant_name, "variant", f"model {model_name!r}")
     with Engine([model], options, on_log) as engine, engine.pool.pair() as workers:
-        steps = _Steps(engine, model, workers, _ignore, time.monotonic() + options.timeout)
+        steps = _Steps(engine, manifest, model, workers, _ignore, time.monotonic() + options.timeout)
         return Path(steps.tflite(variant)).read_bytes()
 
 
@@ -265,6 +265,7 @@ class _Steps:
     """The steps of one model: each answered from the cache or done by a child, each at most once."""
 
     engine: Engine
+    manifest: Manifest
     model: ModelSpec
     workers: WorkerPair
     on_event: OnEvent
@@ -384,18 +385,30 @@ class _Steps:
             return known
         self.on_event(Event(self.model.name, variant, phase))
         started = time.monotonic()
-        result, out = worker.request(
-            task,
-            arguments,
-            deadline=self.deadline,
-            progress=lambda done, total: self.on_event(Event(self.model.name, variant, phase, done, total)),
-            writes=True,
-        )
+        try:
+            result, out = worker.request(
+                task,
+                arguments,
+                deadline=self.deadline,
+                progress=lambda done, total: self.on_event(Event(self.model.name, variant, phase, done, total)),
+                writes=True,
+            )
+        except EvaluationError as error:
+            raise EvaluationError(error.kind, self._as_written(str(error), arguments.get("tflite"))) from None
         names = files if files is not None else result.get("files", ("model.tflite",))
         entry = self.engine.cache.put(key, {_plain(name): out / _plain(name) for name in names}, result)
         shutil.rmtree(out, ignore_errors=True)
         self.seconds.setdefault(variant or "", {})[phase] = round(time.monotonic() - started, 3)
         return entry
+
+    def _as_written(self, message: str, tflite: str | None) -> str:
+        """A message with the paths that it names as the manifest has them, and none of the cache's."""
+        paths = sorted({path for path in _paths_of(self.model, False) if path}, key=len, reverse=True)
+        if tflite is not None and tflite not in paths:
+            message = message.replace(tflite, "the converted model")
+        for path in paths:
+            message = message.replace(path, _shown(path, self.manifest))
+        return message
 
 
 @dataclass(frozen=True)
@@ -416,7 +429,7 @@ def _check_model(
     engine: Engine, manifest: Manifest, model: ModelSpec, baseline: Baseline | None, on_event: OnEvent
 ) -> ModelResult:
     with engine.pool.pair() as workers:
-        steps = _Steps(engine, model, workers, on_event, time.monotonic() + engine.options.timeout)
+        steps = _Steps(engine, manifest, model, workers, on_event, time.monotonic() + engine.options.timeout)
         variants = _with_float32(model)
         outcomes = _evaluate_all(steps, variants)
     results = [
@@ -431,7 +444,7 @@ def _check_model(
         name=model.name,
         manifest=ManifestInfo(manifest.path, manifest.sha256),
         reference=ReferenceResult(
-            model.reference.kind, os.path.relpath(model.reference.path, manifest.folder), _reference_metrics(outcomes)
+            model.reference.kind, _shown(model.reference.path, manifest), _reference_metrics(outcomes)
         ),
         variants=tuple(results),
         verdict=Verdict.worst([*(result.verdict for result in results), Verdict.ERROR if shared else Verdict.PASS]),
@@ -609,6 +622,11 @@ def _paths_of(model: ModelSpec, allow_code: bool) -> Iterator[str | None]:
         yield from (variant.tflite, variant.recipe, variant.observed_outputs)
 
 
+def _shown(path: str, manifest: Manifest) -> str:
+    """A path of the manifest as a user has it: from the manifest's folder."""
+    return os.path.relpath(path, os.path.realpath(manifest.folder))
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -623,6 +641,10 @@ def _named(items: Sequence[Any], name: str, kind: str, where: str) -> Any:
 def _make_folder(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(
+            f"{path}: the cache needs a folder, and a file is in its place; name another --cache-dir"
+        ) from None
     except OSError as error:
         raise EvaluationError("cache", f"{path}: cannot be made ({error.strerror}); name another --cache-dir") from None
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,15 @@ def test_calibration_data_that_does_not_fit_is_an_error(conv: Case) -> None:
 
     with pytest.raises(DataError, match=r"input image: the model takes \[\?, 8, 8, 1\]"):
         quantize_with_recipe(float32(conv), "static_wi8_ai8", wrong)
+
+
+def test_no_tensorflow_is_loaded_for_flatbuffers(conv: Case) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tflite_guard.engine import calibrate, graph, recipes, tflite; "
+        "model = Path(sys.argv[1]).read_bytes(); recipes.quantize_with_recipe(model, 'dynamic_wi8_afp32', None); "
+        "tflite.Runner(sys.argv[1]); "
+        "print(sorted({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, conv.tflite("float32")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

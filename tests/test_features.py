@@ -1,0 +1,246 @@
+"""Every kind of reference, variant and metric through the whole way, against independent computations."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from tests.conftest import Run, manifest_of, only, write_manifest
+
+
+def outputs_of(path: Path, images: np.ndarray, resolver: OpResolverType = OpResolverType.AUTO) -> np.ndarray:
+    """The raw outputs of a .tflite with a quantized or float input, one example at a time."""
+    interpreter = Interpreter(model_path=str(path), experimental_op_resolver_type=resolver)
+    interpreter.allocate_tensors()
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    rows = []
+    for image in images:
+        value = image[None]
+        if source["dtype"] != np.float32:
+            scale, zero = source["quantization"]
+            limits = np.iinfo(source["dtype"])
+            value = np.clip(np.round(value / scale) + zero, limits.min, limits.max).astype(source["dtype"])
+        interpreter.set_tensor(source["index"], value)
+        interpreter.invoke()
+        rows.append(interpreter.get_tensor(target["index"])[0].copy())
+    return np.array(rows)
+
+
+@pytest.fixture
+def images(digits: Path) -> np.ndarray:
+    return np.load(digits / "data/evaluation.npz")["image"].astype(np.float32) / 16
+
+
+def edited(digits: Path, variants: list[Any], **model: Any) -> Path:
+    manifest = manifest_of(digits)
+    manifest["models"][0] |= {"variants": variants} | model
+    for key in [key for key, value in model.items() if value is None]:
+        del manifest["models"][0][key]
+    return write_manifest(digits, manifest)
+
+
+def converted(run: Run, digits: Path, variant: str, to: str) -> Path:
+    finished = run("convert", "digits", variant, "-o", digits / to, "--manifest", digits / "tflite-guard.json")
+    assert finished.code == 0, finished.err
+    return digits / to
+
+
+def test_a_float_tflite_as_reference(run: Run, digits: Path, images: np.ndarray) -> None:
+    reference = converted(run, digits, "float32", "float.tflite")
+    path = edited(digits, ["float32", {"name": "int8", "quantization": "int8"}, {"name": "shipped", "tflite": "app/digits_int8.tflite"}],
+                  reference={"tflite": "float.tflite"})  # fmt: skip
+    finished = run("check", path, "--format", "json")
+    assert finished.code == 0, finished.out
+    assert finished.metric("float32", "sqnr") | {"identical": True, "value": None} == finished.metric("float32", "sqnr")
+    ours = outputs_of(digits / "app/digits_int8.tflite", images).astype(np.float64)
+    theirs = outputs_of(reference, images).astype(np.float64)
+    expected = 10 * math.log10(np.sum(theirs**2) / np.sum((theirs - ours) ** 2))
+    assert finished.metric("shipped", "sqnr")["value"] == pytest.approx(expected, abs=0.01)
+    assert finished.variant("int8")["artifact"]["float_operators"] == []
+
+
+def test_recorded_outputs_as_reference_with_a_limit(run: Run, digits: Path, images: np.ndarray) -> None:
+    recorded = outputs_of(converted(run, digits, "float32", "float.tflite"), images)
+    np.savez(digits / "data/recorded.npz", whatever=recorded)
+    path = edited(digits, [{"name": "shipped", "tflite": "app/digits_int8.tflite"}], reference={"outputs": "data/recorded.npz"})
+    manifest = manifest_of(digits)
+    manifest["datasets"]["test"] |= {"limit": 100, "seed": 7}
+    finished = run("check", write_manifest(path.parent, manifest), "--format", "json")
+    chosen = np.sort(np.random.default_rng(7).choice(len(images), 100, replace=False))
+    ours = outputs_of(digits / "app/digits_int8.tflite", images[chosen])
+    same = np.mean(ours.argmax(axis=1) == recorded[chosen].argmax(axis=1))
+    assert finished.metric("shipped", "agreement")["value"] == same
+    assert finished.metric("shipped", "agreement")["examples"] == 100
+
+
+def test_kept_float_layers_are_float_and_the_rest_is_not(run: Run, digits: Path) -> None:
+    kept = {"name": "mixed", "quantization": "int8", "keep_float": ["*dense*"]}
+    finished = run("check", edited(digits, [kept, {"name": "int8", "quantization": "int8"}]), "--format", "json")
+    assert finished.code == 0, finished.out
+    floats = finished.variant("mixed")["artifact"]["float_operators"]
+    assert any(operator.startswith("FULLY_CONNECTED") for operator in floats)
+    assert not any(operator.startswith(("CONV_2D", "DEPTHWISE")) for operator in floats)
+    assert finished.metric("mixed", "sqnr")["value"] > finished.metric("int8", "sqnr")["value"]
+    (finding,) = [f for f in finished.variant("mixed")["findings"] if f["rule"] == "partially-quantized"]
+    assert "FULLY_CONNECTED" in finding["message"]
+    kept["ignore"] = [{"rule": "partially-quantized", "reason": "the device has a float unit"}]
+    finished = run("check", edited(digits, [kept]), "--format", "json")
+    assert finished.variant("mixed")["findings"] == []
+    del kept["ignore"]
+    finished = run("check", edited(digits, [kept | {"require_integer": True}]), "--format", "json")
+    assert finished.code == 3
+    assert finished.variant("mixed")["error"]["kind"] == "float-operators"
+    assert finished.variant("mixed")["metrics"]
+
+
+def test_recipes_by_name_and_by_file(run: Run, digits: Path) -> None:
+    recipe = [{"regex": ".*", "operation": "*", "algorithm_key": "min_max_uniform_quantize", "op_config": {
+        "weight_tensor_config": {"num_bits": 4, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"},
+        "compute_precision": "FLOAT", "explicit_dequantize": True, "skip_checks": False, "min_weight_elements": 0}}]  # fmt: skip
+    (digits / "recipe.json").write_text(json.dumps(recipe))
+    names = ["weight_only_wi8_afp32", "dynamic_wi8_afp32", "static_wi8_ai8"]
+    variants = [{"name": name, "recipe": name} for name in names] + [{"name": "file", "recipe": "recipe.json"}]
+    finished = run("check", edited(digits, variants, tolerances={"accuracy": {"max_drop": 0.02}}), "--format", "json")
+    assert finished.code == 0, finished.out + finished.err
+    sqnr = {name: finished.metric(name, "sqnr")["value"] for name in [*names, "file"]}
+    assert sqnr["weight_only_wi8_afp32"] > sqnr["static_wi8_ai8"] > sqnr["file"] > 5
+    assert finished.variant("file")["artifact"]["size_bytes"] < finished.variant("weight_only_wi8_afp32")["artifact"]["size_bytes"]
+
+
+def test_reference_kernels_are_the_interpreters_reference_kernels(run: Run, digits: Path, images: np.ndarray) -> None:
+    variants = [
+        {"name": kernels, "tflite": "app/digits_int8.tflite", "kernels": kernels} for kernels in ("default", "reference")
+    ]
+    finished = run("check", edited(digits, variants), "--format", "json")
+    float32 = outputs_of(converted(run, digits, "shipped", "x.tflite"), images, OpResolverType.BUILTIN_REF)
+    labels = np.load(digits / "data/evaluation.npz")["label"]
+    assert finished.metric("reference", "accuracy")["value"] == np.mean(float32.argmax(axis=1) == labels)
+    assert finished.variant("default")["artifact"] == finished.variant("reference")["artifact"]
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_outputs_observed_in_an_application(run: Run, digits: Path, images: np.ndarray, raw: bool) -> None:
+    path = edited(digits, ["float32", {"name": "int8", "quantization": "int8", "io": "int8"}])
+    model = converted(run, digits, "int8", "int8.tflite")
+    scale, zero = Interpreter(model_path=str(model)).get_output_details()[0]["quantization"]
+    observed = outputs_of(model, images)
+    observed[5] = np.roll(observed[5], 1)
+    steps = int(np.max(np.abs(observed[5].astype(int) - outputs_of(model, images[5:6])[0].astype(int))))
+    np.savez(digits / "phone.npz", out=observed if raw else (observed.astype(np.float32) - zero) * np.float32(scale))
+    variant = {"name": "int8", "quantization": "int8", "io": "int8", "observed_outputs": "phone.npz", "observed_tolerance": 1}
+    finished = run("check", edited(digits, [variant]), "--format", "json")
+    assert finished.code == 1
+    found = finished.variant("int8")["observed"]
+    assert found["max_steps"]["default"] == pytest.approx(steps, abs=1e-3)
+    assert found["steps_verdict"] == "fail"
+    labels = np.load(digits / "data/evaluation.npz")["label"]
+    accuracy = next(metric for metric in found["metrics"] if metric["name"] == "accuracy")
+    assert accuracy["value"] == np.mean(observed.argmax(axis=1) == labels)
+    assert "quantization steps" in run("check", path.with_name("tflite-guard.json")).out
+    variant["observed_tolerance"] = steps + 0.01
+    assert run("check", edited(digits, [variant])).code == 0
+
+
+def test_a_metric_of_the_users_own(run: Run, digits: Path) -> None:
+    (digits / "mine.py").write_text(
+        "import numpy as np\n"
+        "def right(outputs, labels):\n    return (outputs[0].argmax(axis=1) == labels).astype(float)\n"
+        "def one(outputs, labels):\n    return float((outputs[0].argmax(axis=1) == labels).mean())\n"
+    )
+    metrics = ["accuracy", {"name": "right", "python": "mine:right"}, {"name": "one", "python": "mine:one"}]
+    variants = [{"name": "shipped", "tflite": "app/digits_int8.tflite"}]
+    path = edited(digits, variants, metrics=metrics, tolerances={"right": {"max_drop": 0.02}})
+    assert run("check", path).code == 2
+    finished = run("check", path, "--allow-code", "--format", "json")
+    assert finished.code == 0, finished.out + finished.err
+    values = [finished.metric("shipped", name) for name in ("accuracy", "right", "one")]
+    assert len({metric["value"] for metric in values}) == 1
+    assert len({metric["drop"] for metric in values}) == 1
+    assert values[1]["confidence_interval"] is not None
+    assert values[2]["confidence_interval"] is None
+    (digits / "mine.py").write_text("def right(outputs, labels):\n    return [0.0] * len(labels)\none = right\n")
+    assert run("check", path, "--allow-code", "--format", "json").metric("shipped", "right")["value"] == 0  # never from the cache
+
+
+def test_measured_ranges_and_fewer_samples_change_the_artifact(run: Run, digits: Path) -> None:
+    options: dict[str, Any] = {
+        "plain": {}, "measured": {"ranges": "measured"}, "few": {"samples": 3}, "clipped": {"clip_percentile": 99.0},
+    }  # fmt: skip
+    variants = [{"name": name, "quantization": "int8", "calibration_options": value} for name, value in options.items()]
+    finished = run("check", edited(digits, variants, tolerances={}), "--format", "json")
+    assert finished.code == 0, finished.out
+    hashes = {name: finished.variant(name)["artifact"]["sha256"] for name in options}
+    assert len({hashes["plain"], hashes["few"], hashes["clipped"]}) == 3
+    assert all(finished.metric(name, "accuracy")["value"] > 0.9 for name in options)
+
+
+def test_examples_in_groups_are_resampled_together(run: Run, digits: Path) -> None:
+    arrays = dict(np.load(digits / "data/evaluation.npz"))
+    arrays["scan"] = np.arange(len(arrays["label"])) // 50
+    np.savez(digits / "data/evaluation.npz", **arrays)
+    manifest = only(manifest_of(digits), "shipped", "float32")
+    manifest["datasets"]["test"]["group"] = "scan"
+    finished = run("check", write_manifest(digits, manifest), "--format", "json")
+    metric = finished.metric("shipped", "sqnr")
+    assert metric["groups"] == len(set(arrays["scan"].tolist()))
+    assert metric["interval_method"] == "bootstrap-groups"
+
+
+@pytest.fixture(scope="module")
+def two_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with two inputs of one shape and two outputs, so that any mix-up of order shows."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("two")
+    keras.utils.set_random_seed(3)
+    zebra, apple = keras.Input((4,), name="zebra"), keras.Input((4,), name="apple")
+    dense = keras.layers.Dense(3, name="inner")
+    model = keras.Model(
+        {"zebra": zebra, "apple": apple},
+        {"small": 0.1 * dense(zebra) + 5.0, "large": dense(apple) * 10.0 + keras.ops.sum(zebra, axis=1, keepdims=True)},
+    )
+    model.save(folder / "two.keras")
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=(60, 4)).astype(np.float32), "z": rng.normal(size=(60, 4)).astype(np.float32) * 3}
+    outputs = model.predict({"zebra": data["z"], "apple": data["a"]}, verbose=0)
+    np.savez(folder / "data.npz", **data, small=outputs["small"] + 0.25, large=outputs["large"] - 0.5)
+    return folder
+
+
+def test_several_inputs_and_outputs_are_bound_by_name(run: Run, two_by_two: Path) -> None:
+    manifest = {
+        "schema_version": 1,
+        "datasets": {
+            "test": {"source": "npz", "path": "data.npz", "inputs": {"apple": "a", "zebra": "z"},
+                     "labels": {"small": "small", "large": "large"}},
+        },
+        "models": [{
+            "name": "two", "reference": {"keras": "two.keras"}, "evaluation": "test", "calibration": "test",
+            "metrics": ["sqnr", {"name": "mae_small", "metric": "mae", "output": "small"},
+                        {"name": "mae_large", "metric": "mae", "output": "large"}],
+            "variants": ["float32", "int8", "dynamic_range"],
+        }],
+    }  # fmt: skip
+    finished = run("check", write_manifest(two_by_two, manifest), "--format", "json")
+    assert finished.code == 0, finished.out + finished.err
+    assert finished.metric("float32", "mae_small")["reference"] == pytest.approx(0.25, abs=1e-5)
+    assert finished.metric("float32", "mae_large")["reference"] == pytest.approx(0.5, abs=1e-5)
+    for variant, least in (("float32", 100), ("int8", 20), ("dynamic_range", 20)):
+        for output in ("small", "large"):
+            assert finished.metric(variant, f"sqnr[{output}]")["value"] > least
+
+
+def test_the_size_is_a_metric(run: Run, digits: Path) -> None:
+    tolerances = {"size_bytes": {"max": 24_000}}
+    path = edited(digits, ["float16", {"name": "int8", "quantization": "int8"}], metrics=["size_bytes", "agreement"], tolerances=tolerances)
+    finished = run("check", path, "--format", "json")
+    assert finished.code == 1
+    assert finished.metric("int8", "size_bytes")["verdict"] == "pass"
+    assert finished.metric("float16", "size_bytes")["verdict"] == "fail"
+    assert finished.metric("float16", "size_bytes")["value"] == finished.variant("float16")["artifact"]["size_bytes"]
