@@ -234,10 +234,10 @@ def test_the_rank_of_a_label_counts_equal_outputs_of_lower_index():
 
 
 @pytest.mark.parametrize(
-    ("options", "right"), [({}, 3), ({"threshold": 0.95}, 2), ({"from_logits": True}, 2), ({"threshold": -1.0}, 2)]
+    ("options", "right"), [({}, 2), ({"threshold": 0.95}, 2), ({"from_logits": True}, 2), ({"threshold": -1.0}, 2)]
 )
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 1, 1)])
-def test_one_unit_decides_from_its_threshold_on(options, right, shape):
+def test_one_unit_decides_for_class_1_above_its_threshold(options, right, shape):
     outputs = np.array([0.5, 0.49, 0.9, 0.6]).reshape(shape)
     found = measured(spec_of("accuracy", **options), outputs, outputs, np.array([1, 0, 1, 0]))
     assert found.value == right / 4

@@ -29,8 +29,8 @@ def told(data: bytes) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b"", "1:1: the file is empty"),
-        (b"\xef\xbb\xbf \r\n\t", "1:1: the file is empty"),
+        (b"", "1:1: the file is empty; tflite-guard init MODEL writes a first manifest"),
+        (b"\xef\xbb\xbf \r\n\t", "1:1: the file is empty; tflite-guard init MODEL writes a first manifest"),
         (b'{"a": 1,}', "1:8: a comma after the last item; JSON allows none"),
         (b'{"a": [1,\n 2 ,\n ]}', "2:4: a comma after the last item; JSON allows none"),
         (b'{"a": 1, // one\n}', "1:10: JSON has no comments; remove this one"),

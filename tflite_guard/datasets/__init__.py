@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -10,11 +11,21 @@ import numpy as np
 
 from tflite_guard.datasets import arrays, functions, images, tables
 from tflite_guard.datasets.preprocess import Step, prepare
-from tflite_guard.datasets.sources import NEEDS_TENSORFLOW, Array, Column, Reader, Rows, chunks, near, select
+from tflite_guard.datasets.sources import (
+    NEEDS_TENSORFLOW,
+    Array,
+    Column,
+    Reader,
+    Rows,
+    chunks,
+    near,
+    require_numbers,
+    select,
+)
 from tflite_guard.errors import DataError
 from tflite_guard.manifest.types import DatasetSpec
 
-__all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "open_dataset"]
+__all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "about", "open_dataset"]
 
 TfrecordOpener = Callable[[str, Mapping[str, Mapping[str, Any]]], Reader]
 """Opens a TFRecord file (path, features); given from outside, because it needs TensorFlow."""
@@ -99,8 +110,19 @@ def open_dataset(
     reader = _open(spec, inputs, labels, allow_code, tfrecord)
     rows = select(reader.examples, spec.limit, spec.seed)
     if not len(rows):
-        raise DataError(f"{spec.path}: holds no examples")
+        raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
     return Dataset(spec, inputs, labels, steps, reader, rows)
+
+
+@contextmanager
+def about(spec: DatasetSpec | None) -> Iterator[None]:
+    """Within it, what does not fit about a dataset's values is said with the file's name."""
+    try:
+        yield
+    except DataError as error:
+        if spec is None or spec.path in str(error):
+            raise
+        raise DataError(f"{spec.path}: {error}", error.kind) from error
 
 
 def _bind(spec: DatasetSpec, input_names: Sequence[str]) -> dict[str, str]:
@@ -197,12 +219,13 @@ def _even(column: Column, path: str, key: str) -> Array:
 
 def _finite(array: Array, rows: Rows, where: str) -> Array:
     """The array itself. Raises DataError for anything but finite numbers, with the first bad example."""
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{where}: must hold numbers, not {array.dtype}")
+    require_numbers(array, where)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         flat = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         example = rows[int(np.flatnonzero(~flat)[0])]
-        raise DataError(f"{where}: example {example} (from 0) holds NaN or infinity after preprocessing")
+        raise DataError(
+            f"{where}: example {example} (from 0) holds NaN or infinity after preprocessing; mend it or leave it out"
+        )
     return array
 
 

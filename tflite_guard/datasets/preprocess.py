@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite_guard.datasets.sources import Array, Column, near
+from tflite_guard.datasets.sources import Array, Column, near, require_numbers
 from tflite_guard.errors import DataError
 
 Step = Mapping[str, Any]
@@ -36,6 +36,7 @@ def _stack(prepared: Sequence[Array], where: str) -> Array:
 
 
 def _apply(array: Array, steps: Sequence[Step], where: str) -> Array:
+    require_numbers(array, where)
     for step in steps:
         if len(step) != 1:
             raise DataError(f"{where}: a preprocessing step has exactly one key, this one has {len(step)}: {step}")

@@ -46,6 +46,12 @@ def require_keys(path: str, wanted: Iterable[str], present: Sequence[str], what:
             raise DataError(f"{path}: there is no {what} {key!r}{near(key, present)}")
 
 
+def require_numbers(array: Array, where: str) -> None:
+    """Raises DataError for text, times and whatever else is no number."""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: must hold numbers, not {array.dtype}; save a numeric array")
+
+
 def native(array: Array) -> Array:
     """The same values in this machine's byte order, which is all that an interpreter takes."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -104,5 +110,8 @@ def agree(path: str, lengths: dict[str, int]) -> int:
     """The number of examples that all arrays share; DataError lists them where they differ."""
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{key}: {length}" for key, length in itertools.islice(lengths.items(), 10))
-        raise DataError(f"{path}: arrays must hold the same number of examples along their first axis, but {listed}")
+        raise DataError(
+            f"{path}: arrays must hold the same number of examples along their first axis, but have {listed}; "
+            "save one row of each for every example"
+        )
     return next(iter(lengths.values()))

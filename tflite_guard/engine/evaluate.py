@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tflite_guard.datasets import Batch, Dataset
+from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
 from tflite_guard.engine.names import Names, TensorInfo
-from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs
+from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.tflite import Port, bind, dequantize, evaluate_batches, inspect, names_of
 from tflite_guard.errors import DataError
 from tflite_guard.files import sha256_of
@@ -25,6 +25,7 @@ from tflite_guard.results import Measurement
 from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, Kernels
 
 Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 OnProgress = Callable[[int, int], None]
 
 
@@ -38,9 +39,10 @@ class _Column:
     title: str
     scores: list[Scores] = field(default_factory=list)
 
-    def add(self, outputs: dict[str, Array], reference: dict[str, Array], labels: dict[str, Array]) -> None:
+    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, start: int) -> None:
         wanted = None if self.labels is None else labels[self.labels]
-        self.scores.append(per_example(self.spec, outputs[self.output], reference[self.output], wanted))
+        scores = per_example(self.spec, outputs[self.output], reference[self.output], wanted, start=start)
+        self.scores.append(scores)
 
     def measured(self, groups: Array | None, seed: int) -> Measurement:
         output = self.output if self.title != self.spec.name else self.spec.output
@@ -58,7 +60,7 @@ class _Whole:
     reference: list[list[Array]] = field(default_factory=list)
     wanted: list[Array] = field(default_factory=list)
 
-    def add(self, outputs: dict[str, Array], reference: dict[str, Array], labels: dict[str, Array]) -> None:
+    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, _start: int) -> None:
         names = list(reference) if self.spec.output is None else [self.spec.output]
         self.outputs.append([outputs[name] for name in names])
         self.reference.append([reference[name] for name in names])
@@ -107,8 +109,9 @@ class Scorer:
     def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
         """Score one batch; every array's first axis is the batch's."""
         labels = {self._aliases.get(key, key): value for key, value in batch.labels.items()}
-        for column in self._columns:
-            column.add(outputs, reference, labels)
+        with about(self._dataset):
+            for column in self._columns:
+                column.add(outputs, reference, labels, batch.start)
         if batch.groups is not None:
             self._groups.append(batch.groups)
 
@@ -163,7 +166,8 @@ class Subject:
         """Batches with the .tflite's outputs by canonical name."""
         data = self.data()
         batches = data.batches(batch_size(data))
-        return evaluate_batches(self.tflite, batches, kernels, self.threads, self.names)
+        with about(self.dataset):
+            yield from evaluate_batches(self.tflite, batches, kernels, self.threads, self.names)
 
     def scorer(self) -> Scorer:
         """A collector of this subject's metrics."""
@@ -185,6 +189,7 @@ def evaluate(subject: Subject, variant: VariantSpec, out: str, progress: OnProgr
     scorer = subject.scorer()
     for batch, outputs in subject.run(variant.kernels):
         count = _length(outputs)
+        require_finite(subject.tflite, outputs, batch.start)
         scorer.add(batch, outputs, subject.reference_rows(batch, count))
         progress(batch.start + count, subject.recorded.examples)
     scorer.save(Path(out) / "scores.npz")
@@ -201,7 +206,7 @@ def names_for(tflite: str, described: dict[str, Any] | None, recorded: Outputs) 
     if described is not None:
         return msgspec.convert(described, Names)
     own = names_of(tflite)
-    return Names(own.inputs, {name: TensorInfo((None, *recorded.tail(name)), "float32") for name in recorded.names})
+    return Names(own.inputs, {name: TensorInfo(*recorded.kind(name)) for name in recorded.names})
 
 
 def _observe(subject: Subject, variant: VariantSpec) -> dict[str, Any]:
@@ -218,7 +223,9 @@ def _observe(subject: Subject, variant: VariantSpec) -> dict[str, Any]:
         for batch, outputs in subject.run(kernels):
             count = _length(outputs)
             observed = _dequantized(_named(theirs.take(count), subject.names, variant.observed_outputs), ports)
-            largest = max([largest, *(_steps(observed[name], outputs[name], ports[name]) for name in outputs)])
+            for name, ours in outputs.items():
+                _require_shape(variant.observed_outputs, name, observed[name], ours)
+                largest = max(largest, _steps(observed[name], ours, ports[name]))
             if kernels == variant.kernels:
                 scorer.add(batch, observed, subject.reference_rows(batch, count))
         steps[kernels] = round(largest, 6)
@@ -245,13 +252,16 @@ def _dequantized(arrays: dict[str, Array], ports: dict[str, Port]) -> dict[str, 
     }
 
 
+def _require_shape(path: str, name: str, observed: Array, ours: Array) -> None:
+    if observed.shape != ours.shape:
+        theirs, wanted = list(observed.shape[1:]), list(ours.shape[1:])
+        raise DataError(
+            f"{path}: has shape {theirs} an example where the model's output {name!r} has {wanted}; record it as it is"
+        )
+
+
 def _steps(observed: Array, ours: Array, port: Port) -> float:
     """The largest difference in quantization steps; in the output's own unit where it is float."""
-    if observed.shape != ours.shape:
-        raise DataError(
-            f"observed outputs have shape {list(observed.shape[1:])} an example "
-            f"and the model gives {list(ours.shape[1:])}; record the model's output as it is"
-        )
     return float(np.max(np.abs(observed.astype(np.float64) - ours), initial=0.0)) / (port.scale or 1.0)
 
 

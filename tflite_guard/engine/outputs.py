@@ -22,26 +22,38 @@ INDEX = "outputs.json"
 
 
 def write_outputs(
-    stream: Iterable[dict[str, Array]], folder: str, progress: Callable[[int, int], None], examples: int | None = None
+    stream: Iterable[dict[str, Array]],
+    folder: str,
+    progress: Callable[[int, int], None],
+    source: str,
+    examples: int | None = None,
 ) -> dict[str, Any]:
     """Write batches of outputs, {name: (n, …)}, as they come; memory does not grow with their number.
+
+    Args:
+        stream: the batches, in order.
+        folder: where to write.
+        progress: called with (examples done, examples in all).
+        source: what gave them, for messages.
+        examples: how many there will be, where that is known.
 
     Returns:
         `files`, the names of those written to the folder, and `examples`, how many rows each array has.
 
     Raises:
-        EvaluationError: an output's shape changes from batch to batch, or there is no example.
+        EvaluationError: an output is not finite, or changes its shape from batch to batch, or there is no example.
     """
     names: list[str] = []
     maps: list[Any] = []
     done = 0
     for outputs in stream:
         count = len(next(iter(outputs.values())))
+        require_finite(source, outputs, done)
         if not names:
             names = list(outputs)
             maps = [_Growing(Path(folder) / f"{index}.npy") for index in range(len(names))]
         for name, growing in zip(names, maps, strict=True):
-            growing.append(name, np.asarray(outputs[name]))
+            growing.append(f"{source}: output {name!r}", np.asarray(outputs[name]))
         done += count
         progress(done, examples or done)
     if done == 0:
@@ -52,6 +64,19 @@ def write_outputs(
     index = {"names": names, "examples": done, "arrays": arrays}
     (Path(folder) / INDEX).write_bytes(msgspec.json.encode(index))
     return {"files": [INDEX, *arrays], "examples": done}
+
+
+def require_finite(source: str, outputs: dict[str, Array], start: int) -> None:
+    """Raise EvaluationError of kind `non-finite-output` where a batch that begins at example `start` holds NaN."""
+    for name, array in outputs.items():
+        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        if not finite.all():
+            first = start + int(np.flatnonzero(~finite)[0])
+            raise EvaluationError(
+                "non-finite-output",
+                f"{source}: output {name!r} holds NaN or infinity, first in example {first} (from 0), and such outputs "
+                "cannot be judged; find what overflows or divides by zero in the model, or leave the example out",
+            )
 
 
 class _Growing:
@@ -73,7 +98,7 @@ class _Growing:
         elif rows.shape[1:] != self._tail:
             raise EvaluationError(
                 "output-shape",
-                f"output {name!r} changes its shape between examples, from {list(self._tail)} to "
+                f"{name} changes its shape between examples, from {list(self._tail)} to "
                 f"{list(rows.shape[1:])}; give every example the same shape with `resize` or `reshape`",
             )
         self._stream.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
@@ -101,9 +126,9 @@ class Outputs:
             for name, file in zip(index["names"], index["arrays"], strict=True)
         }
 
-    def tail(self, name: str) -> tuple[int, ...]:
-        """The shape of one example of an output."""
-        return tuple(self._arrays[name].shape[1:])
+    def kind(self, name: str) -> tuple[tuple[int | None, ...], str]:
+        """The shape of an output, its first axis free, and its dtype."""
+        return (None, *self._arrays[name].shape[1:]), str(self._arrays[name].dtype)
 
     def rows(self, name: str, start: int, stop: int) -> Array:
         """Rows [start, stop) of one output, (n, …)."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tflite_guard.datasets import Dataset, open_dataset
+from tflite_guard.datasets import Dataset, about, open_dataset
 from tflite_guard.errors import ModelFileError
 from tflite_guard.manifest.types import DatasetSpec, MetricSpec, ReferenceSpec, VariantSpec
 
@@ -55,7 +55,7 @@ class Session:
         spec = msgspec.convert(reference, ReferenceSpec)
         data = msgspec.convert(dataset, DatasetSpec)
         if spec.kind == "outputs":
-            written = write_outputs(recorded_outputs(spec.path, data, self._open), out, self._progress)
+            written = write_outputs(recorded_outputs(spec.path, data, self._open), out, self._progress, spec.path)
             return written | {"names": None}
         if spec.kind == "tflite":
             from tflite_guard.engine.tflite import evaluate_batches
@@ -70,15 +70,16 @@ class Session:
             opened = self._open(data, list(names.inputs))
             batches = opened.batches(batch_size(opened), with_labels=False)
             stream = (source.reference.predict(batch.inputs) for batch in batches)
-        return write_outputs(stream, out, self._progress, opened.examples) | {"names": _builtins(names)}
+        with about(data):
+            written = write_outputs(stream, out, self._progress, spec.path, opened.examples)
+        return written | {"names": _builtins(names)}
 
-    def task_convert(
-        self, *, reference: dict[str, Any], variant: dict[str, Any], out: str
-    ) -> dict[str, Any]:
+    def task_convert(self, *, reference: dict[str, Any], variant: dict[str, Any], out: str) -> dict[str, Any]:
         """Make one variant with the TFLiteConverter and write it to `out`/model.tflite."""
         spec = msgspec.convert(variant, VariantSpec)
         source = self._source(msgspec.convert(reference, ReferenceSpec))
-        model = source.quantize(spec, self._calibration(spec, list(source.names.inputs)))
+        with about(spec.calibration):
+            model = source.quantize(spec, self._calibration(spec, list(source.names.inputs)))
         return _write_model(model, out)
 
     def task_recipe(self, *, float32: str, variant: dict[str, Any], out: str) -> dict[str, Any]:
@@ -89,9 +90,10 @@ class Session:
         spec = msgspec.convert(variant, VariantSpec)
         assert spec.recipe is not None
         calibration = self._calibration(spec, list(names_of(float32).inputs))
-        model = quantize_with_recipe(
-            Path(float32).read_bytes(), spec.recipe, calibration, spec.keep_float, spec.calibration_options
-        )
+        with about(spec.calibration):
+            model = quantize_with_recipe(
+                Path(float32).read_bytes(), spec.recipe, calibration, spec.keep_float, spec.calibration_options
+            )
         return _write_model(model, out)
 
     def task_evaluate(

@@ -68,7 +68,9 @@ def read(path: str) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise _error(path, "this is not a regular file")
     if status.st_size > MAX_BYTES:
-        raise _error(path, f"{status.st_size:,} bytes are too many for a manifest (at most {MAX_BYTES:,})")
+        raise _error(
+            path, f"{status.st_size:,} bytes are too many for a manifest (at most {MAX_BYTES:,}): another file?"
+        )
     try:
         with Path(path).open("rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -88,7 +90,7 @@ def parse(data: bytes, name: str) -> Document:
         return Problem(name, *_position(starts, offset), message)
 
     if not text.strip(" \t\r\n"):
-        raise _error(name, "the file is empty")
+        raise _error(name, "the file is empty; tflite-guard init MODEL writes a first manifest")
     if (deep := _too_deep(text)) is not None:
         raise ManifestError([problem(deep, f"nested more than {MAX_DEPTH} levels deep")])
     try:

@@ -69,7 +69,11 @@ def _check_version(document: Document) -> None:
     """Another version is one problem; what else differs would be noise."""
     version = document.value.get("schema_version", MANIFEST_VERSION)
     if version != MANIFEST_VERSION or isinstance(version, bool):
-        message = f'"schema_version" is {quoted(version)}; this tflite-guard reads the number {MANIFEST_VERSION}'
+        newer = isinstance(version, int) and version > MANIFEST_VERSION
+        advice = "; install a newer one (pip install -U tflite-guard)" if newer else ""
+        message = (
+            f'"schema_version" is {quoted(version)}; this tflite-guard reads the number {MANIFEST_VERSION}{advice}'
+        )
         raise ManifestError([Problem(document.name, *document.at_value(("schema_version",)), message)])
 
 

@@ -61,7 +61,7 @@ def decisions(spec: MetricSpec, outputs: Array) -> tuple[Array, Array]:
     """Class numbers (n, ...) int64 and which of them were ties (n, ...) bool.
 
     The largest of the last axis decides, ties take the lowest index. A single unit decides for class
-    1 from the threshold on (>=), and a value on the threshold is a tie. Integer outputs are decisions
+    1 above the threshold, and a value on it is a tie, which the lowest index (0) takes. Integer outputs are decisions
     already. Raises DataError for a `threshold` where there is more than one unit.
     """
     if is_decided(outputs):
@@ -70,7 +70,7 @@ def decisions(spec: MetricSpec, outputs: Array) -> tuple[Array, Array]:
     if is_one_unit(outputs):
         units = outputs if outputs.ndim == 1 else outputs[..., 0]
         threshold = binary_threshold(spec)
-        return (units >= threshold).astype(np.int64), units == threshold
+        return (units > threshold).astype(np.int64), units == threshold
     if spec.threshold is not None:
         raise DataError(
             f"{spec.name}: a threshold decides on an output of one unit, but this one has {outputs.shape[-1]} "
@@ -176,7 +176,9 @@ def _integral(batch: Compared, labels: Array) -> Array:
         wrong = np.argwhere(~(np.isfinite(labels) & (labels == np.floor(labels)) & (np.abs(labels) < 2**53)))
         if len(wrong):
             found = labels[tuple(wrong[0])]
-            raise DataError(f"{_label(batch, wrong[0][0])} is {found}, which is not a class number")
+            raise DataError(
+                f"{_label(batch, wrong[0][0])} is {found}, which is not a class number; mend it or leave it out"
+            )
     return labels.astype(np.int64)
 
 

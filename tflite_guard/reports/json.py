@@ -35,6 +35,10 @@ def read(path: str) -> Report:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not a report of tflite-guard: {error}") from None
+        raise _foreign(path, str(error)) from None
     except jsonschema.ValidationError as error:
-        raise UsageError(f"{path}: is not a report of tflite-guard: {error.json_path}: {error.message[:300]}") from None
+        raise _foreign(path, f"{error.json_path}: {error.message[:300]}") from None
+
+
+def _foreign(path: str, why: str) -> UsageError:
+    return UsageError(f"{path}: is not a report ({why}); name a report.json that `tflite-guard check` wrote")

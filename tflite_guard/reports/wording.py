@@ -152,7 +152,7 @@ def _unproven(metric: MetricResult) -> bool:
 
 
 def problems(report: Report) -> Iterator[tuple[Verdict, str, str]]:
-    """What did not pass, worst first: verdict, `model / variant`, sentence."""
+    """What did not pass, worst first: verdict, `model / variant`, sentence; an error that variants share, once."""
     found = [item for model in report.models for item in _model_problems(model)]
     order = [Verdict.ERROR, Verdict.FAIL, Verdict.WARN]
     yield from sorted(found, key=lambda item: order.index(item[0]))
@@ -162,10 +162,14 @@ def _model_problems(model: ModelResult) -> Iterator[tuple[Verdict, str, str]]:
     if model.error is not None:
         yield Verdict.ERROR, plain(model.name), plain(model.error.message, 2000)
         return
+    told: dict[str, list[str]] = {}
+    for variant in model.variants:
+        if variant.error is not None:
+            told.setdefault(variant.error.message, []).append(plain(variant.name))
+    for message, names in told.items():
+        yield Verdict.ERROR, f"{plain(model.name)} / {', '.join(names)}", plain(message, 2000)
     for variant in model.variants:
         where = f"{plain(model.name)} / {plain(variant.name)}"
-        if variant.error is not None:
-            yield Verdict.ERROR, where, plain(variant.error.message, 2000)
         observed = variant.observed
         for metric in variant.metrics:
             if metric.verdict is not Verdict.PASS:
