@@ -249,7 +249,7 @@ def test_a_hundred_megabytes_are_refused_before_they_are_read(tmp_path: Path) ->
     message = unreadable(str(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert message == "100,000,000 bytes are too many for a manifest (at most 4,194,304)"
+    assert message == "100,000,000 bytes are too many for a manifest (at most 4,194,304); is it another file?"
     assert peak < 1_000_000
 
 

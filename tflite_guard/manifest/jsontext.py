@@ -69,7 +69,7 @@ def read(path: str) -> bytes:
         raise _error(path, "this is not a regular file")
     if status.st_size > MAX_BYTES:
         raise _error(
-            path, f"{status.st_size:,} bytes are too many for a manifest (at most {MAX_BYTES:,}): another file?"
+            path, f"{status.st_size:,} bytes are too many for a manifest (at most {MAX_BYTES:,}); is it another file?"
         )
     try:
         with Path(path).open("rb") as file:

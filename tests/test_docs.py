@@ -1,0 +1,99 @@
+"""The documents are true: links resolve, commands and options exist, the manifest shown is valid."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.conftest import EXAMPLES, ROOT, Run
+from tflite_guard.cli import cli
+from tflite_guard.errors import GuardError
+from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, TOLERANCES
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_exist(page: Path) -> None:
+    commands: dict[str, click.Command] = dict(cli.commands)
+    known = {option for command in commands.values() for parameter in command.params for option in parameter.opts}
+    group = commands["baseline"]
+    assert isinstance(group, click.Group)
+    known |= {option for command in group.commands.values() for parameter in command.params for option in parameter.opts}
+    text = page.read_text()
+    for command in re.findall(r"`tflite-guard ([a-z]+)", text):
+        assert command in commands, command
+    for line in re.findall(r"`(tflite-guard[^`]*|--[^`]*)`", text):
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line):
+            assert option in known | {"--help"}, option
+
+
+def test_the_manifest_in_the_readme_is_valid(run: Run, digits: Path) -> None:
+    (shown,) = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
+    (digits / "shown.json").write_text(json.dumps(shown))
+    finished = run("validate", digits / "shown.json")
+    assert finished.code == 0, finished.err
+
+
+def test_every_word_of_a_manifest_is_documented() -> None:
+    page = (ROOT / "docs/manifest.md").read_text()
+    for word in [*QUANTIZATIONS, *METRICS, *TOLERANCES]:
+        assert f"`{word}`" in page or f'"{word}"' in page, word
+    metrics = (ROOT / "docs/metrics.md").read_text()
+    for word in METRICS:
+        assert f"`{word}`" in metrics, word
+
+
+def test_the_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
+    table = dict(re.findall(r"^\| (\d+) \| (.+) \|$", README, re.MULTILINE))
+    assert set(table) == {"0", "1", "2", "3", "130"}
+
+    def codes(kind: type[GuardError]) -> set[int]:
+        return {kind.exit_code} | {code for sub in kind.__subclasses__() for code in codes(sub)}
+
+    assert codes(GuardError) == {2, 3}
+
+
+def test_the_extras_of_the_readme_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"tflite-guard\[([a-z,-]+)\]", README) + re.findall(r"'\.\[([a-z,]+)\]'", README)
+    assert {extra for group in named for extra in group.split(",")} <= set(extras)
+
+
+def test_the_architecture_names_every_room_and_no_other() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "tflite_guard").iterdir()
+        if (path.is_dir() or path.suffix == ".py") and not path.name.startswith("_")
+    }
+    rows = re.search(r"## The rooms\n(.*?)\n## ", text, re.DOTALL)
+    assert rows is not None
+    named = {name for row in re.findall(r"^\| (`.*?) \|", rows[1], re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+    assert named == rooms
+
+
+def test_the_ci_script_runs_the_commands_of_the_readme() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    for name in ("example", "tests"):
+        assert re.search(rf"<!-- command: {name} -->\n```sh\n.+\n```", README)
+        assert f'command_after "command: {name}"' in script
+
+
+def test_the_example_is_small_and_whole() -> None:
+    assert sum(path.stat().st_size for path in EXAMPLES.rglob("*") if path.is_file()) < 600_000
+    assert (EXAMPLES / "digits/train.py").exists()
