@@ -35,6 +35,8 @@ def read(path: str) -> Baseline:
     try:
         with Path(path).open(encoding="utf-8") as file:
             found = json.load(file, parse_constant=_refuse, object_pairs_hook=_without_repeats)
+    except IsADirectoryError as error:
+        raise _broken(path, "is a folder: move it away") from error
     except OSError as error:
         raise _broken(path, f"cannot be read: {error.strerror}") from error
     # A file nested beyond reason ends in RecursionError; bad encodings and bad JSON are ValueErrors.

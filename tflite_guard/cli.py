@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -133,6 +134,7 @@ def init(model: str, data: str | None, output: str, force: bool, verbose: bool) 
     """Write a manifest that works for MODEL, with DATA (.npz) if given."""
     from tflite_guard.init import write_manifest
 
+    _require_place(output)
     for line in write_manifest(model, data, output, force=force, on_log=_log if verbose else None):
         click.echo(line)
 
@@ -215,6 +217,9 @@ def schema(name: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: runs a command and exits with the code of the contract."""
     _protect()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # in a locale without the marks and dashes of a report
     signal.signal(signal.SIGTERM, _terminate)
     try:
         cli.main(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tflite_guard.errors import DataError, UsageError
+from tflite_guard.errors import DataError, EvaluationError, UsageError
 from tflite_guard.files import find_root, sniff, write_atomically
 from tflite_guard.manifest.types import ReferenceSpec
 from tflite_guard.pipeline import Options, describe
@@ -45,8 +45,9 @@ def write_manifest(
     """
     if os.path.exists(output) and not force:
         raise UsageError(f"{output}: exists already; use --force to overwrite it, or -o to write another")
-    if not os.path.exists(model):
-        raise UsageError(f"{model}: no such file or folder")
+    for path in filter(None, (model, data)):
+        if not os.path.exists(path):
+            raise UsageError(f"{path}: no such file or folder")
     kind = KINDS.get(sniff(model))
     if kind is None:
         raise UsageError(f"{model}: is no .keras, .h5, SavedModel or .tflite that can be read")
@@ -57,15 +58,24 @@ def write_manifest(
             raise UsageError(
                 f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)"
             )
-    names = describe(ReferenceSpec(kind, os.path.realpath(model)), Options(), on_log)
+    try:
+        names = describe(ReferenceSpec(kind, os.path.realpath(model)), Options(), on_log)
+    except EvaluationError as error:
+        raise EvaluationError(error.kind, str(error).replace(os.path.realpath(model), model)) from None
     if data is None:
         data = _random_data(names["inputs"], Path(folder) / f"{Path(output).stem}-random.npz")
-        yield f"{data}: {RANDOM_EXAMPLES} random examples; they show that conversion works, not how accurate it is"
-        yield "replace them with real data and labels"
+        notes = [
+            f"{data}: {RANDOM_EXAMPLES} random examples; they show that conversion works, not how accurate it is",
+            "replace them with real data and labels",
+        ]
     else:
-        yield "calibration uses the evaluation data for now; name a sample of the training data for honest figures"
+        notes = ["calibration uses the evaluation data for now; name a sample of the training data for honest figures"]
     manifest = _manifest(kind, model, data, folder, names)
-    write_atomically(output, (json.dumps(manifest, indent=2) + "\n").encode())
+    try:
+        write_atomically(output, (json.dumps(manifest, indent=2) + "\n").encode())
+    except OSError as error:
+        raise EvaluationError("file", f"{output}: cannot be written ({error.strerror}); name another with -o") from None
+    yield from notes
     variants = ", ".join(
         variant if isinstance(variant, str) else variant["name"] for variant in manifest["models"][0]["variants"]
     )

@@ -259,7 +259,7 @@ class WorkerPool:
         try:
             self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
         except OSError as error:  # FileNotFoundError, with all that were tried, where none can be written
-            raise _no_scratch(error, os.environ.get("TMPDIR", "the folder for temporary files")) from None
+            raise _no_scratch(error, os.environ.get("TMPDIR", "scratch files")) from None
         self._confinement = confinement
         self._on_log = on_log
         self._free: list[WorkerPair] = []
