@@ -1,7 +1,7 @@
 """Draw docs/terminal.svg: a finished report as a person sees it in a terminal.
 
-    tflite-guard check examples/digits-broken/tflite-guard.json --format json > report.json
-    python docs/picture.py report.json "tflite-guard check examples/digits-broken/tflite-guard.json"
+tflite-guard check examples/digits-broken/tflite-guard.json --format json > report.json
+python docs/picture.py report.json "tflite-guard check examples/digits-broken/tflite-guard.json"
 """
 
 from __future__ import annotations

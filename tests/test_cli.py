@@ -214,8 +214,11 @@ def in_a_terminal(*arguments: str | Path, columns: int) -> str:
     parent, child = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "tflite_guard", *map(str, arguments)],
-        stdin=child, stdout=child, stderr=child, env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
-    )  # fmt: skip
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
+    )
     os.close(child)
     seen = b""
     deadline = time.monotonic() + 120

@@ -33,7 +33,9 @@ def test_commands_and_options_exist(page: Path) -> None:
     known = {option for command in commands.values() for parameter in command.params for option in parameter.opts}
     group = commands["baseline"]
     assert isinstance(group, click.Group)
-    known |= {option for command in group.commands.values() for parameter in command.params for option in parameter.opts}
+    known |= {
+        option for command in group.commands.values() for parameter in command.params for option in parameter.opts
+    }
     text = page.read_text()
     for command in re.findall(r"`tflite-guard ([a-z]+)", text):
         assert command in commands, command
@@ -83,7 +85,9 @@ def test_the_architecture_names_every_room_and_no_other() -> None:
     }
     rows = re.search(r"## The rooms\n(.*?)\n## ", text, re.DOTALL)
     assert rows is not None
-    named = {name for row in re.findall(r"^\| (`.*?) \|", rows[1], re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+    named = {
+        name for row in re.findall(r"^\| (`.*?) \|", rows[1], re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
+    }
     assert named == rooms
 
 

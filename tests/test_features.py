@@ -53,8 +53,11 @@ def converted(run: Run, digits: Path, variant: str, to: str) -> Path:
 
 def test_a_float_tflite_as_reference(run: Run, digits: Path, images: np.ndarray) -> None:
     reference = converted(run, digits, "float32", "float.tflite")
-    path = edited(digits, ["float32", {"name": "int8", "quantization": "int8"}, {"name": "shipped", "tflite": "app/digits_int8.tflite"}],
-                  reference={"tflite": "float.tflite"})  # fmt: skip
+    path = edited(
+        digits,
+        ["float32", {"name": "int8", "quantization": "int8"}, {"name": "shipped", "tflite": "app/digits_int8.tflite"}],
+        reference={"tflite": "float.tflite"},
+    )
     finished = run("check", path, "--format", "json")
     assert finished.code == 0, finished.out
     assert finished.metric("float32", "sqnr") | {"identical": True, "value": None} == finished.metric("float32", "sqnr")
@@ -68,7 +71,9 @@ def test_a_float_tflite_as_reference(run: Run, digits: Path, images: np.ndarray)
 def test_recorded_outputs_as_reference_with_a_limit(run: Run, digits: Path, images: np.ndarray) -> None:
     recorded = outputs_of(converted(run, digits, "float32", "float.tflite"), images)
     np.savez(digits / "data/recorded.npz", whatever=recorded)
-    path = edited(digits, [{"name": "shipped", "tflite": "app/digits_int8.tflite"}], reference={"outputs": "data/recorded.npz"})
+    path = edited(
+        digits, [{"name": "shipped", "tflite": "app/digits_int8.tflite"}], reference={"outputs": "data/recorded.npz"}
+    )
     manifest = manifest_of(digits)
     manifest["datasets"]["test"] |= {"limit": 100, "seed": 7}
     finished = run("check", write_manifest(path.parent, manifest), "--format", "json")
@@ -100,22 +105,44 @@ def test_kept_float_layers_are_float_and_the_rest_is_not(run: Run, digits: Path)
 
 
 def test_recipes_by_name_and_by_file(run: Run, digits: Path) -> None:
-    recipe = [{"regex": ".*", "operation": "*", "algorithm_key": "min_max_uniform_quantize", "op_config": {
-        "weight_tensor_config": {"num_bits": 4, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"},
-        "compute_precision": "FLOAT", "explicit_dequantize": True, "skip_checks": False, "min_weight_elements": 0}}]  # fmt: skip
+    recipe = [
+        {
+            "regex": ".*",
+            "operation": "*",
+            "algorithm_key": "min_max_uniform_quantize",
+            "op_config": {
+                "weight_tensor_config": {
+                    "num_bits": 4,
+                    "symmetric": True,
+                    "granularity": "CHANNELWISE",
+                    "dtype": "INT",
+                },
+                "compute_precision": "FLOAT",
+                "explicit_dequantize": True,
+                "skip_checks": False,
+                "min_weight_elements": 0,
+            },
+        }
+    ]
     (digits / "recipe.json").write_text(json.dumps(recipe))
     names = ["weight_only_wi8_afp32", "dynamic_wi8_afp32", "static_wi8_ai8"]
-    variants: list[Any] = [{"name": name, "recipe": name} for name in names] + [{"name": "file", "recipe": "recipe.json"}]
+    variants: list[Any] = [{"name": name, "recipe": name} for name in names] + [
+        {"name": "file", "recipe": "recipe.json"}
+    ]
     finished = run("check", edited(digits, variants, tolerances={"accuracy": {"max_drop": 0.02}}), "--format", "json")
     assert finished.code == 0, finished.out + finished.err
     sqnr = {name: finished.metric(name, "sqnr")["value"] for name in [*names, "file"]}
     assert sqnr["weight_only_wi8_afp32"] > sqnr["static_wi8_ai8"] > sqnr["file"] > 5
-    assert finished.variant("file")["artifact"]["size_bytes"] < finished.variant("weight_only_wi8_afp32")["artifact"]["size_bytes"]
+    assert (
+        finished.variant("file")["artifact"]["size_bytes"]
+        < finished.variant("weight_only_wi8_afp32")["artifact"]["size_bytes"]
+    )
 
 
 def test_reference_kernels_are_the_interpreters_reference_kernels(run: Run, digits: Path, images: np.ndarray) -> None:
     variants = [
-        {"name": kernels, "tflite": "app/digits_int8.tflite", "kernels": kernels} for kernels in ("default", "reference")
+        {"name": kernels, "tflite": "app/digits_int8.tflite", "kernels": kernels}
+        for kernels in ("default", "reference")
     ]
     finished = run("check", edited(digits, variants), "--format", "json")
     reference = outputs_of(digits / "app/digits_int8.tflite", images, OpResolverType.BUILTIN_REF)
@@ -133,7 +160,13 @@ def test_outputs_observed_in_an_application(run: Run, digits: Path, images: np.n
     observed[5] = np.roll(observed[5], 1)
     steps = int(np.max(np.abs(observed[5].astype(int) - outputs_of(model, images[5:6])[0].astype(int))))
     np.savez(digits / "phone.npz", out=observed if raw else (observed.astype(np.float32) - zero) * np.float32(scale))
-    variant = {"name": "int8", "quantization": "int8", "io": "int8", "observed_outputs": "phone.npz", "observed_tolerance": 1}
+    variant = {
+        "name": "int8",
+        "quantization": "int8",
+        "io": "int8",
+        "observed_outputs": "phone.npz",
+        "observed_tolerance": 1,
+    }
     finished = run("check", edited(digits, [variant]), "--format", "json")
     assert finished.code == 1
     found = finished.variant("int8")["observed"]
@@ -165,13 +198,18 @@ def test_a_metric_of_the_users_own(run: Run, digits: Path) -> None:
     assert values[1]["confidence_interval"] is not None
     assert values[2]["confidence_interval"] is None
     (digits / "mine.py").write_text("def right(outputs, labels):\n    return [0.0] * len(labels)\none = right\n")
-    assert run("check", path, "--allow-code", "--format", "json").metric("shipped", "right")["value"] == 0  # never from the cache
+    assert (
+        run("check", path, "--allow-code", "--format", "json").metric("shipped", "right")["value"] == 0
+    )  # never from the cache
 
 
 def test_measured_ranges_and_fewer_samples_change_the_artifact(run: Run, digits: Path) -> None:
     options: dict[str, Any] = {
-        "plain": {"samples": 200}, "measured": {"ranges": "measured"}, "few": {"samples": 3}, "clipped": {"clip_percentile": 99.0},
-    }  # fmt: skip
+        "plain": {"samples": 200},
+        "measured": {"ranges": "measured"},
+        "few": {"samples": 3},
+        "clipped": {"clip_percentile": 99.0},
+    }
     variants = [{"name": name, "quantization": "int8", "calibration_options": value} for name, value in options.items()]
     finished = run("check", edited(digits, variants, tolerances={}), "--format", "json")
     assert finished.code == 0, finished.out
@@ -218,16 +256,28 @@ def test_several_inputs_and_outputs_are_bound_by_name(run: Run, two_by_two: Path
     manifest = {
         "schema_version": 1,
         "datasets": {
-            "test": {"source": "npz", "path": "data.npz", "inputs": {"apple": "a", "zebra": "z"},
-                     "labels": {"small": "small", "large": "large"}},
+            "test": {
+                "source": "npz",
+                "path": "data.npz",
+                "inputs": {"apple": "a", "zebra": "z"},
+                "labels": {"small": "small", "large": "large"},
+            },
         },
-        "models": [{
-            "name": "two", "reference": {"keras": "two.keras"}, "evaluation": "test", "calibration": "test",
-            "metrics": ["sqnr", {"name": "mae_small", "metric": "mae", "output": "small"},
-                        {"name": "mae_large", "metric": "mae", "output": "large"}],
-            "variants": ["float32", "int8", "dynamic_range"],
-        }],
-    }  # fmt: skip
+        "models": [
+            {
+                "name": "two",
+                "reference": {"keras": "two.keras"},
+                "evaluation": "test",
+                "calibration": "test",
+                "metrics": [
+                    "sqnr",
+                    {"name": "mae_small", "metric": "mae", "output": "small"},
+                    {"name": "mae_large", "metric": "mae", "output": "large"},
+                ],
+                "variants": ["float32", "int8", "dynamic_range"],
+            }
+        ],
+    }
     finished = run("check", write_manifest(two_by_two, manifest), "--format", "json")
     assert finished.code == 0, finished.out + finished.err
     assert finished.metric("float32", "mae_small")["reference"] == pytest.approx(0.25, abs=1e-5)
@@ -239,7 +289,12 @@ def test_several_inputs_and_outputs_are_bound_by_name(run: Run, two_by_two: Path
 
 def test_the_size_is_a_metric(run: Run, digits: Path) -> None:
     tolerances = {"size_bytes": {"max": 24_000}}
-    path = edited(digits, ["float16", {"name": "int8", "quantization": "int8"}], metrics=["size_bytes", "agreement"], tolerances=tolerances)
+    path = edited(
+        digits,
+        ["float16", {"name": "int8", "quantization": "int8"}],
+        metrics=["size_bytes", "agreement"],
+        tolerances=tolerances,
+    )
     finished = run("check", path, "--format", "json")
     assert finished.code == 1
     assert finished.metric("int8", "size_bytes")["verdict"] == "pass"

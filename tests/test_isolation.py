@@ -137,8 +137,12 @@ def test_a_hanging_model_is_ended_and_the_next_is_judged(run: Run, digits: Path)
     manifest = only(manifest_of(digits), "shipped", "float32")
     manifest["datasets"]["slow"] = {"source": "python", "path": "slow:load", "inputs": "image"}
     hanging = json.loads(json.dumps(manifest["models"][0])) | {
-        "name": "hanging", "evaluation": "slow", "metrics": ["sqnr"], "tolerances": {}, "calibration": "calib",
-    }  # fmt: skip
+        "name": "hanging",
+        "evaluation": "slow",
+        "metrics": ["sqnr"],
+        "tolerances": {},
+        "calibration": "calib",
+    }
     for variant in hanging["variants"]:
         if isinstance(variant, dict):
             variant.pop("tolerances", None)
@@ -160,9 +164,12 @@ def test_a_crashing_model_is_an_error_and_the_next_is_judged(run: Run, digits: P
     manifest = only(manifest_of(digits), "shipped", "float32")
     manifest["datasets"]["crash"] = {"source": "python", "path": "crash:load", "inputs": "image"}
     crashing = {
-        "name": "crashing", "reference": {"keras": "models/digits.keras"}, "evaluation": "crash", "metrics": ["sqnr"],
+        "name": "crashing",
+        "reference": {"keras": "models/digits.keras"},
+        "evaluation": "crash",
+        "metrics": ["sqnr"],
         "variants": ["float32"],
-    }  # fmt: skip
+    }
     manifest["models"].insert(0, crashing)
     finished = run("check", write_manifest(digits, manifest), "--allow-code", "--jobs", "1", "--format", "json")
     assert finished.code == 3
@@ -216,11 +223,21 @@ def test_an_interrupt_leaves_no_child_and_no_half_written_file(tmp_path: Path, s
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tflite_guard", "check", str(EXAMPLES / "digits/tflite-guard.json"),
-         "--report-dir", str(out),
-         "--cache-dir", str(cache)],
-        env=os.environ | {"TMPDIR": str(scratch)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "tflite_guard",
+            "check",
+            str(EXAMPLES / "digits/tflite-guard.json"),
+            "--report-dir",
+            str(out),
+            "--cache-dir",
+            str(cache),
+        ],
+        env=os.environ | {"TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + 60
     while not (children := children_of(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)

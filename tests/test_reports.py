@@ -41,81 +41,171 @@ SCHEMA = json.loads((Path(__file__).parents[1] / "schemas/report-v1.schema.json"
 
 def metric(name: str, value: float | None, verdict: Verdict, **settings: Any) -> MetricResult:
     defaults: dict[str, Any] = {
-        "name": name, "metric": name, "output": None, "reference": None, "value": value, "drop": None,
-        "confidence_interval": None, "interval_method": None, "interval_note": None, "examples": 1000, "groups": None,
-        "ties": 0, "identical": False, "higher_is_better": True, "tolerance": None, "verdict": verdict, "conclusive": None,
-    }  # fmt: skip
+        "name": name,
+        "metric": name,
+        "output": None,
+        "reference": None,
+        "value": value,
+        "drop": None,
+        "confidence_interval": None,
+        "interval_method": None,
+        "interval_note": None,
+        "examples": 1000,
+        "groups": None,
+        "ties": 0,
+        "identical": False,
+        "higher_is_better": True,
+        "tolerance": None,
+        "verdict": verdict,
+        "conclusive": None,
+    }
     return MetricResult(**(defaults | settings))
 
 
 def accuracy(value: float, interval: tuple[float, float], verdict: Verdict, **settings: Any) -> MetricResult:
     defaults: dict[str, Any] = {
-        "reference": 0.98, "drop": round(0.98 - value, 6), "confidence_interval": interval,
-        "interval_method": "newcombe-paired", "tolerance": {"max_drop": 0.02, "line": 12}, "conclusive": True,
+        "reference": 0.98,
+        "drop": round(0.98 - value, 6),
+        "confidence_interval": interval,
+        "interval_method": "newcombe-paired",
+        "tolerance": {"max_drop": 0.02, "line": 12},
+        "conclusive": True,
         "failed_limit": None if verdict is Verdict.PASS else "max_drop",
-    }  # fmt: skip
+    }
     return metric("accuracy", value, verdict, **(defaults | settings))
 
 
 def variant(name: str, verdict: Verdict, *metrics: MetricResult, **settings: Any) -> VariantResult:
     defaults: dict[str, Any] = {
-        "name": name, "quantization": name, "verdict": verdict, "cached": False,
-        "artifact": Artifact(24_000, "0" * 64, 12), "metrics": metrics, "findings": (), "remedies": (), "error": None,
-        "seconds": {"convert": 1.2, "evaluate": 0.6}, "line": 20,
-    }  # fmt: skip
+        "name": name,
+        "quantization": name,
+        "verdict": verdict,
+        "cached": False,
+        "artifact": Artifact(24_000, "0" * 64, 12),
+        "metrics": metrics,
+        "findings": (),
+        "remedies": (),
+        "error": None,
+        "seconds": {"convert": 1.2, "evaluate": 0.6},
+        "line": 20,
+    }
     return VariantResult(**(defaults | settings))
 
 
 def fixed() -> Report:
     whole = variant(
-        "float32", Verdict.PASS, accuracy(0.98, (-0.0038, 0.0038), Verdict.PASS),
+        "float32",
+        Verdict.PASS,
+        accuracy(0.98, (-0.0038, 0.0038), Verdict.PASS),
         metric("sqnr", None, Verdict.PASS, identical=True, tolerance={"min": 20.0, "line": 13}),
-        artifact=Artifact(84_000, "1" * 64, 12), cached=True, seconds={},
-    )  # fmt: skip
+        artifact=Artifact(84_000, "1" * 64, 12),
+        cached=True,
+        seconds={},
+    )
     failed = variant(
-        "int8", Verdict.FAIL, accuracy(0.91, (0.05, 0.09), Verdict.FAIL),
-        metric("sqnr", 11.375, Verdict.WARN, confidence_interval=(10.9, 11.9), interval_method="bootstrap", conclusive=True,
-               failed_limit="min", tolerance={"min": 20.0, "level": "warning", "line": 13}),
+        "int8",
+        Verdict.FAIL,
+        accuracy(0.91, (0.05, 0.09), Verdict.FAIL),
+        metric(
+            "sqnr",
+            11.375,
+            Verdict.WARN,
+            confidence_interval=(10.9, 11.9),
+            interval_method="bootstrap",
+            conclusive=True,
+            failed_limit="min",
+            tolerance={"min": 20.0, "level": "warning", "line": 13},
+        ),
         metric("size_bytes", 24000.0, Verdict.PASS, higher_is_better=False, tolerance={"max": 30000.0, "line": 14}),
         findings=(Finding("partially-quantized", "note", "1 of 12 operators compute in float: SIN (wave)"),),
-        observed=Observed("phone.npz", (accuracy(0.90, (0.06, 0.10), Verdict.FAIL),),
-                          {"default": 3.0, "reference": 0.0}, 1.0, Verdict.FAIL, Verdict.FAIL),
-    )  # fmt: skip
+        observed=Observed(
+            "phone.npz",
+            (accuracy(0.90, (0.06, 0.10), Verdict.FAIL),),
+            {"default": 3.0, "reference": 0.0},
+            1.0,
+            Verdict.FAIL,
+            Verdict.FAIL,
+        ),
+    )
     small = variant(
-        "int16", Verdict.PASS, accuracy(0.975, (-0.004, 0.024), Verdict.PASS, conclusive=False, baseline=0.979, regression=0.004),
+        "int16",
+        Verdict.PASS,
+        accuracy(0.975, (-0.004, 0.024), Verdict.PASS, conclusive=False, baseline=0.979, regression=0.004),
         findings=(Finding("underpowered-evaluation", "warning", "accuracy: 1,000 examples are too few"),),
-    )  # fmt: skip
+    )
     proof = variant(
-        "proof", Verdict.FAIL,
-        accuracy(0.97, (0.002, 0.031), Verdict.FAIL, conclusive=False,
-                 tolerance={"max_drop": 0.02, "require": "proven_pass", "line": 15}),
-    )  # fmt: skip
+        "proof",
+        Verdict.FAIL,
+        accuracy(
+            0.97,
+            (0.002, 0.031),
+            Verdict.FAIL,
+            conclusive=False,
+            tolerance={"max_drop": 0.02, "require": "proven_pass", "line": 15},
+        ),
+    )
     worse = variant(
-        "worse", Verdict.FAIL,
-        accuracy(0.97, (0.0, 0.02), Verdict.FAIL, baseline=0.985, regression=0.015, failed_limit="max_regression",
-                 tolerance={"max_regression": 0.01, "line": 16}),
-    )  # fmt: skip
+        "worse",
+        Verdict.FAIL,
+        accuracy(
+            0.97,
+            (0.0, 0.02),
+            Verdict.FAIL,
+            baseline=0.985,
+            regression=0.015,
+            failed_limit="max_regression",
+            tolerance={"max_regression": 0.01, "line": 16},
+        ),
+    )
     lost = variant(
-        "lost", Verdict.ERROR, artifact=None, error=ErrorInfo("conversion", "keep_float: no_such_layer matches nothing"), seconds={}
-    )  # fmt: skip
+        "lost",
+        Verdict.ERROR,
+        artifact=None,
+        error=ErrorInfo("conversion", "keep_float: no_such_layer matches nothing"),
+        seconds={},
+    )
     digits = ModelResult(
-        "digits", ManifestInfo("tflite-guard.json", "2" * 64), ReferenceResult("keras", "models/digits.keras", {"accuracy": 0.98}),
-        (whole, failed, small, proof, worse, lost), Verdict.ERROR, line=7,
-    )  # fmt: skip
+        "digits",
+        ManifestInfo("tflite-guard.json", "2" * 64),
+        ReferenceResult("keras", "models/digits.keras", {"accuracy": 0.98}),
+        (whole, failed, small, proof, worse, lost),
+        Verdict.ERROR,
+        line=7,
+    )
     broken = ModelResult(
-        "broken", ManifestInfo("tflite-guard.json", "2" * 64), ReferenceResult("keras", "models/broken.keras", {}),
-        (variant("float32", Verdict.ERROR, artifact=None, seconds={}, error=ErrorInfo("model-file", "models/broken.keras: is cut off")),),
-        Verdict.ERROR, error=ErrorInfo("model-file", "models/broken.keras: is cut off"), line=30,
-    )  # fmt: skip
+        "broken",
+        ManifestInfo("tflite-guard.json", "2" * 64),
+        ReferenceResult("keras", "models/broken.keras", {}),
+        (
+            variant(
+                "float32",
+                Verdict.ERROR,
+                artifact=None,
+                seconds={},
+                error=ErrorInfo("model-file", "models/broken.keras: is cut off"),
+            ),
+        ),
+        Verdict.ERROR,
+        error=ErrorInfo("model-file", "models/broken.keras: is cut off"),
+        line=30,
+    )
     healthy = ModelResult(
-        "healthy", ManifestInfo("tflite-guard.json", "2" * 64), ReferenceResult("saved_model", "models/healthy", {"accuracy": 0.98}),
-        (variant("int8", Verdict.PASS, accuracy(0.979, (-0.002, 0.004), Verdict.PASS)),), Verdict.PASS,
-        float32=replace(whole, line=0), line=40,
-    )  # fmt: skip
+        "healthy",
+        ManifestInfo("tflite-guard.json", "2" * 64),
+        ReferenceResult("saved_model", "models/healthy", {"accuracy": 0.98}),
+        (variant("int8", Verdict.PASS, accuracy(0.979, (-0.002, 0.004), Verdict.PASS)),),
+        Verdict.PASS,
+        float32=replace(whole, line=0),
+        line=40,
+    )
     return Report(
-        1, Tool("tflite-guard", "1.2.3"), {"python": "3.11.7", "tensorflow": "2.21.0"}, Verdict.ERROR, (digits, broken, healthy),
+        1,
+        Tool("tflite-guard", "1.2.3"),
+        {"python": "3.11.7", "tensorflow": "2.21.0"},
+        Verdict.ERROR,
+        (digits, broken, healthy),
         ("model 'gone' is in the baseline but was not checked",),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -158,7 +248,17 @@ def test_the_schema_has_exactly_the_fields_of_the_types() -> None:
 HOSTILE = st.one_of(
     st.text(max_size=300),
     st.sampled_from(
-        ["\x1b[31mred\x1b[0m", "a\nb\rc", "\u202egpj.exe", "::error::x", "\x9b2J", "\u2028", "\ud800", "x" * 100_000, "[bold]x[/bold]"]
+        [
+            "\x1b[31mred\x1b[0m",
+            "a\nb\rc",
+            "\u202egpj.exe",
+            "::error::x",
+            "\x9b2J",
+            "\u2028",
+            "\ud800",
+            "x" * 100_000,
+            "[bold]x[/bold]",
+        ]
     ),
 )
 
@@ -182,17 +282,29 @@ def test_hostile_names_change_neither_the_lines_nor_the_rest_of_a_report(text: s
 @pytest.mark.parametrize(
     ("value", "name", "shown"),
     [
-        (0.98, "accuracy", "0.9800"), (0.0, "mae", "0"), (None, "accuracy", "–"), (38.2149, "sqnr", "38.21 dB"),
-        (1.5e-7, "mae", "1.5e-07"), (23592, "size_bytes", "23.6 kB"), (123456.0, "rmse", "1.23e+05"), (-0.25, "r2", "-0.2500"),
+        (0.98, "accuracy", "0.9800"),
+        (0.0, "mae", "0"),
+        (None, "accuracy", "–"),
+        (38.2149, "sqnr", "38.21 dB"),
+        (1.5e-7, "mae", "1.5e-07"),
+        (23592, "size_bytes", "23.6 kB"),
+        (123456.0, "rmse", "1.23e+05"),
+        (-0.25, "r2", "-0.2500"),
     ],
-)  # fmt: skip
+)
 def test_figures(value: float | None, name: str, shown: str) -> None:
     assert number(value, name) == shown
 
 
 def test_signs_and_sizes() -> None:
     assert [signed(0.01), signed(-0.01), signed(0.0), signed(None)] == ["+0.0100", "−0.0100", "0", "–"]
-    assert [size(999), size(1000), size(999_949), size(24_500_000), size(None)] == ["999 B", "1.0 kB", "999.9 kB", "24.5 MB", "–"]
+    assert [size(999), size(1000), size(999_949), size(24_500_000), size(None)] == [
+        "999 B",
+        "1.0 kB",
+        "999.9 kB",
+        "24.5 MB",
+        "–",
+    ]
 
 
 def test_a_report_that_is_not_one_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ Call = Callable[..., "subprocess.CompletedProcess[str]"]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)], check=True, capture_output=True
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
     )
     (built,) = folder.glob("*.whl")
     return built
@@ -86,7 +88,9 @@ np.savez("data/recorded.npz", probabilities=next(iter(Runner("app/digits_int8.tf
     python = str(Path(litert("--version", cwd=digits).args[0]).with_name("python"))
     subprocess.run([python, "-c", recorder], cwd=digits, check=True, capture_output=True)
     model["reference"] = {"outputs": "data/recorded.npz"}
-    model["variants"] = [variant for variant in model["variants"] if isinstance(variant, dict) and variant["name"] == "shipped"]
+    model["variants"] = [
+        variant for variant in model["variants"] if isinstance(variant, dict) and variant["name"] == "shipped"
+    ]
     model.pop("calibration")
     (digits / "tflite-guard.json").write_text(json.dumps(manifest))
     finished = litert("check", cwd=digits)

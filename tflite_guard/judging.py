@@ -1,0 +1,135 @@
+"""What a variant's measurements mean: its metrics judged, its findings, its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tflite_guard.cache import Entry
+from tflite_guard.manifest.types import VariantSpec
+from tflite_guard.results import (
+    Artifact,
+    ErrorInfo,
+    Finding,
+    Measurement,
+    MetricResult,
+    Observed,
+    VariantResult,
+    Verdict,
+)
+from tflite_guard.verdict import judge, within_steps
+
+Recorded = Callable[[str], float | None]
+"""A metric's name to its value in the baseline."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one variant before any tolerance is applied."""
+
+    entry: Entry | None = None
+    """Its measurements; None where it could not be evaluated."""
+    cached: bool = False
+    error: ErrorInfo | None = None
+    shared: bool = False
+    """The error is the reference's, so it is every variant's."""
+
+
+def variant_result(
+    variant: VariantSpec, outcome: Outcome, seconds: dict[str, float], baseline: Recorded
+) -> VariantResult:
+    """One variant with its metrics judged against its tolerances and its baseline.
+
+    Args:
+        variant: what was asked.
+        outcome: what was measured.
+        seconds: phase to seconds; empty where the cache answered.
+        baseline: gives a metric's recorded value by name.
+    """
+    how = variant.quantization or (variant.recipe and Path(variant.recipe).name)
+    if outcome.entry is None:
+        return VariantResult(
+            variant.name, how, Verdict.ERROR, False, None, (), (), (), outcome.error, seconds, line=variant.line
+        )
+    meta = outcome.entry.meta
+    metrics, findings = _judged(meta["measurements"], variant, baseline)
+    made = msgspec.convert(meta["artifact"], Artifact)
+    observed = _observed(meta["observed"], variant)
+    findings = [*findings, *_integer_findings(made, variant)]
+    error = _float_operators_error(made, variant)
+    verdicts = [*(metric.verdict for metric in metrics), observed.verdict if observed else Verdict.PASS]
+    ignored = {entry.rule for entry in variant.ignore}
+    return VariantResult(
+        name=variant.name,
+        quantization=how,
+        verdict=Verdict.ERROR if error else Verdict.worst(verdicts),
+        cached=outcome.cached,
+        artifact=made,
+        metrics=tuple(metrics),
+        findings=tuple(finding for finding in findings if finding.rule not in ignored),
+        remedies=(),
+        error=error,
+        seconds=seconds,
+        observed=observed,
+        line=variant.line,
+    )
+
+
+def _judged(
+    measured: list[dict[str, Any]], variant: VariantSpec, baseline: Recorded
+) -> tuple[list[MetricResult], list[Finding]]:
+    metrics: list[MetricResult] = []
+    findings: list[Finding] = []
+    for item in measured:
+        measurement = msgspec.convert(item["measurement"], Measurement)
+        result, found = judge(measurement, variant.tolerances.get(item["of"]), baseline(measurement.name))
+        metrics.append(result)
+        findings.extend(found)
+    return metrics, findings
+
+
+def _observed(raw: dict[str, Any] | None, variant: VariantSpec) -> Observed | None:
+    if raw is None or variant.observed_outputs is None:
+        return None
+    metrics, _ = _judged(raw["measurements"], variant, lambda _: None)
+    own = within_steps(raw["max_steps"][variant.kernels], variant.observed_tolerance)
+    return Observed(
+        path=Path(variant.observed_outputs).name,
+        metrics=tuple(metrics),
+        max_steps=raw["max_steps"],
+        tolerance=variant.observed_tolerance,
+        steps_verdict=own,
+        verdict=Verdict.worst([own, *(metric.verdict for metric in metrics)]),
+    )
+
+
+def _integer_findings(made: Artifact, variant: VariantSpec) -> list[Finding]:
+    if not made.float_operators or variant.require_integer:
+        return []
+    message = f"{_float_operators(made)}; a device without float support cannot run it"
+    return [Finding("partially-quantized", "note", message, evidence={"float_operators": list(made.float_operators)})]
+
+
+def _float_operators_error(made: Artifact, variant: VariantSpec) -> ErrorInfo | None:
+    if not made.float_operators or not variant.require_integer:
+        return None
+    return ErrorInfo("float-operators", f"{_float_operators(made)}, and the variant has `require_integer`")
+
+
+def _float_operators(made: Artifact) -> str:
+    count, shown = len(made.float_operators), ", ".join(made.float_operators[:3])
+    more = f" and {count - 3} more" if count > 3 else ""
+    return f"{count} of {made.operators} operators compute in float: {shown}{more}"
+
+
+def reference_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+    """The reference's own values, which every evaluated variant has measured alike."""
+    for outcome in outcomes:
+        if outcome.entry is not None:
+            measured = [item["measurement"] for item in outcome.entry.meta["measurements"]]
+            return {item["name"]: item["reference"] for item in measured if item["reference"] is not None}
+    return {}
