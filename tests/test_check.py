@@ -10,9 +10,9 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter
 
 from tests.conftest import EXAMPLES, ROOT, Finished, Run, manifest_of, only, run_cli, write_manifest
+from tests.plain import real_outputs
 
 VARIANTS = ["float32", "float16", "dynamic_range", "int8", "int16", "qat", "shipped"]
 
@@ -39,29 +39,6 @@ def reference(images: np.ndarray) -> np.ndarray:
     return keras.models.load_model(EXAMPLES / "digits/models/digits.keras").predict(images, verbose=0)
 
 
-def plain_loop(tflite: Path, images: np.ndarray) -> np.ndarray:
-    """One image at a time, as a user's own script would."""
-    interpreter = Interpreter(model_path=str(tflite))
-    interpreter.allocate_tensors()
-    (source,) = interpreter.get_input_details()
-    (target,) = interpreter.get_output_details()
-    rows = []
-    for image in images:
-        value = image[None]
-        if source["dtype"] != np.float32:
-            scale, zero = source["quantization"]
-            limits = np.iinfo(source["dtype"])
-            value = np.clip(np.round(value / scale) + zero, limits.min, limits.max).astype(source["dtype"])
-        interpreter.set_tensor(source["index"], value)
-        interpreter.invoke()
-        out = interpreter.get_tensor(target["index"])[0].astype(np.float32)
-        if target["dtype"] != np.float32:
-            scale, zero = target["quantization"]
-            out = (out - zero) * scale
-        rows.append(out)
-    return np.array(rows)
-
-
 def test_the_example_passes_with_every_variant(checked: Finished) -> None:
     assert checked.code == 0, checked.err
     assert checked.report["verdict"] == "pass"
@@ -76,7 +53,7 @@ def test_the_report_is_valid_against_the_published_schema(checked: Finished) -> 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_number_is_that_of_a_plain_loop(
+def test_every_number_is_that_of_a_real_outputs(
     checked: Finished,
     run: Run,
     variant: str,
@@ -88,7 +65,7 @@ def test_every_number_is_that_of_a_plain_loop(
     model = tmp_path / "model.tflite"
     manifest = EXAMPLES / "digits" / "tflite-guard.json"
     assert run("convert", "digits", variant, "-o", model, "--manifest", manifest).code == 0
-    outputs = plain_loop(model, images)
+    outputs = real_outputs(model, images)
     right = sum(int(np.argmax(row)) == label for row, label in zip(outputs, labels, strict=True))
     same = sum(int(np.argmax(row)) == int(np.argmax(ref)) for row, ref in zip(outputs, reference, strict=True))
     signal = math.fsum(float(x) ** 2 for x in reference.ravel())

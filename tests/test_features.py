@@ -12,24 +12,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tests.conftest import Run, manifest_of, only, write_manifest
-
-
-def outputs_of(path: Path, images: np.ndarray, resolver: OpResolverType = OpResolverType.AUTO) -> np.ndarray:
-    """The raw outputs of a .tflite with a quantized or float input, one example at a time."""
-    interpreter = Interpreter(model_path=str(path), experimental_op_resolver_type=resolver)
-    interpreter.allocate_tensors()
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    rows = []
-    for image in images:
-        value = image[None]
-        if source["dtype"] != np.float32:
-            scale, zero = source["quantization"]
-            limits = np.iinfo(source["dtype"])
-            value = np.clip(np.round(value / scale) + zero, limits.min, limits.max).astype(source["dtype"])
-        interpreter.set_tensor(source["index"], value)
-        interpreter.invoke()
-        rows.append(interpreter.get_tensor(target["index"])[0].copy())
-    return np.array(rows)
+from tests.plain import raw_outputs
 
 
 @pytest.fixture
@@ -61,15 +44,15 @@ def test_a_float_tflite_as_reference(run: Run, digits: Path, images: np.ndarray)
     finished = run("check", path, "--format", "json")
     assert finished.code == 0, finished.out
     assert finished.metric("float32", "sqnr") | {"identical": True, "value": None} == finished.metric("float32", "sqnr")
-    ours = outputs_of(digits / "app/digits_int8.tflite", images).astype(np.float64)
-    theirs = outputs_of(reference, images).astype(np.float64)
+    ours = raw_outputs(digits / "app/digits_int8.tflite", images).astype(np.float64)
+    theirs = raw_outputs(reference, images).astype(np.float64)
     expected = 10 * math.log10(np.sum(theirs**2) / np.sum((theirs - ours) ** 2))
     assert finished.metric("shipped", "sqnr")["value"] == pytest.approx(expected, abs=0.01)
     assert finished.variant("int8")["artifact"]["float_operators"] == []
 
 
 def test_recorded_outputs_as_reference_with_a_limit(run: Run, digits: Path, images: np.ndarray) -> None:
-    recorded = outputs_of(converted(run, digits, "float32", "float.tflite"), images)
+    recorded = raw_outputs(converted(run, digits, "float32", "float.tflite"), images)
     np.savez(digits / "data/recorded.npz", whatever=recorded)
     path = edited(
         digits, [{"name": "shipped", "tflite": "app/digits_int8.tflite"}], reference={"outputs": "data/recorded.npz"}
@@ -78,7 +61,7 @@ def test_recorded_outputs_as_reference_with_a_limit(run: Run, digits: Path, imag
     manifest["datasets"]["test"] |= {"limit": 100, "seed": 7}
     finished = run("check", write_manifest(path.parent, manifest), "--format", "json")
     chosen = np.sort(np.random.default_rng(7).choice(len(images), 100, replace=False))
-    ours = outputs_of(digits / "app/digits_int8.tflite", images[chosen])
+    ours = raw_outputs(digits / "app/digits_int8.tflite", images[chosen])
     same = np.mean(ours.argmax(axis=1) == recorded[chosen].argmax(axis=1))
     assert finished.metric("shipped", "agreement")["value"] == same
     assert finished.metric("shipped", "agreement")["examples"] == 100
@@ -145,7 +128,7 @@ def test_reference_kernels_are_the_interpreters_reference_kernels(run: Run, digi
         for kernels in ("default", "reference")
     ]
     finished = run("check", edited(digits, variants), "--format", "json")
-    reference = outputs_of(digits / "app/digits_int8.tflite", images, OpResolverType.BUILTIN_REF)
+    reference = raw_outputs(digits / "app/digits_int8.tflite", images, OpResolverType.BUILTIN_REF)
     labels = np.load(digits / "data/evaluation.npz")["label"]
     assert finished.metric("reference", "accuracy")["value"] == np.mean(reference.argmax(axis=1) == labels)
     assert finished.variant("default")["artifact"] == finished.variant("reference")["artifact"]
@@ -156,9 +139,9 @@ def test_outputs_observed_in_an_application(run: Run, digits: Path, images: np.n
     path = edited(digits, ["float32", {"name": "int8", "quantization": "int8", "io": "int8"}])
     model = converted(run, digits, "int8", "int8.tflite")
     scale, zero = Interpreter(model_path=str(model)).get_output_details()[0]["quantization"]
-    observed = outputs_of(model, images)
+    observed = raw_outputs(model, images)
     observed[5] = np.roll(observed[5], 1)
-    steps = int(np.max(np.abs(observed[5].astype(int) - outputs_of(model, images[5:6])[0].astype(int))))
+    steps = int(np.max(np.abs(observed[5].astype(int) - raw_outputs(model, images[5:6])[0].astype(int))))
     np.savez(digits / "phone.npz", out=observed if raw else (observed.astype(np.float32) - zero) * np.float32(scale))
     variant = {
         "name": "int8",

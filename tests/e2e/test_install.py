@@ -83,7 +83,8 @@ def test_a_manifest_of_tflite_files_needs_only_litert(light: Call, litert: Call,
 import sys, numpy as np
 from tflite_guard.engine.tflite import Runner
 images = np.load("data/evaluation.npz")["image"].astype(np.float32) / 16
-np.savez("data/recorded.npz", probabilities=next(iter(Runner("app/digits_int8.tflite").run({"image": images}).values())))
+(outputs,) = Runner("app/digits_int8.tflite").run({"image": images}).values()
+np.savez("data/recorded.npz", probabilities=outputs)
 """
     python = str(Path(litert("--version", cwd=digits).args[0]).with_name("python"))
     subprocess.run([python, "-c", recorder], cwd=digits, check=True, capture_output=True)

@@ -34,7 +34,7 @@ def read(path: str) -> Report:
         return msgspec.convert(raw, Report)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _foreign(path, str(error)) from None
     except jsonschema.ValidationError as error:
         raise _foreign(path, f"{error.json_path}: {error.message[:300]}") from None
