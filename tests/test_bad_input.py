@@ -464,7 +464,7 @@ SEEN_IN_TENSORFLOW: dict[str, Seen] = {
     ),
     "bomb": (
         reference("keras", lambda p, n: p.keras(n, lambda m: m.update({"assets/zeros": bytes(300 << 20)}))),
-        "unsafe-model", "models/bomb.keras unpacks to", "as a zip bomb does; refused",
+        "unsafe-model", "models/bomb.keras unpacks to", "as a zip bomb does; save the model again",
     ),
     "lambda": (
         reference("keras", lambda p, n: p.keras(n, edited_layer(class_name="Lambda"))),

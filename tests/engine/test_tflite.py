@@ -199,9 +199,9 @@ def test_an_input_that_the_reference_has_not_is_an_error(branches: Case) -> None
         (np.zeros((2, 8, 8, 1), "uint8"), r'input image: .*float32 and the data is uint8; .*\{"cast": "float32"\}'),
         (
             np.zeros((2, 8, 8, 3), "float32"),
-            r"input image: the model takes \[\?, 8, 8, 1\] and the data is \[2, 8, 8, 3\]",
+            r"input image: the model takes \[\?, 8, 8, 1\] and the data is \[\?, 8, 8, 3\]",
         ),
-        (np.zeros((2, 64), "float32"), r"takes \[\?, 8, 8, 1\] and the data is \[2, 64\]"),
+        (np.zeros((2, 64), "float32"), r"takes \[\?, 8, 8, 1\] and the data is \[\?, 64\]"),
         (np.zeros((2, 8, 8, 1), bool), "data is bool"),
         (np.full((2, 8, 8, 1), np.nan, "float32"), "NaN or infinity"),
     ],

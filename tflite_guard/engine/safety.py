@@ -129,7 +129,9 @@ def _check_members(path: str, members: list[zipfile.ZipInfo]) -> None:
     unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if unpacked > MAX_UNPACKED or (unpacked > RATIO_FROM and unpacked > MAX_RATIO * max(packed, 1)):
         raise ModelFileError(
-            f"{path} unpacks to {unpacked} bytes from {packed}, as a zip bomb does; refused", "unsafe-model"
+            f"{path} unpacks to {unpacked} bytes from {packed}, as a zip bomb does; save the model again from its "
+            "source",
+            "unsafe-model",
         )
     missing = [name for name in ("config.json", WEIGHTS) if name not in names]
     if missing:

@@ -139,7 +139,7 @@ def _known(dtype: str) -> str:
 def _unbound(path: str, name: str, info: TensorInfo, ports: Mapping[str, Port], side: str) -> EvaluationError:
     found = ", ".join(f"{n} {shape_text(p.shape)} {p.real_dtype}" for n, p in ports.items()) or "none left"
     wanted = f"{name} {shape_text(info.shape)} {info.dtype}"
-    advice = "convert it with a signature that has the reference's names"
+    advice = "convert it with a signature that has the reference's names, or record the reference's outputs as they are"
     return EvaluationError(
         "binding", f"{path}: no {side} corresponds without doubt to the reference's {wanted} (it has {found}); {advice}"
     )
@@ -376,7 +376,11 @@ def check_shape(name: str, values: Array, wanted: tuple[int | None, ...]) -> Non
     """Raise DataError unless the data's shape is the input's, the batch axis aside."""
     if not compatible(values.shape, wanted):
         takes = shape_text((None, *wanted[1:]))
-        raise DataError(f"input {name}: the model takes {takes} and the data is {shape_text(values.shape)}")
+        given = shape_text((None, *values.shape[1:]))
+        raise DataError(
+            f"input {name}: the model takes {takes} and the data is {given}; mend the data, or add a preprocess step "
+            "(resize, reshape, expand_dims, channels)"
+        )
 
 
 def cast(name: str, values: Array, dtype: str) -> Array:
