@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+# Before any test imports TensorFlow, which would print a page about the processor.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 Manifest = dict[str, Any]

@@ -244,7 +244,11 @@ def _evaluate_all(steps: Steps, variants: Sequence[VariantSpec]) -> list[Outcome
             converting.submit(steps.tflite, variant) if entry is None else None
             for variant, entry in zip(variants, known, strict=True)
         ]
-        return [_evaluated(steps, *item) for item in zip(variants, known, paths, strict=True)]
+        outcomes = []
+        for variant, entry, path in zip(variants, known, paths, strict=True):
+            outcomes.append(_evaluated(steps, variant, entry, path))
+            steps.on_event(Event(steps.model.name, variant.name, "variant", len(outcomes), len(variants)))
+        return outcomes
 
 
 def _evaluated(steps: Steps, variant: VariantSpec, known: Entry | None, path: Future[str] | None) -> Outcome:

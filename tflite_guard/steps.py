@@ -35,7 +35,7 @@ class Event:
     model: str
     variant: str | None
     phase: str
-    """`reference`, `convert`, `evaluate`, `done`."""
+    """`reference`, `convert`, `evaluate` count examples; `variant` counts finished variants; `done` ends a model."""
     done: int = 0
     total: int = 0
     verdict: Verdict | None = None
@@ -174,7 +174,7 @@ class Steps:
 
     def _data_key(self, spec: DatasetSpec) -> str:
         files = [spec.path, spec.labels_file] if spec.source != "python" else []
-        content = msgspec.to_builtins(replace(spec, name="", path="", labels_file=None, root="", sha256=None))
+        content = msgspec.to_builtins(replace(spec, name="", path="", labels_file=None, root="", roots=(), sha256=None))
         return key_of(content, [self.run.hashes(path) for path in files if path is not None], self._salt(spec))
 
     def _salt(self, spec: DatasetSpec | None = None) -> str | None:
@@ -284,8 +284,9 @@ def _plain(name: str) -> str:
 
 
 def shown(path: str, manifest: Manifest) -> str:
-    """A path of the manifest as a user has it: from the manifest's folder."""
-    return os.path.relpath(path, os.path.realpath(manifest.folder))
+    """A path of the manifest as a user has it: from the manifest's folder, unless that is a long way round."""
+    real = os.path.realpath(path)
+    return min(os.path.relpath(real, os.path.realpath(manifest.folder)), real, key=len)
 
 
 def paths_of(model: ModelSpec, allow_code: bool) -> Iterator[str | None]:
@@ -294,6 +295,6 @@ def paths_of(model: ModelSpec, allow_code: bool) -> Iterator[str | None]:
         yield spec.path if spec is not None else None
     for data in (model.evaluation, *(variant.calibration for variant in model.variants)):
         if data is not None:
-            yield from (data.path, data.labels_file, data.root if allow_code else None)
+            yield from (data.path, data.labels_file, *data.roots, data.root if allow_code else None)
     for variant in model.variants:
         yield from (variant.tflite, variant.recipe, variant.observed_outputs)

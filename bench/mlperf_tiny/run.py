@@ -68,7 +68,10 @@ def write_manifest(folder: Path, work: Path) -> Path:
 def run_plain_loop(folder: Path, work: Path) -> dict[str, Any]:
     """The plain loop's metrics: model to variant to metric to value."""
     out = work / "plain.json"
-    subprocess.run([sys.executable, HERE / "plain_loop.py", folder, "--out", out], check=True)
+    command = [sys.executable, HERE / "plain_loop.py", folder, "--out", out]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # the converter prints much
+    if finished.returncode != 0:
+        raise SystemExit(f"plain_loop.py failed:\n{finished.stderr[-3000:]}")
     return json.loads(out.read_text())
 
 

@@ -105,6 +105,19 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path, opened):
         opened("images", path, "image", class_order=("cat", "dog"))
 
 
+def test_a_link_into_an_allowed_root_is_followed(folder, tmp_path, opened, whole):
+    path, _ = folder
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for file in list(path.rglob("*.png")):  # as DVC leaves a folder of links into its cache
+        file.rename(cache / file.name.replace(".png", f"-{file.parent.name}.png"))
+        file.symlink_to(cache / file.name.replace(".png", f"-{file.parent.name}.png"))
+    with pytest.raises(DataError, match="--data-root"):
+        opened("images", path, "image", class_order=("cat", "dog"))
+    found = opened("images", path, "image", class_order=("cat", "dog"), roots=(str(cache),))
+    assert len(whole(found).inputs["image"]) == found.examples > 0
+
+
 def test_every_mode_of_eight_bits_becomes_rgb(tmp_path, opened, whole):
     grey = picture()[..., 0]
     (tmp_path / "i").mkdir()

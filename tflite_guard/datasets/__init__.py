@@ -171,7 +171,7 @@ def _open(
         case "npy":
             return _open_npy(spec, inputs, labels)
         case "images":
-            return images.open_images(spec.path, keys, spec.class_order, spec.labels_file)
+            return images.open_images(spec.path, keys, spec.class_order, spec.labels_file, spec.roots)
         case "csv":
             return tables.open_table(spec.path, _roles(spec, inputs, labels), spec.columns)
         case "tfrecord":

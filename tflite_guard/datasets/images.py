@@ -14,6 +14,7 @@ import numpy as np
 
 from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, require_keys
 from tflite_guard.errors import DataError
+from tflite_guard.files import contained
 
 IMAGE, LABEL = "image", "label"
 # Modes of more than 8 bits a channel, which a conversion to RGB would clip without a word.
@@ -43,20 +44,25 @@ class ImageReader:
 
 
 def open_images(
-    path: str, keys: Sequence[str], class_order: Sequence[str] | None, labels_file: str | None
+    path: str,
+    keys: Sequence[str],
+    class_order: Sequence[str] | None,
+    labels_file: str | None,
+    roots: Sequence[str] = (),
 ) -> ImageReader:
     """Lists the images under `path`; a label is the class's index in `class_order` or what `labels_file` says.
 
+    Links may lead to other places under `path`, and under `roots`, where tools such as DVC keep the files.
     Raises DataError for a missing or surplus class folder, a file that is missing or lies outside.
     """
     if not os.path.isdir(path):
         raise DataError(f"{path}: there is no such folder of images")
     if labels_file is not None:
-        reader = _listed(path, labels_file, class_order)
+        reader = _listed(path, labels_file, class_order, roots)
     elif class_order is not None:
-        reader = _by_class(path, class_order)
+        reader = _by_class(path, class_order, roots)
     else:
-        reader = _unlabelled(path)
+        reader = _unlabelled(path, roots)
     require_keys(path, keys, [IMAGE] if reader.labels is None else [IMAGE, LABEL])
     return reader
 
@@ -91,7 +97,7 @@ def decode(content: bytes, where: str) -> Array:
         raise DataError(f"{where}: the image cannot be decoded ({error}); make the file again or remove it") from error
 
 
-def _by_class(path: str, class_order: Sequence[str]) -> ImageReader:
+def _by_class(path: str, class_order: Sequence[str], roots: Sequence[str]) -> ImageReader:
     found = _entries(path)
     for name in found:
         if name not in class_order:
@@ -102,22 +108,22 @@ def _by_class(path: str, class_order: Sequence[str]) -> ImageReader:
         folder = os.path.join(path, name)
         if name not in found or not os.path.isdir(folder):
             raise DataError(f"{folder}: class_order names this class, but there is no such folder")
-        images = _files(folder, path)
+        images = _files(folder, path, roots)
         files += images
         labels += [index] * len(images)
     return ImageReader(files, np.array(labels, np.int64))
 
 
-def _unlabelled(path: str) -> ImageReader:
+def _unlabelled(path: str, roots: Sequence[str]) -> ImageReader:
     for name in _entries(path):
         if os.path.isdir(os.path.join(path, name)):
             raise DataError(f"{path}: holds folders such as {name!r}; name them in class_order")
-    return ImageReader(_files(path, path), None)
+    return ImageReader(_files(path, path, roots), None)
 
 
-def _files(folder: str, root: str) -> list[str]:
+def _files(folder: str, root: str, roots: Sequence[str]) -> list[str]:
     """The images of one folder by name. Hidden files, which operating systems leave behind, are passed over."""
-    return [_inside(os.path.join(folder, name), root) for name in _entries(folder)]
+    return [_inside(os.path.join(folder, name), root, roots) for name in _entries(folder)]
 
 
 def _entries(folder: str) -> list[str]:
@@ -127,17 +133,19 @@ def _entries(folder: str) -> list[str]:
         raise DataError(f"{folder}: the folder cannot be read ({error.strerror})") from error
 
 
-def _inside(file: str, root: str) -> str:
-    """The real path of an image, which must be a file below `root`."""
-    real, real_root = os.path.realpath(file), os.path.realpath(root)
-    if os.path.commonpath([real, real_root]) != real_root:
-        raise DataError(f"{file}: leads outside the folder {root}; copy the image into it")
+def _inside(file: str, root: str, roots: Sequence[str]) -> str:
+    """The real path of an image, which must be a file below `root`, or below one of `roots`."""
+    real = os.path.realpath(file)
+    if not contained(real, [root, *roots]):
+        raise DataError(
+            f"{file}: leads outside the folder {root}; copy the image into it, or allow its place with --data-root"
+        )
     if not os.path.isfile(real):
         raise DataError(f"{file}: is not an image file")
     return real
 
 
-def _listed(path: str, labels_file: str, class_order: Sequence[str] | None) -> ImageReader:
+def _listed(path: str, labels_file: str, class_order: Sequence[str] | None, roots: Sequence[str]) -> ImageReader:
     files: list[str] = []
     labels: list[int | float] = []
     try:
@@ -151,7 +159,7 @@ def _listed(path: str, labels_file: str, class_order: Sequence[str] | None) -> I
                     raise DataError(f"{place}: has {len(row)} cells; each line is a file and its label")
                 if os.path.isabs(row[0]):
                     raise DataError(f"{place}: {row[0]!r} is absolute; give it relative to {path}")
-                files.append(_inside(os.path.join(path, row[0]), path))
+                files.append(_inside(os.path.join(path, row[0]), path, roots))
                 labels.append(_label(row[1].strip(), class_order, place))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{labels_file}: the list of labels cannot be read ({error})") from error

@@ -106,6 +106,7 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
         columns=written.get("columns"),
         features=written.get("features"),
         root=context.folder,
+        roots=tuple(context.roots[1:]),
     )
 
 

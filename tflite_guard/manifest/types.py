@@ -48,6 +48,8 @@ class DatasetSpec:
     features: dict[str, dict[str, Any]] | None = None
     root: str = ""
     """The manifest's folder: what a `python` source is imported from."""
+    roots: tuple[str, ...] = ()
+    """Folders outside the repository that links in a folder of images may lead to; from the command line alone."""
 
 
 @dataclass(frozen=True)

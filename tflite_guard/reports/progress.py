@@ -43,6 +43,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         tasks: dict[str, TaskID] = {}
+        finished: dict[str, str] = {}
 
         def show(event: Event) -> None:
             name = plain(event.model, 40)
@@ -53,7 +54,11 @@ def progress() -> Iterator[Callable[[Event], None]]:
                 mark = MARKS[event.verdict] if event.verdict else ""
                 display.update(task, description=f"{mark} {name}", total=1, completed=1)
                 return
-            what = f"{name}: {PHASES[event.phase]} {plain(event.variant or '', 40)}".rstrip()
+            if event.phase == "variant":
+                finished[event.model] = f" {event.done}/{event.total}"
+                return
+            doing = f"{PHASES[event.phase]} {plain(event.variant or '', 40)}".rstrip()
+            what = f"{name}{finished.get(event.model, '')}: {doing}"
             if event.done <= 1 or display.tasks[task].description != what:
                 display.reset(task, description=what, total=event.total or None, completed=event.done)
             else:
