@@ -71,6 +71,11 @@ def _bound(value: float, metric: str) -> str:
     return number(value, metric).split(" ")[0].replace("-", "−")
 
 
+def may_have_interval(metric: MetricResult) -> bool:
+    """Whether the metric is of a kind that has intervals: not a maximum, not a size."""
+    return metric.metric not in METRICS or METRICS[metric.metric].has_interval
+
+
 def size(count: int | None) -> str:
     """Bytes for people."""
     if count is None:
