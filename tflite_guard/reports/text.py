@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tflite_guard.reports import wording
-from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
 
 STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.ERROR: "bold red"}
 NOT_A_TERMINAL_WIDTH = 132
@@ -123,17 +124,24 @@ def _has_baseline(model: ModelResult) -> bool:
     return any(metric.baseline is not None for variant in model.variants for metric in variant.metrics)
 
 
-def _findings(model: ModelResult) -> list[Text]:
-    return [_finding(variant, finding) for variant in model.variants for finding in variant.findings]
-
-
-def _finding(variant: VariantResult, finding: Finding) -> Text:
-    style = {"error": "bold red", "warning": "yellow", "note": "dim"}[finding.severity]
-    return Text.assemble(
-        (f"  {finding.severity}: ", style),
-        f"{wording.plain(variant.name)}: {wording.plain(finding.message, 2000)} ",
-        (f"({finding.rule})", "dim"),
-    )
+def _findings(model: ModelResult) -> Iterator[Text]:
+    """Each finding once, with all the variants that it is of; then why intervals are missing."""
+    variants: dict[tuple[str, str, str], list[str]] = {}
+    for variant in model.variants:
+        for finding in variant.findings:
+            variants.setdefault((finding.severity, finding.message, finding.rule), []).append(variant.name)
+    for (severity, message, rule), names in variants.items():
+        style = {"error": "bold red", "warning": "yellow", "note": "dim"}[severity]
+        shown = ", ".join(wording.plain(name) for name in names)
+        what = f"{shown}: {wording.plain(message, 2000)} "
+        yield Text.assemble((f"  {severity}: ", style), what, (f"({rule})", "dim"))
+    notes: dict[str, list[str]] = {}
+    for metric in (metric for variant in model.variants for metric in variant.metrics):
+        if metric.interval_note is not None and wording.may_have_interval(metric):
+            notes.setdefault(metric.interval_note, []).append(metric.name)
+    for note, metrics in notes.items():
+        shown = ", ".join(wording.plain(name) for name in dict.fromkeys(metrics))
+        yield Text(f"  no interval for {shown}: {wording.plain(note)}", "dim")
 
 
 def _footer(report: Report) -> Text:

@@ -50,6 +50,8 @@ def _figure(value: float) -> str:
         return "0"
     if abs(value) >= 10_000 or abs(value) < 0.0001:
         return f"{value:.3g}"
+    if 0.9999 < value < 1:
+        return f"{value:.6f}"
     return f"{value:.4f}"
 
 
