@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -70,7 +72,7 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path):
         "models": {
             "digits": {
                 "variants": {
-                    "int8": {"size_bytes": 12_345, "metrics": {"accuracy": 0.97}},
+                    "int8": {"size_bytes": 12_345, "metrics": {"accuracy": 0.97, "sqnr": "identical"}},
                     "float16": {"size_bytes": 12_345, "metrics": {"accuracy": 0.98}},
                 }
             }
@@ -82,7 +84,7 @@ def test_a_baseline_is_easy_to_review(tmp_path):
     path = tmp_path / "b.json"
     baseline.write(str(path), baseline.from_report(FOUND))
     text = path.read_text()
-    assert '            "accuracy": 0.97\n' in text
+    assert '            "accuracy": 0.97,\n' in text
     assert text.index('"float16"') < text.index('"int8"')
     assert text.endswith("}\n")
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
@@ -93,7 +95,7 @@ def test_values_are_looked_up_by_model_variant_and_metric():
     recorded = baseline.from_report(FOUND)
     assert baseline.value(recorded, "digits", "int8", "accuracy") == 0.97
     assert baseline.value(recorded, "digits", "int8", "size_bytes") == 12_345
-    assert baseline.value(recorded, "digits", "int8", "sqnr") is None, "infinite values are not recorded"
+    assert baseline.value(recorded, "digits", "int8", "sqnr") == math.inf, "identical to the reference's outputs"
     assert baseline.value(recorded, "other", "int8", "accuracy") is None
     assert baseline.value(None, "digits", "int8", "accuracy") is None
 
@@ -150,8 +152,25 @@ def test_a_baseline_is_described_in_lines(tmp_path):
     assert baseline.describe(path).splitlines() == [
         path,
         "  digits / float16: 12,345 bytes, accuracy 0.98",
-        "  digits / int8: 12,345 bytes, accuracy 0.97",
+        "  digits / int8: 12,345 bytes, accuracy 0.97, sqnr identical",
     ]
+
+
+def test_a_metric_that_became_identical_is_new_and_one_in_error_is_not():
+    recorded = baseline.from_report(report(digits=[variant("int8", {"accuracy": 0.9})]))
+    now = report(digits=[variant("int8", {"accuracy": 0.9, "sqnr": None})])
+    assert baseline.compare(now, recorded) == (
+        "metric 'sqnr' of variant 'int8' of model 'digits' is not in the baseline",
+    )
+    failed = judge(Measurement("sqnr", "sqnr", None, None, True, identical=True, error="broken"), None, None)[0]
+    broken = replace(now.models[0].variants[0], metrics=(failed,))
+    assert baseline.from_report(report(digits=[broken]))["models"]["digits"]["variants"]["int8"]["metrics"] == {}
+
+
+def test_a_baseline_that_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "b.json")
+    with pytest.raises(UsageError, match="is a device or a pipe"):
+        baseline.read(str(tmp_path / "b.json"))
 
 
 def with_variant(recorded) -> str:

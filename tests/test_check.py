@@ -130,9 +130,26 @@ def test_selecting_models_and_variants(run: Run, digits: Path) -> None:
     path = digits / "tflite-guard.json"
     finished = run("check", path, "--variant", "int*", "--variant", "float32", "--format", "json")
     assert [v["name"] for v in finished.report["models"][0]["variants"]] == ["float32", "int8", "int16"]
-    finished = run("check", path, "--model", "nothing")
-    assert finished.code == 2
-    assert "digits" in finished.err
+    for idle in (["--model", "nothing"], ["--variant", "int8", "--variant", "itn16"]):
+        finished = run("check", path, *idle)
+        assert finished.code == 2
+        assert f"{idle[-2]} {idle[-1]} matches nothing" in finished.err
+
+
+def test_labels_of_an_output_that_is_none_are_not_used(run: Run, digits: Path) -> None:
+    manifest = only(manifest_of(digits), "shipped", "float32")
+    manifest["datasets"]["test"]["labels"] = {"nonsense": "label"}
+    finished = run("check", write_manifest(digits, manifest))
+    assert finished.code == 3
+    assert "'nonsense'" in finished.out
+
+
+def test_a_run_that_cannot_be_done_never_fails_where_nothing_may(run: Run, digits: Path) -> None:
+    path = digits / "tflite-guard.json"
+    for never, code in ((["--fail-on", "never"], 0), ([], 3)):
+        finished = run("check", path, "--cache-dir", "/proc/nothing", *never)
+        assert finished.code == code
+        assert "/proc/nothing" in finished.err
 
 
 def test_the_float_conversion_is_always_evaluated(run: Run, digits: Path) -> None:

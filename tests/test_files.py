@@ -102,10 +102,44 @@ def test_the_hash_of_a_folder_sees_names_content_and_linked_content(tmp_path: Pa
     (tmp_path / "outside/x").write_bytes(b"1")
     seen = {base, files.sha256_of(str(tmp_path / "2"))}
     (tmp_path / "2/linked").symlink_to(tmp_path / "outside")
-    seen.add(files.sha256_of(str(tmp_path / "2")))
+    roots = [str(tmp_path / "outside")]
+    seen.add(files.sha256_of(str(tmp_path / "2"), roots))
     (tmp_path / "outside/x").write_bytes(b"2")
-    seen.add(files.sha256_of(str(tmp_path / "2")))
+    seen.add(files.sha256_of(str(tmp_path / "2"), roots))
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("target", ["..", "/", "/dev/zero", "../secret"])
+def test_a_link_out_of_a_folder_is_not_followed(tmp_path: Path, target: str) -> None:
+    folder = folder_of(tmp_path / "model")
+    (tmp_path / "secret").touch()
+    (folder / "link").symlink_to(target)
+    with pytest.raises(OSError, match="link leads out of the folder, to /") as caught:
+        files.sha256_of(str(folder))
+    assert "--data-root" in str(caught.value)
+
+
+def test_links_within_a_folder_are_followed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model")
+    (folder / "link").symlink_to("a/z")
+    (folder / "again").symlink_to("a")
+    assert {"link", "again/z", "again/é"} < set(files.files_below(str(folder)))
+
+
+def test_only_files_are_hashed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model")
+    os.mkfifo(folder / "a/pipe")
+    for path, roots in ((folder, ()), (folder / "a/pipe", ()), ("/dev/zero", ())):
+        with pytest.raises(OSError, match="is a device, a pipe or a socket, not a file"):
+            files.sha256_of(str(path), roots)
+    (folder / "a/pipe").unlink()
+    (folder / "zero").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="zero is a device"):
+        files.sha256_of(str(folder), ["/dev"])
+    (folder / "zero").unlink()
+    (folder / "gone").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match="gone leads to nothing"):
+        files.sha256_of(str(folder))
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:

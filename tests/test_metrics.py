@@ -448,6 +448,49 @@ def test_identical_outputs_have_infinite_sqnr_and_say_so():
     assert measured(spec_of("cosine_similarity"), reference.copy(), reference).value == 1
 
 
+def test_only_equal_outputs_are_identical():
+    huge = np.full((5, 2), 1e300)
+    for outputs, reference in ((huge / 2, huge), (huge, huge * 2), (np.ones((5, 2)), huge), (huge + 1e290, huge)):
+        found = measured(spec_of("sqnr"), outputs, reference)
+        assert (found.value, found.identical) == (None, False)
+        assert "not a finite number" in (found.error or "")
+    assert measured(spec_of("sqnr"), huge, huge).identical
+
+
+EXTREME = st.sampled_from([0.0, 1.0, -1.0, 5e-324, 1e-300, 1e155, -1e155, 1.7e308, -1.7e308])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.sampled_from([np.float64, np.float32]))
+@pytest.mark.parametrize("metric", sorted(BY_NAME))
+def test_extreme_values_are_measured_or_an_error_and_never_a_pass(metric, data, dtype):
+    values = st.lists(EXTREME, min_size=24, max_size=24)
+    if dtype is np.float32:
+        values = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=24, max_size=24)
+    outputs, reference, wanted = (np.array(data.draw(values), dtype).reshape(8, 3) for _ in range(3))
+    labels = wanted if metric in VALUES else np.arange(8) % 3
+    options = {"from_logits": True} if metric == "kl_divergence" else {"k": 2} if metric == "top_k_accuracy" else {}
+    found = measured(spec_of(metric, **options), outputs, reference, labels)
+    assert found.identical == np.array_equal(outputs, reference)
+    numbers = [found.value, found.reference, found.drop, *(found.confidence_interval or ())]
+    assert all(math.isfinite(number) for number in numbers if number is not None)
+    assert (found.value is None) == (found.error is not None or (metric == "sqnr" and found.identical))
+    assert found.error or (found.drop is not None) == METRICS[metric].needs_labels
+
+
+def test_a_difference_beyond_float64_is_an_error():
+    def function(outputs, _):
+        return outputs[0][:, 0]
+
+    low, high = np.full((5, 1), -1.7e308), np.full((5, 1), 1.7e308)
+    for outputs, reference in ((low, high), (high, high)):
+        found = measure_python(spec_of("python", python="m:f"), function, [outputs], [reference], None)
+        assert (found.value, found.drop) == (None, None)
+        assert "not a finite number" in (found.error or "")
+    one = measure_python(spec_of("python"), lambda outputs, _: outputs[0][0, 0], [low], [high], None)
+    assert "not a finite number" in (one.error or "")
+
+
 def test_noise_on_a_silent_reference_has_no_sqnr():
     found = measured(spec_of("sqnr"), np.ones((5, 2)), np.zeros((5, 2)))
     assert found.value is None

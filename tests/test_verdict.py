@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -229,6 +230,32 @@ def test_the_change_since_the_baseline_is_gated(baseline, limit, regression, ver
     assert result.regression == pytest.approx(regression)
     assert (result.verdict, result.baseline) == (verdict, baseline)
     assert result.failed_limit == ("max_regression" if verdict is FAIL else None)
+
+
+def infinite(**changes) -> Measurement:
+    return replace(Measurement("sqnr", "sqnr", None, None, True, identical=True, examples=10), **changes)
+
+
+@pytest.mark.parametrize(
+    ("measurement", "recorded", "verdict", "regression"),
+    [
+        (infinite(), math.inf, PASS, 0.0),
+        (infinite(), 40.0, PASS, None),
+        (infinite(value=90.0, identical=False), math.inf, FAIL, None),
+        (infinite(value=90.0, identical=False, higher_is_better=False), math.inf, FAIL, None),
+    ],
+)
+def test_what_was_identical_must_stay_so(measurement, recorded, verdict, regression):
+    result, findings = judge(measurement, Tolerance(max_regression=1000.0), recorded)
+    assert (result.verdict, result.regression, findings) == (verdict, regression, ())
+    assert result.failed_limit == ("max_regression" if verdict is FAIL else None)
+    assert result.baseline_identical is (recorded == math.inf)
+    assert result.baseline == (None if recorded == math.inf else recorded)
+
+
+def test_identical_outputs_without_a_baseline_are_told_of_it():
+    assert rules(infinite(), max_regression=0.1) == ["no-baseline"]
+    assert judge(infinite(), Tolerance(max_regression=0.1), None)[0].baseline_identical is False
 
 
 def test_a_smaller_size_is_no_regression():

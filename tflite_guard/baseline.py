@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 
 from tflite_guard.errors import GuardError, UsageError
 from tflite_guard.files import write_atomically
-from tflite_guard.results import ModelResult, Report, VariantResult
+from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult
 
 SCHEMA_VERSION = 1
 
 Baseline = dict[str, Any]
 """{schema_version, tool, models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
+IDENTICAL = "identical"
+"""Stands for the infinite value of outputs that equal the reference's, which JSON has no number for."""
 
 
 def path_for(manifest: str) -> str:
@@ -32,6 +34,8 @@ def beside(manifests: Iterable[str]) -> dict[str, Baseline]:
 
 def read(path: str) -> Baseline:
     """The baseline in a file. Raises UsageError, naming the file, when it is missing or not one."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise _broken(path, "is a device or a pipe: move it away")  # which might never end
     try:
         with Path(path).open(encoding="utf-8") as file:
             found = json.load(file, parse_constant=_refuse, object_pairs_hook=_without_repeats)
@@ -75,11 +79,14 @@ def from_report(report: Report) -> Baseline:
 
 
 def value(baseline: Baseline | None, model: str, variant: str, metric: str) -> float | None:
-    """The recorded value of a metric; None without one. `size_bytes` is known of every recorded variant."""
+    """The recorded value of a metric; None without one, infinity where the outputs equalled the reference's.
+
+    `size_bytes` is known of every recorded variant.
+    """
     recorded = _variants(baseline or {}, model).get(variant, {})
     found = recorded.get("metrics", {}).get(metric)
     number: float | None = recorded.get("size_bytes") if found is None and metric == "size_bytes" else found
-    return number
+    return math.inf if found == IDENTICAL else number
 
 
 def compare(report: Report, baseline: Baseline) -> tuple[str, ...]:
@@ -108,8 +115,14 @@ def describe(path: str) -> str:
 
 def _in_words(recorded: dict[str, Any]) -> str:
     size = [f"{recorded['size_bytes']:,} bytes"] if "size_bytes" in recorded else []
-    metrics = [f"{name} {number:.6g}" for name, number in sorted(recorded["metrics"].items()) if name != "size_bytes"]
+    metrics = [
+        f"{name} {_figure(found)}" for name, found in sorted(recorded["metrics"].items()) if name != "size_bytes"
+    ]
     return ", ".join(size + metrics) or "nothing"
+
+
+def _figure(found: float | str) -> str:
+    return found if isinstance(found, str) else f"{found:.6g}"
 
 
 def _compare_variants(model: ModelResult, recorded: dict[str, Any]) -> list[str]:
@@ -130,8 +143,8 @@ def _compare_variants(model: ModelResult, recorded: dict[str, Any]) -> list[str]
 def _compare_metrics(model: str, variant: VariantResult, recorded: dict[str, Any]) -> list[str]:
     where = f"of variant {variant.name!r} of model {model!r}"
     present = {metric.name: metric for metric in variant.metrics}
-    # A value that is undefined or infinite is never recorded, so it is not missed.
-    new = [name for name, metric in present.items() if name not in recorded and metric.value is not None]
+    # A value that is undefined is never recorded, so it is not missed.
+    new = [name for name, metric in present.items() if name not in recorded and _to_record(metric) is not None]
     gone = [name for name in sorted(recorded) if name not in present]
     return [f"metric {name!r} {where} is not in the baseline" for name in new] + [
         f"metric {name!r} {where} is in the baseline but was not measured" for name in gone
@@ -143,9 +156,17 @@ def _measured(model: ModelResult) -> list[VariantResult]:
 
 
 def _recorded(variant: VariantResult) -> dict[str, Any]:
-    metrics = {metric.name: metric.value for metric in variant.metrics if metric.value is not None}
+    found = {metric.name: _to_record(metric) for metric in variant.metrics}
+    metrics = {name: what for name, what in found.items() if what is not None}
     size = {} if variant.artifact is None else {"size_bytes": variant.artifact.size_bytes}
     return {**size, "metrics": metrics}
+
+
+def _to_record(metric: MetricResult) -> float | str | None:
+    """A metric's value as a baseline holds it; None when it has none."""
+    if metric.value is None and metric.identical and metric.error is None:
+        return IDENTICAL
+    return metric.value
 
 
 def _variants(baseline: Baseline, model: str) -> dict[str, Any]:
@@ -173,7 +194,8 @@ def _model_problem(name: str, model: Any) -> str | None:
 def _variant_problem(name: str, recorded: Any) -> str | None:
     if not isinstance(recorded, dict) or not isinstance(recorded.get("metrics"), dict):
         return f"is damaged: metrics of variant {name} must be an object"
-    numbers = {**recorded["metrics"], "size_bytes": recorded.get("size_bytes", 0)}
+    values = {name: found for name, found in recorded["metrics"].items() if found != IDENTICAL}
+    numbers = {**values, "size_bytes": recorded.get("size_bytes", 0)}
     wrong = [metric for metric, number in numbers.items() if not _is_number(number)]
     return f"is damaged: no number for {wrong[0]!r} of variant {name}" if wrong else None
 

@@ -9,9 +9,11 @@ Entries hold JSON, .npy, .npz and .tflite files, never a pickle.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Mapping
@@ -91,10 +93,13 @@ class Cache:
             os.utime(folder)
         return entry
 
-    def put(self, key: str, files: Mapping[str, str | Path], meta: dict[str, Any]) -> Entry:
+    def put(
+        self, key: str, files: Mapping[str, str | Path], meta: dict[str, Any], *, folder: int | None = None
+    ) -> Entry:
         """Store copies of files under a key and give the entry; whoever stored it first wins.
 
-        Files come from a child's scratch folder and are not trusted: links are not followed.
+        Files come from a child and are not trusted: only regular files are read, links are not followed, and with
+        `folder`, the descriptor of an open folder, names are taken in it whatever its path leads to by now.
 
         Raises:
             EvaluationError: the disk is full or the folder cannot be written.
@@ -106,7 +111,7 @@ class Cache:
         except OSError as error:
             raise self._unwritable(error) from None
         try:
-            hashes = {name: _copy(Path(source), temporary / name) for name, source in files.items()}
+            hashes = {name: _copy(source, temporary / name, folder) for name, source in files.items()}
             index = {"files": hashes, "meta": meta, "check": key_of(key, hashes, meta)}
             with (temporary / _INDEX).open("xb") as stream:
                 stream.write(msgspec.json.encode(index))
@@ -159,10 +164,13 @@ class Cache:
         )
 
 
-def _copy(source: Path, target: Path) -> str:
-    descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+def _copy(source: str | Path, target: Path, folder: int | None) -> str:
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     digest = hashlib.sha256()
     with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "a result is no regular file", str(source))
         while block := reader.read(_BLOCK):
             digest.update(block)
             writer.write(block)

@@ -102,8 +102,14 @@ def check(
     targets = _targets(formats)
     if report_dir is not None and os.path.lexists(report_dir) and not os.path.isdir(report_dir):
         raise UsageError(f"--report-dir {report_dir}: is a file; name a folder")
-    report = _check(manifests, verbose=verbose, **settings)
-    _write(report, targets, report_dir)
+    try:
+        report = _check(manifests, verbose=verbose, **settings)
+        _write(report, targets, report_dir)
+    except GuardError as error:
+        if fail_on != "never" or error.exit_code != GuardError.exit_code:
+            raise
+        _say(f"tflite-guard: {error}")
+        sys.exit(0)
     sys.exit(_exit_code(report, fail_on))
 
 

@@ -20,31 +20,45 @@ _CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def sha256_of(path: str) -> str:
+def sha256_of(path: str, roots: Sequence[str] = ()) -> str:
     """The SHA-256 of a file, or of a folder over its sorted files, in lower-case hexadecimal.
 
     A folder's is the hash of one line for every file below it, `<sha256 of the content>  <path>`, with
     the path relative to the folder, in POSIX form, sorted by its bytes: what
     `find -L * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` prints inside the folder (for names
-    that do not begin with a dot or hold white space). Symbolic links count as what they point to.
-    Raises OSError when something cannot be read.
+    that do not begin with a dot or hold white space). Symbolic links count as what they point to, which
+    must lie in the folder or under one of `roots`. Raises OSError when something cannot be read, leads
+    elsewhere, or is no regular file: a device may never end.
     """
     if not os.path.isdir(path):
         return _sha256_of_file(path)
     digest = hashlib.sha256()
-    for name in sorted(files_below(path), key=os.fsencode):
+    for name in sorted(files_below(path, roots), key=os.fsencode):
         digest.update(f"{_sha256_of_file(os.path.join(path, name))}  ".encode() + os.fsencode(name) + b"\n")
     return digest.hexdigest()
 
 
-def files_below(folder: str) -> Iterator[str]:
-    """The files below a folder as relative POSIX paths, in no order; links are followed, never in a circle."""
+def files_below(folder: str, roots: Sequence[str] = ()) -> Iterator[str]:
+    """The files below a folder as relative POSIX paths, in no order; links are followed, never in a circle.
+
+    Raises OSError, whose `strerror` names the entry, for a link out of the folder and the roots, which could
+    lead over the whole disk, and for what is neither a file nor a folder.
+    """
+    allowed = [os.path.realpath(place) for place in (folder, *roots)]
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_reraise):
-        seen.add(os.path.realpath(parent))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]
-        for name in names:
-            yield os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        seen.add(os.path.realpath(os.path.join(folder, inside)))
+        for entry in _entries(os.path.join(folder, inside)):
+            name = os.path.join(inside, entry.name)
+            if entry.is_symlink():
+                _check_link(entry.path, name, allowed)
+            if not entry.is_dir():
+                _check_regular(entry.path, name, entry.is_file())
+                yield name.replace(os.sep, "/")
+            elif os.path.realpath(entry.path) not in seen:
+                pending.append(name)
 
 
 def contained(path: str, roots: Sequence[str]) -> bool:
@@ -136,6 +150,7 @@ def _zip_kind(names: list[str] | None) -> str:
 
 
 def _sha256_of_file(path: str) -> str:
+    _check_regular(path, os.path.basename(path), os.path.isfile(path))
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -152,8 +167,25 @@ def _under(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _reraise(error: OSError) -> None:
-    raise error
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+
+def _check_link(path: str, name: str, allowed: Sequence[str]) -> None:
+    real = os.path.realpath(path)
+    if not any(_under(real, root) for root in allowed):
+        what = f"{name} leads out of the folder, to {real}; copy it, or allow its place with --data-root"
+        raise OSError(errno.EINVAL, what, path)
+
+
+def _check_regular(path: str, name: str, regular: bool) -> None:
+    if regular:
+        return
+    if not os.path.exists(path):
+        what = "leads to nothing" if os.path.islink(path) else "does not exist"
+        raise FileNotFoundError(errno.ENOENT, f"{name} {what}", path)
+    raise OSError(errno.EINVAL, f"{name} is a device, a pipe or a socket, not a file", path)
 
 
 def write_atomically(path: str, content: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -25,6 +24,32 @@ from tflite_guard.verdict import judge, within_steps
 
 Recorded = Callable[[str], float | None]
 """A metric's name to its value in the baseline."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement under the name that the manifest gives its metric."""
+
+    of: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class ObservedMeasured:
+    """Recorded outputs measured, and their largest difference from our own run by kernels."""
+
+    measurements: tuple[Measured, ...]
+    max_steps: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a child says after evaluating one variant; kept in the cache."""
+
+    measurements: tuple[Measured, ...]
+    artifact: Artifact
+    observed: ObservedMeasured | None
+    files: tuple[str, ...] = ("scores.npz",)
 
 
 @dataclass(frozen=True)
@@ -55,10 +80,10 @@ def variant_result(
         return VariantResult(
             variant.name, how, Verdict.ERROR, False, None, (), (), (), outcome.error, seconds, line=variant.line
         )
-    meta = outcome.entry.meta
-    metrics, findings = _judged(meta["measurements"], variant, baseline)
-    made = msgspec.convert(meta["artifact"], Artifact)
-    observed = _observed(meta["observed"], variant)
+    evaluation = msgspec.convert(outcome.entry.meta, Evaluation)
+    metrics, findings = _judged(evaluation.measurements, variant, baseline)
+    made = evaluation.artifact
+    observed = _observed(evaluation.observed, variant)
     findings = [*findings, *_integer_findings(made, variant)]
     error = _float_operators_error(made, variant)
     verdicts = [*(metric.verdict for metric in metrics), observed.verdict if observed else Verdict.PASS]
@@ -80,27 +105,26 @@ def variant_result(
 
 
 def _judged(
-    measured: list[dict[str, Any]], variant: VariantSpec, baseline: Recorded
+    measured: Sequence[Measured], variant: VariantSpec, baseline: Recorded
 ) -> tuple[list[MetricResult], list[Finding]]:
     metrics: list[MetricResult] = []
     findings: list[Finding] = []
     for item in measured:
-        measurement = msgspec.convert(item["measurement"], Measurement)
-        result, found = judge(measurement, variant.tolerances.get(item["of"]), baseline(measurement.name))
+        result, found = judge(item.measurement, variant.tolerances.get(item.of), baseline(item.measurement.name))
         metrics.append(result)
         findings.extend(found)
     return metrics, findings
 
 
-def _observed(raw: dict[str, Any] | None, variant: VariantSpec) -> Observed | None:
-    if raw is None or variant.observed_outputs is None:
+def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observed | None:
+    if observed is None or variant.observed_outputs is None:
         return None
-    metrics, _ = _judged(raw["measurements"], variant, lambda _: None)
-    own = within_steps(raw["max_steps"][variant.kernels], variant.observed_tolerance)
+    metrics, _ = _judged(observed.measurements, variant, lambda _: None)
+    own = within_steps(observed.max_steps[variant.kernels], variant.observed_tolerance)
     return Observed(
         path=Path(variant.observed_outputs).name,
         metrics=tuple(metrics),
-        max_steps=raw["max_steps"],
+        max_steps=observed.max_steps,
         tolerance=variant.observed_tolerance,
         steps_verdict=own,
         verdict=Verdict.worst([own, *(metric.verdict for metric in metrics)]),
@@ -130,6 +154,6 @@ def reference_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
     """The reference's own values, which every evaluated variant has measured alike."""
     for outcome in outcomes:
         if outcome.entry is not None:
-            measured = [item["measurement"] for item in outcome.entry.meta["measurements"]]
-            return {item["name"]: item["reference"] for item in measured if item["reference"] is not None}
+            measured = [item.measurement for item in msgspec.convert(outcome.entry.meta, Evaluation).measurements]
+            return {one.name: one.reference for one in measured if one.reference is not None}
     return {}

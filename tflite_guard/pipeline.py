@@ -105,12 +105,12 @@ def describe(reference: ReferenceSpec, options: Options, on_log: OnLog | None = 
     with Engine([ModelSpec("", reference, nothing, (), ())], options, on_log) as engine, engine.pool.pair() as workers:
         worker = workers.litert if reference.kind == "tflite" else workers.tensorflow
         arguments = {"reference": msgspec.to_builtins(reference)}
-        described, _ = worker.request("describe", arguments, deadline=time.monotonic() + options.timeout)
-        return described
+        return worker.request("describe", arguments, deadline=time.monotonic() + options.timeout)
 
 
 def select(manifests: Sequence[Manifest], options: Options) -> list[tuple[Manifest, ModelSpec]]:
     """The models, with the variants, that the patterns of some options ask for."""
+    _refuse_idle(options.models, "--model", [model.name for one in manifests for model in one.models])
     chosen = []
     for manifest in manifests:
         for model in manifest.models:
@@ -119,14 +119,14 @@ def select(manifests: Sequence[Manifest], options: Options) -> list[tuple[Manife
             variants = tuple(variant for variant in model.variants if _matches(variant.name, options.variants))
             if variants or not options.variants:
                 chosen.append((manifest, replace(model, variants=variants)))
-    if not chosen:
-        asked = " ".join(
-            [*(f"--model {name}" for name in options.models), *(f"--variant {name}" for name in options.variants)]
-        )
-        known = ", ".join(
-            f"{model.name} ({', '.join(v.name for v in model.variants)})" for m in manifests for model in m.models
-        )
-        raise UsageError(f"{asked} matches nothing; the manifest has {known}")
+    known = [
+        v.name
+        for one in manifests
+        for model in one.models
+        if _matches(model.name, options.models)
+        for v in model.variants
+    ]
+    _refuse_idle(options.variants, "--variant", known)
     return chosen
 
 
@@ -147,7 +147,7 @@ class Engine:
             self.cache = Cache(options.cache_dir)
         else:
             self.cache = Cache(Path(self.pool.scratch) / "store", setting="TMPDIR")
-        self.hashes = Hashes()
+        self.hashes = Hashes([root for model in models for root in model.evaluation.roots])
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = options.jobs or max(1, min(len(models), cores // 2))
         self.threads = max(1, cores // self.jobs)
@@ -164,7 +164,7 @@ class Engine:
 
     def steps(self, manifest: Manifest, model: ModelSpec, workers: WorkerPair, on_event: OnEvent) -> Steps:
         """The steps of one model, whose time starts now."""
-        run = Run(self.cache, self.hashes, self.threads, self.pool.scratch)
+        run = Run(self.cache, self.hashes, self.threads, self.pool.scratch, self.options.allow_code)
         return Steps(run, manifest, model, workers, on_event, time.monotonic() + self.options.timeout)
 
     def map(self, function: Callable[[Any], ModelResult], items: Sequence[Any]) -> list[ModelResult]:
@@ -259,6 +259,13 @@ def _evaluated(steps: Steps, variant: VariantSpec, known: Entry | None, path: Fu
         return Outcome(steps.evaluation(variant, path.result()))
     except EvaluationError as error:
         return Outcome(error=ErrorInfo(error.kind, str(error)))
+
+
+def _refuse_idle(patterns: Sequence[str], option: str, names: Sequence[str]) -> None:
+    """A pattern that matches nothing is a slip, and what it was meant to check would go unchecked."""
+    for pattern in patterns:
+        if not any(_matches(name, (pattern,)) for name in names):
+            raise UsageError(f"{option} {pattern} matches nothing; there are {', '.join(dict.fromkeys(names))}")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -86,8 +86,10 @@ class MetricResult:
     failed_limit: str | None = None
     """The limit that decided: `max_drop`, `min`, …"""
     baseline: float | None = None
+    baseline_identical: bool = False
+    """The baseline has no number because the outputs then equalled the reference's; `baseline` is None."""
     regression: float | None = None
-    """How much worse than the baseline, positive is worse."""
+    """How much worse than the baseline, positive is worse; None too where it is infinite."""
     error: str | None = None
 
 

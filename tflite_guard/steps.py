@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ import msgspec
 from tflite_guard.cache import Cache, Entry, key_of
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import sha256_of
+from tflite_guard.judging import Evaluation
 from tflite_guard.manifest.types import CalibrationOptions, DatasetSpec, Manifest, ModelSpec, ReferenceSpec, VariantSpec
 from tflite_guard.results import Verdict
 from tflite_guard.vocabulary import QUANTIZATIONS
@@ -45,9 +46,10 @@ OnEvent = Callable[[Event], None]
 
 
 class Hashes:
-    """Content hashes of the files of a run, each computed once."""
+    """Content hashes of the files of a run, each computed once. Links in folders may lead to `roots` alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, roots: Sequence[str]) -> None:
+        self._roots = roots
         self._known: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -55,7 +57,7 @@ class Hashes:
         with self._lock:
             if path not in self._known:
                 try:
-                    self._known[path] = sha256_of(path)
+                    self._known[path] = sha256_of(path, self._roots)
                 except OSError as error:
                     raise EvaluationError("file", f"{path}: cannot be read ({error.strerror})") from None
             return self._known[path]
@@ -70,6 +72,7 @@ class Run:
     threads: int
     scratch: str
     """Different in every run."""
+    allow_code: bool
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Steps:
             "dataset": msgspec.to_builtins(self.model.evaluation),
             "threads": self.run.threads,
         }
-        return self._step(self._reference_key, worker, "reference", arguments, None, "reference")
+        return self._step(self._reference_key, worker, "reference", arguments, None, "reference", ReferenceAnswer)
 
     def prepare(self) -> None:
         """Have the reference's outputs ready, or raise why they cannot be."""
@@ -124,11 +127,23 @@ class Steps:
         if variant.recipe is not None:
             arguments["float32"] = self.tflite(VariantSpec("float32", quantization="float32", source=source))
             return self._step(
-                self._artifact_key(variant), self.workers.litert, "recipe", arguments, variant.name, "convert"
+                self._artifact_key(variant),
+                self.workers.litert,
+                "recipe",
+                arguments,
+                variant.name,
+                "convert",
+                ArtifactAnswer,
             )
         arguments["reference"] = msgspec.to_builtins(source)
         return self._step(
-            self._artifact_key(variant), self.workers.tensorflow, "convert", arguments, variant.name, "convert"
+            self._artifact_key(variant),
+            self.workers.tensorflow,
+            "convert",
+            arguments,
+            variant.name,
+            "convert",
+            ArtifactAnswer,
         )
 
     def evaluation(self, variant: VariantSpec, tflite: str) -> Entry:
@@ -143,7 +158,7 @@ class Steps:
             "variant": msgspec.to_builtins(variant),
             "threads": self.run.threads,
         }
-        return self._step(key, self.workers.litert, "evaluate", arguments, variant.name, "evaluate", ("scores.npz",))
+        return self._step(key, self.workers.litert, "evaluate", arguments, variant.name, "evaluate", Evaluation)
 
     def evaluation_key(self, variant: VariantSpec) -> str:
         """Depends on everything but tolerances, so that changing one re-runs nothing."""
@@ -170,7 +185,8 @@ class Steps:
         return key_of("artifact", self._model_key(source), how, calibration, _code())
 
     def _model_key(self, spec: ReferenceSpec) -> str:
-        return key_of(spec.kind, self.run.hashes(spec.path), spec.signature, spec.input_shapes)
+        # What is refused without --allow-code must not be answered without it either.
+        return key_of(spec.kind, self.run.hashes(spec.path), spec.signature, spec.input_shapes, self.run.allow_code)
 
     def _data_key(self, spec: DatasetSpec) -> str:
         files = [spec.path, spec.labels_file] if spec.source != "python" else []
@@ -190,7 +206,7 @@ class Steps:
         arguments: dict[str, Any],
         variant: str | None,
         phase: str,
-        files: Sequence[str] | None = None,
+        kind: type[ReferenceAnswer] | type[ArtifactAnswer] | type[Evaluation],
     ) -> Entry:
         known = self.run.cache.get(key)
         if known is not None:
@@ -198,18 +214,16 @@ class Steps:
         self.on_event(Event(self.model.name, variant, phase))
         started = time.monotonic()
         try:
-            result, out = worker.request(
+            with worker.writing(
                 task,
                 arguments,
                 deadline=self.deadline,
                 progress=lambda done, total: self.on_event(Event(self.model.name, variant, phase, done, total)),
-                writes=True,
-            )
+            ) as (result, folder):
+                names = _checked(result, kind)
+                entry = self.run.cache.put(key, {name: name for name in names}, result, folder=folder)
         except EvaluationError as error:
             raise EvaluationError(error.kind, self._as_written(str(error), arguments.get("tflite"))) from None
-        names = files if files is not None else result.get("files", ("model.tflite",))
-        entry = self.run.cache.put(key, {_plain(name): out / _plain(name) for name in names}, result)
-        shutil.rmtree(out, ignore_errors=True)
         self.seconds.setdefault(variant or "", {})[phase] = round(time.monotonic() - started, 3)
         return entry
 
@@ -263,9 +277,12 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "tensorflow": _version("tensorflow", "tensorflow-cpu"),
         "keras": _version("keras"),
+        "tf_keras": _version("tf-keras"),
+        "h5py": _version("h5py"),
         "ai_edge_litert": _version("ai-edge-litert"),
         "ai_edge_quantizer": _version("ai-edge-quantizer"),
         "numpy": _version("numpy"),
+        "pillow": _version("pillow"),
         "platform": f"{platform.system()} {platform.machine()}",
     }
 
@@ -276,11 +293,38 @@ def tool_version() -> str:
     return importlib.metadata.version(TOOL_NAME)
 
 
-def _plain(name: str) -> str:
-    """A file's name, from a child that is not trusted: no path."""
-    if name != os.path.basename(name) or name in ("", ".", ".."):
-        raise EvaluationError("crash", "the process that ran the model gave a file name that is none")
-    return name
+@dataclass(frozen=True)
+class ReferenceAnswer:
+    """What a child says after running the reference."""
+
+    files: tuple[str, ...]
+    examples: int
+    names: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class ArtifactAnswer:
+    """What a child says after converting."""
+
+    size_bytes: int
+    files: tuple[str, ...] = ("model.tflite",)
+
+
+# The names that children give their results; anything else is not taken from them.
+_RESULT = re.compile(r"outputs\.json|[0-9]{1,6}\.npy|model\.tflite|scores\.npz")
+
+
+def _checked(
+    answer: dict[str, Any], kind: type[ReferenceAnswer] | type[ArtifactAnswer] | type[Evaluation]
+) -> tuple[str, ...]:
+    """The files of an answer, which comes from a child that is not trusted: of the right types, without paths."""
+    try:
+        files = msgspec.convert(answer, kind).files
+    except msgspec.ValidationError:
+        files = ("",)
+    if not all(_RESULT.fullmatch(name) for name in files):
+        raise EvaluationError("crash", "the process that ran the model gave an answer that is none")
+    return files
 
 
 def shown(path: str, manifest: Manifest) -> str:

@@ -6,6 +6,7 @@ examples were enough to tell. Exactly at a limit passes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,8 @@ def judge(
 ) -> tuple[MetricResult, tuple[Finding, ...]]:
     """The verdict on one measurement, and what a user should know about it.
 
-    `baseline` is the value recorded for this metric, None without one. A metric that could not be
+    `baseline` is the value recorded for this metric: None without one, infinity where the outputs then
+    equalled the reference's, which any that no longer do have lost beyond every limit. A metric that could not be
     computed is an error whatever the tolerance; one without a tolerance passes. Findings have the
     rules `underpowered-evaluation`, `not-proven` and `no-baseline`.
     """
@@ -110,6 +112,7 @@ def _error(measurement: Measurement, tolerance: Tolerance | None) -> str | None:
 
 def _bounds(measurement: Measurement, tolerance: Tolerance, baseline: float | None) -> list[_Bound]:
     if measurement.value is None:
+        # The outputs equal the reference's: nothing can be better, whatever was recorded.
         return []
     bounds = (_bound(measurement, kind, limit, baseline) for kind, limit in tolerance.limits().items())
     return [bound for bound in bounds if bound is not None]
@@ -142,7 +145,11 @@ def _value_interval(measurement: Measurement) -> Interval | None:
 
 
 def _regression(measurement: Measurement, baseline: float | None) -> float | None:
-    if measurement.value is None or baseline is None:
+    if baseline is None:
+        return None
+    if math.isinf(baseline):
+        return 0.0 if measurement.identical else math.inf
+    if measurement.value is None:
         return None
     change = measurement.value - baseline
     return -change if measurement.higher_is_better else change
@@ -175,7 +182,7 @@ def _findings(
     unproven = [b for b in bounds if b.kind != "max_regression" and b.interval is None and not b.certain]
     if tolerance.require == "proven_pass" and unproven:
         yield _not_proven(measurement, tolerance, unproven[0])
-    if tolerance.max_regression is not None and baseline is None and measurement.value is not None:
+    if tolerance.max_regression is not None and baseline is None:
         yield Finding(
             rule="no-baseline",
             severity="note",
@@ -253,6 +260,7 @@ def _result(
     conclusive: bool | None = None,
     error: str | None = None,
 ) -> MetricResult:
+    regression = _regression(measurement, baseline)
     return MetricResult(
         name=measurement.name,
         metric=measurement.metric,
@@ -272,8 +280,10 @@ def _result(
         verdict=verdict,
         conclusive=conclusive,
         failed_limit=failed_limit,
-        baseline=baseline,
-        regression=_regression(measurement, baseline),
+        # Reports hold no infinity.
+        baseline=None if baseline is None or math.isinf(baseline) else baseline,
+        baseline_identical=baseline is not None and math.isinf(baseline),
+        regression=None if regression is None or math.isinf(regression) else regression,
         error=error,
     )
 

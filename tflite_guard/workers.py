@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -36,6 +36,7 @@ OnLog = Callable[[str], None]
 # An answer is measurements and names, never arrays; more than this is not an answer.
 MAX_LINE = 64 * 2**20
 LOG_TAIL = 2**16
+LOG_AT_ONCE = 2**22
 
 # Everything else in the environment (tokens, credentials, proxies with passwords) stays with the parent.
 ALLOWED_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
@@ -50,11 +51,24 @@ class Confinement:
     allow_code: bool = False
 
 
+class _Answer(msgspec.Struct):
+    """One line from a child. Exactly one field is set."""
+
+    progress: tuple[int, int] | None = None
+    error: dict[str, str] | None = None
+    result: dict[str, Any] | None = None
+
+
+class _NoAnswerError(Exception):
+    """A child said something that is no answer."""
+
+
 @dataclass
 class _Child:
     process: subprocess.Popen[bytes]
     scratch: str
-    log: Path
+    log: BinaryIO
+    """An open file without a name, which the child can write to and not replace."""
     buffer: bytearray = field(default_factory=bytearray)
     log_position: int = 0
 
@@ -79,44 +93,66 @@ class Worker:
         *,
         deadline: float | None = None,
         progress: OnProgress | None = None,
-        writes: bool = False,
-    ) -> tuple[dict[str, Any], Path]:
-        """Have the child do one task and give its result, with the folder that it wrote to.
+    ) -> dict[str, Any]:
+        """Have the child do one task and give its result.
 
         Args:
             task: the name of a `task_…` method of `engine.tasks.Session`.
             arguments: what the task takes, as JSON.
             deadline: `time.monotonic()` at which to give up, in seconds.
             progress: called with (examples done, examples in all).
-            writes: give the task a new folder as `out`.
 
         Raises:
             EvaluationError: the task failed, or the child crashed, hung or ran out of memory.
         """
         with self._busy:
-            try:
+            with self._scratch_errors():
                 child = self._started()
-                out = Path(tempfile.mkdtemp(prefix="out-", dir=child.scratch)) if writes else Path(child.scratch)
-            except OSError as error:
-                raise _no_scratch(error, os.path.dirname(self._scratch)) from None
-            arguments = {**arguments, "out": str(out)} if writes else arguments
-            return self._exchange(child, {"task": task, "arguments": arguments}, deadline, progress), out
+            return self._exchange(child, {"task": task, "arguments": arguments}, deadline, progress)
+
+    @contextlib.contextmanager
+    def writing(
+        self, task: str, arguments: dict[str, Any], *, deadline: float | None, progress: OnProgress | None
+    ) -> Iterator[tuple[dict[str, Any], int]]:
+        """The same for a task that writes files: its result, and a descriptor of the new folder `out` that it wrote to.
+
+        The folder is held open since before the task began, so a child that puts a link in its place gains nothing; it
+        is removed afterwards.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._busy:
+                with self._scratch_errors():
+                    child = self._started()
+                    out = tempfile.mkdtemp(prefix="out-", dir=child.scratch)
+                    stack.callback(shutil.rmtree, out, ignore_errors=True)
+                    descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                    stack.callback(os.close, descriptor)
+                request = {"task": task, "arguments": {**arguments, "out": out}}
+                result = self._exchange(child, request, deadline, progress)
+            yield result, descriptor
+
+    @contextlib.contextmanager
+    def _scratch_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _no_scratch(error, os.path.dirname(self._scratch)) from None
 
     def _exchange(
         self, child: _Child, request: dict[str, Any], deadline: float | None, progress: OnProgress | None
     ) -> dict[str, Any]:
         try:
             self._send(child, request)
-            while True:
-                event = self._receive(child, deadline)
-                if "progress" in event:
-                    if progress is not None:
-                        progress(*event["progress"])
-                elif "error" in event:
-                    raise EvaluationError(event["error"]["kind"], event["error"]["message"])
-                else:
-                    result: dict[str, Any] = event["result"]
-                    return result
+            while (answer := self._receive(child, deadline)).progress is not None:
+                if progress is not None:
+                    progress(*answer.progress)
+            if answer.error is not None:
+                raise EvaluationError(answer.error.get("kind", "crash"), answer.error.get("message", ""))
+            if answer.result is None:
+                raise _NoAnswerError
+            return answer.result
+        except EvaluationError:
+            raise
         except (BrokenPipeError, EOFError):
             raise self._obituary(child) from None
         except TimeoutError:
@@ -124,6 +160,13 @@ class Worker:
             raise EvaluationError(
                 "timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)"
             ) from None
+        except _NoAnswerError:
+            self._end(child)
+            raise EvaluationError("crash", "the process that ran the model gave an answer that is none") from None
+        except BaseException:
+            # The answer is still to come, and would be taken for the next request's.
+            self._end(child)
+            raise
         finally:
             self._forward_log(child)
 
@@ -157,18 +200,17 @@ class Worker:
 
     def _start(self) -> _Child:
         scratch = tempfile.mkdtemp(prefix=f"{self.kind}-", dir=self._scratch)
-        log = Path(scratch) / "log"
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tflite_guard.engine"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                env=_environment(scratch),
-                cwd=scratch,
-                # Ctrl-C in the terminal then reaches the parent alone, which ends its children in order.
-                start_new_session=True,
-            )
+        log = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 - lives as long as the child
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tflite_guard.engine"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_environment(scratch),
+            cwd=scratch,
+            # Ctrl-C in the terminal then reaches the parent alone, which ends its children in order.
+            start_new_session=True,
+        )
         child = _Child(process, scratch, log)
         limits = {
             "scratch": scratch,
@@ -185,12 +227,13 @@ class Worker:
         child.process.stdin.write(msgspec.json.encode(message) + b"\n")
         child.process.stdin.flush()
 
-    def _receive(self, child: _Child, deadline: float | None) -> dict[str, Any]:
+    def _receive(self, child: _Child, deadline: float | None) -> _Answer:
         assert child.process.stdout is not None
         descriptor = child.process.stdout.fileno()
         while (end := child.buffer.find(b"\n")) < 0:
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([descriptor], [], [], wait)[0]:
+            wait = None if deadline is None else deadline - time.monotonic()
+            # A child that never stops talking has no more time than one that is silent.
+            if (wait is not None and wait <= 0) or not select.select([descriptor], [], [], wait)[0]:
                 raise TimeoutError
             block = os.read(descriptor, 2**16)
             if not block or len(child.buffer) > MAX_LINE:
@@ -199,12 +242,9 @@ class Worker:
         line = bytes(child.buffer[:end])
         del child.buffer[: end + 1]
         try:
-            message = msgspec.json.decode(line)
+            return msgspec.json.decode(line, type=_Answer)
         except msgspec.DecodeError:
-            raise EOFError from None
-        if not isinstance(message, dict):
-            raise EOFError
-        return message
+            raise _NoAnswerError from None
 
     def _obituary(self, child: _Child) -> EvaluationError:
         """Why a child is gone, in words."""
@@ -234,19 +274,18 @@ class Worker:
                 assert pipe is not None
                 pipe.close()
         self._forward_log(child)
+        child.log.close()
         with self._lock:
             if self._child is child:
                 self._child = None
 
     def _forward_log(self, child: _Child) -> None:
-        if self._on_log is None:
+        if self._on_log is None or child.log.closed:
             return
-        with contextlib.suppress(OSError), child.log.open("rb") as stream:
-            stream.seek(child.log_position)
-            text = stream.read()
-            child.log_position += len(text)
-            if text:
-                self._on_log(text.decode("utf-8", "replace"))
+        text = os.pread(child.log.fileno(), LOG_AT_ONCE, child.log_position)
+        child.log_position = os.fstat(child.log.fileno()).st_size
+        if text:
+            self._on_log(text.decode("utf-8", "replace"))
 
 
 class WorkerPool:
@@ -335,13 +374,9 @@ def _no_scratch(error: OSError, place: str) -> EvaluationError:
     return EvaluationError("scratch", f"{place}: cannot be used ({error.strerror}); name another folder with TMPDIR")
 
 
-def _tail(log: Path) -> str:
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - LOG_TAIL))
-            return stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
+def _tail(log: BinaryIO) -> str:
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), LOG_TAIL, max(0, size - LOG_TAIL)).decode("utf-8", "replace")
 
 
 def _ran_out_of_memory(log: str) -> bool:

@@ -43,6 +43,44 @@ def test_labels_with_a_fraction_anywhere_are_floats_in_every_batch(table, opened
     assert {batch.labels[""].dtype for batch in dataset.batches(1)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize(
+    ("cells", "dtype"),
+    [
+        (["1", "16777216"], np.float32),
+        (["1", "16777217"], np.int64),
+        (["-9223372036854775808", "9007199254740993"], np.int64),
+        (["1.5", "16777217"], np.float32),
+        (["16777217", "1e0"], np.float32),
+        (["1", "1e20"], np.float32),
+        (["1.5", "1" + "0" * 30], np.float32),
+    ],
+)
+@pytest.mark.parametrize("limit", [None, 1])
+def test_integers_that_float32_would_change_stay_integers_in_every_batch(table, opened, cells, dtype, limit):
+    dataset = opened("csv", table("x\n" + "\n".join(cells)), limit=limit)
+    batches = [batch.inputs["image"] for batch in dataset.batches(1)]
+    assert {batch.dtype for batch in batches} == {np.dtype(dtype)}
+    if limit is None:
+        assert [batch[0] for batch in batches] == [dtype(cell) for cell in cells]
+
+
+def test_integers_come_out_of_a_cast_unchanged(table, opened, whole):
+    dataset = opened("csv", table("x\n16777217\n3\n"), preprocess=({"cast": "int32"},))
+    assert whole(dataset).inputs["image"].tolist() == [16777217, 3]
+
+
+def test_large_labels_keep_every_digit(table, opened, whole):
+    text = "x,y\n1,9007199254740993\n2,3.0\n"
+    assert whole(opened("csv", table(text), labels="y")).labels[""].tolist() == [9007199254740993, 3]
+
+
+@pytest.mark.parametrize(("cell", "role"), [("9223372036854775809", "x"), ("1e20", "y"), ("-9223372036854775809", "y")])
+def test_whole_numbers_beyond_64_bits_are_errors(table, opened, cell, role):
+    row = {"x": "1", "y": "2", role: cell}
+    with pytest.raises(DataError, match=f"line 2, column '{role}': '{cell}' does not fit in 64 bits"):
+        opened("csv", table(f"x,y\n{row['x']},{row['y']}\n3,4\n"), labels="y")
+
+
 def test_limit_takes_a_subset(table, opened, whole):
     text = "x\n" + "".join(f"{i}\n" for i in range(50))
     rows = np.sort(np.random.default_rng(5).choice(50, 9, replace=False))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from engine_models import Case, single_runs, without_signature
 
-from tflite_guard.engine import graph
+from tflite_guard.engine import convert, graph
 from tflite_guard.engine.convert import Source
 from tflite_guard.engine.tflite import Runner, inspect
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
@@ -219,6 +219,91 @@ def test_a_quantization_aware_source_needs_no_calibration(trained: str, tmp_path
     data = {"x": np.random.default_rng(1).normal(size=(6, 4)).astype("float32")}
     outputs = single_runs(str(path), data)["y"]
     np.testing.assert_allclose(outputs, source.reference.predict(data)["y"], atol=12 / 255 + 1e-4)
+
+
+def test_a_name_alone_makes_no_source_quantization_aware(tmp_path: Path) -> None:
+    kernel = tf.Variable(np.random.default_rng(0).normal(size=(4, 3)).astype("float32"), name="FakeQuantWithMinMaxVars")
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4), name="x")])
+    def serve(x: Any) -> Any:
+        with tf.name_scope("MyFakeQuantum"):
+            return {"y": x @ kernel}
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4), name="x")])
+    def training(x: Any) -> Any:
+        return {"y": tf.quantization.fake_quant_with_min_max_args(x @ kernel)}
+
+    module = tf.Module()
+    module.kernel = kernel
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve, "training": training})
+    source = Source(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    assert not source.quantization_aware
+    assert graph.float_operators(graph.read(source.quantize(VariantSpec("v", "int8"), four_wide))) == []
+
+
+def four_wide() -> Iterator[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(3)
+    return iter([{"x": rng.normal(size=(1, 4)).astype("float32")} for _ in range(8)])
+
+
+def test_ranges_trained_in_part_only_ask_for_calibration(tmp_path: Path) -> None:
+    kernel = tf.Variable(np.random.default_rng(0).normal(size=(4, 3)).astype("float32"))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4), name="x")])
+    def serve(x: Any) -> Any:
+        return {"y": tf.quantization.fake_quant_with_min_max_args(x @ kernel, -20, 20)}
+
+    module = tf.Module()
+    module.kernel = kernel
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve})
+    source = Source(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    with pytest.raises(
+        ConversionError, match=r"not quantization-aware-trained throughout.*name a dataset as calib"
+    ) as e:
+        source.quantize(VariantSpec("v", "int8"), None)
+    assert e.value.kind == "no-calibration"
+    assert graph.float_operators(graph.read(source.quantize(VariantSpec("v", "int8"), four_wide))) == []
+
+
+def test_a_variant_is_the_same_whichever_were_made_before(
+    conv: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 is made to need a batch of one; what is made after it keeps its free batch."""
+    once = Source._once
+
+    def picky(source: Source, folder: str, setup: Any) -> bytes:
+        if setup is convert._plain and "single" not in folder:
+            raise ConversionError("not with a free batch")
+        return once(source, folder, setup)
+
+    monkeypatch.setattr(Source, "_once", picky)
+    source = Source(conv.spec, str(tmp_path))
+    assert graph.read(source.float32()).main.tensors[0].shape_signature[0] == 1
+    for quantization in ("dynamic_range", "int8"):
+        variant = VariantSpec("v", quantization)
+        alone = Source(conv.spec, str(tmp_path)).quantize(variant, conv.calibration)
+        assert source.quantize(variant, conv.calibration) == alone
+        assert alone == Path(conv.tflite(quantization)).read_bytes()
+
+
+def test_a_saved_model_with_state_agrees_with_its_conversion(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.state = tf.Variable(tf.zeros(3))
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 3), name="x")])
+    def serve(x: Any) -> Any:
+        return {"y": x + module.state.assign(module.state * 0.5 + x[0])}
+
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve})
+    source = Source(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    data = {"x": np.random.default_rng(1).normal(size=(6, 3)).astype("float32")}
+    wanted = source.reference.predict(data)["y"]
+    np.testing.assert_allclose(wanted, 2 * data["x"], rtol=1e-6)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(source.float32())
+    np.testing.assert_allclose(single_runs(str(path), data)["y"], wanted, rtol=1e-6)
+    outputs = Runner(str(path), expected=source.names).run(data)["y"]
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-6)
 
 
 def test_calibration_data_is_asked_for(conv: Case) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,66 @@ def test_a_saved_model_by_signature(saved: str) -> None:
     assert double["count"].tolist() == [3] * EXAMPLES
     half = load_reference(ReferenceSpec("saved_model", saved, signature="half")).predict(data)
     np.testing.assert_array_equal(half["y"], data["x"] / 2)
+
+
+def counters(folder: Path, change: Callable[[Any, Any], Any], batch: int | None = None) -> str:
+    """A SavedModel whose output is a variable that every call changes; another signature only reads it."""
+    module = tf.Module()
+    module.state = tf.Variable([1.0, 2.0, 3.0])
+    spec = tf.TensorSpec((batch, 3), name="x")
+
+    def serve(x: Any) -> Any:
+        change(module.state, x)
+        return {"y": x + module.state}
+
+    signatures = {
+        "serving_default": tf.function(serve, input_signature=[spec]),
+        "peek": tf.function(lambda x: {"y": x + module.state}, input_signature=[spec]),
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return str(folder)
+
+
+def scattered(state: Any, x: Any) -> None:
+    state.scatter_nd_add([[0], [2]], x[0, :2])
+
+
+def in_a_branch(state: Any, x: Any) -> None:
+    tf.cond(tf.reduce_sum(x) > -1e9, lambda: state.assign_add(x[0]), lambda: state.read_value())
+
+
+CHANGES: list[Callable[[Any, Any], Any]] = [
+    lambda state, x: state.assign(state * 0.5 + x[0]),
+    lambda state, x: state.assign_sub(x[0]),
+    lambda state, x: state[1:].assign(x[0, 1:]),
+    scattered,
+    in_a_branch,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_saved_models_state_is_reset_before_every_example(tmp_path: Path, change: Callable[[Any, Any], Any]) -> None:
+    path = counters(tmp_path / "m", change)
+    data = normal(3)
+    signatures = [tf.saved_model.load(path).signatures["serving_default"] for _ in range(3)]
+    wanted = [signature(x=tf.constant(data[i : i + 1]))["y"].numpy() for i, signature in enumerate(signatures)]
+    reference = load_reference(ReferenceSpec("saved_model", path))
+    for _ in range(2):
+        np.testing.assert_array_equal(reference.predict({"x": data})["y"][:3], np.concatenate(wanted))
+
+
+def test_state_of_a_saved_model_does_not_reach_its_export(tmp_path: Path) -> None:
+    path = counters(tmp_path / "m", CHANGES[0])
+    reference = load_reference(ReferenceSpec("saved_model", path))
+    wanted = reference.predict({"x": normal(3)})["y"]
+    again = load_reference(ReferenceSpec("saved_model", reference.export(str(tmp_path / "out"), {"x": (1, 3)})))
+    np.testing.assert_array_equal(again.predict({"x": normal(3)})["y"], wanted)
+
+
+def test_a_signature_that_only_reads_its_variables_takes_whole_batches(tmp_path: Path) -> None:
+    path = counters(tmp_path / "m", CHANGES[0])
+    assert load_reference(ReferenceSpec("saved_model", path, signature="peek")).reset is None
+    assert load_reference(ReferenceSpec("saved_model", path)).reset is not None
 
 
 def test_an_unknown_signature_lists_those_there_are(saved: str) -> None:

@@ -141,6 +141,54 @@ def test_layers_that_load_programs_are_refused(conv: Case, tmp_path: Path, name:
     refused("keras", repacked(conv.path, tmp_path / "m.keras", swap), f"a {name} layer", "unsafe-model")
 
 
+def keras2_config(name: str, **config: Any) -> str:
+    layer = {"class_name": name, "config": {"name": "op", **config}, "inbound_nodes": [], "name": "op"}
+    return json.dumps({"class_name": "Functional", "config": {"name": "m", "layers": [layer]}})
+
+
+def keras2_h5(path: Path, config: str) -> Path:
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = config
+        file.attrs["keras_version"] = "2.15.0"
+    return path
+
+
+FUNCTIONS = [
+    "io.read_file", "io.gfile.remove", "raw_ops.ReadFile", "compat.v1.py_func", "py_function", "numpy_function",
+    "keras.utils.get_file", "keras.models.load_model", "saved_model.load", "load_op_library", "data.Dataset", "print",
+    "audio.write_file", "math.write_file", "compat.v1.read_file", "compat.v1.Print", "compat.v1.raw_ops.ReadFile",
+    "compat.v1.enable_v2_behavior", "compat.v1.summary.scalar", "Module", None, ["math.sin"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", ["TFOpLambda", "SlicingOpLambda"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_keras_2_functions_that_do_more_than_compute_are_refused(tmp_path: Path, layer: str, function: Any) -> None:
+    path = keras2_h5(tmp_path / "m.h5", keras2_config(layer, function=function))
+    refused("keras", path, f"holds a {layer} layer of .*--allow-code", "unsafe-model")
+    accepted("keras", path, allow_code=True)
+
+
+@pytest.mark.parametrize("layer", ["TensorFlowOpLayer", "ClassMethod"])
+def test_keras_2_layers_of_raw_operators_are_refused(conv: Case, tmp_path: Path, layer: str) -> None:
+    config = keras2_config(layer, node_def="{}")
+    refused("keras", keras2_h5(tmp_path / "m.h5", config), rf"a {layer} layer \(op\)", "unsafe-model")
+    zipped = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({"config.json": config.encode()}))
+    refused("keras", zipped, rf"a {layer} layer \(op\)", "unsafe-model")
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_keras_2_functions_that_compute_are_fine(tmp_path: Path) -> None:
+    tf_keras = pytest.importorskip("tf_keras")
+    x = tf_keras.Input((4,), name="x")
+    y = tf.concat([tf.math.sin(x), tf.nn.relu(x[:, :2]) * 2 + 1], 1)
+    y = tf.transpose(tf.reshape(tf.clip_by_value(y, -1.0, 1.0), (-1, 2, 3)), (0, 2, 1))
+    tf_keras.Model(x, tf.reduce_mean(tf.cast(y, tf.float32), 1) - tf.linalg.norm(x)).save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5") as file:
+        assert file.attrs["model_config"].count("OpLambda") > 8
+    accepted("keras", tmp_path / "m.h5")
+
+
 def test_deep_configurations_are_refused(conv: Case, tmp_path: Path) -> None:
     deep = b'{"a":' * 300 + b"1" + b"}" * 300
     path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({"config.json": deep}))

@@ -37,6 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "models/digits_qat/variables",
         "models/unfetched",
         "models/pruned",
+        "models/scoped",
         "data/images/cat",
         "app",
         "recipes",
@@ -55,7 +56,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {
         "models/digits.h5": HDF5,
         "models/digits.tflite": TFLITE,
-        "models/digits_qat/saved_model.pb": b"\x08\x01 FakeQuantWithMinMaxVars",
+        "models/digits_qat/saved_model.pb": b"\x0a\x05scope\x12\x17FakeQuantWithMinMaxVars\x1a\x01x",
+        "models/scoped/saved_model.pb": b"\x0a\x25MyFakeQuantum/FakeQuantWithMinMaxVars\x12\x06MatMul",
         "models/pruned/saved_model.pb": b"\x08\x01 graph",
         "models/digits_qat/variables/variables.index": b"index",
         "models/unfetched/saved_model.pb": POINTER,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -236,7 +238,7 @@ def test_what_does_not_concern_a_variant_is_not_inherited(read: Read, manifest: 
     options = {"samples": 7, "clip_percentile": 99}
     found = only(read(manifest(variants=variants, require_integer=True, calibration_options=options)))
     assert {name for name, variant in found.items() if variant.calibration} == {"int16x8", "static"}
-    assert {name for name, variant in found.items() if variant.require_integer} == {"int16x8", "static"}
+    assert {name for name, variant in found.items() if variant.require_integer} == {"int16x8", "static", "shipped"}
     assert found["float16"].calibration_options == CalibrationOptions()
     assert found["int16x8"].calibration_options == CalibrationOptions(7)
     assert found["static"].calibration_options == CalibrationOptions(7, 99, "measured")
@@ -245,14 +247,55 @@ def test_what_does_not_concern_a_variant_is_not_inherited(read: Read, manifest: 
 def test_a_quantization_aware_source_needs_no_calibration(read: Read, manifest: Make, messages: Any) -> None:
     trained = {"name": "qat", "quantization": "int8", "source": {"saved_model": "models/digits_qat"}}
     pruned = {"name": "pruned", "quantization": "int8", "source": {"saved_model": "models/pruned"}}
-    assert only(read(manifest(variants=[trained])))["qat"].calibration is None
+    # It may be trained in part only, which the engine sees: the data are there for it.
+    assert only(read(manifest(variants=[trained])))["qat"].calibration.name == "calib"
+    assert messages(manifest(variants=[trained | {"calibration": "calib"}])) == []
     assert only(read(manifest(variants=[trained], calibration=None)))["qat"].calibration is None
     assert only(read(manifest(variants=[pruned])))["pruned"].calibration.name == "calib"
     (message,) = messages(manifest(variants=[trained, pruned], calibration=None))
     assert message.startswith("int8 needs a calibration dataset")
 
 
+def test_a_name_alone_makes_no_source_quantization_aware(read: Read, manifest: Make, messages: Any) -> None:
+    scoped = {"name": "scoped", "quantization": "int8", "source": {"saved_model": "models/scoped"}}
+    assert only(read(manifest(variants=[scoped])))["scoped"].calibration.name == "calib"
+    (message,) = messages(manifest(variants=[scoped], calibration=None))
+    assert message.startswith("int8 needs a calibration dataset")
+
+
 # --- what may be read
+
+
+def test_what_could_not_be_hashed_is_told_before_a_run(tmp_path: Path, project: Path, manifest: Make) -> None:
+    root = tmp_path / "repo"
+    shutil.copytree(project, root, symlinks=True, ignore=shutil.ignore_patterns("pipe.npz"))
+    (root / "models/pruned/assets").mkdir()
+    os.mkfifo(root / "models/pruned/assets/pipe")
+    (root / "models/digits_qat/zero").symlink_to("/dev/zero")
+    (root / "data/images/cat/all").symlink_to("/")
+    os.mkfifo(root / "recipes/pipe.json")
+    images = {"source": "images", "path": "data/images", "class_order": ["cat"], "labels": "label"}
+    variants = [
+        {"name": "qat", "quantization": "float32", "source": {"saved_model": "models/digits_qat"}},
+        {"name": "pruned", "quantization": "float32", "source": {"saved_model": "models/pruned"}},
+        {"name": "recipe", "recipe": "recipes/pipe.json"},
+    ]
+    written = manifest(variants=variants)
+    written["datasets"]["images"] = images
+    (root / "m.json").write_text(json.dumps(written))
+    with pytest.raises(ManifestError) as caught:
+        load(str(root / "m.json"))
+    told = [problem.message for problem in caught.value.problems]
+    assert told == [
+        "data/images cannot be read: cat/all leads out of the folder, to /; copy it, or allow its place with "
+        "--data-root",
+        "models/digits_qat cannot be read: zero leads out of the folder, to /dev/zero; copy it, or allow its place "
+        "with --data-root",
+        "models/pruned cannot be read: assets/pipe is a device, a pipe or a socket, not a file",
+        "recipes/pipe.json is a device or a pipe, where a recipe file (.json) is expected",
+    ]
+    with pytest.raises(ManifestError, match="zero is a device"):
+        load(str(root / "m.json"), data_roots=["/dev"])
 
 
 def test_a_data_root_allows_what_lies_under_it(read: Read, manifest: Make, messages: Any, project: Path) -> None:

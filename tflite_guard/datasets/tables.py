@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,8 @@ from tflite_guard.errors import DataError
 
 Role = Literal["input", "label", "group"]
 Line = tuple[int, list[str]]
+INT64 = np.iinfo(np.int64)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,55 @@ class TableReader:
 def open_table(path: str, roles: Mapping[str, Role], columns: Mapping[str, str | Sequence[str]] | None) -> TableReader:
     """Checks the whole file once: each key's cells must be finite numbers (groups: any text).
 
-    Inputs are float32; labels are int64 where all of them are whole numbers, else float32. Without
-    `columns` a key is a column's name. Raises DataError with line and column.
+    Inputs are float32, or int64 where all cells are written as integers and float32 cannot hold one of
+    them; labels are int64 where all of them are whole numbers, else float32. Types are a key's, never a
+    batch's. Without `columns` a key is a column's name. Raises DataError with line and column.
     """
     header = _head(path)
     cells = {key: _locate(path, header, key, role, columns) for key, role in roles.items()}
-    whole = {key for key, role in roles.items() if role == "label"}
+    seen = {key: _Seen() for key, role in roles.items() if role != "group"}
     examples = 0
     for line in _lines(path):
         if len(line[1]) != len(header):
             raise DataError(f"{path}: line {line[0]}: has {len(line[1])} cells, the header has {len(header)}")
-        for key, where in cells.items():
-            value = _value(line, where, path)
-            if key in whole and not np.all(value == np.trunc(value)):
-                whole.discard(key)
+        for key, found in seen.items():
+            for text, where in _places(line, cells[key], path):
+                found.look(text, where)
         examples += 1
-    typed = {key: Cells(c.places, c.names, c.single, np.int64 if key in whole else c.dtype) for key, c in cells.items()}
+    typed = {key: replace(c, dtype=seen[key].dtype(roles[key])) if key in seen else c for key, c in cells.items()}
     return TableReader(path, typed, examples)
+
+
+@dataclass
+class _Seen:
+    """What the cells of a key are, as far as they were looked at."""
+
+    whole: bool = True
+    """All are whole numbers, such as 3 and 3.0."""
+    integers: bool = True
+    """All are written as integers."""
+    exact: bool = True
+    """float32 holds all integers exactly."""
+    too_large: str | None = None
+    """The first whole number beyond int64, in words."""
+
+    def look(self, text: str, where: str) -> None:
+        """Take one more cell into account. Raises DataError when it is no finite number."""
+        value = _finite(text, where)
+        integer = _integer(text)
+        self.integers &= integer is not None
+        self.whole &= value == math.trunc(value)
+        self.exact &= integer is None or (abs(value) <= _FLOAT32_MAX and int(np.float32(value)) == integer)
+        if self.whole and not INT64.min <= _whole(text) <= INT64.max and self.too_large is None:
+            self.too_large = f"{where}: {text!r} does not fit in 64 bits"
+
+    def dtype(self, role: Role) -> type[np.float32] | type[np.int64]:
+        """The type of the key's values. Raises DataError when none holds them."""
+        if not (self.whole if role == "label" else self.integers and not self.exact):
+            return np.float32
+        if self.too_large is not None:
+            raise DataError(f"{self.too_large}, as a column of whole numbers must; scale it")
+        return np.int64
 
 
 def _locate(
@@ -80,13 +114,36 @@ def _locate(
 
 
 def _value(line: Line, cells: Cells, path: str) -> Array:
-    number, row = line
-    texts = [row[place] for place in cells.places]
-    values = texts if cells.dtype is np.str_ else [
-        _finite(text, f"{path}: line {number}, column {name!r}")
-        for text, name in zip(texts, cells.names, strict=True)
-    ]  # fmt: skip
+    values = [_convert(text, cells.dtype, where) for text, where in _places(line, cells, path)]
     return np.asarray(values[0] if cells.single else values, cells.dtype)
+
+
+def _convert(text: str, dtype: type, where: str) -> float | str:
+    if dtype is np.str_:
+        return text
+    value = _finite(text, where)
+    # float64, too, holds only the integers up to 2 ** 53.
+    return _whole(text) if dtype is np.int64 else value
+
+
+def _places(line: Line, cells: Cells, path: str) -> Iterator[tuple[str, str]]:
+    """Each cell of a key and where it stands, for messages."""
+    number, row = line
+    for place, name in zip(cells.places, cells.names, strict=True):
+        yield row[place], f"{path}: line {number}, column {name!r}"
+
+
+def _integer(text: str) -> int | None:
+    """A cell that is written as an integer; None for any other."""
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _whole(text: str) -> int:
+    integer = _integer(text)
+    return int(float(text)) if integer is None else integer
 
 
 def _finite(text: str, where: str) -> float:

@@ -20,6 +20,7 @@ from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.names import Names, TensorInfo
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
+from tflite_guard.engine.safety import signature_operators
 from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line, names_of
 from tflite_guard.errors import ConversionError, DataError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, ReferenceSpec, VariantSpec
@@ -30,7 +31,7 @@ Calibration = Callable[[], Iterator[dict[str, Array]]]
 
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 INT16X8 = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-FAKE_QUANT = b"FakeQuant"
+FAKE_QUANT = "FakeQuant"
 CALIBRATIONS_KEPT = 4
 """Each is a float model in memory; the variants of a model seldom differ in their calibration."""
 
@@ -62,7 +63,6 @@ class Source:
         self._scratch = scratch
         self._allow_code = allow_code
         self._quantizer = quantizer
-        self._single = False
         self._calibrated: dict[tuple[Calibration, CalibrationOptions], bytes] = {}
 
     @cached_property
@@ -98,7 +98,15 @@ class Source:
         if quantization not in ("int8", "int16x8"):
             raise ConversionError(f'"{quantization}" is no quantization of the converter')
         if self.quantization_aware:
-            return self._trained(variant)
+            trained = self._trained(variant)
+            if graphs.integer_compute(graphs.read(trained)):
+                return trained
+            if calibration is None:
+                raise ConversionError(
+                    "the source is not quantization-aware-trained throughout: its trained ranges leave every "
+                    "convolution and matrix product in float; name a dataset as calibration",
+                    "no-calibration",
+                )
         self._refuse_loops()
         if calibration is None:
             raise ConversionError(
@@ -108,10 +116,11 @@ class Source:
 
     @cached_property
     def quantization_aware(self) -> bool:
-        """Whether the source holds fake-quantization operators, so that its ranges are trained."""
+        """Whether the source computes with fake-quantization operators, so that ranges are trained."""
         if self._spec.kind == "tflite":
             return False
-        return FAKE_QUANT in (Path(self._export) / "saved_model.pb").read_bytes()
+        operators = signature_operators(self._export, self.reference.signature)
+        return any(operator.startswith(FAKE_QUANT) for operator in operators)
 
     @cached_property
     def _export(self) -> str:
@@ -123,17 +132,19 @@ class Source:
         return self.reference.export(mkdtemp(prefix="export-single-", dir=self._scratch), shapes)
 
     def _convert(self, setup: Callable[[Any], None]) -> bytes:
-        """Convert the export; where a free batch does not convert, export with a batch of one and try again."""
-        if self._single:
-            return self._once(self._single_export, setup)
+        return self._from_export(lambda folder: self._once(folder, setup))
+
+    def _from_export(self, convert: Callable[[str], bytes]) -> bytes:
+        """Convert the export; where a free batch does not convert, export with a batch of one and try again.
+
+        What other conversions needed is not remembered: a variant is the same whichever were made before it.
+        """
         try:
-            return self._once(self._export, setup)
+            return convert(self._export)
         except ConversionError:
             if fixed_batch(self.names) is not None:
                 raise
-            converted = self._once(self._single_export, setup)
-        self._single = True
-        return converted
+            return convert(self._single_export)
 
     def _once(self, folder: str, setup: Callable[[Any], None]) -> bytes:
         def convert() -> bytes:
@@ -220,9 +231,8 @@ class Source:
 
     def _convert_keeping(self, setup: Callable[[Any], None], nodes: list[str]) -> bytes:
         debug = tf.lite.experimental
-        folder = self._single_export if self._single else self._export
 
-        def convert() -> bytes:
+        def convert(folder: str) -> bytes:
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[self.reference.signature])
             setup(converter)
             options = debug.QuantizationDebugOptions(denylisted_nodes=nodes)
@@ -230,7 +240,7 @@ class Source:
             debugger = debug.QuantizationDebugger(converter=converter, debug_dataset=samples, debug_options=options)
             return bytes(debugger.get_nondebug_quantized_model())
 
-        return _guarded(convert)
+        return self._from_export(lambda folder: _guarded(lambda: convert(folder)))
 
     def _calibrate(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
         """The float flatbuffer with ranges."""

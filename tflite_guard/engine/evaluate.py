@@ -86,6 +86,12 @@ class Scorer:
         self._groups: list[Array] = []
         self._columns: list[_Column | _Whole] = []
         labels = _label_keys(dataset, self._aliases)
+        unknown = [key for key in labels if key and key not in names.outputs]
+        if unknown:
+            held = ", ".join(map(repr, names.outputs))
+            raise DataError(
+                f"dataset {dataset.name!r} has labels for output {unknown[0]!r}, which is none (there are {held})"
+            )
         for spec in specs:
             if spec.metric == "size_bytes":
                 continue

@@ -24,6 +24,8 @@ CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 CONTROL_FLOW = frozenset({"WHILE", "IF", "CALL_ONCE", "CALL"})
 SHAPE_ONLY = frozenset({"SHAPE", "RANK"})
 """They look at no values, so it does not matter of which type those are."""
+PRODUCTS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"})
+"""The operators that most of a model's computing is in."""
 RESOURCES = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
 
 
@@ -245,6 +247,12 @@ def float_operators(graph: Graph) -> list[str]:
 def computing_operators(graph: Graph) -> int:
     """How many operators compute on activations, float or quantized: not on shapes, not between types."""
     return sum(1 for op, sub in _computing(graph) if _in_float(op, sub) or _quantized(op, sub))
+
+
+def integer_compute(graph: Graph) -> bool:
+    """Whether some convolution or matrix product is in integers, or there is none at all."""
+    products = [(op, sub) for op, sub in _computing(graph) if op.type in PRODUCTS]
+    return not products or any(not _in_float(op, sub) for op, sub in products)
 
 
 def _computing(graph: Graph) -> Iterator[tuple[Operator, Subgraph]]:

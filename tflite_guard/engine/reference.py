@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tflite_guard.engine.names import Names, TensorInfo
-from tflite_guard.engine.safety import check_model_file, keras_version
+from tflite_guard.engine.safety import check_model_file, keras_version, signature_operators
 from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line
 from tflite_guard.errors import EvaluationError, ModelFileError
 from tflite_guard.manifest.types import ReferenceSpec
@@ -21,6 +21,12 @@ from tflite_guard.manifest.types import ReferenceSpec
 Array = npt.NDArray[Any]
 Serve = Callable[..., dict[str, Any]]
 Shapes = dict[str, tuple[int | None, ...]]
+# Operators that change a variable; random generators keep their state in one.
+CHANGES_VARIABLE = re.compile(
+    r"^Assign|^Resource(Scatter|Apply|SparseApply|StridedSliceAssign|CountUpTo)|^StridedSliceAssign|^CountUpTo|"
+    r"^Scatter(Nd)?(Update|Add|Sub|Mul|Div|Min|Max)$|^Rng(ReadAndSkip|Skip)|"
+    r"^Stateful(Uniform|StandardNormal|TruncatedNormal|RandomBinomial)"
+)
 
 
 @dataclass(frozen=True)
@@ -161,9 +167,29 @@ def _from_saved_model(spec: ReferenceSpec) -> Reference:
         serve=lambda **tensors: function(**tensors),
         save=save,
         saved_model=spec.path if names.inputs == inputs else None,
-        reset=None,
+        reset=_restorer(function, spec),
         compiled=tf.function(_positional(lambda **tensors: function(**tensors), list(names.inputs))),
     )
+
+
+def _restorer(function: Any, spec: ReferenceSpec) -> Callable[[], None] | None:
+    """Gives the variables of a signature that changes some the values that the file has; None when it changes none."""
+    changing = sorted(filter(CHANGES_VARIABLE.search, signature_operators(spec.path, spec.signature)))
+    if not changing:
+        return None
+    # Which of them change is not told; assigning a tensor shares its memory, so the weights cost next to nothing.
+    saved = [(variable, tf.constant(variable.numpy())) for variable in function.variables]
+    if not saved:
+        raise ModelFileError(
+            f"{spec.path} changes state ({changing[0]}) that cannot be reset between examples; "
+            "keep it in a tf.Variable of the model"
+        )
+
+    def restore() -> None:
+        for variable, value in saved:
+            variable.assign(value)
+
+    return restore
 
 
 def _loaded_saved_model(path: str) -> Any:

@@ -37,7 +37,21 @@ INSTEAD = {
 }
 
 # Layers whose configuration is a program (Lambda) or names another file or a pickle to load.
-CODE_LAYERS = frozenset({"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__"})
+# TensorFlowOpLayer holds a raw operator, ClassMethod calls a class that it names (both of Keras 2).
+CODE_LAYERS = frozenset(
+    {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "TensorFlowOpLayer",
+     "ClassMethod"}
+)  # fmt: skip
+# Keras 2's layers that call the function of TensorFlow that their configuration names.
+FUNCTION_LAYERS = frozenset({"TFOpLambda", "SlicingOpLambda"})
+PLAIN_MODULES = frozenset(
+    {"__operators__", "bitwise", "dtypes", "image", "keras.activations", "keras.backend", "linalg", "math", "nn",
+     "quantization", "ragged", "random", "signal", "sparse", "strings"}
+)  # fmt: skip
+CODE_FUNCTION = re.compile(
+    r"file|save|load|py_func|numpy_func|print|import|"
+    r"(^|\.)([A-Z]\w*|function|wrap_function|(enable|disable|set)_\w+)$"
+)
 
 SAVER_OPERATORS = frozenset(
     {"Save", "SaveSlices", "SaveV2", "Restore", "RestoreSlice", "RestoreV2", "ShardedFilename", "ShardedFilespec",
@@ -179,6 +193,9 @@ def _code_in(config: Any, depth: int = 0) -> Iterator[str]:
         if name in CODE_LAYERS:
             own = config.get("config")
             yield f"a {name} layer" + (f" ({own['name']})" if isinstance(own, dict) and "name" in own else "")
+        elif name in FUNCTION_LAYERS and not _plain_function(config.get("config")):
+            own = config.get("config")
+            yield f"a {name} layer of {own.get('function') if isinstance(own, dict) else None}"
         if isinstance(config.get("vocabulary"), str):
             yield "a vocabulary read from a file"
         for value in config.values():
@@ -186,6 +203,16 @@ def _code_in(config: Any, depth: int = 0) -> Iterator[str]:
     elif isinstance(config, list):
         for value in config:
             yield from _code_in(value, depth + 1)
+
+
+def _plain_function(config: Any) -> bool:
+    """Whether a layer's function only computes: of a module that holds nothing else, or of no module (`concat`)."""
+    function = config.get("function") if isinstance(config, dict) else None
+    if not isinstance(function, str) or CODE_FUNCTION.search(function):
+        return False
+    # tf.transpose and some others go by their old names.
+    module = function.removeprefix("compat.v1.").rpartition(".")[0]
+    return not module or module in PLAIN_MODULES
 
 
 def _check_hdf5_links(path: str, source: Any, allow_code: bool) -> None:
@@ -263,6 +290,22 @@ def _parsed(path: str, file: Path) -> Any:
     if not model.meta_graphs:
         raise ModelFileError(f"{path}: saved_model.pb holds no graph; export the model again")
     return model
+
+
+def signature_operators(path: str, signature: str) -> set[str]:
+    """The operators that computing a SavedModel's signature reaches, in whatever function."""
+    model = _parsed(path, Path(path) / "saved_model.pb")
+    metas = [meta for meta in model.meta_graphs if signature in meta.signature_def]
+    return {operator for meta in metas for operator in _reached_operators(meta, meta.signature_def[signature])}
+
+
+def _reached_operators(meta: Any, signature: Any) -> set[str]:
+    functions = {function.signature.name: function for function in meta.graph_def.library.function}
+    nodes = {node.name: node for node in meta.graph_def.node}
+    reached = _cone((info.name for info in signature.outputs.values()), nodes, functions)
+    return {
+        node.op for function, name in reached for node in (functions[function].node_def if function else [nodes[name]])
+    }
 
 
 def _check_operators(path: str, meta: Any) -> None:

@@ -196,10 +196,11 @@ def _calibration_options(view: VariantView) -> CalibrationOptions:
 
 
 def _require_integer(view: VariantView) -> bool:
-    """An inherited demand concerns the variants that ask for integers."""
+    """An inherited demand concerns the variants that ask for integers, and existing .tflite files."""
     node = view.settings.get("require_integer")
     quantization = QUANTIZATIONS.get(view.text("quantization") or "")
-    asks = quantization.integer if quantization else "require_integer" in view.own or view.calibrated
+    meant = "require_integer" in view.own or "tflite" in view.own or view.calibrated
+    asks = quantization.integer if quantization else meant
     return bool(node and node.plain()) and asks
 
 

@@ -56,7 +56,7 @@ class VariantView:
     tolerances: dict[str, ToleranceView]
     reference: Node
     quantization_aware: bool
-    """The model it is converted from holds ranges learned in training."""
+    """The model it is converted from seems to hold ranges learned in training, so calibration data may be missing."""
 
     @property
     def name(self) -> str:
@@ -77,10 +77,6 @@ class VariantView:
         """Calibration data decides its ranges (for a recipe file: may decide them)."""
         if recipe := self.text("recipe"):
             return is_recipe_file(recipe) or RECIPES.get(recipe, False)
-        return self._fixed_ranges and not self.quantization_aware
-
-    @property
-    def _fixed_ranges(self) -> bool:
         quantization = QUANTIZATIONS.get(self.text("quantization") or "")
         return quantization is not None and quantization.calibrated
 

@@ -29,6 +29,11 @@ Interval = tuple[float, float]
 Outputs = Mapping[str, Array] | Sequence[Array]
 PythonMetric = Callable[[Any, Any], Any]
 
+_NOT_FINITE = (
+    "the metric is not a finite number on these examples: the values are too large, or their differences too small, "
+    "for float64"
+)
+
 __all__ = ["BY_NAME", "Scores", "concatenate", "measure", "measure_python", "per_example"]
 
 
@@ -80,7 +85,8 @@ def per_example(spec: MetricSpec, outputs: Array, reference: Array, labels: Arra
     _check_finite(spec, outputs, "the variant's output", start)
     identical = np.asarray(flat(np.equal(outputs, reference)).all(1))
     batch = Compared(spec, outputs, reference, labels, start)
-    return {**BY_NAME[spec.metric].score(batch), "identical": identical}
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by `measure`
+        return {**BY_NAME[spec.metric].score(batch), "identical": identical}
 
 
 def concatenate(batches: list[Scores]) -> Scores:
@@ -93,9 +99,14 @@ def concatenate(batches: list[Scores]) -> Scores:
 def measure(spec: MetricSpec, scores: Scores, *, groups: Array | None = None, seed: int = 0) -> Measurement:
     """The metric's value, its drop from the reference and a 95 % interval, aggregated in float64.
 
-    `groups` (n,) says which examples belong together, in any dtype. A metric that has no value on
+    `groups` (n,) says which examples belong together, in any dtype. A metric that has no finite value on
     these examples, or no examples at all, comes back with `error` set and no value.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # `_valued` looks at what comes of it
+        return _measure(spec, scores, groups, seed)
+
+
+def _measure(spec: MetricSpec, scores: Scores, groups: Array | None, seed: int) -> Measurement:
     counted = scores.get("counted")
     if groups is not None and scores and len(groups) != len(next(iter(scores.values()))):
         raise DataError(f"{spec.name}: the groups of {len(groups)} examples are given, but others were measured")
@@ -141,7 +152,8 @@ def measure_python(
         blank = replace(_blank(spec, {}), examples=examples)
         return _valued(blank, one[0], interval_note="the function gives one number, not a score for each example")
     scores = {"candidate": ours, "reference": theirs}
-    return _summarize(_blank(spec, scores), statistics.mean(spec, scores), None, groups, seed, True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _summarize(_blank(spec, scores), statistics.mean(spec, scores), None, groups, seed, True)
 
 
 def _summarize(
@@ -172,15 +184,22 @@ def _summarize(
 def _valued(blank: Measurement, values: Array, interval_note: str | None = None) -> Measurement:
     """With the reference's and the variant's value, and how much worse the variant is."""
     reference, value = (float(v) for v in values)
-    if blank.metric == "sqnr" and not np.isfinite(value):
+    if blank.metric == "sqnr" and blank.identical:
         # No noise at all: the value would be infinite, which no report can hold.
-        return replace(blank, identical=True, interval_note="the outputs equal the reference's")
-    if not np.isfinite(value) or np.isinf(reference):
-        return replace(blank, error="the metric is not a finite number on these examples")
+        return replace(blank, interval_note="the outputs equal the reference's")
+    if _compares_with_labels(blank) != np.isfinite(reference) or not np.isfinite(value):
+        return replace(blank, error=_NOT_FINITE)
     if np.isnan(reference):
         return replace(blank, value=value, interval_note=interval_note)
     drop = reference - value if blank.higher_is_better else value - reference
+    if not np.isfinite(drop):
+        return replace(blank, error=_NOT_FINITE)
     return replace(blank, value=value, reference=reference, drop=drop, interval_note=interval_note)
+
+
+def _compares_with_labels(blank: Measurement) -> bool:
+    """Whether the reference has a value of its own, which must then be finite; others have NaN in its place."""
+    return blank.metric not in METRICS or METRICS[blank.metric].needs_labels
 
 
 def _with_proportion(measured: Measurement, suffix: str) -> Measurement:

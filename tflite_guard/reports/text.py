@@ -109,7 +109,7 @@ def _cells(metric: MetricResult, prefix: str, model: ModelResult) -> list[Render
         Text(wording.interval(metric), "dim"),
     ]
     if _has_baseline(model):
-        cells.append(Text(wording.number(metric.baseline, metric.metric), "dim"))
+        cells.append(Text(wording.baseline_of(metric), "dim"))
     return [*cells, Text(wording.tolerance(metric), "dim" if metric.tolerance is None else "")]
 
 
@@ -121,7 +121,11 @@ def _mark(verdict: Verdict, conclusive: bool | None, narrow: bool) -> Text:
 
 
 def _has_baseline(model: ModelResult) -> bool:
-    return any(metric.baseline is not None for variant in model.variants for metric in variant.metrics)
+    return any(
+        metric.baseline is not None or metric.baseline_identical
+        for variant in model.variants
+        for metric in variant.metrics
+    )
 
 
 def _findings(model: ModelResult) -> Iterator[Text]:

@@ -73,6 +73,11 @@ def _bound(value: float, metric: str) -> str:
     return number(value, metric).split(" ")[0].replace("-", "−")
 
 
+def baseline_of(metric: MetricResult) -> str:
+    """The value recorded in the baseline."""
+    return "identical" if metric.baseline_identical else number(metric.baseline, metric.metric)
+
+
 def may_have_interval(metric: MetricResult) -> bool:
     """Whether the metric is of a kind that has intervals: not a maximum, not a size."""
     return metric.metric not in METRICS or METRICS[metric.metric].has_interval
@@ -141,6 +146,8 @@ def failure(metric: MetricResult) -> str:
         else ""
     )
     within = f" 95 % interval {interval(metric)}." if metric.confidence_interval else ""
+    if metric.failed_limit == "max_regression" and metric.baseline_identical:
+        return f"{name} is {value} where the baseline was identical to the reference."
     if metric.failed_limit == "max_regression":
         baseline = number(metric.baseline, metric.metric)
         return f"{name} is {value} where the baseline had {baseline}; max_regression allows {allowed}."

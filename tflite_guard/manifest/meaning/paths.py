@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from tflite_guard import files
 from tflite_guard.errors import Problem
@@ -18,8 +19,13 @@ from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import kind_of_model
 from tflite_guard.manifest.wording import near
 
-# The operators FakeQuantWithMinMaxVars and their like, which carry trained ranges through to the converter.
-_FAKE_QUANTIZATION = b"FakeQuant"
+# The operators that carry trained ranges through to the converter.
+_FAKE_QUANTIZATION = (
+    b"FakeQuantWithMinMaxArgs",
+    b"FakeQuantWithMinMaxVars",
+    b"FakeQuantWithMinMaxVarsPerChannel",
+)
+_NODE_OPERATOR = b"\x12"  # the tag of NodeDef's field `op`, a string: its length and its bytes follow
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -55,6 +61,8 @@ _ALWAYS_WRONG = {
     "lfs-pointer": 'is a Git LFS pointer, not the file it stands for; run "git lfs pull"',
     "pickle": "is a Python pickle, which can run code and is never loaded; export the model or arrays instead",
 }
+# Files of a folder that are looked at before a run, which looks at all of them; a second's work.
+_MOST_ENTRIES = 100_000
 _SUFFIXES = {"keras": (".keras",), "hdf5": (".h5", ".hdf5")}
 
 
@@ -77,10 +85,15 @@ class Context:
         self.problems.append(node.key_problem(message))
 
     def quantization_aware(self, written: str) -> bool:
-        """Whether a SavedModel's path leads to one with ranges learned in quantization-aware training."""
+        """Whether a SavedModel's path leads to one that seems to be quantization-aware-trained.
+
+        An operator's name is looked for where a node would have it, not whether the node is ever reached: that
+        is the engine's to say, so calibration data may be missing for such a source but is not passed over.
+        """
         if escapes(written, self):
             return False
-        return files.holds(os.path.join(self.real_path(written), "saved_model.pb"), _FAKE_QUANTIZATION)
+        graph = os.path.join(self.real_path(written), "saved_model.pb")
+        return any(files.holds(graph, _NODE_OPERATOR + bytes([len(name)]) + name) for name in _FAKE_QUANTIZATION)
 
     def real_path(self, written: str) -> str:
         """Where a path of the manifest really lies, links resolved."""
@@ -97,7 +110,7 @@ def check_file(node: Node, kind: str, context: Context, pin: Node | None = None)
         context.say(node, f"no such file: {written}{_neighbour(path)}")
         return None
     try:
-        wrong = _wrong_kind(path, kind) or (pin and _wrong_hash(path, str(pin.plain())))
+        wrong = _wrong_kind(path, kind, context) or (pin and _wrong_hash(path, str(pin.plain()), context))
     except OSError as error:
         wrong = f"cannot be read: {error.strerror or error}"
     if wrong:
@@ -134,23 +147,27 @@ def _neighbour(path: str) -> str:
     return f"; did you mean {quoted(found)}?" if found else ""
 
 
-def _wrong_kind(path: str, kind: str) -> str | None:
+def _wrong_kind(path: str, kind: str, context: Context) -> str | None:
     found = files.sniff(path)
     if found == "saved_model" or (kind == "images" and found == "folder"):
-        found = _folder_of_pointers(path) or found
+        found = _folder_of_pointers(path, context) or found
     expected, title = _EXPECTED[kind]
     if found in expected:
         return _wrong_suffix(path, found) if kind == "keras" else None
     return _ALWAYS_WRONG.get(found) or f"is {_FOUND[found]}, where {title} is expected"
 
 
-def _folder_of_pointers(folder: str) -> str | None:
-    """`lfs-pointer` or `empty` when a SavedModel's graph is that, or an early file of a folder is a pointer."""
+def _folder_of_pointers(folder: str, context: Context) -> str | None:
+    """`lfs-pointer` or `empty` when a SavedModel's graph is that, or an early file of a folder is a pointer.
+
+    Raises OSError for an entry that could not be hashed, such as a link out of the folder or a device.
+    """
     graph = os.path.join(folder, "saved_model.pb")
     if os.path.isfile(graph) and files.sniff(graph) in ("empty", "lfs-pointer"):
         return files.sniff(graph)
-    first = (name for name, _ in zip(files.files_below(folder), range(100), strict=False))
-    return "lfs-pointer" if any(files.lfs_pointer(os.path.join(folder, name)) for name in first) else None
+    names = list(islice(files.files_below(folder, context.roots[1:]), _MOST_ENTRIES))
+    pointer = any(files.lfs_pointer(os.path.join(folder, name)) for name in names[:100])
+    return "lfs-pointer" if pointer else None
 
 
 def _wrong_suffix(path: str, found: str) -> str | None:
@@ -159,8 +176,8 @@ def _wrong_suffix(path: str, found: str) -> str | None:
     return f"is {_FOUND[found]}; Keras goes by the name, so rename it to end in {_SUFFIXES[found][0]}"
 
 
-def _wrong_hash(path: str, pinned: str) -> str | None:
-    actual = files.sha256_of(path)
+def _wrong_hash(path: str, pinned: str, context: Context) -> str | None:
+    actual = files.sha256_of(path, context.roots[1:])
     return None if actual == pinned.lower() else f"has sha256 {actual}, not the pinned {pinned.lower()}"
 
 

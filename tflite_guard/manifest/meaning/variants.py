@@ -58,7 +58,8 @@ def _check_recipe(variant: VariantView, context: Context) -> None:
 def _recipe_rules(path: str) -> list[object] | None:
     """The rules of a recipe file; None when it is none."""
     try:
-        if os.path.getsize(path) > MAX_BYTES:
+        # A pipe or a device would never end.
+        if not os.path.isfile(path) or os.path.getsize(path) > MAX_BYTES:
             return None
         with Path(path).open(encoding="utf-8") as file:
             rules = json.load(file)
@@ -90,9 +91,7 @@ def _check_no_effect(variant: VariantView, context: Context) -> None:
     if quantization and not quantization.integer:
         idle["require_integer"] = f"{quantization.name} does not ask for integers"
     if not variant.calibrated:
-        trained = quantization is not None and quantization.calibrated
-        why = "its ranges come from training" if trained else "this variant is not calibrated"
-        idle |= {"calibration": why, "calibration_options": why}
+        idle |= dict.fromkeys(("calibration", "calibration_options"), "this variant is not calibrated")
     for key, why in idle.items():
         if key in variant.own:
             context.say_key(variant.own[key], f"{quoted(key)} has no effect: {why}")
@@ -137,7 +136,8 @@ def _check_calibration(variant: VariantView, model: ModelView, tree: Node, conte
 def _needs_calibration(variant: VariantView, context: Context) -> bool:
     recipe = variant.text("recipe")
     if recipe is None or not is_recipe_file(recipe):
-        return variant.calibrated
+        trained = variant.quantization_aware and recipe is None
+        return variant.calibrated and not trained
     if escapes(recipe, context):
         return False
     return any(_quantizes_activations(rule) for rule in _recipe_rules(context.real_path(recipe)) or ())

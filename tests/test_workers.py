@@ -1,0 +1,131 @@
+"""A child that a model has taken over, against its parent: it may lie about its own model, and nothing more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Run, manifest_of, only, write_manifest
+from tflite_guard.cache import Cache, key_of
+from tflite_guard.errors import EvaluationError
+from tflite_guard.workers import Confinement, Worker
+
+# Runs inside the child in place of an evaluation, with what the child could reach: its pipes and its scratch folder.
+TAKEN_OVER = """
+import os, gc, json, glob
+
+def load():
+    out = max(glob.glob(os.environ["HOME"] + "/out-*"), key=os.path.getctime)
+    answers = next(o for o in gc.get_objects() if type(o).__name__ == "BufferedWriter" and o.fileno() > 2)
+    %s
+    answers.write((json.dumps({"result": {"files": %s, "examples": 1, "names": None}}) + "\\n").encode())
+    answers.flush()
+    os._exit(0)
+"""
+SECRET = "secret-of-the-parent"
+
+
+def taken_over(digits: Path, action: str, files: list[str]) -> Path:
+    (digits / "evil.py").write_text(TAKEN_OVER % (action, files))
+    manifest = only(manifest_of(digits), "shipped")
+    manifest["datasets"]["test"] = {"source": "python", "path": "evil:load", "inputs": "image"}
+    manifest["models"][0] |= {"metrics": ["sqnr"], "tolerances": {}, "reference": {"outputs": "recorded.npz"}}
+    np.savez(digits / "recorded.npz", out=np.zeros((3, 10), np.float32))
+    manifest["models"][0].pop("calibration")
+    return write_manifest(digits, manifest)
+
+
+@pytest.mark.parametrize(
+    ("action", "files"),
+    [
+        ('os.rmdir(out); os.symlink("{private}", out)', ["outputs.json"]),
+        ('os.symlink("{private}/outputs.json", out + "/outputs.json")', ["outputs.json"]),
+        ("pass", ["../../outputs.json"]),
+        ("pass", ["{private}/outputs.json"]),
+        ('os.mkfifo(out + "/outputs.json")', ["outputs.json"]),
+        ('os.mkdir(out + "/outputs.json")', ["outputs.json"]),
+        ("answers.write(b'[]\\n')", []),
+        ("answers.write(b'not json\\n')", []),
+    ],
+)
+def test_a_child_cannot_make_its_parent_read_other_files_or_hang(
+    run: Run, digits: Path, tmp_path: Path, action: str, files: list[str]
+) -> None:
+    private, cache = tmp_path / "private", tmp_path / "cache"
+    private.mkdir()
+    (private / "outputs.json").write_text(SECRET)
+    files = [name.format(private=private) for name in files]
+    path = taken_over(digits, action.format(private=private), files)
+    started = time.monotonic()
+    finished = run("check", path, "--allow-code", "--cache-dir", cache, "--timeout", "60", "-v")
+    assert time.monotonic() - started < 50
+    assert finished.code == 3, finished.out + finished.err
+    assert "Traceback" not in finished.out
+    assert SECRET not in finished.out + finished.err
+    kept = [file for file in cache.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    assert kept == []
+
+
+def test_a_child_that_never_stops_talking_is_ended_in_time(tmp_path: Path) -> None:
+    worker = Worker("litert", str(tmp_path), Confinement(allow_code=True))
+    talker = tmp_path / "talker"
+    talker.write_text("#!/bin/sh\nwhile true; do echo '{\"progress\": [1, 2]}'; done\n")
+    talker.chmod(0o755)
+    child = worker._started()
+    child.process.kill()
+    child.process.communicate()
+    child.process = subprocess.Popen([str(talker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    started = time.monotonic()
+    with pytest.raises(EvaluationError) as raised:
+        worker.request("describe", {}, deadline=time.monotonic() + 1)
+    assert raised.value.kind == "timeout"
+    assert time.monotonic() - started < 10
+    worker.close()
+
+
+def test_an_answer_is_never_taken_for_the_next_request(tmp_path: Path) -> None:
+    worker = Worker("litert", str(tmp_path), Confinement())
+    first = worker._started().process.pid
+    worker._receive, receive = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt), worker._receive  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        worker.request("measures", {})
+    worker._receive = receive  # type: ignore[method-assign]
+    assert "measures" in worker.request("measures", {})
+    assert worker._started().process.pid != first
+    worker.close()
+
+
+def test_what_a_child_left_is_read_only_where_it_is_a_regular_file(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to("/etc/passwd")
+    (folder / "folder").mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    for name in ("pipe", "link", "folder", "/dev/zero"):
+        with pytest.raises(EvaluationError):
+            cache.put(key_of(name), {"model.tflite": name}, {}, folder=descriptor)
+        assert cache.get(key_of(name)) is None
+    os.close(descriptor)
+
+
+def test_a_result_that_needed_allow_code_is_not_given_without_it(run: Run, digits: Path) -> None:
+    import keras
+
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1), name="image"), keras.layers.Flatten(), keras.layers.Lambda(lambda x: x * 2.0)]
+    )
+    model.save(digits / "models/lambda.keras")
+    manifest = only(manifest_of(digits), "float32")
+    manifest["models"][0] |= {"reference": {"keras": "models/lambda.keras"}, "metrics": ["sqnr"], "tolerances": {}}
+    path = write_manifest(digits, manifest)
+    assert run("check", path, "--allow-code").code == 0
+    refused = run("check", path)
+    assert refused.code == 3
+    assert "Lambda" in refused.out
