@@ -91,8 +91,8 @@ def test_state_is_forgotten_before_every_example(stateful: Case) -> None:
 
 
 def test_lstm_operator_with_variable_tensors_is_reset(tmp_path: Path) -> None:
-    tf_keras = pytest.importorskip("tf_keras")
     import tensorflow as tf
+    import tf_keras
 
     steps = tf_keras.Input(batch_shape=(1, 5, 3), name="steps")
     model = tf_keras.Model(steps, tf_keras.layers.LSTM(4)(steps))
