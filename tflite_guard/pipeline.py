@@ -19,7 +19,16 @@ from tflite_guard.cache import Cache, Entry
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.judging import Outcome, reference_metrics, variant_result
 from tflite_guard.manifest.types import DatasetSpec, Manifest, ModelSpec, ReferenceSpec, VariantSpec
-from tflite_guard.results import ErrorInfo, ManifestInfo, ModelResult, ReferenceResult, Report, Tool, Verdict
+from tflite_guard.results import (
+    ErrorInfo,
+    ManifestInfo,
+    ModelResult,
+    ReferenceResult,
+    Report,
+    Tool,
+    VariantResult,
+    Verdict,
+)
 from tflite_guard.steps import TOOL_NAME, Event, Hashes, OnEvent, Run, Steps, environment, paths_of, shown, tool_version
 from tflite_guard.vocabulary import REPORT_VERSION
 from tflite_guard.workers import Confinement, OnLog, WorkerPair, WorkerPool, memory_limit, readable_paths
@@ -218,10 +227,17 @@ def _check_model(
         verdict=Verdict.worst([*(result.verdict for result in results), Verdict.ERROR if shared else Verdict.PASS]),
         float32=float32,
         error=shared,
+        notes=_float32_notes(float32),
         line=model.line,
     )
     on_event(Event(model.name, None, "done", verdict=result.verdict))
     return result
+
+
+def _float32_notes(float32: VariantResult | None) -> tuple[str, ...]:
+    if float32 is None or float32.error is None:
+        return ()
+    return (f"the float conversion by itself could not be evaluated: {float32.error.message}",)
 
 
 def _with_float32(model: ModelSpec) -> list[VariantSpec]:

@@ -126,25 +126,12 @@ class Steps:
         arguments: dict[str, Any] = {"variant": msgspec.to_builtins(_conversion_part(variant))}
         if variant.recipe is not None:
             arguments["float32"] = self.tflite(VariantSpec("float32", quantization="float32", source=source))
-            return self._step(
-                self._artifact_key(variant),
-                self.workers.litert,
-                "recipe",
-                arguments,
-                variant.name,
-                "convert",
-                ArtifactAnswer,
-            )
-        arguments["reference"] = msgspec.to_builtins(source)
-        return self._step(
-            self._artifact_key(variant),
-            self.workers.tensorflow,
-            "convert",
-            arguments,
-            variant.name,
-            "convert",
-            ArtifactAnswer,
-        )
+            worker, task = self.workers.litert, "recipe"
+        else:
+            arguments["reference"] = msgspec.to_builtins(source)
+            worker, task = self.workers.tensorflow, "convert"
+        key = self._artifact_key(variant)
+        return self._step(key, worker, task, arguments, variant.name, "convert", ArtifactAnswer)
 
     def evaluation(self, variant: VariantSpec, tflite: str) -> Entry:
         """The variant's measurements."""
@@ -177,11 +164,12 @@ class Steps:
         if variant.tflite is not None:
             return key_of("file", self.run.hashes(variant.tflite))
         source = variant.source or self.model.reference
-        calibration = self._data_key(variant.calibration) if variant.calibration is not None else None
-        recipe = variant.recipe
+        part = _conversion_part(variant)
+        calibration = self._data_key(part.calibration) if part.calibration is not None else None
+        recipe = part.recipe
         if recipe is not None and os.path.isabs(recipe):
             recipe = self.run.hashes(recipe)
-        how = msgspec.to_builtins(replace(_conversion_part(variant), recipe=recipe, calibration=None, source=None))
+        how = msgspec.to_builtins(replace(part, recipe=recipe, calibration=None, source=None))
         return key_of("artifact", self._model_key(source), how, calibration, _code())
 
     def _model_key(self, spec: ReferenceSpec) -> str:

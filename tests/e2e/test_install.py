@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,11 @@ def test_validate_and_schemas_need_neither_tensorflow_nor_litert(light: Call, di
     assert light("validate", cwd=digits).returncode == 0
     for name in ("manifest", "report"):
         assert light("schema", name, cwd=digits).stdout == (ROOT / f"schemas/{name}-v1.schema.json").read_text()
+
+
+def test_the_wheel_is_typed(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert "tflite_guard/py.typed" in archive.namelist()
 
 
 def test_what_is_missing_is_said_with_what_to_install(light: Call, litert: Call, digits: Path) -> None:

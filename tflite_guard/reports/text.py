@@ -46,6 +46,7 @@ class View:
             if model.error is None:
                 yield _table(model, narrow)
                 yield from _findings(model)
+                yield from (Text(f"  note: {wording.plain(note, 2000)}", style="dim") for note in model.notes)
         yield Text("")
         yield from (Text(f"note: {wording.plain(note)}", style="dim") for note in report.notes)
         yield _footer(report)
