@@ -48,6 +48,8 @@ def main() -> None:
     place = os.path.dirname(os.path.dirname(limits["scratch"]))
     for line in requests:
         _answer(answers, session, msgspec.json.decode(line), place)
+    # TensorFlow takes a second to tear itself down, for nobody; every answer has been flushed.
+    os._exit(0)
 
 
 class _Log(io.FileIO):
