@@ -16,6 +16,7 @@ import click
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full
+from tflite_guard.plain import logged, plain
 from tflite_guard.vocabulary import DEFAULT_MANIFEST
 
 if TYPE_CHECKING:
@@ -430,6 +431,4 @@ def _log(text: str) -> None:
 
 
 def _safe(text: str) -> str:
-    from tflite_guard.reports.wording import plain
-
-    return plain(text, 4000)
+    return logged(plain(text, 4000))

@@ -17,6 +17,7 @@ import msgspec
 from tflite_guard.baseline import Baseline, compare, value
 from tflite_guard.cache import Cache, Entry
 from tflite_guard.errors import EvaluationError, UsageError
+from tflite_guard.files import repository_path
 from tflite_guard.judging import Outcome, reference_metrics, variant_result
 from tflite_guard.manifest.types import DatasetSpec, Manifest, ModelSpec, ReferenceSpec, VariantSpec
 from tflite_guard.results import (
@@ -219,7 +220,7 @@ def _check_model(
     shared = next((outcome.error for outcome in outcomes if outcome.shared), None)
     result = ModelResult(
         name=model.name,
-        manifest=ManifestInfo(manifest.path, manifest.sha256),
+        manifest=ManifestInfo(manifest.path, repository_path(manifest.path), manifest.sha256),
         reference=ReferenceResult(
             model.reference.kind, shown(model.reference.path, manifest), reference_metrics(outcomes)
         ),

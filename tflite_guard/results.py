@@ -181,10 +181,14 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class ManifestInfo:
-    """Which manifest, as given on the command line, and the SHA-256 of its bytes."""
+    """Which manifest."""
 
     path: str
+    """As given on the command line."""
+    repository_path: str
+    """Relative to the repository's root, with `/`, as GitHub and others name files."""
     sha256: str
+    """Of its bytes, hexadecimal."""
 
 
 @dataclass(frozen=True)

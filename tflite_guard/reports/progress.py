@@ -18,7 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tflite_guard.reports.wording import MARKS, plain
+from tflite_guard.plain import plain
+from tflite_guard.reports.wording import MARKS
 from tflite_guard.steps import Event
 
 PHASES = {"reference": "running the reference", "convert": "converting", "evaluate": "evaluating"}

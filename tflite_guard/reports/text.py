@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from tflite_guard.plain import logged, plain
 from tflite_guard.reports import wording
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
 
@@ -24,7 +25,7 @@ def render(report: Report) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=NOT_A_TERMINAL_WIDTH, color_system=None, force_terminal=False)
     console.print(View(report))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+    return "\n".join(logged(line.rstrip()) for line in stream.getvalue().splitlines()) + "\n"
 
 
 class View:
@@ -35,9 +36,10 @@ class View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report, narrow = self._report, options.max_width < WIDE
-        problems = list(wording.problems(report))
-        for verdict, where, sentence in problems:
-            yield Text.assemble((f"{wording.MARKS[verdict]} ", STYLES[verdict]), (where, "bold"), f"  {sentence}")
+        problems = wording.problems(report)
+        for problem in problems:
+            mark = (f"{wording.MARKS[problem.verdict]} ", STYLES[problem.verdict])
+            yield Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}")
         if problems:
             yield Text("")
         for position, model in enumerate(report.models):
@@ -46,15 +48,15 @@ class View:
             if model.error is None:
                 yield _table(model, narrow)
                 yield from _findings(model)
-                yield from (Text(f"  note: {wording.plain(note, 2000)}", style="dim") for note in model.notes)
+                yield from (Text(f"  note: {plain(note, 2000)}", style="dim") for note in model.notes)
         yield Text("")
-        yield from (Text(f"note: {wording.plain(note)}", style="dim") for note in report.notes)
+        yield from (Text(f"note: {plain(note)}", style="dim") for note in report.notes)
         yield _footer(report)
 
 
 def _heading(model: ModelResult) -> Text:
     heading = Text.assemble(
-        (wording.plain(model.name), "bold"), (f"  {model.reference.kind} {wording.plain(model.reference.path)}", "dim")
+        (plain(model.name), "bold"), (f"  {model.reference.kind} {plain(model.reference.path)}", "dim")
     )
     examples = max((m.examples for v in model.variants for m in v.metrics), default=0)
     if examples:
@@ -76,7 +78,7 @@ def _table(model: ModelResult, narrow: bool) -> Table:
     if model.float32 is not None:
         _add(table, model, model.float32, "float32 (conversion alone)", narrow)
     for variant in model.variants:
-        _add(table, model, variant, wording.plain(variant.name), narrow)
+        _add(table, model, variant, plain(variant.name), narrow)
     return table
 
 
@@ -103,7 +105,7 @@ def _add(table: Table, model: ModelResult, variant: VariantResult, name: str, na
 def _cells(metric: MetricResult, prefix: str, model: ModelResult) -> list[RenderableType]:
     style = "" if metric.verdict is Verdict.PASS else STYLES[metric.verdict]
     cells: list[RenderableType] = [
-        Text(prefix + wording.plain(metric.name)),
+        Text(prefix + plain(metric.name)),
         Text(wording.number(metric.reference, metric.metric), "" if metric.reference is not None else "dim"),
         Text(wording.value_of(metric), style),
         Text(wording.signed(metric.drop), style if metric.drop is not None else "dim"),
@@ -137,16 +139,16 @@ def _findings(model: ModelResult) -> Iterator[Text]:
             variants.setdefault((finding.severity, finding.message, finding.rule), []).append(variant.name)
     for (severity, message, rule), names in variants.items():
         style = {"error": "bold red", "warning": "yellow", "note": "dim"}[severity]
-        shown = ", ".join(wording.plain(name) for name in names)
-        what = f"{shown}: {wording.plain(message, 2000)} "
+        shown = ", ".join(plain(name) for name in names)
+        what = f"{shown}: {plain(message, 2000)} "
         yield Text.assemble((f"  {severity}: ", style), what, (f"({rule})", "dim"))
     notes: dict[str, list[str]] = {}
     for metric in (metric for variant in model.variants for metric in variant.metrics):
         if metric.interval_note is not None and wording.may_have_interval(metric):
             notes.setdefault(metric.interval_note, []).append(metric.name)
     for note, metrics in notes.items():
-        shown = ", ".join(wording.plain(name) for name in dict.fromkeys(metrics))
-        yield Text(f"  no interval for {shown}: {wording.plain(note)}", "dim")
+        shown = ", ".join(plain(name) for name in dict.fromkeys(metrics))
+        yield Text(f"  no interval for {shown}: {plain(note)}", "dim")
 
 
 def _footer(report: Report) -> Text:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from tflite_guard.plain import plain
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
 from tflite_guard.vocabulary import METRICS
 
+LONGEST_MESSAGE = 2000
 MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.ERROR: "✗"}
-LONGEST_TEXT = 500
-
-
-def plain(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Text from files and libraries, made harmless for a terminal: one line, no control or invisible
-    direction characters, of limited length. Names come from files that a pull request can change."""
-    kept = "".join(_visible(character) for character in text[: longest + 1])
-    return kept if len(kept) <= longest else kept[: longest - 1] + "…"
-
-
-def _visible(character: str) -> str:
-    if character in "\n\r\t":
-        return " "
-    # Cc control, Cf format (bidirectional controls, zero width), Cs surrogates, Zl and Zp line separators.
-    return "�" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
 
 
 def number(value: float | None, metric: str) -> str:
@@ -165,43 +152,84 @@ def _unproven(metric: MetricResult) -> bool:
     return bool(metric.tolerance and metric.tolerance.get("require") == "proven_pass")
 
 
-def problems(report: Report) -> Iterator[tuple[Verdict, str, str]]:
-    """What did not pass, worst first: verdict, `model / variant`, sentence; an error that variants share, once."""
-    found = [item for model in report.models for item in _model_problems(model)]
+@dataclass(frozen=True)
+class Problem:
+    """Something that did not pass, in words and with its place."""
+
+    verdict: Verdict
+    """ERROR, FAIL or WARN."""
+    model: ModelResult
+    variants: tuple[str, ...]
+    """Several where they share one error; none where it is the model's."""
+    metric: MetricResult | None
+    """None for an error, and for observed outputs that differ in steps."""
+    observed: bool
+    """Of outputs that the user's own application recorded."""
+    rule: str
+    """`tolerance`, `observed-outputs`, or the kind of the error."""
+    message: str
+    line: int
+    """Of the manifest: the tolerance's own, else the variant's, else the model's; 0 where unknown."""
+    cause: str | None = None
+    """The variant's primary finding."""
+
+    @property
+    def where(self) -> str:
+        """`model / variant, variant`."""
+        names = ", ".join(plain(name) for name in self.variants)
+        return plain(self.model.name) + (f" / {names}" if names else "")
+
+
+def problems(report: Report) -> list[Problem]:
+    """What did not pass, worst first: errors, then what is proven to fail, then the rest, then warnings."""
+    found = [problem for model in report.models for problem in _model_problems(model)]
     order = [Verdict.ERROR, Verdict.FAIL, Verdict.WARN]
-    yield from sorted(found, key=lambda item: order.index(item[0]))
+    return sorted(
+        found, key=lambda one: (order.index(one.verdict), bool(one.metric and one.metric.conclusive is False))
+    )
 
 
-def _model_problems(model: ModelResult) -> Iterator[tuple[Verdict, str, str]]:
+def _model_problems(model: ModelResult) -> Iterator[Problem]:
     if model.error is not None:
-        yield Verdict.ERROR, plain(model.name), plain(model.error.message, 2000)
+        message = plain(model.error.message, LONGEST_MESSAGE)
+        yield Problem(Verdict.ERROR, model, (), None, False, model.error.kind, message, model.line)
         return
-    told: dict[str, list[str]] = {}
+    told: dict[tuple[str, str], list[VariantResult]] = {}
     for variant in model.variants:
         if variant.error is not None:
-            told.setdefault(variant.error.message, []).append(plain(variant.name))
-    for message, names in told.items():
-        yield Verdict.ERROR, f"{plain(model.name)} / {', '.join(names)}", plain(message, 2000)
+            told.setdefault((variant.error.kind, variant.error.message), []).append(variant)
+    for (kind, message), variants in told.items():
+        names = tuple(variant.name for variant in variants)
+        line = variants[0].line or model.line
+        yield Problem(Verdict.ERROR, model, names, None, False, kind, plain(message, LONGEST_MESSAGE), line)
     for variant in model.variants:
-        where = f"{plain(model.name)} / {plain(variant.name)}"
-        observed = variant.observed
-        for metric in variant.metrics:
-            if metric.verdict is not Verdict.PASS:
-                yield metric.verdict, where, failure(metric)
-        if observed is not None:
-            for metric in observed.metrics:
-                if metric.verdict is not Verdict.PASS:
-                    yield metric.verdict, where, f"observed outputs: {failure(metric)}"
-            if observed.steps_verdict is not Verdict.PASS:
-                steps = max(observed.max_steps.values())
-                yield (
-                    observed.steps_verdict,
-                    where,
-                    (
-                        f"observed outputs differ from our own run by up to {steps:g} quantization steps; "
-                        f"observed_tolerance allows {observed.tolerance:g}."
-                    ),
-                )
+        yield from _variant_problems(model, variant)
+
+
+def _variant_problems(model: ModelResult, variant: VariantResult) -> Iterator[Problem]:
+    primary = next((finding for finding in variant.findings if finding.primary), None)
+    cause = None if primary is None else plain(primary.message, LONGEST_MESSAGE)
+    at = variant.line or model.line
+
+    def problem(verdict: Verdict, metric: MetricResult | None, observed: bool, message: str) -> Problem:
+        line = at if metric is None or metric.tolerance is None else metric.tolerance.get("line") or at
+        rule = "observed-outputs" if observed else "tolerance" if metric and metric.tolerance else "metric"
+        return Problem(verdict, model, (variant.name,), metric, observed, rule, message, line, cause)
+
+    for metric in variant.metrics:
+        if metric.verdict is not Verdict.PASS:
+            yield problem(metric.verdict, metric, False, failure(metric))
+    if (observed := variant.observed) is None:
+        return
+    for metric in observed.metrics:
+        if metric.verdict is not Verdict.PASS:
+            yield problem(metric.verdict, metric, True, f"observed outputs: {failure(metric)}")
+    if observed.steps_verdict is not Verdict.PASS:
+        differ = (
+            f"observed outputs differ from our own run by up to {max(observed.max_steps.values()):g} quantization steps"
+        )
+        message = f"{differ}; observed_tolerance allows {observed.tolerance:g}."
+        yield problem(observed.steps_verdict, None, True, message)
 
 
 def headline(report: Report) -> str:

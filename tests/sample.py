@@ -1,0 +1,267 @@
+"""One fixed report with a bit of everything, which the renderings are held against, and hostile text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tflite_guard.results import (
+    Artifact,
+    ErrorInfo,
+    Finding,
+    ManifestInfo,
+    MetricResult,
+    ModelResult,
+    Observed,
+    ReferenceResult,
+    Report,
+    Tool,
+    VariantResult,
+    Verdict,
+)
+
+
+def metric(name: str, value: float | None, verdict: Verdict, **settings: Any) -> MetricResult:
+    defaults: dict[str, Any] = {
+        "name": name,
+        "metric": name,
+        "output": None,
+        "reference": None,
+        "value": value,
+        "drop": None,
+        "confidence_interval": None,
+        "interval_method": None,
+        "interval_note": None,
+        "examples": 1000,
+        "groups": None,
+        "ties": 0,
+        "identical": False,
+        "higher_is_better": True,
+        "tolerance": None,
+        "verdict": verdict,
+        "conclusive": None,
+    }
+    return MetricResult(**(defaults | settings))
+
+
+def accuracy(value: float, interval: tuple[float, float], verdict: Verdict, **settings: Any) -> MetricResult:
+    defaults: dict[str, Any] = {
+        "reference": 0.98,
+        "drop": round(0.98 - value, 6),
+        "confidence_interval": interval,
+        "interval_method": "newcombe-paired",
+        "tolerance": {"max_drop": 0.02, "line": 12},
+        "conclusive": True,
+        "failed_limit": None if verdict is Verdict.PASS else "max_drop",
+    }
+    return metric("accuracy", value, verdict, **(defaults | settings))
+
+
+def variant(name: str, verdict: Verdict, *metrics: MetricResult, **settings: Any) -> VariantResult:
+    defaults: dict[str, Any] = {
+        "name": name,
+        "quantization": name,
+        "verdict": verdict,
+        "cached": False,
+        "artifact": Artifact(24_000, "0" * 64, 12),
+        "metrics": metrics,
+        "findings": (),
+        "remedies": (),
+        "error": None,
+        "seconds": {"convert": 1.2, "evaluate": 0.6},
+        "line": 20,
+    }
+    return VariantResult(**(defaults | settings))
+
+
+def fixed() -> Report:
+    whole = variant(
+        "float32",
+        Verdict.PASS,
+        accuracy(0.98, (-0.0038, 0.0038), Verdict.PASS),
+        metric("sqnr", None, Verdict.PASS, identical=True, tolerance={"min": 20.0, "line": 13}),
+        artifact=Artifact(84_000, "1" * 64, 12),
+        cached=True,
+        seconds={},
+    )
+    failed = variant(
+        "int8",
+        Verdict.FAIL,
+        accuracy(0.91, (0.05, 0.09), Verdict.FAIL),
+        metric(
+            "sqnr",
+            11.375,
+            Verdict.WARN,
+            confidence_interval=(10.9, 11.9),
+            interval_method="bootstrap",
+            conclusive=True,
+            failed_limit="min",
+            tolerance={"min": 20.0, "level": "warning", "line": 13},
+        ),
+        metric("size_bytes", 24000.0, Verdict.PASS, higher_is_better=False, tolerance={"max": 30000.0, "line": 14}),
+        findings=(Finding("partially-quantized", "note", "1 of 12 operators compute in float: SIN (wave)"),),
+        observed=Observed(
+            "phone.npz",
+            (accuracy(0.90, (0.06, 0.10), Verdict.FAIL),),
+            {"default": 3.0, "reference": 0.0},
+            1.0,
+            Verdict.FAIL,
+            Verdict.FAIL,
+        ),
+    )
+    small = variant(
+        "int16",
+        Verdict.PASS,
+        accuracy(0.975, (-0.004, 0.024), Verdict.PASS, conclusive=False, baseline=0.979, regression=0.004),
+        findings=(Finding("underpowered-evaluation", "warning", "accuracy: 1,000 examples are too few"),),
+    )
+    proof = variant(
+        "proof",
+        Verdict.FAIL,
+        accuracy(
+            0.97,
+            (0.002, 0.031),
+            Verdict.FAIL,
+            conclusive=False,
+            tolerance={"max_drop": 0.02, "require": "proven_pass", "line": 15},
+        ),
+    )
+    worse = variant(
+        "worse",
+        Verdict.FAIL,
+        accuracy(
+            0.97,
+            (0.0, 0.02),
+            Verdict.FAIL,
+            baseline=0.985,
+            regression=0.015,
+            failed_limit="max_regression",
+            tolerance={"max_regression": 0.01, "line": 16},
+        ),
+    )
+    lost = variant(
+        "lost",
+        Verdict.ERROR,
+        artifact=None,
+        error=ErrorInfo("conversion", "keep_float: no_such_layer matches nothing"),
+        seconds={},
+    )
+    digits = ModelResult(
+        "digits",
+        ManifestInfo("vision/tflite-guard.json", "models/vision/tflite-guard.json", "2" * 64),
+        ReferenceResult("keras", "models/digits.keras", {"accuracy": 0.98}),
+        (whole, failed, small, proof, worse, lost),
+        Verdict.ERROR,
+        line=7,
+    )
+    broken = ModelResult(
+        "broken",
+        ManifestInfo("vision/tflite-guard.json", "models/vision/tflite-guard.json", "2" * 64),
+        ReferenceResult("keras", "models/broken.keras", {}),
+        (
+            variant(
+                "float32",
+                Verdict.ERROR,
+                artifact=None,
+                seconds={},
+                error=ErrorInfo("model-file", "models/broken.keras: is cut off"),
+            ),
+        ),
+        Verdict.ERROR,
+        error=ErrorInfo("model-file", "models/broken.keras: is cut off"),
+        line=30,
+    )
+    healthy = ModelResult(
+        "healthy",
+        ManifestInfo("vision/tflite-guard.json", "models/vision/tflite-guard.json", "2" * 64),
+        ReferenceResult("saved_model", "models/healthy", {"accuracy": 0.98}),
+        (variant("int8", Verdict.PASS, accuracy(0.979, (-0.002, 0.004), Verdict.PASS)),),
+        Verdict.PASS,
+        float32=replace(whole, line=0),
+        line=40,
+    )
+    return Report(
+        1,
+        Tool("tflite-guard", "1.2.3"),
+        {"python": "3.11.7", "tensorflow": "2.21.0"},
+        Verdict.ERROR,
+        (digits, broken, healthy),
+        ("model 'gone' is in the baseline but was not checked",),
+    )
+
+
+COMMANDS = [
+    "\x1b[31mred\x1b[0m",
+    "a\nb\rc\r\nd",
+    "\u202egpj.exe",
+    "\u2066\u2069",
+    "::error::x",
+    "  ::set-output name=verdict::pass",
+    "\n::add-mask::pass",
+    "##[add-mask]pass",
+    "x ##[error]y",
+    "###[error]y",
+    "%0A::error::x",
+    "\x9b2J",
+    "\x00\ufffe\uffff",
+    "\u2028",
+    "\ud800",
+    "x" * 100_000,
+    "[bold]x[/bold]",
+    "a|b|c\\|d",
+    "`a` ``b`` ```c```\n```\n",
+    "<script>alert(1)</script>",
+    "</code></td></tr></table><img src=x onerror=alert(1)>",
+    "<!-- tflite-guard id=tflite-guard -->",
+    "-->",
+    "@everyone @octocat/team",
+    "#1 GH-1 octo/repo#1 0123456789abcdef0123456789abcdef01234567",
+    "[link](https://example.com) ![image](https://example.com/x.png)",
+    "https://example.com www.example.com a@example.com",
+    "[ref]: https://example.com",
+    "# heading\n- [ ] task\n> quote\n---",
+    "*bold* _it_ ~~gone~~ $x^2$ $`x`$ :tada:",
+    "&lt;b&gt; &#60; &amp;",
+    "]]>",
+    "<details open><summary>",
+    "{{7*7}} ${{ secrets.X }} {% raw %}",
+    " leading and trailing ",
+    "",
+    "EOF\nverdict=pass",
+    "../../etc/passwd",
+    "file,line=1,col=2::x",
+    "ünïcödé 🎉 العربية",
+]
+HOSTILE = st.one_of(st.text(max_size=300), st.sampled_from(COMMANDS))
+
+
+def named(text: str) -> Report:
+    """The fixed report with a text from a file in every place where one can be."""
+    report = fixed()
+
+    def metric(one: MetricResult) -> MetricResult:
+        error = None if one.error is None else text
+        note = None if one.interval_note is None else text
+        return replace(one, name=text, error=error, interval_note=note)
+
+    def variant(one: VariantResult) -> VariantResult:
+        finding = Finding("partially-quantized", "note", text, tensor=text, operator=text)
+        observed = one.observed and replace(one.observed, path=text, metrics=tuple(map(metric, one.observed.metrics)))
+        error = one.error and ErrorInfo(one.error.kind, text)
+        metrics = tuple(map(metric, one.metrics))
+        return replace(one, name=text, metrics=metrics, findings=(finding,), observed=observed, error=error)
+
+    def model(one: ModelResult) -> ModelResult:
+        return replace(
+            one,
+            name=text,
+            manifest=ManifestInfo(text, text, "2" * 64),
+            reference=replace(one.reference, path=text, metrics={text: 0.98}),
+            variants=tuple(map(variant, one.variants)),
+            error=one.error and ErrorInfo(one.error.kind, text),
+            notes=(text,),
+        )
+
+    return replace(report, models=tuple(map(model, report.models)), notes=(text,))
