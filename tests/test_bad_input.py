@@ -639,6 +639,8 @@ def test_no_room_for_a_report(run: Run, good: Project, shared_cache: Path) -> No
     assert the_message(finished, 3).startswith("tflite-guard: out/report.")
     assert finished.err.endswith(": no space left; write elsewhere\n")
     assert finished.out == whole  # nothing is lost
+    assert {path.name for path in (good.folder / "out").iterdir()} == {"annotations.txt", "report.gitlab.json"}
+    shutil.rmtree(good.folder / "out")
     finished = limited(100, *options, "--format", "json=r.json", cwd=good.folder)
     assert the_message(finished, 3) == "tflite-guard: r.json: no space left; write elsewhere"
     assert finished.out == whole
@@ -676,7 +678,7 @@ def test_no_room_on_standard_output(good: Project, shared_cache: Path, arguments
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["check", "--format", "xml"], 2, "--format xml: unknown; there are text, json"),
+        (["check", "--format", "xml"], 2, "--format xml: unknown; there are text, json, github, markdown, sarif, junit, gitlab"),
         (["check", "--format", "json=no/r.json"], 2, "no/r.json: there is no folder no; make it first"),
         (["check", "--format", "json=data"], 2, "data: is a folder; name a file in it"),
         (["check", "--format", "json=/dev/full"], 3, "/dev/full: no space left; write elsewhere"),

@@ -51,7 +51,7 @@ def report(**models: list[VariantResult]) -> Report:
     results = [
         ModelResult(
             name=name,
-            manifest=ManifestInfo("tflite-guard.json", "0" * 64),
+            manifest=ManifestInfo("tflite-guard.json", "tflite-guard.json", "0" * 64),
             reference=ReferenceResult("keras", "m.keras", {}),
             variants=tuple(variants),
         )

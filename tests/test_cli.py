@@ -172,6 +172,14 @@ def test_the_baseline_is_recorded_shown_and_gates(run: Run, digits: Path) -> Non
     assert "the baseline had" in worse.out
     assert "'gone'" in worse.out
     assert "'float16'" in worse.out
+    assert run("check", path, "--baseline", "off").code == 0
+    del recorded["models"]["digits"]["variants"]["gone"]
+    recorded["models"]["digits"]["variants"]["int8"]["metrics"]["sqnr"] -= 1.5
+    (other := digits / "main.baseline.json").write_text(json.dumps(recorded))
+    assert run("check", path, "--baseline", other).code == 0
+    two = run("check", path, digits / "other.json", "--baseline", other)
+    assert (two.code, "check each manifest by itself" in two.err or "other.json" in two.err) == (2, True)
+    assert run("check", path, "--baseline", digits / "none.json").code == 2
 
 
 def test_a_baseline_is_not_recorded_from_a_run_with_errors(run: Run, digits: Path) -> None:

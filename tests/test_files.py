@@ -185,3 +185,43 @@ def test_bytes_are_found_anywhere_in_a_file(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert not files.holds(str(path), b"FakeQuant")
     assert not files.holds(str(tmp_path / "none"), b"FakeQuant")
+
+
+def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    owner = 12345 if os.geteuid() == 0 else os.geteuid()
+    os.chown(tmp_path, owner, -1)
+    files.make_folders(tmp_path / "cache/v1/ab")
+    files.write_atomically(str(tmp_path / "cache/v1/report.json"), b"{}")
+    assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {owner}
+
+
+def test_folders_are_made_beside_others_that_make_them_and_never_over_a_file(tmp_path: Path) -> None:
+    files.make_folders(tmp_path / "a/b")
+    files.make_folders(tmp_path / "a/b")
+    assert (tmp_path / "a/b").is_dir()
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(FileExistsError):
+        files.make_folders(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_link_is_written_through_or_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    files.write_atomically(str(tmp_path / "link"), b"through")
+    assert (tmp_path / "target").read_text() == "through"
+    files.write_atomically(str(tmp_path / "link"), b"replaced", follow=False)
+    assert (tmp_path / "target").read_text() == "through"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_a_path_is_named_as_its_repository_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "repository/models/vision"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert files.repository_path("tflite-guard.json") == "tflite-guard.json"
+    monkeypatch.chdir(tmp_path)
+    assert files.repository_path(str(folder / "tflite-guard.json")) == "repository/models/vision/tflite-guard.json"
+    (tmp_path / "repository/.git").mkdir()
+    for path in (folder / "tflite-guard.json", "repository/models/../models/vision/tflite-guard.json"):
+        assert files.repository_path(str(path)) == "models/vision/tflite-guard.json"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,10 +15,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.sample import HOSTILE, fixed, named
 from tflite_guard import results
+from tflite_guard.errors import UsageError
 from tflite_guard.plain import plain
 from tflite_guard.reports import FILES, FORMATS
 from tflite_guard.reports.json import read
@@ -108,11 +112,44 @@ def test_signs_and_sizes() -> None:
 
 
 def test_a_report_that_is_not_one_is_refused(tmp_path: Path) -> None:
-    from tflite_guard.errors import UsageError
-
     raw = json.loads(FORMATS["json"](fixed()))
     for edit in ({"schema_version": 2}, {"verdict": "good"}, {"models": [{}]}, {"extra": 1}):
         path = tmp_path / "report.json"
         path.write_text(json.dumps(raw | edit))
         with pytest.raises(UsageError, match=r"report\.json: is not a report"):
             read(str(path))
+
+
+PLACES = st.integers(0, 10**6)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.sampled_from([10**400, -1, 2**63]) | HOSTILE,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(HOSTILE, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(PLACES, ANYTHING), min_size=1, max_size=3))
+def test_whatever_is_read_as_a_report_can_be_rendered(edits: list[tuple[int, Any]]) -> None:
+    raw = json.loads((GOLDEN / "report.json").read_text())
+    for place, value in edits:
+        holders = list(_holders(raw))
+        holder, key = holders[place % len(holders)]
+        holder[key] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.json"
+        path.write_bytes(json.dumps(raw).encode("utf-8", "replace"))
+        try:
+            report = read(str(path))
+        except UsageError:
+            return
+    for name in FORMATS:
+        FORMATS[name](report)
+
+
+def _holders(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a JSON value, as the container and the key in it."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield value, key
+        yield from _holders(inner)

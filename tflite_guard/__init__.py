@@ -23,6 +23,7 @@ def check(
     timeout: float = 3600.0,
     data_roots: Sequence[str] = (),
     allow_code: bool = False,
+    baseline: str | None = None,
 ) -> Report:
     """Check every model of a manifest and give the report that the command line renders.
 
@@ -37,6 +38,7 @@ def check(
         timeout: seconds that a model may take.
         data_roots: folders outside the repository that the manifest may read.
         allow_code: run Python named by the manifest, Lambda layers and graphs that touch files.
+        baseline: a file to compare with, `off`, or None for what is recorded beside the manifest.
 
     Raises:
         ManifestError: the manifest is invalid; holds every problem with its line and column.
@@ -44,11 +46,10 @@ def check(
     """
     import os
 
-    from tflite_guard import baseline, pipeline
-    from tflite_guard.manifest import load
+    from tflite_guard import checking
+    from tflite_guard.pipeline import Options
 
-    loaded = load(os.fspath(manifest), data_roots=data_roots, allow_code=allow_code)
-    options = pipeline.Options(
+    options = Options(
         models=tuple(models),
         variants=tuple(variants),
         cache_dir=None if cache_dir is None else os.path.abspath(os.fspath(cache_dir)),
@@ -56,4 +57,4 @@ def check(
         timeout=timeout,
         allow_code=allow_code,
     )
-    return pipeline.run([loaded], options, baselines=baseline.beside([loaded.path]))
+    return checking.check([os.fspath(manifest)], options, data_roots=data_roots, baseline=baseline)

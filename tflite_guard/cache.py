@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from tflite_guard.errors import EvaluationError
-from tflite_guard.files import is_full
+from tflite_guard.files import adopt, is_full, make_folders
 
 LAYOUT = "v1"
 _INDEX = "entry.json"
@@ -106,7 +106,7 @@ class Cache:
         """
         place = self._place(key)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(place.parent)
             temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
         except OSError as error:
             raise self._unwritable(error) from None
@@ -118,6 +118,8 @@ class Cache:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.chmod(0o755)
+            for path in (temporary, *temporary.iterdir()):
+                adopt(path)
             with contextlib.suppress(FileExistsError, OSError):
                 temporary.rename(place)
         except OSError as error:

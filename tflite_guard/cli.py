@@ -9,25 +9,22 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full
 from tflite_guard.plain import logged, plain
-from tflite_guard.vocabulary import DEFAULT_MANIFEST
+from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
 
 if TYPE_CHECKING:
-    from tflite_guard.manifest.types import Manifest
     from tflite_guard.pipeline import Options
     from tflite_guard.results import Report
 
 ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 INTERRUPTED = 130
-T = TypeVar("T")
-FORMAT_NAMES = ("text", "json")
+FORMAT_NAMES = ("text", "json", "github", "markdown", "sarif", "junit", "gitlab")
 
 MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
 DATA_ROOT = click.option(
@@ -76,6 +73,17 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]",
+                     help=f"A rendering ({', '.join(FORMAT_NAMES)}) to standard output or to a file. Repeatable. "
+                          "Default: text."),
+        click.option("--report-dir", metavar="DIR", help="Write report.json and every rendering there."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="tflite-guard")
 def cli() -> None:
@@ -85,11 +93,12 @@ def cli() -> None:
 @cli.command()
 @MANIFESTS
 @_selection_options
-@click.option("--report-dir", metavar="DIR", help="Write report.json and every rendering there.")
-@click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]",
-              help="A rendering (text, json) to standard output or to a file. Repeatable. Default: text.")  # fmt: skip
-@click.option("--fail-on", type=click.Choice(["error", "warning", "never"]), default="error", show_default=True,
+@_output_options
+@click.option("--fail-on", type=click.Choice(FAIL_ON), default="error", show_default=True,
               help="What makes the exit code 1.")  # fmt: skip
+@click.option(
+    "--baseline", metavar="FILE|off", help="Compare with this baseline. Default: the file beside each manifest."
+)
 @_run_options
 def check(
     manifests: tuple[str, ...],
@@ -100,18 +109,24 @@ def check(
     **settings: Any,
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold."""
-    targets = _targets(formats)
-    if report_dir is not None and os.path.lexists(report_dir) and not os.path.isdir(report_dir):
-        raise UsageError(f"--report-dir {report_dir}: is a file; name a folder")
+    from tflite_guard.checking import exit_code
+
+    targets = _targets(formats, report_dir)
     try:
         report = _check(manifests, verbose=verbose, **settings)
         _write(report, targets, report_dir)
+    except ManifestError as error:
+        if ("github", None) in targets:
+            from tflite_guard.reports.annotations import problem_annotations
+
+            click.echo(problem_annotations(error.problems), nl=False)
+        raise
     except GuardError as error:
-        if fail_on != "never" or error.exit_code != GuardError.exit_code:
+        if exit_code(error, fail_on) != 0:
             raise
         _say(f"tflite-guard: {error}")
         sys.exit(0)
-    sys.exit(_exit_code(report, fail_on))
+    sys.exit(exit_code(report, fail_on))
 
 
 @cli.command()
@@ -120,9 +135,10 @@ def check(
 @ALLOW_CODE
 def validate(manifests: tuple[str, ...], data_roots: tuple[str, ...], allow_code: bool) -> None:
     """Check manifests without running anything: schema, names, files, hashes. Reports every problem at once."""
+    from tflite_guard.checking import load_all
     from tflite_guard.reports.wording import count
 
-    for manifest in _load(manifests, data_roots, allow_code):
+    for manifest in load_all(manifests, data_roots, allow_code):
         variants = sum(len(model.variants) for model in manifest.models)
         click.echo(
             f"{_safe(manifest.path)}: valid, {count(len(manifest.models), 'model')}, {count(variants, 'variant')}"
@@ -155,25 +171,59 @@ def init(model: str, data: str | None, output: str, force: bool, verbose: bool) 
 def convert(model_name: str, variant: str, output: str, manifest: str, verbose: bool, **settings: Any) -> None:
     """Write the very .tflite that `check` judges for one variant."""
     from tflite_guard import pipeline
+    from tflite_guard.checking import filed, load_all
     from tflite_guard.files import write_atomically
     from tflite_guard.reports.wording import size
 
     _require_place(output)
     options = _options(**settings)
-    (loaded,) = _load((manifest,), settings["data_roots"], options.allow_code)
+    (loaded,) = load_all((manifest,), settings["data_roots"], options.allow_code)
     model = pipeline.artifact(loaded, model_name, variant, options, _log if verbose else None)
-    _filed(output, lambda: write_atomically(output, model))
+    filed(output, lambda: write_atomically(output, model))
     click.echo(f"{_safe(output)}: {size(len(model))}")
 
 
 @cli.command()
 @click.argument("report_json", metavar="REPORT.json")
-@click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]", help="As in `check`.")
-def report(report_json: str, formats: tuple[str, ...]) -> None:
+@_output_options
+def report(report_json: str, formats: tuple[str, ...], report_dir: str | None) -> None:
     """Render a finished report."""
     from tflite_guard.reports.json import read
 
-    _write(read(report_json), _targets(formats), None)
+    targets = _targets(formats, report_dir)
+    _write(read(report_json), targets, report_dir)
+
+
+@cli.command()
+@click.argument("report_json", metavar="REPORT.json")
+@click.option("--when", type=click.Choice(COMMENT_ON), default="auto", show_default=True,
+              help="When to add a comment; one that exists is always brought up to date.")  # fmt: skip
+@click.option("--comment-id", default="tflite-guard", show_default=True, metavar="ID", help="Which comment to update.")
+@click.option("--author", metavar="LOGIN", help="Who GITHUB_TOKEN writes as, where it is of a GitHub App of your own.")
+@click.option("--repository", metavar="OWNER/NAME", help="Default: GITHUB_REPOSITORY.")
+@click.option("--pull-request", type=click.IntRange(min=1), metavar="N", help="Default: the one that the run is for.")
+def comment(report_json: str, repository: str | None, pull_request: int | None, **settings: Any) -> None:
+    """Post or update the comment of a pull request; the token is GITHUB_TOKEN."""
+    from tflite_guard import action
+    from tflite_guard.reports.json import read
+
+    finished = read(report_json)
+    context = action.context(os.environ, repository, pull_request)
+    token = os.environ.get("GITHUB_TOKEN", "")
+    if not token:
+        raise UsageError("set GITHUB_TOKEN to a token that may write comments on pull requests")
+    posted = action.comment(finished, context, token, **settings)
+    click.echo(_safe(f"comment {posted.action}" + (f": {posted.url}" if posted.url else "")))
+    if posted.reason:
+        _say(posted.reason)
+
+
+@cli.command()
+def action() -> None:
+    """Run as a step of a GitHub workflow: settings come as INPUT_* and GITHUB_* variables (see action.yml)."""
+    from tflite_guard.action import run
+
+    sys.exit(run(os.environ))
 
 
 @cli.group()
@@ -187,15 +237,16 @@ def baseline() -> None:
 def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
     """Check the manifests and record the results beside each, to commit."""
     from tflite_guard import baseline as baselines
+    from tflite_guard.checking import NO_BASELINE, named
     from tflite_guard.pipeline import report_of
     from tflite_guard.reports.wording import count
     from tflite_guard.results import Verdict
 
-    finished = _check(manifests, verbose=verbose, compared=False, **settings)
+    finished = _check(manifests, verbose=verbose, baseline=NO_BASELINE, **settings)
     if finished.verdict is Verdict.ERROR:
         _write(finished, [("text", None)], None)
         raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")
-    for path in _found(manifests):
+    for path in named(manifests):
         target, part = baselines.path_for(path), report_of(finished, path)
         baselines.write(target, baselines.from_report(part))
         click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
@@ -206,8 +257,9 @@ def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
 def show(manifests: tuple[str, ...]) -> None:
     """Print the recorded results."""
     from tflite_guard import baseline as baselines
+    from tflite_guard.checking import named
 
-    for path in _found(manifests):
+    for path in named(manifests):
         for line in baselines.describe(baselines.path_for(path)).splitlines():
             click.echo(_safe(line))
 
@@ -283,16 +335,13 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _check(manifests: Sequence[str], *, verbose: bool, compared: bool = True, **settings: Any) -> Report:
-    """Run the manifests, compared with what is recorded beside them."""
-    from tflite_guard import baseline as baselines
-    from tflite_guard import pipeline
+def _check(manifests: Sequence[str], *, verbose: bool, baseline: str | None, **settings: Any) -> Report:
+    from tflite_guard.checking import check
 
-    options = _options(**settings)
-    loaded = _load(manifests, settings["data_roots"], options.allow_code)
-    recorded = baselines.beside([manifest.path for manifest in loaded]) if compared else None
+    options, roots = _options(**settings), settings["data_roots"]
+    log = _log if verbose else None
     with _progress(verbose) as on_event:
-        return pipeline.run(loaded, options, baselines=recorded, on_event=on_event, on_log=_log if verbose else None)
+        return check(manifests, options, data_roots=roots, baseline=baseline, on_event=on_event, on_log=log)
 
 
 def _options(
@@ -306,38 +355,21 @@ def _options(
     variants: Sequence[str] = (),
     jobs: int | None = None,
 ) -> Options:
+    from tflite_guard.checking import default_cache_dir
     from tflite_guard.pipeline import Options
 
     if no_cache and cache_dir is not None:
         raise UsageError("--cache-dir and --no-cache exclude each other")
     if cache_dir is None and not no_cache:
-        import platformdirs
-
-        cache_dir = platformdirs.user_cache_dir("tflite-guard")
+        cache_dir = default_cache_dir()
     folder = None if cache_dir is None else os.path.abspath(cache_dir)
     return Options(tuple(models), tuple(variants), folder, jobs, timeout, allow_code)
 
 
-def _load(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bool) -> list[Manifest]:
-    """Every manifest, or the problems of all of them at once."""
-    from tflite_guard.manifest import load
-
-    loaded, problems = [], []
-    for path in _found(manifests):
-        try:
-            loaded.append(load(path, data_roots=data_roots, allow_code=allow_code))
-        except ManifestError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ManifestError(problems)
-    return loaded
-
-
-def _found(manifests: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(manifests)) or [DEFAULT_MANIFEST]
-
-
-def _targets(formats: Sequence[str]) -> list[tuple[str, str | None]]:
+def _targets(formats: Sequence[str], report_dir: str | None = None) -> list[tuple[str, str | None]]:
+    """The renderings asked for, each with its file or None for standard output; what has no place is refused."""
+    if report_dir is not None and os.path.lexists(report_dir) and not os.path.isdir(report_dir):
+        raise UsageError(f"--report-dir {report_dir}: is a file; name a folder")
     targets = []
     for item in formats or ("text",):
         name, _, file = item.partition("=")
@@ -364,24 +396,13 @@ def _require_place(file: str) -> None:
 
 def _write(report: Report, targets: Sequence[tuple[str, str | None]], report_dir: str | None) -> None:
     """Write and print every rendering; one that cannot be written is told only after the others."""
-    from tflite_guard.files import write_atomically
-    from tflite_guard.reports import FILES, FORMATS
+    from tflite_guard.checking import write
 
-    files = [(name, file) for name, file in targets if file is not None]
-    if report_dir is not None:
-        files += [(name, os.path.join(report_dir, FILES[name])) for name in FORMATS]
-    failures = []
-    for name, file in files:
-        try:
-            if report_dir is not None:
-                _filed(report_dir, partial(os.makedirs, report_dir, exist_ok=True))
-            _filed(file, partial(write_atomically, file, FORMATS[name](report).encode()))
-        except EvaluationError as error:
-            failures.append(error)
-    for name in (name for name, file in targets if file is None):
-        _print(report, name)
-    if failures:
-        raise failures[0]
+    try:
+        write(report, [(name, file) for name, file in targets if file is not None], report_dir)
+    finally:
+        for name in (name for name, file in targets if file is None):
+            _print(report, name)
 
 
 def _print(report: Report, name: str) -> None:
@@ -395,22 +416,6 @@ def _print(report: Report, name: str) -> None:
         Console().print(View(report))
     else:
         click.echo(FORMATS[name](report), nl=False)
-
-
-def _exit_code(report: Report, fail_on: str) -> int:
-    from tflite_guard.results import Verdict
-
-    codes = {Verdict.ERROR: 3, Verdict.FAIL: 1, Verdict.WARN: 1 if fail_on == "warning" else 0, Verdict.PASS: 0}
-    return 0 if fail_on == "never" else codes[report.verdict]
-
-
-def _filed(path: str, write: Callable[[], T]) -> T:
-    """Do something with a file; a failure names it."""
-    try:
-        return write()
-    except OSError as error:
-        why = "no space left" if is_full(error) else f"cannot be written ({error.strerror})"
-        raise EvaluationError("file", f"{path}: {why}; write elsewhere") from None
 
 
 @contextmanager

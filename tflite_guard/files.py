@@ -197,13 +197,43 @@ def _check_regular(path: str, name: str, regular: bool) -> None:
     raise OSError(errno.EINVAL, f"{name} is a device, a pipe or a socket, not a file", path)
 
 
-def write_atomically(path: str, content: bytes) -> None:
+def make_folders(path: str | Path) -> None:
+    """Make a folder and those that it lies in. Raises OSError."""
+    missing = []
+    current = os.path.abspath(path)
+    while not os.path.isdir(current):
+        missing.append(current)
+        current = os.path.dirname(current)
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise
+        else:
+            adopt(folder)
+
+
+def adopt(path: str | Path) -> None:
+    """Give what root made to the owner of the folder that it is in.
+
+    A container's root writes into the user's workspace, and the user must be able to remove that.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    with contextlib.suppress(OSError):  # where root's power is limited (rootless containers) it stays as it is
+        owner = os.stat(os.path.dirname(os.path.abspath(path)))
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def write_atomically(path: str, content: bytes, *, follow: bool = True) -> None:
     """Write a file whole or not at all; whoever reads it meets the old content or the new.
 
-    Special files (`/dev/stdout`, a pipe) are written to, not replaced. Raises OSError.
+    With `follow`, a link's target is written, and special files (`/dev/stdout`, a pipe) are written to; without,
+    whatever is in the file's place is replaced. Raises OSError.
     """
-    target = os.path.realpath(path)
-    if os.path.exists(target) and not os.path.isfile(target):
+    target = os.path.realpath(path) if follow else os.path.abspath(path)
+    if follow and os.path.exists(target) and not os.path.isfile(target):
         with Path(target).open("wb") as stream:
             stream.write(content)
         return
@@ -214,6 +244,7 @@ def write_atomically(path: str, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
+        adopt(temporary)
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):

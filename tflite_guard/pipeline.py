@@ -17,7 +17,7 @@ import msgspec
 from tflite_guard.baseline import Baseline, compare, value
 from tflite_guard.cache import Cache, Entry
 from tflite_guard.errors import EvaluationError, UsageError
-from tflite_guard.files import repository_path
+from tflite_guard.files import make_folders, repository_path
 from tflite_guard.judging import Outcome, reference_metrics, variant_result
 from tflite_guard.manifest.types import DatasetSpec, Manifest, ModelSpec, ReferenceSpec, VariantSpec
 from tflite_guard.results import (
@@ -298,7 +298,7 @@ def _named(items: Sequence[Any], name: str, kind: str, where: str) -> Any:
 
 def _make_folder(path: str) -> None:
     try:
-        os.makedirs(path, exist_ok=True)
+        make_folders(path)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(
             f"{path}: the cache needs a folder, and a file is in its place; name another --cache-dir"

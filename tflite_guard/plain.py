@@ -12,6 +12,8 @@ def plain(text: str, longest: int = LONGEST_TEXT) -> str:
 
     Names come from files that a pull request can change, and a terminal, a log and a page obey such characters.
     """
+    if len(text) <= longest and text.isprintable():
+        return text
     kept = "".join(_visible(character) for character in text[: longest + 1])
     return kept if len(kept) <= longest else kept[: longest - 1] + "…"
 
@@ -28,5 +30,6 @@ def logged(line: str) -> str:
 def _visible(character: str) -> str:
     if character in "\n\r\t":
         return " "
-    # Cc control, Cf format (bidirectional controls, zero width), Cs surrogates, Zl and Zp line separators.
-    return "�" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
+    # Cc control, Cf format (bidirectional controls, zero width), Cn unassigned (some of which XML forbids), Cs
+    # surrogates, Zl and Zp line separators.
+    return "�" if unicodedata.category(character) in ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp") else character

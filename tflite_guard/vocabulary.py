@@ -12,6 +12,8 @@ from typing import Literal
 MANIFEST_VERSION = 1
 REPORT_VERSION = 1
 DEFAULT_MANIFEST = "tflite-guard.json"
+FAIL_ON = ("error", "warning", "never")
+COMMENT_ON = ("auto", "always", "failures")
 
 ReferenceKind = Literal["keras", "saved_model", "tflite", "outputs"]
 SourceKind = Literal["npz", "npy", "images", "csv", "tfrecord", "python"]

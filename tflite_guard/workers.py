@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from tflite_guard.errors import EvaluationError
-from tflite_guard.files import is_full
+from tflite_guard.files import adopt, is_full
 
 WorkerKind = Literal["tensorflow", "litert"]
 OnProgress = Callable[[int, int], None]
@@ -125,6 +125,7 @@ class Worker:
                     child = self._started()
                     out = tempfile.mkdtemp(prefix="out-", dir=child.scratch)
                     stack.callback(shutil.rmtree, out, ignore_errors=True)
+                    adopt(out)  # the child may have another user id
                     descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                     stack.callback(os.close, descriptor)
                 request = {"task": task, "arguments": {**arguments, "out": out}}
@@ -297,6 +298,7 @@ class WorkerPool:
     def __init__(self, confinement: Confinement, on_log: OnLog | None = None) -> None:
         try:
             self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
+            os.chmod(self.scratch, 0o711)  # children that gave up root pass through it to folders of their own
         except OSError as error:  # FileNotFoundError, with all that were tried, where none can be written
             raise _no_scratch(error, os.environ.get("TMPDIR", "scratch files")) from None
         self._confinement = confinement

@@ -298,6 +298,21 @@ def test_what_could_not_be_hashed_is_told_before_a_run(tmp_path: Path, project: 
         load(str(root / "m.json"), data_roots=["/dev"])
 
 
+@pytest.mark.parametrize("pointer", ["data/evaluation.npz.dvc", "data.dvc"])
+def test_data_that_dvc_keeps_is_named_with_the_cure(
+    tmp_path: Path, project: Path, manifest: Make, pointer: str
+) -> None:
+    shutil.copytree(project, tmp_path / "repo", symlinks=True, ignore=shutil.ignore_patterns("pipe.npz"))
+    shutil.rmtree(tmp_path / "repo/data")
+    (tmp_path / "repo" / pointer).parent.mkdir(exist_ok=True)
+    (tmp_path / "repo" / pointer).write_text("outs:\n- md5: 0\n  path: evaluation.npz\n")
+    (tmp_path / "repo/m.json").write_text(json.dumps(manifest()))
+    with pytest.raises(ManifestError) as caught:
+        load(str(tmp_path / "repo/m.json"))
+    told = {problem.message for problem in caught.value.problems}
+    assert 'no such file: data/evaluation.npz; DVC keeps it: run "dvc pull"' in told
+
+
 def test_a_data_root_allows_what_lies_under_it(read: Read, manifest: Make, messages: Any, project: Path) -> None:
     outside = str(project.parent / "outside.npz")
     for path in ("../outside.npz", outside, "data/link.npz"):

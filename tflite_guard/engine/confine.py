@@ -2,9 +2,10 @@
 
 A model is a program. Three things are taken away where the platform allows it:
 
+* The user id, where the process is root and everything needed stays readable: root could ask Docker's socket, which
+  GitHub mounts into every container of an action, for the tokens of its own container.
 * Landlock (Linux 5.13 and later, any user): reading outside a list of paths (so of other processes'
   environments in /proc too), writing outside the scratch folder, ptrace, and with newer kernels TCP and signals.
-* Where there is no Landlock and the process is root: the user id, if everything needed stays readable.
 * Everywhere: memory above a limit, core dumps, new privileges.
 
 This narrows what hostile files can do. It is not a sandbox against a kernel or interpreter exploit.
@@ -20,7 +21,7 @@ import os
 import resource
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH = 1
@@ -55,7 +56,7 @@ def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None) -> 
         memory_bytes: limit of the data segment, in bytes.
 
     Returns:
-        What was applied: any of `memory`, `landlock`, `uid`.
+        What was applied: any of `memory`, `uid`, `landlock`.
     """
     applied = []
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -65,10 +66,10 @@ def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None) -> 
     if not sys.platform.startswith("linux"):
         return applied
     paths = [*_SYSTEM, f"/proc/{os.getpid()}", *_python_paths(), *readable]
+    if _drop_root(scratch, _python_paths(), readable):
+        applied.append("uid")
     if _landlock(scratch, paths):
         applied.append("landlock")
-    elif _drop_root(scratch, [*_python_paths(), *readable]):
-        applied.append("uid")
     return applied
 
 
@@ -131,16 +132,21 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, access: int) -> None:
         os.close(descriptor)
 
 
-def _drop_root(scratch: str, needed: Iterable[str]) -> bool:
+def _drop_root(scratch: str, python: Iterable[str], readable: Iterable[str]) -> bool:
     """Become nobody, unless that would make something needed unreadable."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or _umask() & 0o005:  # then what the parent writes for us later is closed to others
         return False
+    # The folder that the scratch folder lies in is only passed through, not listed.
+    data = [path for path in readable if not scratch.startswith(path + os.sep)]
+    needed = [
+        path for path in (*python, *(inner for one in data for inner in _everything(one))) if os.path.exists(path)
+    ]
     os.chown(scratch, _NOBODY, _NOBODY)
     for name in os.listdir(scratch):
         os.chown(os.path.join(scratch, name), _NOBODY, _NOBODY, follow_symlinks=False)
     os.setegid(_NOBODY)
     os.seteuid(_NOBODY)
-    reachable = all(os.access(path, os.R_OK, effective_ids=True) for path in needed if _exists_for_root(path))
+    reachable = all(os.access(path, os.R_OK, effective_ids=True) for path in needed)
     reachable = reachable and os.access(scratch, os.W_OK, effective_ids=True)
     os.seteuid(0)
     os.setegid(0)
@@ -153,9 +159,13 @@ def _drop_root(scratch: str, needed: Iterable[str]) -> bool:
     return True
 
 
-def _exists_for_root(path: str) -> bool:
-    os.seteuid(0)
-    try:
-        return os.path.exists(path)
-    finally:
-        os.seteuid(_NOBODY)
+def _everything(path: str) -> Iterator[str]:
+    yield path
+    for folder, folders, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in (*folders, *names))
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,14 @@ LARGEST_REPORT = 256 * 2**20
 
 def render(report: Report) -> str:
     """The report as JSON, indented, with a final newline."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return text(report)
+
+
+def text(value: Any) -> str:
+    """Any value as JSON for people and programs, without what the runner of GitHub would obey when it is printed."""
+    written = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    # Only a string can hold this, where the escaped form means the same.
+    return written.replace("##[", "#\\u0023[") + "\n"
 
 
 def read(path: str) -> Report:

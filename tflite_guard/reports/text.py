@@ -133,22 +133,12 @@ def _has_baseline(model: ModelResult) -> bool:
 
 def _findings(model: ModelResult) -> Iterator[Text]:
     """Each finding once, with all the variants that it is of; then why intervals are missing."""
-    variants: dict[tuple[str, str, str], list[str]] = {}
-    for variant in model.variants:
-        for finding in variant.findings:
-            variants.setdefault((finding.severity, finding.message, finding.rule), []).append(variant.name)
-    for (severity, message, rule), names in variants.items():
-        style = {"error": "bold red", "warning": "yellow", "note": "dim"}[severity]
-        shown = ", ".join(plain(name) for name in names)
-        what = f"{shown}: {plain(message, 2000)} "
-        yield Text.assemble((f"  {severity}: ", style), what, (f"({rule})", "dim"))
-    notes: dict[str, list[str]] = {}
-    for metric in (metric for variant in model.variants for metric in variant.metrics):
-        if metric.interval_note is not None and wording.may_have_interval(metric):
-            notes.setdefault(metric.interval_note, []).append(metric.name)
-    for note, metrics in notes.items():
-        shown = ", ".join(plain(name) for name in dict.fromkeys(metrics))
-        yield Text(f"  no interval for {shown}: {plain(note)}", "dim")
+    for finding, names in wording.findings(model):
+        style = {"error": "bold red", "warning": "yellow", "note": "dim"}[finding.severity]
+        what = f"{', '.join(map(plain, names))}: {plain(finding.message, wording.LONGEST_MESSAGE)} "
+        yield Text.assemble((f"  {finding.severity}: ", style), what, (f"({plain(finding.rule)})", "dim"))
+    for note, names in wording.missing_intervals(model).items():
+        yield Text(f"  no interval for {', '.join(map(plain, names))}: {plain(note)}", "dim")
 
 
 def _footer(report: Report) -> Text:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tflite_guard.plain import plain
-from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.results import Finding, MetricResult, ModelResult, Observed, Report, VariantResult, Verdict
 from tflite_guard.vocabulary import METRICS
 
 LONGEST_MESSAGE = 2000
@@ -63,6 +63,16 @@ def _bound(value: float, metric: str) -> str:
 def baseline_of(metric: MetricResult) -> str:
     """The value recorded in the baseline."""
     return "identical" if metric.baseline_identical else number(metric.baseline, metric.metric)
+
+
+def change(metric: MetricResult) -> str:
+    """`worse`, `better` or `unchanged` than the baseline in the figures that are shown; empty where it has none."""
+    if metric.baseline is None and not metric.baseline_identical:
+        return ""
+    if baseline_of(metric) == value_of(metric):
+        return "unchanged"
+    better = metric.identical if metric.regression is None else metric.regression < 0
+    return "better" if better else "worse"
 
 
 def may_have_interval(metric: MetricResult) -> bool:
@@ -207,14 +217,12 @@ def _model_problems(model: ModelResult) -> Iterator[Problem]:
 
 
 def _variant_problems(model: ModelResult, variant: VariantResult) -> Iterator[Problem]:
-    primary = next((finding for finding in variant.findings if finding.primary), None)
-    cause = None if primary is None else plain(primary.message, LONGEST_MESSAGE)
-    at = variant.line or model.line
+    at, why = variant.line or model.line, cause(variant)
 
     def problem(verdict: Verdict, metric: MetricResult | None, observed: bool, message: str) -> Problem:
         line = at if metric is None or metric.tolerance is None else metric.tolerance.get("line") or at
         rule = "observed-outputs" if observed else "tolerance" if metric and metric.tolerance else "metric"
-        return Problem(verdict, model, (variant.name,), metric, observed, rule, message, line, cause)
+        return Problem(verdict, model, (variant.name,), metric, observed, rule, message, line, why)
 
     for metric in variant.metrics:
         if metric.verdict is not Verdict.PASS:
@@ -225,11 +233,40 @@ def _variant_problems(model: ModelResult, variant: VariantResult) -> Iterator[Pr
         if metric.verdict is not Verdict.PASS:
             yield problem(metric.verdict, metric, True, f"observed outputs: {failure(metric)}")
     if observed.steps_verdict is not Verdict.PASS:
-        differ = (
-            f"observed outputs differ from our own run by up to {max(observed.max_steps.values()):g} quantization steps"
-        )
-        message = f"{differ}; observed_tolerance allows {observed.tolerance:g}."
-        yield problem(observed.steps_verdict, None, True, message)
+        yield problem(observed.steps_verdict, None, True, steps(observed))
+
+
+def cause(variant: VariantResult) -> str | None:
+    """The message of a variant's primary finding; None where the cause is not known."""
+    primary = next((finding for finding in variant.findings if finding.primary), None)
+    return None if primary is None else plain(primary.message, LONGEST_MESSAGE)
+
+
+def steps(observed: Observed) -> str:
+    """One sentence on recorded outputs that differ too much from our own run."""
+    most = max(observed.max_steps.values(), default=0)
+    differ = f"observed outputs differ from our own run by up to {most:g} quantization steps"
+    return f"{differ}; observed_tolerance allows {observed.tolerance or 0:g}."
+
+
+def findings(model: ModelResult) -> list[tuple[Finding, list[str]]]:
+    """Each finding once, with the raw names of all the variants that it is of, as they come."""
+    told: dict[tuple[str, str, str], tuple[Finding, list[str]]] = {}
+    for variant in model.variants:
+        for finding in variant.findings:
+            told.setdefault((finding.severity, finding.message, finding.rule), (finding, []))[1].append(variant.name)
+    return list(told.values())
+
+
+def missing_intervals(model: ModelResult) -> dict[str, list[str]]:
+    """Why metrics that could have an interval have none, to the raw names of those metrics."""
+    notes: dict[str, list[str]] = {}
+    for metric in (metric for variant in model.variants for metric in variant.metrics):
+        if metric.interval_note is not None and may_have_interval(metric):
+            names = notes.setdefault(metric.interval_note, [])
+            if metric.name not in names:
+                names.append(metric.name)
+    return notes
 
 
 def headline(report: Report) -> str:

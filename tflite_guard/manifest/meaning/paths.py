@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from tflite_guard import files
 from tflite_guard.errors import Problem
@@ -139,6 +140,9 @@ def escapes(written: str, context: Context) -> str | None:
 
 
 def _neighbour(path: str) -> str:
+    """What a file that is not there may be: kept by DVC and not fetched, or another of the folder."""
+    if any(os.path.isfile(f"{place}.dvc") for place in (path, *Path(path).parents[:-1])):
+        return '; DVC keeps it: run "dvc pull"'
     folder, name = os.path.split(path)
     try:
         found = near(name, sorted(os.listdir(folder)), cutoff=0.8)  # a shared suffix alone is nothing

@@ -1,0 +1,192 @@
+"""Docker Engine, a base image, and this repository's image, also where no registry is reachable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "tflite-guard:test"
+PLAIN_IMAGE = "tflite-guard:plain"
+_BASE_IMAGE = "tflite-guard-base:bookworm"
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+_PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
+# What a user would do without this project: the same packages by pip, and nothing else.
+_PLAIN = """
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE}
+COPY container/requirements.txt /
+RUN python3 -m venv /opt/tflite-guard \\
+ && /opt/tflite-guard/bin/pip install --no-cache-dir --require-hashes --no-deps -r /requirements.txt
+COPY pyproject.toml README.md LICENSE /source/
+COPY schemas /source/schemas
+COPY tflite_guard /source/tflite_guard
+RUN /opt/tflite-guard/bin/pip install --no-cache-dir --no-deps /source
+ENTRYPOINT ["/opt/tflite-guard/bin/tflite-guard"]
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker Engine that answers."""
+
+    socket: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs that is to use this engine."""
+        return os.environ | {"DOCKER_HOST": f"unix://{self.socket}"}
+
+    def call(self, *arguments: str | Path, text: str | None = None, check: bool = True) -> str:
+        """Run a docker command and give what it prints, on both streams."""
+        finished = subprocess.run(
+            ["docker", *map(str, arguments)],
+            env=self.environment,
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if check and finished.returncode != 0:
+            raise RuntimeError(f"docker {arguments[0]} failed:\n{finished.stdout[-4000:]}")
+        return finished.stdout
+
+    def answers(self) -> bool:
+        """Whether the engine can be used by now."""
+        return shutil.which("docker") is not None and not self.call("ps", "-q", check=False).strip(
+            " \n0123456789abcdef"
+        )
+
+    def has(self, image: str) -> bool:
+        """Whether there is an image of this name."""
+        return bool(self.call("images", "-q", image).strip())
+
+    def size(self, image: str) -> int:
+        """Bytes of an image with all its layers."""
+        return int(self.call("image", "inspect", "--format", "{{.Size}}", image))
+
+    def build(self) -> str:
+        """The image of this checkout."""
+        return self._build(IMAGE, "Dockerfile")
+
+    def build_plain(self) -> str:
+        """An image with the same packages, as pip alone installs them."""
+        return self._build(PLAIN_IMAGE, "-", text=_PLAIN)
+
+    def _build(self, tag: str, dockerfile: str, text: str | None = None) -> str:
+        base = ("--build-arg", f"BASE_IMAGE={self.base()}")
+        self.call("build", "--network", "host", *base, "--tag", tag, "--file", dockerfile, ROOT, text=text)
+        return tag
+
+    def base(self) -> str:
+        """The Dockerfile's own base image, or where that cannot be had, one made of Debian's packages."""
+        (official,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        if self.has(_BASE_IMAGE):
+            return _BASE_IMAGE
+        with contextlib.suppress(RuntimeError):
+            self.call("pull", "--quiet", official)
+            return official
+        with tempfile.TemporaryDirectory() as folder:
+            _debian(Path(folder))
+            archive = subprocess.Popen(["tar", "--directory", folder, "--create", "."], stdout=subprocess.PIPE)
+            subprocess.run(
+                ["docker", "import", "-", _BASE_IMAGE], env=self.environment, stdin=archive.stdout, check=True
+            )
+            assert archive.wait() == 0
+        return _BASE_IMAGE
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Engine]:
+    """The Docker Engine that runs, or one of our own, which leaves nothing behind."""
+    running = Engine(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    if running.answers():
+        yield running
+        return
+    _require("docker.io", "dockerd", "docker")
+    folder = tempfile.mkdtemp(prefix="docker-")
+    own = Engine(f"{folder}/docker.sock")
+    # Without a bridge there is nothing of the machine's network to change and to put back.
+    daemon = subprocess.Popen(
+        [
+            *("dockerd", "--host", f"unix://{own.socket}", "--pidfile", f"{folder}/docker.pid"),
+            *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
+            *("--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(own, daemon)
+        yield own
+    finally:
+        _stop(daemon)
+        _remove(folder)
+
+
+def _wait_for(own: Engine, daemon: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not own.answers():
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("dockerd does not start; these tests need Docker Engine, or Debian and root to run one")
+        time.sleep(0.2)
+
+
+def _stop(daemon: subprocess.Popen[bytes]) -> None:
+    """End the daemon; it ends its containers and its containerd, unless it has to be killed."""
+    daemon.terminate()
+    try:
+        daemon.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.wait()
+
+
+def _remove(folder: str) -> None:
+    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for place in sorted((place for place in mounted if place.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", place], check=True)
+    shutil.rmtree(folder)
+
+
+def _debian(folder: Path) -> None:
+    """A Debian system that installs packages from where this machine does."""
+    _require("debootstrap", "debootstrap")
+    packages = "python3,python3-venv,python3-pip,ca-certificates"
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for path in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        shutil.rmtree(folder / path)
+    if Path(_CERTIFICATES).exists():
+        shutil.copyfile(_CERTIFICATES, folder / _CERTIFICATES.lstrip("/"))
+    (folder / "etc/pip.conf").write_text(_pip_settings())
+
+
+def _pip_settings() -> str:
+    """This machine's settings of pip that hold in a container too: a private index, not a folder or a cache."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    lines = ["[global]", f"cert = {_CERTIFICATES}"]
+    for name, value in re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed.stdout, re.MULTILINE):
+        if name in _PIP_SETTINGS and "file://" not in value:
+            lines.append(f"{name} = {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _require(package: str, *programs: str) -> None:
+    """Install a Debian package unless its programs are there."""
+    if all(map(shutil.which, programs)):
+        return
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", package]):
+        subprocess.run(["apt-get", *command], check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,406 @@
+"""The image, and the Action in it, as GitHub's runner and pre-commit run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.conftest import EXAMPLES, ROOT, manifest_of, only, write_manifest
+from tests.e2e.containers import Engine
+from tests.e2e.runner import SECRETS, TOKEN, Runner, Step
+from tests.github_api import GitHub, Pull, Token
+
+RUNNER_USER = 1001
+SHA = "a" * 40
+PULL_REQUEST = {"pull_request": {"number": 7, "head": {"sha": SHA, "repo": {"full_name": "octo/app"}}}}
+DIGITS = "examples/digits/tflite-guard.json"
+BROKEN = "examples/digits-broken/tflite-guard.json"
+
+Measured = dict[str, Any]
+NewRunner = Callable[..., Runner]
+
+
+@pytest.fixture(scope="module")
+def image(docker: Engine) -> str:
+    return docker.build()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Path]:
+    """A checkout with the examples, which belongs to the runner's user as on GitHub."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(EXAMPLES, folder / "examples")
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    give(folder, RUNNER_USER)
+    yield folder
+    give(folder, os.getuid())
+
+
+@pytest.fixture
+def github() -> Iterator[GitHub]:
+    api = GitHub()
+    api.tokens[TOKEN] = Token("github-actions[bot]")
+    api.pulls[7] = Pull(7, SHA)
+    with api.serve():
+        yield api
+
+
+@pytest.fixture
+def runner(docker: Engine, image: str, workspace: Path, tmp_path: Path, github: GitHub) -> NewRunner:
+    """A runner that works on the pull request."""
+
+    def make(**settings: Any) -> Runner:
+        temporary = tmp_path / "temporary"
+        return Runner(docker, image, workspace, temporary, **{"event": PULL_REQUEST, "api_url": github.url} | settings)
+
+    return make
+
+
+def give(folder: Path, user: int) -> None:
+    """Make a folder and all in it a user's."""
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user, user, follow_symlinks=False)
+
+
+def narrow(workspace: Path, manifest: str, *variants: str) -> None:
+    """Leave only these variants in a manifest of the workspace."""
+    folder = (workspace / manifest).parent
+    write_manifest(folder, only(manifest_of(folder), *variants))
+
+
+def line_of(file: Path, text: str) -> int:
+    """The first line of a file that holds a text."""
+    return next(number for number, line in enumerate(file.read_text().splitlines(), 1) if text in line)
+
+
+def measured(report: Measured) -> Measured:
+    """A report without what may differ from one machine or run to the next."""
+    kept = {name: value for name, value in report.items() if name not in ("environment", "seconds")}
+    for model in kept["models"]:
+        for entry in (model, *model["variants"]):
+            entry.pop("seconds", None)
+    return kept
+
+
+def owned(folder: Path) -> set[int]:
+    """The users that a folder and all in it belong to."""
+    return {path.lstat().st_uid for path in (folder, *folder.rglob("*"))}
+
+
+# The image
+
+
+def test_the_image_is_smaller_than_what_pip_installs_and_gives_the_same_results(
+    docker: Engine, image: str, workspace: Path
+) -> None:
+    plain = docker.build_plain()
+    assert docker.size(image) <= 0.75 * docker.size(plain)
+    reports = []
+    for tag in (image, plain):
+        docker.call(
+            *("run", "--rm", "--network", "none", "--volume", f"{workspace}:/work", "--workdir", "/work", tag),
+            *("check", "--no-cache", "--format", "json=report.json", DIGITS),
+        )
+        reports.append(measured(json.loads((workspace / "report.json").read_text())))
+    assert reports[0] == reports[1]
+
+
+def test_what_is_left_after_slimming_works_and_installs_nothing(docker: Engine, image: str) -> None:
+    program = """
+import importlib.util
+import tensorflow, tf_keras, h5py, scipy.stats, ai_edge_litert.interpreter, ai_edge_quantizer, PIL.Image, httpx
+print("imported; pip:", importlib.util.find_spec("pip"))
+"""
+    said = docker.call("run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", program)
+    assert "imported; pip: None" in said
+
+
+def test_the_lock_holds_what_the_package_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *extras["tensorflow-cpu"], *extras["recipes"], *extras["litert"]]
+    tf_keras = [requirement for requirement in extras["tensorflow"] if requirement.startswith("tf-keras")]
+    assert set(tf_keras) <= set((ROOT / "container/requirements.in").read_text().splitlines())
+    assert_locked(ROOT / "container/requirements.txt", [*wanted, *tf_keras])
+    builds = project["build-system"]["requires"]
+    assert set(builds) <= set((ROOT / "container/build.in").read_text().splitlines())
+    assert_locked(ROOT / "container/build.txt", builds)
+
+
+def assert_locked(lock: Path, requirements: list[str]) -> None:
+    """Every requirement is met, and every package has a hash."""
+    entries = re.split(r"\n(?=[a-z0-9])", lock.read_text())[1:]
+    assert all(" --hash=sha256:" in entry for entry in entries)
+    pinned = dict(re.match(r"([\w.-]+)==([\w.]+)", entry).groups() for entry in entries)  # type: ignore[union-attr]
+    for requirement in map(Requirement, requirements):
+        assert requirement.specifier.contains(pinned[requirement.name]), requirement
+
+
+@pytest.mark.parametrize("user", ["0:0", "12345:12345"], ids=["root", "a user without a name or a home"])
+@pytest.mark.parametrize("writable", ["/work", "/tmp"])
+def test_one_writable_folder_is_enough(
+    docker: Engine, image: str, workspace: Path, tmp_path: Path, user: str, writable: str
+) -> None:
+    narrow(workspace, DIGITS, "int8")
+    if writable == "/work":
+        give(workspace, int(user.split(":")[0]))
+        mounts = ("--volume", f"{workspace}:/work")
+    else:
+        mounts = ("--volume", f"{workspace}:/work:ro", "--tmpfs", "/tmp")
+    before = sorted(workspace.rglob("*"))
+    said = docker.call(
+        *("run", "--rm", "--read-only", "--network", "none", "--user", user, *mounts, "--workdir", "/work"),
+        *(image, "check", DIGITS),
+    )
+    assert "1 variant: 1 within tolerance" in said
+    assert sorted(workspace.rglob("*")) == before, "it leaves nothing behind"
+
+
+# The Action
+
+
+def test_a_good_model_is_green_and_silent(runner: NewRunner, workspace: Path, github: GitHub) -> None:
+    step = runner().run({"manifest": DIGITS, "cache-dir": ".cache/tflite-guard"})
+    assert step.exit_code == 0, step.log
+    assert step.annotations == []
+    assert step.outputs == {
+        "verdict": "pass",
+        "failed-count": "0",
+        "warned-count": "0",
+        "checked-count": "7",
+        "report-json": "tflite-guard-report/report.json",
+        "report-markdown": "tflite-guard-report/report.md",
+        "sarif": "tflite-guard-report/report.sarif",
+        "junit": "tflite-guard-report/report.junit.xml",
+        "comment-url": "",
+    }
+    for name in ("report-json", "report-markdown", "sarif", "junit"):
+        assert (workspace / step.outputs[name]).is_file()
+    assert "within tolerance" in step.summary
+    assert github.writes == []
+    assert owned(workspace) == {RUNNER_USER}, "a later checkout can remove what the step wrote"
+    assert_nothing_leaked(step, workspace)
+
+
+def test_a_bad_model_is_red_on_its_line_with_outputs_summary_and_comment(
+    runner: NewRunner, workspace: Path, github: GitHub
+) -> None:
+    step = runner().run({"manifest": BROKEN})
+    assert step.exit_code == 1, step.log
+    accuracy, *others = step.annotations
+    assert accuracy.name == "error"
+    assert accuracy.properties["file"] == BROKEN
+    assert int(accuracy.properties["line"]) == line_of(workspace / BROKEN, '"accuracy": {"max_drop"')
+    assert all(name in accuracy.properties["title"] for name in ("digits", "int8", "accuracy"))
+    assert re.search(r"0\.01|1 %|1\.0", accuracy.message)
+    assert [int(other.properties["line"]) for other in others] == [line_of(workspace / BROKEN, '"agreement": {"min"')]
+    counts = {name: step.outputs[name] for name in ("verdict", "failed-count", "warned-count", "checked-count")}
+    assert counts == {"verdict": "fail", "failed-count": "1", "warned-count": "0", "checked-count": "2"}
+    assert "int8" in step.summary
+    (comment,) = github.of(7, "github-actions[bot]")
+    assert step.outputs["comment-url"].endswith(f"#issuecomment-{comment.id}")
+    assert "int8" in comment.body
+    assert_nothing_leaked(step, workspace)
+
+    again = runner().run({"manifest": BROKEN})
+    assert again.exit_code == 1
+    assert len(github.of(7, "github-actions[bot]")) == 1
+
+
+@pytest.mark.parametrize(("manifest", "code"), [(DIGITS, 0), (BROKEN, 1)], ids=["green", "red"])
+def test_a_fork_gets_its_verdict_though_its_token_may_not_comment(
+    runner: NewRunner, workspace: Path, github: GitHub, manifest: str, code: int
+) -> None:
+    github.tokens[TOKEN] = Token("github-actions[bot]", writes=False)
+    narrow(workspace, manifest, "int8")
+    step = runner().run({"manifest": manifest, "comment": "always"})
+    assert step.exit_code == code, step.log
+    (warning,) = (command for command in step.annotations if command.name == "warning")
+    assert "tflite-guard-report/" in warning.message, "where the comment is instead"
+    assert step.outputs["verdict"] == ("pass" if code == 0 else "fail")
+    assert github.of(7, "github-actions[bot]") == []
+    assert owned(workspace) == {RUNNER_USER}
+    assert_nothing_leaked(step, workspace)
+
+
+def test_pull_request_target_is_refused_unless_opted_in(runner: NewRunner, workspace: Path, github: GitHub) -> None:
+    narrow(workspace, DIGITS, "int8")
+    refused = runner(event_name="pull_request_target").run({"manifest": DIGITS})
+    assert refused.exit_code == 2
+    assert "pull_request_target" in refused.annotations[0].message
+    assert refused.outputs["verdict"] == "error"
+    assert not (workspace / "tflite-guard-report").exists()
+    assert github.log == []
+    allowed = runner(event_name="pull_request_target").run(
+        {"manifest": DIGITS, "allow-pull-request-target": "true", "comment": "off"}
+    )
+    assert allowed.exit_code == 0, allowed.log
+
+
+# What models try
+
+THIEF = """
+import glob, os, pathlib, signal, socket
+import numpy as np
+
+SECRETS = %(secrets)r
+
+
+def load():
+    got, tried = [], 0
+    own = {name: value for name, value in os.environ.items() if name.startswith(("ACTIONS_", "INPUT_", "GITHUB_"))}
+    if own:
+        got.append(f"variables {sorted(own)}")
+    places = [f"/proc/{pid}/{file}" for pid in range(1, 200) for file in ("environ", "mem", "cmdline")]
+    places += ["/github/workflow/event.json", "/proc/self/environ"]
+    for place in places:
+        tried += 1
+        try:
+            with open(place, "rb") as stream:
+                content = stream.read(2**20).decode("latin1")
+        except OSError:
+            continue
+        if any(secret in content for secret in SECRETS):
+            got.append("read " + place)
+    folder = "/github/file_commands/"
+    names = ["output_0123", "env_0123", "path_0123", "state_0123", "step_summary_0123"]
+    targets = [folder + name for name in names] + [folder + "planted", "/github/workspace/planted"]
+    targets += ["/github/home/planted", "/github/runner_temp/planted", "/opt/tflite-guard/planted"]
+    for target in targets:
+        tried += 1
+        try:
+            with open(target, "a") as stream:
+                stream.write("stolen=1\\n")
+            got.append("wrote " + target)
+        except OSError:
+            pass
+    for address in ("/var/run/docker.sock", "/run/docker.sock"):
+        tried += 1
+        try:
+            with socket.socket(socket.AF_UNIX) as engine:
+                engine.connect(address)
+            got.append("connected to " + address)
+        except OSError:
+            pass
+    try:
+        socket.create_connection(%(api)r, 1).close()
+        got.append("connected to the network")
+    except OSError:
+        pass
+    try:
+        os.kill(os.getppid(), 0)
+        got.append("can signal the parent")
+    except OSError:
+        pass
+    raise RuntimeError(f"tried {tried} places and got {got}")
+"""
+
+
+def thieving(workspace: Path, github: GitHub) -> str:
+    """A manifest whose evaluation data comes from code that tries everything."""
+    host, _, port = github.url.removeprefix("http://").partition(":")
+    folder = workspace / "examples/digits"
+    (folder / "thief.py").write_text(THIEF % {"secrets": SECRETS, "api": (host, int(port))})
+    manifest = only(manifest_of(folder), "float32")
+    source = {"source": "python", "path": "thief:load", "inputs": {"image": "image"}, "labels": "label"}
+    manifest["datasets"]["test"] = source
+    write_manifest(folder, manifest)
+    return DIGITS
+
+
+@pytest.mark.parametrize("landlock", [True, False], ids=["landlock", "without landlock"])
+def test_code_that_is_allowed_finds_no_secret_and_writes_no_file(
+    runner: NewRunner, workspace: Path, github: GitHub, tmp_path: Path, landlock: bool
+) -> None:
+    manifest = thieving(workspace, github)
+    options = () if landlock else ("--security-opt", f"seccomp={without_landlock(tmp_path)}")
+    step = runner(options=options).run({"manifest": manifest, "allow-code": "true"})
+    assert step.exit_code == 3, step.log
+    got = re.search(r"tried (\d+) places and got \[(.*?)\]", step.log)
+    assert got is not None, step.log
+    assert int(got[1]) > 500
+    assert got[2] == ("" if landlock else "'connected to the network'")
+    assert_nothing_leaked(step, workspace)
+
+
+# Each graph reads the environment of the container's first process and writes it where others find it.
+THIEVING_MODEL = """
+import sys
+import tensorflow as tf
+
+
+class Thief(tf.Module):
+    def __init__(self, target):
+        self.target = target
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 1], tf.float32, name="image")])
+    def __call__(self, image):
+        stolen = tf.io.read_file("/proc/1/environ") if "planted" in self.target else "stolen=1"
+        with tf.control_dependencies([tf.io.write_file(self.target, stolen)]):
+            return {"probabilities": tf.reduce_mean(image, axis=[1, 2]) * tf.ones([1, 10])}
+
+
+for target in sys.argv[1:]:
+    thief = Thief(target)
+    tf.saved_model.save(thief, "models/" + target.rsplit("/", 1)[1])
+"""
+TARGETS = ("/github/workspace/planted", "/github/file_commands/env_0123")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_saved_model_that_is_allowed_to_touch_files_gets_nothing(
+    docker: Engine, image: str, runner: NewRunner, workspace: Path, tmp_path: Path, target: str
+) -> None:
+    folder = workspace / "examples/digits"
+    inside = ("run", "--rm", "--network", "none", "--entrypoint", "python", "--workdir", "/work")
+    docker.call(*inside, "--volume", f"{folder}:/work", image, "-c", THIEVING_MODEL, target)
+    name = Path(target).name
+    # Loaded by a program that takes no care, it does what it is made for.
+    (tmp_path / "unguarded").mkdir()
+    use = f"import tensorflow as tf; tf.saved_model.load('models/{name}')(tf.zeros([1, 8, 8, 1]))"
+    mounts = ("--volume", f"{folder}:/work", "--volume", f"{tmp_path}/unguarded:{Path(target).parent}")
+    docker.call(*inside, *mounts, "--env", f"TOKEN={TOKEN}", image, "-c", use)
+    taken = (tmp_path / "unguarded" / name).read_text()
+    assert TOKEN in taken or taken == "stolen=1"
+
+    manifest = only(manifest_of(folder), "float32")
+    manifest["models"][0]["reference"] = {"saved_model": f"models/{name}"}
+    write_manifest(folder, manifest)
+    refused = runner().run({"manifest": DIGITS})
+    assert refused.exit_code == 3, refused.log
+    assert re.search("holds the operator (ReadFile|WriteFile)", refused.log)
+    step = runner().run({"manifest": DIGITS, "allow-code": "true"})
+    assert step.exit_code == 3, step.log
+    assert re.search("cannot be run: .*(ReadFile|WriteFile|denied)", step.log), step.log
+    assert_nothing_leaked(step, workspace)
+
+
+def without_landlock(folder: Path) -> Path:
+    """A profile under which the kernel's Landlock cannot be used."""
+    names = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"]
+    rule = {"names": names, "action": "SCMP_ACT_ERRNO"}
+    profile = folder / "seccomp.json"
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    return profile
+
+
+def assert_nothing_leaked(step: Step, workspace: Path) -> None:
+    """No secret in anything that others read, and nothing in the files of later steps."""
+    files = [path for path in workspace.rglob("*") if path.is_file() and path.name != "thief.py"]
+    for secret in SECRETS:
+        assert secret not in step.everything
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+    assert step.files == {"GITHUB_ENV": "", "GITHUB_PATH": "", "GITHUB_STATE": ""}
+    assert "stolen" not in step.outputs
+    assert not [path for path in workspace.iterdir() if path.name == "planted"]
+    assert [command for command in step.commands if command.name not in ("error", "warning", "notice", "debug")] == []

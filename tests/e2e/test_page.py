@@ -1,0 +1,145 @@
+"""The comment as people see it: a real run, GitHub's parser and style sheet, a real browser."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cmarkgfm import markdown_to_html_with_extensions
+from cmarkgfm.cmark import Options
+from PIL import Image
+
+from tests.conftest import EXAMPLES, Run
+from tests.sample import COMMANDS, named
+from tflite_guard.reports.json import read
+from tflite_guard.reports.markdown import COMMENT_LIMIT, render
+
+WIDTH = 760
+"""Of a comment on GitHub in a window of a usual size, in pixels."""
+BACKGROUND = {"light": (255, 255, 255), "dark": (13, 17, 23)}
+EXTENSIONS = ["table", "autolink", "strikethrough", "tagfilter", "tasklist"]
+PAGE = """<!doctype html><html><head><meta charset="utf-8"><style>{css}</style>
+<style>body {{ margin: 0; background: rgb{background} }}
+article {{ box-sizing: border-box; width: {width}px; padding: 16px; font-size: 14px !important }}</style></head>
+<body><article class="markdown-body">{body}</article><script>{script}</script></body></html>"""
+MEASURE = """
+const article = document.querySelector("article");
+const all = (selector) => [...article.querySelectorAll(selector)];
+const text = (element) => element.innerText.replace(/\\s+/g, " ").trim();
+function marks(pre) {
+  const found = [], walker = document.createTreeWalker(pre, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode());) {
+    [...node.data].forEach((character, position) => {
+      if (!"┃╂●├┤".includes(character)) return;
+      const range = document.createRange();
+      range.setStart(node, position);
+      range.setEnd(node, position + 1);
+      const {x, y} = range.getBoundingClientRect();
+      found.push({character, x: Math.round(x * 10) / 10, y: Math.round(y)});
+    });
+  }
+  return found;
+}
+const measured = {
+  tables: all("table").map((table) => [...table.rows].map((row) => [...row.cells].map(text))),
+  overflow: all("table").map((table) => table.scrollWidth - article.clientWidth),
+  charts: all("pre").map(marks),
+  folded: all("details").map((details) => !details.open),
+  height: article.scrollHeight,
+  strangers: all("a, img, script, style, input, iframe").map((element) => element.outerHTML),
+};
+document.body.append(Object.assign(document.createElement("output"), {textContent: JSON.stringify(measured)}));
+"""
+
+
+@pytest.fixture(scope="module")
+def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GitHub's style sheets."""
+    folder = tmp_path_factory.mktemp("npm")
+    shutil.copytree(Path(__file__).parent / "page", folder, dirs_exist_ok=True)
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stderr
+    return folder / "node_modules/github-markdown-css"
+
+
+def browse(page: Path, *arguments: str) -> str:
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *arguments]
+    own = f"--user-data-dir={page.parent / 'profile'}"
+    return subprocess.run(
+        [*command, own, page.as_uri()], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+
+
+def show(markdown: str, style: Path, folder: Path, theme: str = "light") -> tuple[Any, Image.Image]:
+    """What a browser measures of a page, and its picture."""
+    body = markdown_to_html_with_extensions(markdown, options=Options.CMARK_OPT_UNSAFE, extensions=EXTENSIONS)
+    css = (style / f"github-markdown-{theme}.css").read_text()
+    page, picture = folder / "page.html", folder / f"{theme}.png"
+    page.write_text(PAGE.format(css=css, background=BACKGROUND[theme], width=WIDTH, body=body, script=MEASURE))
+    dom = browse(page, f"--window-size={WIDTH},2000", "--dump-dom")
+    measured = json.loads(html.unescape(dom.rpartition("<output>")[2].partition("</output>")[0]))
+    browse(page, f"--window-size={WIDTH},{measured['height']}", f"--screenshot={picture}")
+    return measured, Image.open(io.BytesIO(picture.read_bytes())).convert("RGB")
+
+
+@pytest.fixture
+def broken(run: Run, tmp_path: Path) -> str:
+    """The comment on the example whose calibration is wrong."""
+    assert run("check", EXAMPLES / "digits-broken/tflite-guard.json", "--report-dir", "report").code == 1
+    return render(read(str(tmp_path / "report/report.json")), COMMENT_LIMIT)
+
+
+@pytest.mark.parametrize("theme", list(BACKGROUND))
+def test_a_regression_is_seen_at_once(broken: str, style: Path, tmp_path: Path, theme: str) -> None:
+    measured, picture = show(broken, style, tmp_path, theme)
+    head, *rows = measured["tables"][0]
+    assert head == ["variant", "metric", "float", "quantized", "drop", "tolerance"]
+    assert [row[0].split()[0] for row in rows] == ["❌", "❌", "sqnr"]
+    assert rows[0][0].startswith("❌ int8 ")
+    assert rows[0][1] == "❌ accuracy"
+    assert rows[0][4].startswith("+0.0")
+    assert all(measured["folded"])
+    assert max(measured["overflow"]) <= 0, "tables are wider than a comment"
+    assert measured["strangers"] == []
+    assert picture.size == (WIDTH, measured["height"])
+    assert picture.getpixel((0, 0)) == BACKGROUND[theme]
+    red, green, blue = np.moveaxis(np.asarray(picture.crop((0, 0, WIDTH, 60))), -1, 0)
+    assert np.sum((red > 200) & (green < 90) & (blue < 90)) > 50, "the title has no red cross"
+
+
+def test_the_limits_of_a_chart_are_one_line(broken: str, style: Path, tmp_path: Path) -> None:
+    (chart,) = show(broken, style, tmp_path)[0]["charts"]
+    limits = [mark for mark in chart if mark["character"] in "┃╂"]
+    assert len({mark["y"] for mark in limits}) == 2, "one for each variant"
+    assert len({mark["x"] for mark in limits}) == 1
+    (_, failed) = [mark for mark in chart if mark["character"] == "●"]
+    assert failed["x"] > limits[0]["x"]
+
+
+def test_hostile_names_change_nothing_but_text(style: Path, tmp_path: Path) -> None:
+    for name, text in (("harmless", "harmless"), ("hostile", " ".join(one[:90] for one in COMMANDS))):
+        (tmp_path / name).mkdir()
+        measured, _ = show(render(named(text)), style, tmp_path / name)
+        shape = [[len(row) for row in table] for table in measured["tables"]]
+        assert measured["strangers"] == []
+        if name == "harmless":
+            expected = shape, measured["folded"], [[m["character"] for m in chart] for chart in measured["charts"]]
+    assert (shape, measured["folded"], [[m["character"] for m in chart] for chart in measured["charts"]]) == expected
+
+
+def test_text_from_right_to_left_does_not_turn_the_figures(style: Path, tmp_path: Path) -> None:
+    name = "العربية 123"
+    measured, _ = show(render(named(name)), style, tmp_path)
+    assert [name in row[0] for row in measured["tables"][0][1:3]] == [True, True]
+    for chart in measured["charts"]:
+        for line in {mark["y"] for mark in chart}:
+            drawn = [mark for mark in chart if mark["y"] == line]
+            assert [mark["x"] for mark in drawn] == sorted(mark["x"] for mark in drawn)

@@ -1,0 +1,362 @@
+"""The Action as a step of a workflow, without a container: variables and files in; log, outputs, summary, comment out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import EXAMPLES, ROOT, manifest_of, only, write_manifest
+from tests.github_api import Fault, GitHub, Pull, Token
+from tests.sample import COMMANDS
+from tests.workflow_commands import Command, outputs_of, read_log
+from tflite_guard.action import Inputs
+from tflite_guard.errors import UsageError
+from tflite_guard.plain import plain
+
+SHA = "a" * 40
+SECRET = "ghs_secret0123456789"
+RUNTIME = "runtime-token-0123456789"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that has run, as the runner sees it."""
+
+    code: int
+    log: str
+    commands: list[Command]
+    outputs: dict[str, str]
+    summary: str
+
+    def annotations(self, kind: str) -> list[Command]:
+        return [command for command in self.commands if command.name == kind]
+
+
+RunStep = Callable[..., Step]
+
+
+@pytest.fixture
+def github() -> Iterator[GitHub]:
+    server = GitHub()
+    server.tokens[SECRET] = Token("github-actions[bot]")
+    server.pulls[7] = Pull(7, SHA)
+    with server.serve():
+        yield server
+
+
+@pytest.fixture
+def step(tmp_path: Path, shared_cache: Path, github: GitHub) -> RunStep:
+    """Runs `tflite-guard action` in a workspace with a pull request's event."""
+
+    def call(workspace: Path, inputs: dict[str, str] | None = None, event: str = "pull_request", **env: str) -> Step:
+        files = {name: tmp_path / f"runner-{name.lower()}" for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+        for file in files.values():
+            file.write_text("")
+        payload = tmp_path / "event.json"
+        head = {"sha": SHA, "repo": {"full_name": "octo/app"}}
+        payload.write_text(json.dumps({"pull_request": {"number": 7, "head": head}}))
+        given = {"github-token": SECRET, "cache-dir": str(shared_cache)} | (inputs or {})
+        environ = {
+            "PATH": os.environ["PATH"],
+            "GITHUB_ACTIONS": "true",
+            "GITHUB_EVENT_NAME": event,
+            "GITHUB_EVENT_PATH": str(payload),
+            "GITHUB_REPOSITORY": "octo/app",
+            "GITHUB_SERVER_URL": "https://github.com",
+            "GITHUB_API_URL": github.url,
+            "GITHUB_RUN_ID": "100",
+            "GITHUB_RUN_ATTEMPT": "1",
+            "GITHUB_WORKSPACE": str(workspace),
+            "ACTIONS_RUNTIME_TOKEN": RUNTIME,
+            **{name: str(file) for name, file in files.items()},
+            **{f"INPUT_{name.upper()}": value for name, value in given.items()},
+            **env,
+        }
+        finished = subprocess.run(
+            [sys.executable, "-m", "tflite_guard", "action"],
+            env=environ,
+            cwd=workspace,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        everything = finished.stdout + "".join(file.read_text() for file in files.values())
+        everything += "".join(path.read_text() for path in workspace.glob("tflite-guard-report/*"))
+        assert SECRET not in everything
+        assert RUNTIME not in everything
+        summary = files["GITHUB_STEP_SUMMARY"].read_text()
+        outputs = outputs_of(files["GITHUB_OUTPUT"].read_text())
+        return Step(finished.returncode, finished.stdout, read_log(finished.stdout), outputs, summary)
+
+    return call
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A checkout with the examples, at vision/digits and vision/digits-broken."""
+    import shutil
+
+    root = tmp_path / "workspace"
+    for name in ("digits", "digits-broken"):
+        shutil.copytree(EXAMPLES / name, root / "vision" / name)
+    (root / ".git").mkdir()
+    (root / ".git/index").write_bytes(b"DIRC")
+    for name in ("digits", "digits-broken"):
+        folder = root / "vision" / name
+        write_manifest(folder, only(manifest_of(folder), "int8"))
+    return root
+
+
+def test_a_green_run_is_silent_where_there_is_nothing_to_say(step: RunStep, workspace: Path, github: GitHub) -> None:
+    finished = step(workspace, {"manifest": "vision/digits/tflite-guard.json"})
+    assert finished.code == 0, finished.log
+    assert finished.annotations("error") == finished.annotations("warning") == []
+    assert finished.outputs == {
+        "verdict": "pass",
+        "failed-count": "0",
+        "warned-count": "0",
+        "checked-count": "1",
+        "report-json": "tflite-guard-report/report.json",
+        "report-markdown": "tflite-guard-report/report.md",
+        "sarif": "tflite-guard-report/report.sarif",
+        "junit": "tflite-guard-report/report.junit.xml",
+        "comment-url": "",
+    }
+    assert "within tolerance" in finished.summary
+    assert all((workspace / finished.outputs[name]).exists() for name in ("report-json", "sarif", "junit"))
+    assert github.writes == []
+
+
+def test_a_red_run_annotates_the_line_of_the_tolerance_and_comments_once(
+    step: RunStep, workspace: Path, github: GitHub
+) -> None:
+    file = "vision/digits-broken/tflite-guard.json"
+    finished = step(workspace, {"manifest": file})
+    assert finished.code == 1
+    annotation = finished.annotations("error")[0]
+    lines = (workspace / file).read_text().splitlines()
+    assert annotation.properties["file"] == file
+    assert "max_drop" in "".join(lines[int(annotation.properties["line"]) - 1 :][:3])
+    assert annotation.properties["title"] == "digits-broken / int8: accuracy"
+    metrics = json.loads((workspace / finished.outputs["report-json"]).read_text())["models"][0]["variants"][0]["metrics"]
+    (metric,) = (one for one in metrics if one["name"] == "accuracy")
+    for figure in (metric["reference"], metric["value"], metric["drop"], *metric["confidence_interval"]):
+        assert f"{figure:.4f}" in annotation.message
+    assert (finished.outputs["verdict"], finished.outputs["failed-count"]) == ("fail", "1")
+    (comment,) = github.of(7, "github-actions[bot]")
+    assert f"{metric['drop']:.4f}" in comment.body
+    assert finished.outputs["comment-url"].endswith(str(comment.id))
+    again = step(workspace, {"manifest": file})
+    assert again.outputs["comment-url"] == finished.outputs["comment-url"]
+    assert len(github.writes) == 1
+
+
+def test_a_comment_follows_a_run_that_got_better(step: RunStep, workspace: Path, github: GitHub) -> None:
+    step(workspace, {"manifest": "vision/digits-broken/tflite-guard.json"})
+    mended = step(workspace, {"manifest": "vision/digits/tflite-guard.json"}, GITHUB_RUN_ID="101")
+    (comment,) = github.of(7, "github-actions[bot]")
+    assert comment.edits == 1
+    assert "within tolerance" in comment.body
+    assert mended.outputs["comment-url"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "when", "comments"),
+    [(False, "always", 1), (False, "failures", 0), (True, "failures", 1), (True, "off", 0)],
+)
+def test_when_to_comment(
+    step: RunStep, workspace: Path, github: GitHub, broken: bool, when: str, comments: int
+) -> None:
+    step(workspace, {"manifest": f"vision/digits{'-broken' * broken}/tflite-guard.json", "comment": when})
+    assert len(github.of(7, "github-actions[bot]")) == comments
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (None, "workflow_run"),
+        (Fault(401, "Bad credentials"), "token"),
+        (Fault(404, "Not Found"), ""),
+        (Fault(403, "You have exceeded a secondary rate limit", {"Retry-After": "3600"}), "rate limit"),
+    ],
+    ids=["fork", "bad token", "not found", "rate limit"],
+)
+def test_a_comment_that_cannot_be_written_changes_no_verdict(
+    step: RunStep, workspace: Path, github: GitHub, fault: Fault | None, said: str
+) -> None:
+    if fault is None:
+        github.tokens[SECRET].writes = False
+    else:
+        github.faults += [fault] * 20
+    finished = step(workspace, {"manifest": "vision/digits-broken/tflite-guard.json"})
+    assert (finished.code, finished.outputs["verdict"], finished.outputs["comment-url"]) == (1, "fail", "")
+    (warning,) = finished.annotations("warning")
+    assert said in warning.message
+    assert "tflite-guard-report/comment.md" in warning.message
+    assert "out of tolerance" in (workspace / "tflite-guard-report/comment.md").read_text()
+
+
+def test_no_server_at_all_changes_no_verdict(step: RunStep, workspace: Path) -> None:
+    inputs = {"manifest": "vision/digits/tflite-guard.json", "comment": "always"}
+    finished = step(workspace, inputs, GITHUB_API_URL="https://127.0.0.1:9")
+    assert finished.code == 0
+    assert len(finished.annotations("warning")) == 1
+
+
+def test_pull_request_target_is_refused_before_anything_runs(step: RunStep, workspace: Path) -> None:
+    finished = step(workspace, event="pull_request_target")
+    assert finished.code == 2
+    assert finished.outputs["verdict"] == "error"
+    assert "pull_request_target" in finished.annotations("error")[0].message
+    assert "pull_request_target" in finished.summary
+    inputs = {"allow-pull-request-target": "true", "manifest": "vision/digits/tflite-guard.json"}
+    assert step(workspace, inputs, event="pull_request_target").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fail-on", "errors"),
+        ("comment", "sometimes"),
+        ("annotations", "yes"),
+        ("timeout", "soon"),
+        ("timeout", "-1"),
+        ("formats", "json, pdf"),
+        ("manifest", "models/**/tflite-guard.json"),
+        ("working-directory", "nowhere"),
+        ("report-dir", "../out"),
+        ("cache-dir", "../cache"),
+    ],
+)
+def test_an_input_that_means_nothing_is_named(step: RunStep, workspace: Path, name: str, value: str) -> None:
+    finished = step(workspace, {name: value})
+    assert finished.code == 2
+    assert f"input {name}: " in finished.annotations("error")[0].message
+    assert f"input {name}: " in finished.summary
+
+
+def test_an_invalid_manifest_is_annotated_on_its_lines(step: RunStep, workspace: Path) -> None:
+    manifest = manifest_of(workspace / "vision/digits")
+    manifest["models"][0]["reference"] = {"keras": "models/none.keras"}
+    manifest["models"][0]["metrics"] = ["acuracy"]
+    path = write_manifest(workspace / "vision/digits", manifest)
+    finished = step(workspace, {"working-directory": "vision/digits"})
+    assert (finished.code, finished.outputs["verdict"]) == (2, "error")
+    lines = path.read_text().splitlines()
+    errors = finished.annotations("error")
+    assert len(errors) == 2
+    for annotation, word in zip(errors, ("none.keras", "acuracy"), strict=True):
+        assert annotation.properties["file"] == "vision/digits/tflite-guard.json"
+        assert word in lines[int(annotation.properties["line"]) - 1]
+        assert word in annotation.message
+    assert "none.keras" in finished.summary
+
+
+def test_several_manifests_by_a_glob_and_a_folder_of_their_own(step: RunStep, workspace: Path) -> None:
+    inputs = {"working-directory": "vision", "manifest": "*/tflite-guard.json", "report-dir": "out", "formats": "sarif"}
+    finished = step(workspace, inputs | {"fail-on": "never"})
+    assert (finished.code, finished.outputs["verdict"], finished.outputs["checked-count"]) == (0, "fail", "2")
+    assert finished.outputs["sarif"] == "vision/out/report.sarif"
+    assert finished.outputs["junit"] == ""
+    assert {path.name for path in (workspace / "vision/out").iterdir()} == {"report.json", "report.sarif"}
+    assert finished.annotations("error")[0].properties["file"] == "vision/digits-broken/tflite-guard.json"
+
+
+def test_links_of_a_pull_request_lead_nothing_out_of_the_workspace(
+    step: RunStep, workspace: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "env").write_text("precious")
+    inputs = {"manifest": "vision/digits/tflite-guard.json"}
+    (workspace / "tflite-guard-report").symlink_to(outside)
+    refused = step(workspace, inputs)
+    assert refused.code == 2
+    assert "leads out of the workspace" in refused.annotations("error")[0].message
+    (workspace / "tflite-guard-report").unlink()
+    (workspace / "tflite-guard-report").mkdir()
+    (workspace / "tflite-guard-report/report.json").symlink_to(outside / "env")
+    assert step(workspace, inputs).code == 0
+    assert (outside / "env").read_text() == "precious"
+    assert not (workspace / "tflite-guard-report/report.json").is_symlink()
+
+
+def test_a_cache_that_came_with_the_commit_is_refused(step: RunStep, workspace: Path) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=workspace, check=True, capture_output=True)
+
+    (workspace / ".git/index").unlink()
+    git("init", "--quiet")
+    inputs = {"manifest": "vision/digits/tflite-guard.json", "cache-dir": "vision/.cache"}
+    assert step(workspace, inputs).code == 0
+    assert step(workspace, inputs).code == 0
+    git("add", "--force", "vision/.cache")
+    refused = step(workspace, inputs)
+    assert refused.code == 2
+    assert "committed" in refused.annotations("error")[0].message
+
+
+def test_no_name_becomes_a_command_an_output_or_markup(step: RunStep, workspace: Path) -> None:
+    folder = workspace / "vision/digits"
+    manifest = manifest_of(folder)
+    hostile = [text for text in COMMANDS if text.strip() and "\ud800" not in text and "\x00" not in text]
+    model = manifest["models"][0]
+    manifest["models"] = [
+        model | {"name": plain(name, 200), "reference": {"keras": "models/broken.keras"}} for name in hostile
+    ]
+    (folder / "models/broken.keras").write_bytes(b"::error::x ##[add-mask]pass")
+    write_manifest(folder, manifest)
+    finished = step(workspace, {"manifest": "vision/digits/tflite-guard.json"})
+    assert finished.code == 3, finished.log
+    assert {command.name for command in finished.commands} <= {"error", "warning", "notice", "stop-commands"}
+    assert all("file" in command.properties for command in finished.annotations("error")[:9])
+    assert set(finished.outputs) == set(_action()["outputs"])
+
+
+def test_the_inputs_and_outputs_are_those_of_action_yml(step: RunStep, workspace: Path) -> None:
+    action = _action()
+    assert [name.replace("-", "_") for name in action["inputs"]] == list(Inputs.__annotations__)
+    given = {f"INPUT_{name.upper()}": value["default"] for name, value in action["inputs"].items()}
+    given["INPUT_GITHUB-TOKEN"] = ""
+    assert Inputs.read(given) == Inputs.read({})
+    finished = step(workspace, {"manifest": "vision/digits/tflite-guard.json"})
+    assert list(finished.outputs) == list(action["outputs"])
+
+
+def test_the_token_is_taken_out_of_the_environment() -> None:
+    environ = {"INPUT_GITHUB-TOKEN": SECRET}
+    assert Inputs.read(environ).github_token == SECRET
+    assert environ == {}
+
+
+def test_a_boolean_is_what_yaml_takes_for_one() -> None:
+    assert Inputs.read({"INPUT_ALLOW-CODE": "True"}).allow_code
+    assert not Inputs.read({"INPUT_ANNOTATIONS": "FALSE"}).annotations
+    with pytest.raises(UsageError, match="input allow-code"):
+        Inputs.read({"INPUT_ALLOW-CODE": "1"})
+
+
+def _action() -> dict[str, Any]:
+    import yaml
+
+    parsed: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
+    return parsed
+
+
+def test_a_log_without_github_is_readable_and_obeys_nothing(step: RunStep, workspace: Path) -> None:
+    finished = step(workspace, {"manifest": "vision/digits-broken/tflite-guard.json", "comment": "off"})
+    assert "digits-broken: int8 evaluated (1/2)" in finished.log or "int8 evaluated" in finished.log
+    (error,) = [line for line in finished.log.splitlines() if line.startswith("::error")][:1]
+    assert "%0A" not in error
+    assert re.search(r"accuracy went from 0\.\d+ to 0\.\d+", error)

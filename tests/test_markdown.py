@@ -1,0 +1,437 @@
+"""The summary and the comment, read back with GitHub's own Markdown parser: what a reader sees, whatever names say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import cmarkgfm
+import pytest
+from cmarkgfm.cmark import Options
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+
+from tests.sample import HOSTILE, accuracy, fixed, metric, named, variant
+from tflite_guard.errors import GuardError, ManifestError
+from tflite_guard.errors import Problem as ManifestProblem
+from tflite_guard.plain import plain
+from tflite_guard.reports import chart, wording
+from tflite_guard.reports.markdown import COMMENT_LIMIT, SUMMARY_LIMIT, failure, has_news, render
+from tflite_guard.results import ErrorInfo, Finding, MetricResult, ModelResult, Report, Verdict
+
+GOLDEN = Path(__file__).parent / "golden"
+GITHUB = ["table", "autolink", "strikethrough", "tagfilter", "tasklist"]
+CONTENT = {"code", "span"}
+"""What a text becomes; how many there are depends on the text."""
+
+
+def github(text: str) -> Element:
+    return tree(
+        cmarkgfm.markdown_to_html_with_extensions(
+            text, options=Options.CMARK_OPT_UNSAFE | Options.CMARK_OPT_FOOTNOTES, extensions=GITHUB
+        )
+    )
+
+
+def commonmark(text: str) -> Element:
+    return tree(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
+
+
+DANGEROUS = r"[@#$~*`<>&|\\_{}]|://|www\.|[0-9a-f]{7}|:\w+:"
+"""What GitHub might act on."""
+PARSERS = [github, commonmark]
+
+
+def tree(html: str) -> Element:
+    """Strictly: every element closed in order, or it is an error."""
+    return ElementTree.fromstring(f"<article>{in_xml(html).replace('<br>', '<br/>')}</article>")
+
+
+def in_xml(text: str) -> str:
+    """HTML may hold two characters that XML may not."""
+    return re.sub("[\ufffe\uffff]", "�", text)
+
+
+def skeleton(element: Element) -> Any:
+    """The elements without what they say."""
+    return (element.tag, *(skeleton(child) for child in element if child.tag not in CONTENT))
+
+
+def said(element: Element) -> str:
+    """Text without what is in code, where GitHub leaves it alone."""
+    inside = "" if element.tag in {"code", "pre"} else (element.text or "") + "".join(map(said, element))
+    return inside + (element.tail or "")
+
+
+def text_of(element: Element) -> str:
+    return " ".join("".join(part + " " for part in element.itertext()).split())
+
+
+def rows(table: Element) -> list[list[str]]:
+    """The cells as a reader sees them, a cell over several rows in the first."""
+    return [[text_of(cell) for cell in row] for row in table]
+
+
+def in_sight(element: Element) -> Iterator[Element]:
+    yield element
+    for child in element:
+        if child.tag != "details":
+            yield from in_sight(child)
+
+
+def many(models: int, variants: int, prefix: str = "") -> Report:
+    base = fixed().models[0]
+    made = tuple(replace(base.variants[i % 6], name=f"{prefix}v{i}") for i in range(variants))
+    return replace(fixed(), models=tuple(replace(base, name=f"{prefix}m{i}", variants=made) for i in range(models)))
+
+
+def with_metrics(*metrics: MetricResult, verdict: Verdict = Verdict.PASS) -> Report:
+    one = variant("int8", verdict, *metrics)
+    model = replace(fixed().models[2], variants=(one,), verdict=verdict, float32=None)
+    return replace(fixed(), models=(model,), verdict=verdict, notes=())
+
+
+def test_a_cut_rendering_is_the_one_that_was_read() -> None:
+    rendered = render(fixed(), 3500)
+    if os.environ.get("UPDATE_GOLDEN"):
+        (GOLDEN / "report.cut.md").write_text(rendered)
+    assert rendered == (GOLDEN / "report.cut.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "title"),
+    [
+        ((Verdict.PASS, Verdict.PASS), "✅ Quantization: 2 variants within tolerance"),
+        ((Verdict.WARN, Verdict.PASS), "⚠️ Quantization: 1 of 2 variants with warnings"),
+        ((Verdict.FAIL, Verdict.PASS), "❌ Quantization: 1 of 2 variants out of tolerance"),
+        ((Verdict.ERROR, Verdict.PASS), "❌ Quantization: 1 of 2 variants could not be evaluated"),
+        (
+            (Verdict.ERROR, Verdict.FAIL),
+            "❌ Quantization: 1 of 2 variants could not be evaluated, 1 out of tolerance",
+        ),
+        ((), "✅ Quantization: nothing was checked"),
+    ],
+)
+def test_the_title_says_how_it_came_out(verdicts: tuple[Verdict, ...], title: str) -> None:
+    worst = Verdict.worst(verdicts)
+    variants = tuple(variant(verdict, verdict) for verdict in verdicts)
+    report = replace(fixed(), models=(replace(fixed().models[2], variants=variants, verdict=worst),), verdict=worst)
+    assert text_of(github(render(report))[0]) == title
+
+
+def test_what_failed_is_in_sentences_worst_first() -> None:
+    page = github(render(fixed()))
+    sentences = [text_of(item) for item in page.findall("ul")[0]]
+    assert sentences[0] == "❌ digits / lost keep_float: no_such_layer matches nothing"
+    assert sentences[2] == (
+        "❌ digits / int8 accuracy went from 0.9800 to 0.9100, a drop of 0.0700; max_drop allows 0.02. "
+        "95 % interval [0.0500, 0.0900]."
+    )
+    assert len(sentences) == len(wording.problems(fixed()))
+    assert sentences[-1].startswith("⚠️ digits / int8 sqnr")
+
+
+def test_a_cause_stands_beside_its_failure() -> None:
+    report = with_metrics(accuracy(0.9, (0.05, 0.1), Verdict.FAIL), verdict=Verdict.FAIL)
+    finding = Finding("calibration-range-mismatch", "error", "inputs are not scaled", primary=True)
+    (model,) = report.models
+    told = replace(report, models=(replace(model, variants=(replace(model.variants[0], findings=(finding,)),)),))
+    assert "Cause: inputs are not scaled" in text_of(github(render(told)).findall("ul")[0])
+
+
+def test_the_table_holds_what_there_is_to_know() -> None:
+    page = github(render(fixed()))
+    assert rows(page.findall("table")[0]) == [
+        ["variant", "metric", "float", "quantized", "drop", "tolerance", "baseline"],
+        ["❌ lost", "could not be evaluated"],
+        ["❌ int8 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9100", "+0.0700 [0.0500, 0.0900]",
+         "max_drop 0.02", ""],
+        ["⚠️ sqnr", "", "11.38 dB [10.90, 11.90]", "", "min 20.00 dB, (warning)", ""],
+        ["size_bytes", "", "24.0 kB", "", "max 30.0 kB", ""],
+        ["❌ accuracy observed", "0.9800", "0.9000", "+0.0800 [0.0600, 0.1000]", "max_drop 0.02", ""],
+        ["❌ proof 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "+0.0100 [0.0020, 0.0310] ?",
+         "max_drop 0.02, proven pass", ""],
+        ["❌ worse 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "+0.0100 [0, 0.0200]",
+         "max_regression 0.01", "0.0150 worse was 0.9850"],
+        ["✅ int16 24.0 kB, 3.5× smaller", "accuracy", "0.9800", "0.9750", "+0.0050 [−0.0040, 0.0240] ?",
+         "max_drop 0.02", "0.0040 worse was 0.9790"],
+    ]  # fmt: skip
+    spans = [int(cell.get("rowspan", 1)) for cell in page.findall("table")[0].iter("td") if cell.get("rowspan")]
+    assert spans == [1, 4, 1, 1, 1]
+
+
+def test_columns_without_content_are_left_out() -> None:
+    page = github(render(with_metrics(metric("max_abs_error", 0.1, Verdict.PASS, higher_is_better=False))))
+    (table, _) = page.iter("table")
+    assert rows(table)[0] == ["variant", "metric", "quantized"]
+
+
+def test_failures_are_in_sight_and_passes_folded() -> None:
+    page = github(render(fixed()))
+    shown = " ".join(code.text or "" for one in in_sight(page) if one.tag == "td" for code in one.iter("code"))
+    assert all(name in shown for name in ("lost", "int8", "proof", "worse"))
+    assert "float32" not in shown
+    assert not [one for one in page.iter("details") if "open" in one.attrib]
+    folded = [text_of(one) for one in page.iter("summary")]
+    assert folded == [
+        "1 other variant within tolerance",
+        "✅ healthy 1 variant within tolerance",
+        "Environment",
+    ]
+
+
+def test_a_run_within_tolerance_is_a_title_and_what_is_folded() -> None:
+    healthy = replace(fixed(), models=(fixed().models[2],), verdict=Verdict.PASS, notes=())
+    assert [one.tag for one in github(render(healthy))] == ["h2", "details", "details"]
+
+
+def test_the_worst_models_come_first() -> None:
+    verdicts = [Verdict.PASS, Verdict.WARN, Verdict.ERROR, Verdict.FAIL]
+    models = tuple(
+        replace(fixed().models[2], name=verdict, verdict=verdict, variants=(variant("int8", verdict),))
+        for verdict in verdicts
+    )
+    page = github(render(replace(fixed(), models=models)))
+    assert [text_of(one) for one in page.findall("h3")] == ["❌ error", "❌ fail", "⚠️ warn"]
+
+
+def test_many_problems_are_folded_after_twenty() -> None:
+    page = github(render(many(1, 60)))
+    assert len(page.findall("ul")[0]) == 20
+    more = page.findall("details")[0]
+    assert text_of(more[0]) == f"{len(more[1]):,} more"
+    assert len(more[1]) == len(wording.problems(many(1, 60))) - 20
+
+
+def test_an_error_of_many_variants_names_some_of_them() -> None:
+    lost = ErrorInfo("conversion", "no converter")
+    variants = tuple(replace(fixed().models[0].variants[5], name=f"v{i}", error=lost) for i in range(1500))
+    report = replace(fixed(), models=(replace(fixed().models[0], variants=variants),))
+    sentence = text_of(github(render(report)).findall("ul")[0][0])
+    assert sentence == f"❌ digits / {' , '.join(f'v{i}' for i in range(10))} and 1,490 more no converter"
+
+
+def test_findings_and_notes_are_told_once() -> None:
+    text = "calibration says little"
+    finding = Finding("few-examples", "warning", text)
+    model = fixed().models[2]
+    variants = tuple(replace(model.variants[0], name=name, findings=(finding,)) for name in ("int8", "int16"))
+    no_interval = replace(accuracy(0.98, (0, 0), Verdict.PASS), confidence_interval=None, interval_note="one group")
+    variants += (variant("int4", Verdict.PASS, no_interval),)
+    report = replace(fixed(), models=(replace(model, variants=variants, notes=("a note of the model",)),))
+    items = [text_of(item) for item in github(render(report)).iter("li")]
+    assert f"⚠️ int8 , int16 : {text} ( few-examples )" in items
+    assert "ℹ️ no interval for accuracy : one group" in items
+    assert "ℹ️ a note of the model" in items
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(text=HOSTILE)
+@settings(deadline=None)
+def test_hostile_text_stays_text(parse: Callable[[str], Element], text: str) -> None:
+    page = parse(render(named(text)))
+    assert skeleton(page) == skeleton(parse(render(named("harmless"))))
+    assert not re.search(DANGEROUS, said(page))
+    names = [cell.find("code") for cell in page.iter("td") if cell.get("rowspan")]
+    assert {(name.text or "") for name in names if name is not None} == {in_xml(plain(text, 100)), *COMMON_NAMES}
+
+
+COMMON_NAMES = {"float32"}
+"""The conversion alone, which no file names."""
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(text=HOSTILE)
+@settings(deadline=None)
+def test_keys_and_values_of_a_foreign_report_stay_text(parse: Callable[[str], Element], text: str) -> None:
+    def foreign(text: str) -> Report:
+        limits = {f"max_{text}": 0.1, "max_drop": 0.02, "require": text}
+        one = accuracy(0.9, (0.05, 0.1), Verdict.FAIL, tolerance=limits, failed_limit=text, metric=text)
+        report = with_metrics(one, verdict=Verdict.FAIL)
+        return replace(report, environment={text: {text: [text]}}, tool=replace(report.tool, name=text, version=text))
+
+    page = parse(render(foreign(text)))
+    assert skeleton(page) == skeleton(parse(render(foreign("harmless"))))
+    assert not re.search(DANGEROUS, said(page))
+
+
+@pytest.mark.parametrize("limit", [2000, 5000, COMMENT_LIMIT, SUMMARY_LIMIT])
+@pytest.mark.parametrize("prefix", ["", "🎉|<b>@x`&" * 40])
+@pytest.mark.parametrize(("models", "variants"), [(3000, 8), (1, 500), (40, 1)])
+def test_a_page_is_never_too_long_and_says_what_is_missing(models: int, variants: int, prefix: str, limit: int) -> None:
+    report = many(models, variants, prefix)
+    text = render(report, limit)
+    assert len(text.encode()) <= limit
+    page = github(text)
+    assert text_of(page[0]).startswith("❌ Quantization:")
+    assert not re.search("[<>]", said(page))
+    problems = len([item for item in page.iter("li") if item.find("b") is not None])
+    shown = len([cell for cell in page.iter("td") if cell.get("rowspan") and "alone" not in text_of(cell)])
+    total = len(wording.problems(report))
+    expected = [(total - problems, total, "problem"), (models * variants - shown, models * variants, "variant")]
+    assert left_out(page) == [line for line in expected if line[0]]
+
+
+def left_out(page: Element) -> list[tuple[int, int, str]]:
+    """How many are missing of how many, from the last line."""
+    line = text_of(page[-1])
+    if not line.startswith("✂️ Left out for length:"):
+        return []
+    assert "The whole report is report.txt and report.json in the report folder" in line
+    found = re.findall(r"([\d,]+) of ([\d,]+) (problem|variant)s", line)
+    return [(int(missing.replace(",", "")), int(total.replace(",", "")), kind) for missing, total, kind in found]
+
+
+def test_a_cut_page_keeps_what_is_worst() -> None:
+    whole = [text_of(item) for item in github(render(many(10, 8), 10**9)).iter("li") if item.find("b") is not None]
+    cut = [text_of(item) for item in github(render(many(10, 8), 9000)).iter("li") if item.find("b") is not None]
+    assert 0 < len(cut) < len(whole)
+    assert cut == whole[: len(cut)]
+
+
+def test_what_fits_to_the_byte_is_whole() -> None:
+    whole = render(fixed(), 10**9)
+    assert render(fixed(), len(whole.encode())) == whole
+    assert "Left out for length: details." in render(fixed(), len(whole.encode()) - 1)
+
+
+def test_equal_results_give_equal_text() -> None:
+    def again(one: ModelResult) -> ModelResult:
+        return replace(one, variants=tuple(replace(v, seconds={"convert": 9.9}, cached=True) for v in one.variants))
+
+    assert render(replace(fixed(), models=tuple(map(again, fixed().models)))) == render(fixed())
+
+
+@given(text=HOSTILE)
+@settings(deadline=None)
+def test_a_run_without_a_report_says_why(text: str) -> None:
+    page = github(failure(GuardError(f"no manifest {text}")))
+    assert skeleton(page) == ("article", ("h2",), ("ul", ("li",)))
+    assert text_of(page).startswith("❌ Quantization: nothing was checked ❌ no manifest")
+    assert not re.search(DANGEROUS, said(page))
+
+
+def test_problems_of_a_manifest_are_told_up_to_a_point() -> None:
+    problems = [ManifestProblem("a|b.json", line, 1, "no such file") for line in range(1, 61)]
+    items = [text_of(item) for item in github(failure(ManifestError(problems))).iter("li")]
+    assert items[0] == "❌ a|b.json:1:1: no such file"
+    assert len(items) == 51
+    assert items[-1] == "and 10 more, which the log of the step holds"
+
+
+QUIET = {"tolerance": {"max_drop": 0.02, "line": 1}, "drop": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "verdict", "news"),
+    [
+        (metric("accuracy", 0.98, Verdict.PASS, **QUIET), Verdict.PASS, False),
+        (metric("accuracy", 0.98, Verdict.WARN, **QUIET), Verdict.WARN, True),
+        (metric("accuracy", 0.98, Verdict.PASS, baseline=0.98, regression=0.0), Verdict.PASS, False),
+        (metric("accuracy", 0.98, Verdict.PASS, baseline=0.97999999, regression=-1e-8), Verdict.PASS, False),
+        (metric("accuracy", 0.98, Verdict.PASS, baseline=0.99, regression=0.01), Verdict.PASS, True),
+        (metric("accuracy", 0.99, Verdict.PASS, baseline=0.98, regression=-0.01), Verdict.PASS, True),
+        (metric("sqnr", None, Verdict.PASS, identical=True, baseline_identical=True), Verdict.PASS, False),
+        (metric("sqnr", 50.0, Verdict.PASS, baseline_identical=True), Verdict.PASS, True),
+        (metric("sqnr", None, Verdict.PASS, identical=True, baseline=50.0), Verdict.PASS, True),
+    ],
+)
+def test_news_is_a_problem_or_a_figure_that_changed(one: MetricResult, verdict: Verdict, news: bool) -> None:
+    report = with_metrics(one, verdict=verdict)
+    assert has_news(report) is news
+    assert has_news(replace(report, notes=("model 'gone' is in the baseline but was not checked",)))
+
+
+def test_changes_since_the_baseline_are_in_sight_and_counted() -> None:
+    changed = [
+        metric("accuracy", 0.97, Verdict.PASS, baseline=0.98, regression=0.01),
+        metric("sqnr", None, Verdict.PASS, identical=True, baseline=50.0),
+        metric("agreement", 0.99, Verdict.PASS, baseline=0.99, regression=0.0),
+        metric("size_bytes", 24200.0, Verdict.PASS, baseline=24000.0, regression=200.0, higher_is_better=False),
+        metric("kl_divergence", 0.5, Verdict.PASS, baseline_identical=True, higher_is_better=False),
+    ]
+    page = github(render(with_metrics(*changed)))
+    assert text_of(page[1]) == "Values since the baseline: 3 worse, 1 better, 1 unchanged."
+    assert [row[-1] for row in rows(page.findall("table")[0])] == [
+        "baseline",
+        "0.0100 worse was 0.9800",
+        "better was 50.00 dB",
+        "unchanged",
+        "200 B worse was 24.0 kB",
+        "worse was identical",
+    ]
+
+
+def plot(*metrics: tuple[str, MetricResult]) -> list[str]:
+    made = [chart.row(name, one) for name, one in metrics]
+    return [line.name + line.rest for line in chart.lines([one for one in made if one is not None])]
+
+
+NUMBERS = st.floats(-1, 1, allow_nan=False).map(lambda number: round(number, 4))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.tuples(NUMBERS, NUMBERS, NUMBERS).map(sorted), NUMBERS.map(abs)), min_size=1, max_size=4))
+def test_a_chart_never_shows_a_drop_on_the_wrong_side(drops: list[tuple[list[float], float]]) -> None:
+    made = [accuracy(0.98 - drop, (low, high), Verdict.PASS, drop=drop, tolerance={"max_drop": limit})
+            for (low, drop, high), limit in drops]  # fmt: skip
+    lines = plot(*((f"v{i}", one) for i, one in enumerate(made)))
+    for line, ((low, drop, high), limit) in zip(lines, drops, strict=False):
+        mark = line.find("┃") if "┃" in line else line.find("╂")
+        dot = line.find("●")
+        if mark >= 0 and dot >= 0:
+            assert (dot > mark) == (drop > limit)
+        if low < limit < high and mark >= 0:
+            ends = [position for position, character in enumerate(line[:-10]) if character in "├←●┤→"]
+            assert ends[0] < mark < ends[-1]
+        if limit < low or high < limit:
+            assert "╂" not in line
+
+
+def test_a_chart_is_aligned_whatever_the_names_are() -> None:
+    inside = accuracy(0.97, (0.0, 0.019), Verdict.PASS, drop=0.01)
+    names = ["int8", "量子化モデル", "x" * 300, "🎉", "é́", "العربية"]
+    lines = plot(*((name, inside) for name in names))
+    for mark in "├●┤┃":
+        assert len({cell_len(line[: line.index(mark)]) for line in lines[:-1]}) == 1, mark
+
+
+def test_a_broken_variant_does_not_squeeze_the_others() -> None:
+    lost = accuracy(0.1, (0.87, 0.89), Verdict.FAIL)
+    near = accuracy(0.965, (0.005, 0.025), Verdict.PASS)
+    shown = plot(("lost", lost), ("near", near))
+    assert shown[0].count("→") == 1
+    assert "●" not in shown[0]
+    assert shown[0].index("┃") < shown[0].index("→")
+    assert shown[0].endswith("+0.8800  fail")
+    assert shown[1].index("├") < shown[1].index("●") < shown[1].index("╂") < shown[1].index("┤")
+
+
+def test_a_chart_wants_a_drop_an_interval_and_a_limit() -> None:
+    assert chart.row("int8", metric("sqnr", 30.0, Verdict.PASS)) is None
+    assert chart.row("int8", accuracy(0.9, (0.1, 0.1), Verdict.PASS, confidence_interval=None)) is None
+    assert chart.row("int8", accuracy(0.9, (0.1, 0.1), Verdict.PASS, tolerance={"min": 0.9})) is None
+    assert chart.row("int8", accuracy(0.9, (0.1, 0.1), Verdict.PASS, tolerance={"max_drop": "0"})) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "limit"), [((0.0, 0.0), 0.0), ((-1e308, 1e308), 1e308), ((0.2, 0.1), 0.0), ((-0.2, -0.1), 0.0)]
+)
+def test_a_chart_of_odd_figures_is_whole_or_not_there(interval: tuple[float, float], limit: float) -> None:
+    one = accuracy(0.98, interval, Verdict.PASS, drop=interval[0], tolerance={"max_drop": limit})
+    assert len(plot(("a", one), ("b", one))) in (0, 3)
+
+
+def test_one_row_that_passes_for_sure_needs_no_chart() -> None:
+    sure = accuracy(0.98, (-0.004, 0.004), Verdict.PASS)
+    assert "<pre>" not in render(with_metrics(sure))
+    assert "<pre>" in render(with_metrics(replace(sure, conclusive=False)))
+    assert "<pre>" in render(with_metrics(replace(sure, verdict=Verdict.FAIL), verdict=Verdict.FAIL))

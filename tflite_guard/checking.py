@@ -1,0 +1,136 @@
+"""A check from start to end, the same for the command line, the Action and Python: manifests to a report to files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from tflite_guard import baseline as baselines
+from tflite_guard import pipeline
+from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
+from tflite_guard.files import is_full, make_folders, write_atomically
+from tflite_guard.manifest import load
+from tflite_guard.results import Report, Verdict
+from tflite_guard.vocabulary import DEFAULT_MANIFEST
+
+if TYPE_CHECKING:
+    from tflite_guard.manifest.types import Manifest
+    from tflite_guard.steps import OnEvent
+    from tflite_guard.workers import OnLog
+
+NO_BASELINE = "off"
+T = TypeVar("T")
+
+
+def check(
+    manifests: Sequence[str],
+    options: pipeline.Options,
+    *,
+    data_roots: Sequence[str] = (),
+    baseline: str | None = None,
+    on_event: OnEvent | None = None,
+    on_log: OnLog | None = None,
+) -> Report:
+    """Check the models of some manifests.
+
+    Args:
+        manifests: paths; none means `tflite-guard.json`.
+        options: how to run.
+        data_roots: folders outside the repository that manifests may read.
+        baseline: a file to compare one manifest with, `off`, or None for what is recorded beside each.
+        on_event: called as work proceeds, from any thread.
+        on_log: called with what TensorFlow and LiteRT said.
+
+    Raises:
+        ManifestError: a manifest is invalid; holds the problems of all of them.
+        UsageError: a pattern matches nothing, or a baseline cannot be read.
+        EvaluationError: the run cannot be done at all.
+    """
+    loaded = load_all(manifests, data_roots, options.allow_code)
+    recorded = _recorded([manifest.path for manifest in loaded], baseline)
+    return pipeline.run(loaded, options, baselines=recorded, on_event=on_event, on_log=on_log)
+
+
+def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bool) -> list[Manifest]:
+    """Every manifest, or the problems of all of them at once."""
+    loaded, problems = [], []
+    for path in named(manifests):
+        try:
+            loaded.append(load(path, data_roots=data_roots, allow_code=allow_code))
+        except ManifestError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ManifestError(problems)
+    return loaded
+
+
+def named(manifests: Sequence[str]) -> list[str]:
+    """The manifests meant: those given, each once, or the default one."""
+    return list(dict.fromkeys(manifests)) or [DEFAULT_MANIFEST]
+
+
+def default_cache_dir() -> str | None:
+    """The user's cache folder; None where there is no home or it cannot be written, as in containers."""
+    import platformdirs
+
+    folder = nearest = platformdirs.user_cache_dir("tflite-guard")
+    if not os.path.isabs(folder):
+        return None
+    while not os.path.exists(nearest):
+        nearest = os.path.dirname(nearest)
+    return folder if os.access(nearest, os.W_OK | os.X_OK) else None
+
+
+def write(
+    report: Report, files: Sequence[tuple[str, str]], folder: str | None = None, names: Sequence[str] = ()
+) -> None:
+    """Write renderings to files, and to a report folder those named, or all of them.
+
+    Raises:
+        EvaluationError: a file could not be written; all others are.
+    """
+    from tflite_guard.reports import FILES, FORMATS
+
+    # A link that a pull request put into the report folder must not say where a file goes.
+    targets = [(name, file, True) for name, file in files]
+    if folder is not None:
+        filed(folder, partial(make_folders, folder))
+        targets += [(name, os.path.join(folder, FILES[name]), False) for name in names or FORMATS]
+    failures = []
+    for name, file, follow in targets:
+        try:
+            filed(file, partial(write_atomically, file, FORMATS[name](report).encode(), follow=follow))
+        except EvaluationError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def filed(path: str, do: Callable[[], T]) -> T:
+    """Do something with a file; a failure names it."""
+    try:
+        return do()
+    except OSError as error:
+        why = "no space left" if is_full(error) else f"cannot be written ({error.strerror})"
+        raise EvaluationError("file", f"{path}: {why}; write elsewhere") from None
+
+
+def exit_code(outcome: Report | GuardError, fail_on: str) -> int:
+    """The exit code of the contract: 0 passed, 1 out of tolerance, 2 wrong usage, 3 not evaluated."""
+    if isinstance(outcome, GuardError):
+        code = outcome.exit_code
+        return 0 if fail_on == "never" and code == GuardError.exit_code else code
+    codes = {Verdict.ERROR: 3, Verdict.FAIL: 1, Verdict.WARN: 1 if fail_on == "warning" else 0, Verdict.PASS: 0}
+    return 0 if fail_on == "never" else codes[outcome.verdict]
+
+
+def _recorded(manifests: Sequence[str], baseline: str | None) -> dict[str, baselines.Baseline]:
+    if baseline is None:
+        return baselines.beside(manifests)
+    if baseline == NO_BASELINE:
+        return {}
+    if len(manifests) > 1:
+        raise UsageError(f"--baseline {baseline}: belongs to one manifest; check each manifest by itself")
+    return {manifests[0]: baselines.read(baseline)}

@@ -1,0 +1,141 @@
+"""What a code host shows at a line of the manifest: problems and findings, worst first, one a variant.
+
+Each has a fingerprint that stays the same while figures, lines and other variants change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Literal
+
+from tflite_guard.plain import plain
+from tflite_guard.reports import wording
+from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
+
+Level = Literal["error", "warning", "note"]
+LEVELS: dict[Verdict, Level] = {Verdict.ERROR: "error", Verdict.FAIL: "error", Verdict.WARN: "warning"}
+ORDER: tuple[Level, ...] = ("error", "warning", "note")
+WITHOUT_REFERENCE = ("min", "max", "max_regression")
+"""The limits whose failure is told without the float reference."""
+NOT_EVALUATED = "could-not-evaluate/"
+"""What begins the rule of an error; its kind follows."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One problem or finding of one variant."""
+
+    level: Level
+    verdict: Verdict | None
+    """None of a finding."""
+    rule: str
+    model: ModelResult
+    variant: str | None
+    """None where it is the model's."""
+    metric: MetricResult | None
+    message: str
+    line: int
+    """Of the manifest; 0 where unknown."""
+    fingerprint: str
+
+    @property
+    def where(self) -> str:
+        """`model / variant`."""
+        return plain(self.model.name) + ("" if self.variant is None else f" / {plain(self.variant)}")
+
+
+def alerts(report: Report) -> list[Alert]:
+    """Problems, and findings that no problem tells of, the worst first; no two have one fingerprint."""
+    found = [alert for problem in wording.problems(report) for alert in _of_problem(problem)]
+    found += [_of_finding(*one) for one in untold_findings(report)]
+    seen: Counter[str] = Counter()
+    for position, alert in enumerate(found):
+        seen[alert.fingerprint] += 1
+        if (times := seen[alert.fingerprint]) > 1:
+            found[position] = replace(alert, fingerprint=_hash([alert.fingerprint, times]))
+    return sorted(found, key=lambda alert: ORDER.index(alert.level))
+
+
+def untold_findings(report: Report) -> Iterator[tuple[ModelResult, VariantResult, Finding]]:
+    """Findings but those that a problem gives as its cause, in the report's order."""
+    for model in report.models:
+        for variant in model.variants:
+            for finding in variant.findings:
+                if not finding.primary or variant.verdict is Verdict.PASS:
+                    yield model, variant, finding
+
+
+def fingerprint(
+    rule: str, model: ModelResult, variant: str | None, metric: str | None, observed: bool, *more: str | None
+) -> str:
+    """A hash of what something is about, and of nothing that was measured."""
+    return _hash([rule, model.manifest.repository_path, model.name, variant, metric, observed, *more])
+
+
+def explained(problem: wording.Problem) -> str:
+    """A problem's message with the reference where it does not have it and, where it is known, the cause."""
+    sentences, metric = [problem.message], problem.metric
+    if metric is not None and metric.reference is not None and metric.failed_limit in WITHOUT_REFERENCE:
+        reference, drop = wording.number(metric.reference, metric.metric), wording.signed(metric.drop)
+        sentences.append(f"The float reference has {reference}, a drop of {drop.lstrip('+')}.")
+    if problem.cause is not None:
+        sentences.append(f"Cause: {problem.cause}")
+    return " ".join(sentences)
+
+
+def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
+    """One for each variant, so that a variant's does not change when another comes to share its error."""
+    rule, metric = _rule(problem), problem.metric
+    lines = {variant.name: variant.line for variant in problem.model.variants}
+    for variant in problem.variants or (None,):
+        line = problem.line
+        if variant is not None and len(problem.variants) > 1:
+            line = lines[variant] or line
+        name = None if metric is None else metric.name
+        identity = fingerprint(rule, problem.model, variant, name, problem.observed)
+        yield Alert(
+            LEVELS[problem.verdict],
+            problem.verdict,
+            rule,
+            problem.model,
+            variant,
+            metric,
+            explained(problem),
+            line,
+            identity,
+        )
+
+
+def _rule(problem: wording.Problem) -> str:
+    if problem.observed:
+        return "observed-outputs"
+    if problem.metric is None:
+        return NOT_EVALUATED + plain(problem.rule, 100)
+    return "metric-not-computed" if problem.metric.error is not None else "tolerance-exceeded"
+
+
+def _of_finding(model: ModelResult, variant: VariantResult, finding: Finding) -> Alert:
+    of = finding.evidence.get("metric")
+    metric = next((one for one in variant.metrics if one.name == of), None)
+    name = None if metric is None else metric.name
+    identity = fingerprint(finding.rule, model, variant.name, name, False, finding.tensor, finding.operator)
+    return Alert(
+        finding.severity,
+        None,
+        plain(finding.rule, 100),
+        model,
+        variant.name,
+        metric,
+        plain(finding.message, wording.LONGEST_MESSAGE),
+        variant.line or model.line,
+        identity,
+    )
+
+
+def _hash(identity: list[str | int | None]) -> str:
+    text = json.dumps(identity, ensure_ascii=False, separators=(",", ":"))
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

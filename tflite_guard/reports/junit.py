@@ -1,0 +1,135 @@
+"""JUnit's XML, as Jenkins, GitLab and others read it: a suite a model, a case a metric of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+from tflite_guard.plain import plain
+from tflite_guard.reports import wording
+from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+
+TAGS = {Verdict.ERROR: "error", Verdict.FAIL: "failure"}
+
+
+def render(report: Report) -> str:
+    """The report as test results; warnings pass, with what they say as output."""
+    root = ElementTree.Element("testsuites", name="tflite-guard")
+    suites = [_suite(model, report) for model in report.models]
+    root.extend(suites)
+    for name in ("tests", "failures", "errors"):
+        root.set(name, str(sum(int(suite.attrib[name]) for suite in suites)))
+    root.set("time", _seconds(sum(map(_spent, report.models))))
+    ElementTree.indent(root)
+    # The runner of GitHub obeys `##[command]` anywhere in what is printed.
+    xml = ElementTree.tostring(root, encoding="unicode").replace("##[", "#&#35;[")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}\n'
+
+
+def _suite(model: ModelResult, report: Report) -> ElementTree.Element:
+    cases = [case for variant in model.variants for case in _cases(model, variant)]
+    if model.error is not None and all(variant.error is None for variant in model.variants):
+        cases = [*cases, _case(model, None, "evaluation", Verdict.ERROR, model.error.message, 0)]
+    suite = ElementTree.Element("testsuite", name=_text(model.name), tests=str(len(cases)))
+    for name, tag in (("failures", "failure"), ("errors", "error")):
+        suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
+    suite.set("skipped", "0")
+    suite.set("time", _seconds(_spent(model)))
+    suite.set("file", _text(model.manifest.repository_path))
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _properties(model, report):
+        ElementTree.SubElement(properties, "property", name=_text(name), value=_text(value))
+    suite.extend(cases)
+    if said := _said(model):
+        ElementTree.SubElement(suite, "system-out").text = said
+    return suite
+
+
+def _cases(model: ModelResult, variant: VariantResult) -> Iterator[ElementTree.Element]:
+    # What was measured is the whole variant's time; its first case carries it.
+    seconds = sum(variant.seconds.values())
+    for name, verdict, message in _outcomes(variant):
+        yield _case(model, variant, name, verdict, message, seconds)
+        seconds = 0
+
+
+def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict, str]]:
+    """What a variant is tested for, how that came out, and in words if it did not pass."""
+    if variant.error is not None or not (variant.metrics or variant.observed):
+        message = "" if variant.error is None else variant.error.message
+        yield "evaluation", Verdict.ERROR if variant.error else variant.verdict, message
+    for metric in variant.metrics:
+        yield _text(metric.name), metric.verdict, _failure(metric)
+    if variant.observed is None:
+        return
+    for metric in variant.observed.metrics:
+        yield f"observed {_text(metric.name)}", metric.verdict, _failure(metric)
+    if variant.observed.tolerance is not None:
+        yield "observed_tolerance", variant.observed.steps_verdict, wording.steps(variant.observed)
+
+
+def _failure(metric: MetricResult) -> str:
+    return "" if metric.verdict is Verdict.PASS else wording.failure(metric)
+
+
+def _case(
+    model: ModelResult, variant: VariantResult | None, name: str, verdict: Verdict, message: str, seconds: float
+) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", name=name, time=_seconds(seconds))
+    case.set("classname", _text(model.name) + ("" if variant is None else f".{_text(variant.name)}"))
+    if verdict is Verdict.PASS:
+        return case
+    said = _text(message, wording.LONGEST_MESSAGE)
+    cause = "" if variant is None else _text(wording.cause(variant) or "", wording.LONGEST_MESSAGE)
+    told = f"{said}\nCause: {cause}" if cause else said
+    if verdict in TAGS:
+        ElementTree.SubElement(case, TAGS[verdict], type=verdict.value, message=said).text = told
+    else:
+        ElementTree.SubElement(case, "system-out").text = f"warning: {told}"
+    return case
+
+
+def _properties(model: ModelResult, report: Report) -> Iterator[tuple[str, str]]:
+    yield "manifest", model.manifest.path
+    yield f"reference.{model.reference.kind}", model.reference.path
+    yield from ((f"environment.{name}", str(value)) for name, value in report.environment.items())
+    for variant in model.variants:
+        if variant.artifact is not None:
+            yield f"{variant.name}.size_bytes", str(variant.artifact.size_bytes)
+        for metric in variant.metrics:
+            yield from _figures(f"{variant.name}.{metric.name}", metric)
+        for metric in variant.observed.metrics if variant.observed else ():
+            yield from _figures(f"{variant.name}.observed.{metric.name}", metric)
+
+
+def _figures(name: str, metric: MetricResult) -> Iterator[tuple[str, str]]:
+    figures = {"reference": metric.reference, "value": metric.value, "drop": metric.drop, "baseline": metric.baseline}
+    yield from ((f"{name}.{key}", repr(figure)) for key, figure in figures.items() if figure is not None)
+    if metric.confidence_interval is not None:
+        low, high = metric.confidence_interval
+        yield f"{name}.confidence_interval", f"[{low!r}, {high!r}]"
+    if metric.tolerance is not None:
+        yield f"{name}.tolerance", wording.tolerance(metric)
+
+
+def _said(model: ModelResult) -> str:
+    """The findings and notes, a line each."""
+    lines = [
+        f"{finding.severity}: {_text(variant.name)}: {_text(finding.message, 2000)} ({_text(finding.rule)})"
+        for variant in model.variants
+        for finding in variant.findings
+    ]
+    return "\n".join(lines + [f"note: {_text(note, 2000)}" for note in model.notes])
+
+
+def _spent(model: ModelResult) -> float:
+    return sum(round(sum(variant.seconds.values()), 3) for variant in model.variants)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"
+
+
+def _text(text: str, longest: int = 500) -> str:
+    """Plain, without the two noncharacters that XML cannot hold."""
+    return plain(text, longest).translate({0xFFFE: "�", 0xFFFF: "�"})

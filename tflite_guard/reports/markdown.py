@@ -1,0 +1,221 @@
+"""The job summary and the pull request comment, for GitHub and whatever else shows its Markdown.
+
+All but the title is one HTML block, in which Markdown parsers look for nothing: no emphasis, no links, no tables.
+Text from files is in `<code>` besides, where GitHub looks for no mentions, references, emoji or formulas. Character
+references instead of that were tried: the parser decodes them before it looks for e-mail addresses.
+An HTML block ends at an empty line, so there is none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from tflite_guard.errors import GuardError, ManifestError
+from tflite_guard.plain import plain
+from tflite_guard.reports import chart, wording
+from tflite_guard.reports.fitting import Block, Item, Page, size
+from tflite_guard.reports.markup import MARKS, code, direction, escaped, prose
+from tflite_guard.reports.tables import table
+from tflite_guard.reports.wording import Problem, count
+from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+
+SUMMARY_LIMIT = 1_000_000
+"""Bytes; GitHub drops a job summary over 1 MiB as a whole."""
+COMMENT_LIMIT = 64_000
+"""Bytes; GitHub refuses a comment over 65,536 characters, and a marker and a footer come on top."""
+PROBLEMS_IN_SIGHT = 20
+NAMES_IN_SIGHT = 10
+MESSAGES_IN_SIGHT = 50
+SEVERITIES = {"error": "❌", "warning": "⚠️", "note": "ℹ️"}
+
+
+def render(report: Report, limit: int = SUMMARY_LIMIT) -> str:
+    """The report in at most `limit` bytes of UTF-8, which should be at least 2,000.
+
+    What does not fit is cut from the bottom, and a line says how much it is and where to find it. Holds nothing that
+    differs between two runs with equal results.
+    """
+    problems = wording.problems(report)
+    page = Page(limit)
+    if page.add(_parts(report, problems)):
+        return page.text
+    totals = _totals(report, problems)
+    page = Page(limit - size(_left_out(totals, Counter())))
+    page.add(_parts(report, problems))
+    return page.text + _left_out(totals, page.shown)
+
+
+def failure(error: GuardError) -> str:
+    """The summary of a run that left no report."""
+    messages = [str(problem) for problem in error.problems] if isinstance(error, ManifestError) else [str(error)]
+    items = [f"❌ {prose(message)}" for message in messages[:MESSAGES_IN_SIGHT]]
+    if len(messages) > len(items):
+        items.append(f"and {len(messages) - len(items):,} more, which the log of the step holds")
+    page = Page(SUMMARY_LIMIT)
+    page.add([Item("## ❌ Quantization: nothing was checked\n\n"), _list(Item(f"<li>{item}</li>\n") for item in items)])
+    return page.text
+
+
+def has_news(report: Report) -> bool:
+    """Whether there is something to say: a problem, a note, or a figure that is not the baseline's."""
+    changed = any(_changed(variant) for model in report.models for variant in model.variants)
+    return report.verdict is not Verdict.PASS or bool(report.notes) or changed
+
+
+def _parts(report: Report, problems: list[Problem]) -> Iterator[Item | Block]:
+    yield Item(f"## {MARKS[report.verdict]} Quantization: {_verdict(report)}\n\n{_changes(report)}")
+    yield _list(map(_problem, problems[:PROBLEMS_IN_SIGHT]))
+    hidden = problems[PROBLEMS_IN_SIGHT:]
+    yield _folded(f"{len(hidden):,} more", [_list(map(_problem, hidden))])
+    yield _list(Item(f"<li>ℹ️ {prose(note)}</li>\n") for note in report.notes)
+    order = list(Verdict)
+    for model in sorted(report.models, key=lambda model: order.index(model.verdict), reverse=True):
+        if model.error is None:
+            yield _section(model)
+    if any(metric.conclusive is False for model in report.models for v in model.variants for metric in v.metrics):
+        yield Item("<p><b>?</b> The interval holds the limit: with other examples the verdict could differ.</p>\n")
+    yield _environment(report)
+
+
+def _verdict(report: Report) -> str:
+    """The title: what is worst, in words."""
+    variants = [variant.verdict for model in report.models for variant in model.variants]
+    counts, of = Counter(variants), f"of {count(len(variants), 'variant')}"
+    match report.verdict:
+        case Verdict.ERROR if counts[Verdict.ERROR]:
+            also = f", {counts[Verdict.FAIL]} out of tolerance" if counts[Verdict.FAIL] else ""
+            return f"{counts[Verdict.ERROR]} {of} could not be evaluated{also}"
+        case Verdict.ERROR:
+            return "not everything could be evaluated"
+        case Verdict.FAIL:
+            return f"{counts[Verdict.FAIL]} {of} out of tolerance"
+        case Verdict.WARN:
+            return f"{counts[Verdict.WARN]} {of} with warnings"
+    return f"{count(len(variants), 'variant')} within tolerance" if variants else "nothing was checked"
+
+
+def _changes(report: Report) -> str:
+    """How the values moved since the baseline, where there is one."""
+    moved = Counter(wording.change(m) for model in report.models for v in model.variants for m in v.metrics)
+    told = ", ".join(f"{moved[way]:,} {way}" for way in ("worse", "better", "unchanged") if moved[way])
+    return f"<p>Values since the baseline: {told}.</p>\n" if told else ""
+
+
+def _problem(problem: Problem) -> Item:
+    where = code(problem.model.name) + (f" / {_names(problem.variants)}" if problem.variants else "")
+    cause = "" if problem.cause is None else f"<br>Cause: {prose(problem.cause)}"
+    return Item(f"<li>{MARKS[problem.verdict]} <b>{where}</b> {_sentence(problem)}{cause}</li>\n", "problem")
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_IN_SIGHT
+    return ", ".join(map(code, names[:NAMES_IN_SIGHT])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _sentence(problem: Problem) -> str:
+    """The message, where the metric's name, which may be any words, is code."""
+    name = "" if problem.metric is None else plain(problem.metric.name)
+    before, found, after = problem.message.partition(name) if name else (problem.message, "", "")
+    return prose(before) + (code(found, len(found)) if found else "") + prose(after)
+
+
+def _section(model: ModelResult) -> Block:
+    """A model: what needs attention in sight, the rest folded; all folded where nothing does."""
+    urgent = [variant for variant in model.variants if _needs_attention(variant)]
+    calm = [variant for variant in model.variants if not _needs_attention(variant)]
+    title = f"{MARKS[model.verdict]} {code(model.name)}"
+    rest = table(model, ([model.float32] if model.float32 else []) + calm)
+    if not urgent:
+        within = f"{title} {count(len(calm), 'variant')} within tolerance"
+        return _folded(within, [_about(model), rest, _chart(model), _remarks(model)])
+    others = f"{count(len(calm), 'other variant')} within tolerance" if calm else "The float conversion alone"
+    folded = _folded(others, [rest])
+    return Block(f"<h3>{title}</h3>\n", [_about(model), table(model, urgent), _chart(model), folded, _remarks(model)])
+
+
+def _needs_attention(variant: VariantResult) -> bool:
+    return variant.verdict is not Verdict.PASS or _changed(variant)
+
+
+def _changed(variant: VariantResult) -> bool:
+    return any(wording.change(metric) in ("worse", "better") for metric in variant.metrics)
+
+
+def _folded(summary: str, parts: Iterable[Item | Block]) -> Block:
+    return Block(f"<details><summary>{summary}</summary>\n", parts, "</details>\n")
+
+
+def _list(items: Iterable[Item]) -> Block:
+    return Block("<ul>\n", items, "</ul>\n")
+
+
+def _about(model: ModelResult) -> Item:
+    examples = max((m.examples for v in model.variants for m in v.metrics), default=0)
+    over = f" on {examples:,} examples" if examples else ""
+    return Item(f"<p>Compared with {code(model.reference.path, 200)}{over}. 95 % intervals in brackets.</p>\n")
+
+
+def _chart(model: ModelResult) -> Block:
+    """Drops beside what is allowed, a plot for each metric; none where one row would say no more than the table."""
+    plots: dict[str, list[tuple[MetricResult, chart.Row]]] = {}
+    for variant in model.variants:
+        for metric in variant.metrics:
+            if (row := chart.row(variant.name, metric)) is not None:
+                plots.setdefault(metric.name, []).append((metric, row))
+    return Block("", (Item(_plot(name, [row for _, row in rows])) for name, rows in plots.items() if _says_more(rows)))
+
+
+def _says_more(rows: list[tuple[MetricResult, chart.Row]]) -> bool:
+    return len(rows) > 1 or any(m.verdict is not Verdict.PASS or m.conclusive is False for m, _ in rows)
+
+
+def _plot(name: str, rows: list[chart.Row]) -> str:
+    drawn = chart.lines(rows)
+    body = "\n".join(f"<span{direction(line.name)}>{escaped(line.name)}</span>{line.rest}" for line in drawn)
+    key = "● drop, ├─┤ 95 % interval, ┃ <code>max_drop</code>"
+    return f"<p>{code(name)}: {key}</p>\n<pre>{body}</pre>\n" if drawn else ""
+
+
+def _remarks(model: ModelResult) -> Block:
+    """Findings, why intervals are missing, and notes."""
+    items = [
+        f"{SEVERITIES[finding.severity]} {_names(names)}: {prose(finding.message)} ({code(finding.rule)})"
+        for finding, names in wording.findings(model)
+    ]
+    items += [
+        f"ℹ️ no interval for {_names(names)}: {prose(why)}" for why, names in wording.missing_intervals(model).items()
+    ]
+    items += [f"ℹ️ {prose(note)}" for note in model.notes]
+    return _list(Item(f"<li>{item}</li>\n") for item in items)
+
+
+def _environment(report: Report) -> Block:
+    manifests = dict.fromkeys(model.manifest.repository_path for model in report.models)
+    found = [
+        (report.tool.name, report.tool.version),
+        *report.environment.items(),
+        *(("manifest", one) for one in manifests),
+    ]
+    rows = (
+        Item(f"<tr><td>{code(name)}</td><td>{code(str(value))}</td></tr>\n")
+        for name, value in found
+        if value is not None
+    )
+    return _folded("Environment", [Block("<table>\n", rows, "</table>\n")])
+
+
+def _totals(report: Report, problems: list[Problem]) -> Counter[str]:
+    variants = sum(len(model.variants) for model in report.models if model.error is None)
+    return Counter({"problem": len(problems), "variant": variants})
+
+
+def _left_out(totals: Counter[str], shown: Counter[str]) -> str:
+    missing = [
+        f"{totals[kind] - shown[kind]:,} of {totals[kind]:,} {kind}s" for kind in totals if totals[kind] > shown[kind]
+    ]
+    what = " and ".join(missing) or "details"
+    return (
+        f"<p>✂️ Left out for length: {what}. The whole report is <code>report.txt</code> and <code>report.json</code> "
+        "in the report folder; the log of the run has it too.</p>\n"
+    )

@@ -1,0 +1,116 @@
+"""A model's variants as an HTML table, a row for each metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tflite_guard.reports import wording
+from tflite_guard.reports.fitting import Block, Item
+from tflite_guard.reports.markup import MARKS, code, prose
+from tflite_guard.results import MetricResult, ModelResult, VariantResult, Verdict
+
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What a column says of a metric; nothing where there is nothing to say."""
+
+    title: str
+    align: str
+    cell: Callable[[MetricResult], str]
+
+    def of(self, metric: MetricResult) -> str:
+        return f'<td align="{self.align}">{self.cell(metric)}</td>'
+
+
+def table(model: ModelResult, variants: list[VariantResult]) -> Block:
+    """Variants with a row for each metric, worst first; columns that would be empty are left out."""
+    metrics = [metric for variant in variants for metric in _metrics(variant)]
+    columns = [column for column in _COLUMNS if any(map(column.cell, metrics))]
+    head = "".join(f"<th>{title}</th>" for title in ("variant", "metric", *(column.title for column in columns)))
+    order = list(Verdict)
+    ranked = sorted(variants, key=lambda variant: order.index(variant.verdict), reverse=True)
+    rows = (_rows(model, variant, columns) for variant in ranked)
+    return Block(f"<table>\n<tr>{head}</tr>\n", rows, "</table>\n")
+
+
+def _rows(model: ModelResult, variant: VariantResult, columns: list[_Column]) -> Item:
+    """A variant, whole: its cell beside one row for each metric."""
+    rows = [_name(metric) + "".join(column.of(metric) for column in columns) for metric in variant.metrics]
+    observed = variant.observed.metrics if variant.observed else ()
+    rows += [_name(metric, "observed") + "".join(column.of(metric) for column in columns) for metric in observed]
+    rows = rows or [f'<td colspan="{len(columns) + 1}">could not be evaluated</td>']
+    alone = variant is model.float32
+    details = [*(["conversion alone"] if alone else []), *_size(model, variant)]
+    small = f"<br><sub>{', '.join(map(_whole, details))}</sub>" if details else ""
+    head = f'<td rowspan="{len(rows)}">{MARKS[variant.verdict]}{NBSP}{code(variant.name)}{small}</td>'
+    return Item(f"<tr>{head}" + "</tr>\n<tr>".join(rows) + "</tr>\n", "" if alone else "variant")
+
+
+def _size(model: ModelResult, variant: VariantResult) -> list[str]:
+    size = [wording.size(variant.artifact.size_bytes)] if variant.artifact else []
+    smaller = wording.compression(variant, model)
+    return [*size, f"{smaller} smaller"] if smaller else size
+
+
+def _metrics(variant: VariantResult) -> tuple[MetricResult, ...]:
+    return (*variant.metrics, *(variant.observed.metrics if variant.observed else ()))
+
+
+def _name(metric: MetricResult, what: str = "") -> str:
+    mark = "" if metric.verdict is Verdict.PASS else MARKS[metric.verdict] + NBSP
+    return f"<td>{mark}{code(metric.name)}{f'<br><sub>{what}</sub>' if what else ''}</td>"
+
+
+def _reference(metric: MetricResult) -> str:
+    return "" if metric.reference is None else _whole(wording.number(metric.reference, metric.metric))
+
+
+def _value(metric: MetricResult) -> str:
+    if metric.error is not None:
+        return ""
+    value = _stressed(wording.value_of(metric), metric)
+    return value if metric.drop is not None else value + _interval(metric)
+
+
+def _drop(metric: MetricResult) -> str:
+    return "" if metric.drop is None else _stressed(wording.signed(metric.drop), metric) + _interval(metric)
+
+
+def _stressed(figure: str, metric: MetricResult) -> str:
+    return _whole(figure) if metric.verdict is Verdict.PASS else f"<b>{_whole(figure)}</b>"
+
+
+def _interval(metric: MetricResult) -> str:
+    if metric.confidence_interval is None:
+        return ""
+    doubt = f"{NBSP}<b>?</b>" if metric.conclusive is False else ""
+    return f"<br><sub>{_whole(wording.interval(metric))}{doubt}</sub>"
+
+
+def _whole(figure: str) -> str:
+    """Kept on one line."""
+    return figure.replace(" ", NBSP)
+
+
+def _tolerance(metric: MetricResult) -> str:
+    return prose(wording.tolerance(metric)) if metric.tolerance else ""
+
+
+def _since(metric: MetricResult) -> str:
+    change = wording.change(metric)
+    if change in ("", "unchanged"):
+        return change
+    moved = "" if metric.regression is None else wording.number(abs(metric.regression), metric.metric) + " "
+    return f"{_whole(moved + change)}<br><sub>{_whole(f'was {wording.baseline_of(metric)}')}</sub>"
+
+
+_COLUMNS = (
+    _Column("float", "right", _reference),
+    _Column("quantized", "right", _value),
+    _Column("drop", "right", _drop),
+    _Column("tolerance", "left", _tolerance),
+    _Column("baseline", "left", _since),
+)
