@@ -30,6 +30,7 @@ LABEL org.opencontainers.image.title="tflite-guard" \
       org.opencontainers.image.source="https://github.com/tflite-guard/tflite-guard" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/tflite-guard /opt/tflite-guard
+# Unbuffered, so that a log shows both streams in the order of what happened.
 ENV PATH=/opt/tflite-guard/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /work
 # No USER: a GitHub Action runs as root, because the runner's folders belong to a user that the image cannot know.

@@ -19,7 +19,8 @@ from tflite_guard.files import holds, write_atomically
 from tflite_guard.pipeline import Options
 from tflite_guard.plain import logged, plain
 from tflite_guard.reports import FILES, FORMATS, markdown
-from tflite_guard.reports import annotations as annotating
+from tflite_guard.reports.annotations import problem_annotations, remark
+from tflite_guard.reports.annotations import render as annotations_of
 from tflite_guard.results import Report, Verdict
 from tflite_guard.steps import Event
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
@@ -240,8 +241,8 @@ def _comment(step: _Step, report: Report, inputs: Inputs, environ: MutableMappin
         context = github.context(environ)
         if not inputs.github_token:
             raise UsageError("no comment without a token; set the input github-token, or comment to off")
-        settings = {"comment_id": inputs.comment_id, "author": inputs.comment_author}
-        posted = comment(report, context, inputs.github_token, when=inputs.comment, **settings)
+        token, when, author = inputs.github_token, inputs.comment, inputs.comment_author
+        posted = comment(report, context, token, when=when, comment_id=inputs.comment_id, author=author)
     except GuardError as error:
         step.warn("tflite-guard: no comment", f"{error} {_kept(step, report, inputs)}")
         return None
@@ -316,7 +317,7 @@ class _Step:
 
     def warn(self, title: str, message: str) -> None:
         """A warning on the run's page."""
-        print(annotating.remark("warning", title, message), flush=True)
+        print(remark("warning", title, message), flush=True)
 
     def tell(self, report: Report, inputs: Inputs) -> None:
         """The report in the log, as annotations, on the summary, and as outputs."""
@@ -326,7 +327,7 @@ class _Step:
         print(f"::{stop}::", flush=True)
         if inputs.annotations:
             rest = f"the log of this step and {self.shown(os.path.join(inputs.report_dir, FILES['json']))} have all"
-            print(annotating.render(report, rest), end="", flush=True)
+            print(annotations_of(report, rest), end="", flush=True)
         if inputs.summary:
             self._append(self._summary, markdown.render(report))
         verdicts = [variant.verdict for model in report.models for variant in model.variants]
@@ -343,9 +344,9 @@ class _Step:
         """An error that left no report."""
         problems = list(error.problems) if isinstance(error, ManifestError) else []
         if self.annotates and problems:
-            print(annotating.problem_annotations(problems), end="", flush=True)
+            print(problem_annotations(problems), end="", flush=True)
         elif self.annotates:
-            print(annotating.remark("error", "tflite-guard", str(error)), flush=True)
+            print(remark("error", "tflite-guard", str(error)), flush=True)
         if self.summarizes:
             self._append(self._summary, markdown.failure(error))
         self.output("verdict", Verdict.ERROR.value)

@@ -64,9 +64,10 @@ class Engine:
 
     def answers(self) -> bool:
         """Whether the engine can be used by now."""
-        return shutil.which("docker") is not None and not self.call("ps", "-q", check=False).strip(
-            " \n0123456789abcdef"
-        )
+        if shutil.which("docker") is None:
+            return False
+        command = ["docker", "ps", "--quiet"]
+        return subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode == 0
 
     def has(self, image: str) -> bool:
         """Whether there is an image of this name."""
@@ -91,6 +92,7 @@ class Engine:
 
     def base(self) -> str:
         """The Dockerfile's own base image, or where that cannot be had, one made of Debian's packages."""
+        official: str
         (official,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
         if self.has(_BASE_IMAGE):
             return _BASE_IMAGE
@@ -111,10 +113,11 @@ class Engine:
 def engine() -> Iterator[Engine]:
     """The Docker Engine that runs, or one of our own, which leaves nothing behind."""
     running = Engine(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    if not running.answers():
+        _require("docker.io", "dockerd", "docker")
     if running.answers():
         yield running
         return
-    _require("docker.io", "dockerd", "docker")
     folder = tempfile.mkdtemp(prefix="docker-")
     own = Engine(f"{folder}/docker.sock")
     # Without a bridge there is nothing of the machine's network to change and to put back.
@@ -188,5 +191,6 @@ def _require(package: str, *programs: str) -> None:
     """Install a Debian package unless its programs are there."""
     if all(map(shutil.which, programs)):
         return
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", package]):
-        subprocess.run(["apt-get", *command], check=True, stdout=subprocess.DEVNULL)
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "--yes", package]):
+        subprocess.run(["apt-get", *command], check=True, stdout=subprocess.DEVNULL, env=quiet)

@@ -145,7 +145,7 @@ class Runner:
             "ACTIONS_ID_TOKEN_REQUEST_TOKEN": IDENTITY_TOKEN,
         }
 
-    def _start(self, folders: Mapping[str, Path], variables: Mapping[str, str], args: list[str]) -> tuple[int, str]:
+    def _start(self, folders: dict[str, Path], variables: dict[str, str], args: list[str]) -> tuple[int, str]:
         """Run the container; its exit code and both of its streams as one log."""
         mounts = {self.engine.socket: "/var/run/docker.sock"}
         mounts |= {str(folder): f"/github/{name}" for name, folder in folders.items()}
@@ -195,7 +195,7 @@ def outputs(text: str) -> dict[str, str]:
 
 
 def _until(delimiter: str, lines: Iterator[str]) -> str:
-    value = []
+    value: list[str] = []
     for line in lines:
         if line == delimiter:
             return "\n".join(value)

@@ -141,7 +141,7 @@ def assert_locked(lock: Path, requirements: list[str]) -> None:
     """Every requirement is met, and every package has a hash."""
     entries = re.split(r"\n(?=[a-z0-9])", lock.read_text())[1:]
     assert all(" --hash=sha256:" in entry for entry in entries)
-    pinned = dict(re.match(r"([\w.-]+)==([\w.]+)", entry).groups() for entry in entries)  # type: ignore[union-attr]
+    pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", "\n".join(entries), re.MULTILINE))
     for requirement in map(Requirement, requirements):
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
 
@@ -154,9 +154,9 @@ def test_one_writable_folder_is_enough(
     narrow(workspace, DIGITS, "int8")
     if writable == "/work":
         give(workspace, int(user.split(":")[0]))
-        mounts = ("--volume", f"{workspace}:/work")
+        mounts = ["--volume", f"{workspace}:/work"]
     else:
-        mounts = ("--volume", f"{workspace}:/work:ro", "--tmpfs", "/tmp")
+        mounts = ["--volume", f"{workspace}:/work:ro", "--tmpfs", "/tmp"]
     before = sorted(workspace.rglob("*"))
     said = docker.call(
         *("run", "--rm", "--read-only", "--network", "none", "--user", user, *mounts, "--workdir", "/work"),

@@ -39,7 +39,7 @@ class _Annotation:
             properties |= {"col": str(self.column)} if self.column > 0 else {}
         properties["title"] = _cut(logged(self.title.strip()), LONGEST_TITLE)
         written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-        return f"::{COMMANDS[self.level]} {written}::{_data(_cut(logged(self.message), LONGEST_MESSAGE))}"
+        return f"::{COMMANDS[self.level]} {written}::{_data(_cut(_apart(logged(self.message)), LONGEST_MESSAGE))}"
 
 
 def render(report: Report, rest: str = REST) -> str:

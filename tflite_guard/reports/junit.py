@@ -30,15 +30,15 @@ def _suite(model: ModelResult, report: Report) -> ElementTree.Element:
     cases = [case for variant in model.variants for case in _cases(model, variant)]
     if model.error is not None and all(variant.error is None for variant in model.variants):
         cases = [*cases, _case(model, None, "evaluation", Verdict.ERROR, model.error.message, 0)]
-    suite = ElementTree.Element("testsuite", name=_text(model.name), tests=str(len(cases)))
+    suite = ElementTree.Element("testsuite", name=plain(model.name), tests=str(len(cases)))
     for name, tag in (("failures", "failure"), ("errors", "error")):
         suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
     suite.set("skipped", "0")
     suite.set("time", _seconds(_spent(model)))
-    suite.set("file", _text(model.manifest.repository_path))
+    suite.set("file", plain(model.manifest.repository_path))
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(model, report):
-        ElementTree.SubElement(properties, "property", name=_text(name), value=_text(value))
+        ElementTree.SubElement(properties, "property", name=plain(name), value=plain(value))
     suite.extend(cases)
     if said := _said(model):
         ElementTree.SubElement(suite, "system-out").text = said
@@ -59,11 +59,11 @@ def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict, str]]:
         message = "" if variant.error is None else variant.error.message
         yield "evaluation", Verdict.ERROR if variant.error else variant.verdict, message
     for metric in variant.metrics:
-        yield _text(metric.name), metric.verdict, _failure(metric)
+        yield plain(metric.name), metric.verdict, _failure(metric)
     if variant.observed is None:
         return
     for metric in variant.observed.metrics:
-        yield f"observed {_text(metric.name)}", metric.verdict, _failure(metric)
+        yield f"observed {plain(metric.name)}", metric.verdict, _failure(metric)
     if variant.observed.tolerance is not None:
         yield "observed_tolerance", variant.observed.steps_verdict, wording.steps(variant.observed)
 
@@ -76,11 +76,11 @@ def _case(
     model: ModelResult, variant: VariantResult | None, name: str, verdict: Verdict, message: str, seconds: float
 ) -> ElementTree.Element:
     case = ElementTree.Element("testcase", name=name, time=_seconds(seconds))
-    case.set("classname", _text(model.name) + ("" if variant is None else f".{_text(variant.name)}"))
+    case.set("classname", plain(model.name) + ("" if variant is None else f".{plain(variant.name)}"))
     if verdict is Verdict.PASS:
         return case
-    said = _text(message, wording.LONGEST_MESSAGE)
-    cause = "" if variant is None else _text(wording.cause(variant) or "", wording.LONGEST_MESSAGE)
+    said = plain(message, wording.LONGEST_MESSAGE)
+    cause = "" if variant is None else plain(wording.cause(variant) or "", wording.LONGEST_MESSAGE)
     told = f"{said}\nCause: {cause}" if cause else said
     if verdict in TAGS:
         ElementTree.SubElement(case, TAGS[verdict], type=verdict.value, message=said).text = told
@@ -115,11 +115,11 @@ def _figures(name: str, metric: MetricResult) -> Iterator[tuple[str, str]]:
 def _said(model: ModelResult) -> str:
     """The findings and notes, a line each."""
     lines = [
-        f"{finding.severity}: {_text(variant.name)}: {_text(finding.message, 2000)} ({_text(finding.rule)})"
+        f"{finding.severity}: {plain(variant.name)}: {plain(finding.message, 2000)} ({plain(finding.rule)})"
         for variant in model.variants
         for finding in variant.findings
     ]
-    return "\n".join(lines + [f"note: {_text(note, 2000)}" for note in model.notes])
+    return "\n".join(lines + [f"note: {plain(note, 2000)}" for note in model.notes])
 
 
 def _spent(model: ModelResult) -> float:
@@ -128,8 +128,3 @@ def _spent(model: ModelResult) -> float:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.3f}"
-
-
-def _text(text: str, longest: int = 500) -> str:
-    """Plain, without the two noncharacters that XML cannot hold."""
-    return plain(text, longest).translate({0xFFFE: "�", 0xFFFF: "�"})

@@ -150,6 +150,8 @@ def failure(metric: MetricResult) -> str:
         return f"{name} is {value} where the baseline had {baseline}; max_regression allows {allowed}."
     if metric.failed_limit in ("min", "max"):
         side = "below" if metric.failed_limit == "min" else "above"
+        # The interval of a metric that drops is the drop's, and would be taken for the value's here.
+        within = within if metric.drop is None else ""
         return f"{name} is {value}, {side} the {metric.failed_limit}imum of {allowed}.{within}"
     proof = " The tolerance asks for proof, which the interval does not give." if _unproven(metric) else ""
     moved = f"{name} went from {number(metric.reference, metric.metric)} to {value}"
