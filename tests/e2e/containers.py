@@ -101,11 +101,12 @@ class Engine:
             return official
         with tempfile.TemporaryDirectory() as folder:
             _debian(Path(folder))
-            archive = subprocess.Popen(["tar", "--directory", folder, "--create", "."], stdout=subprocess.PIPE)
-            subprocess.run(
-                ["docker", "import", "-", _BASE_IMAGE], env=self.environment, stdin=archive.stdout, check=True
-            )
-            assert archive.wait() == 0
+            pack = ["tar", "--directory", folder, "--create", "."]
+            with subprocess.Popen(pack, stdout=subprocess.PIPE) as archive:
+                load = ["docker", "import", "-", _BASE_IMAGE]
+                subprocess.run(load, env=self.environment, stdin=archive.stdout, stdout=subprocess.DEVNULL, check=True)
+            if archive.returncode != 0:
+                raise RuntimeError("tar cannot pack the base image")
         return _BASE_IMAGE
 
 
