@@ -678,7 +678,11 @@ def test_no_room_on_standard_output(good: Project, shared_cache: Path, arguments
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["check", "--format", "xml"], 2, "--format xml: unknown; there are text, json, github, markdown, sarif, junit, gitlab"),
+        (
+            ["check", "--format", "xml"],
+            2,
+            "--format xml: unknown; there are text, json, github, markdown, sarif, junit, gitlab",
+        ),
         (["check", "--format", "json=no/r.json"], 2, "no/r.json: there is no folder no; make it first"),
         (["check", "--format", "json=data"], 2, "data: is a folder; name a file in it"),
         (["check", "--format", "json=/dev/full"], 3, "/dev/full: no space left; write elsewhere"),

@@ -71,7 +71,8 @@ def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def browse(page: Path, *arguments: str) -> str:
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *arguments]
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *arguments]
     own = f"--user-data-dir={page.parent / 'profile'}"
     return subprocess.run(
         [*command, own, page.as_uri()], capture_output=True, text=True, check=True, timeout=120
