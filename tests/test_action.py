@@ -11,14 +11,14 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import EXAMPLES, ROOT, manifest_of, only, write_manifest
+from tests.conftest import EXAMPLES, manifest_of, only, write_manifest
 from tests.github_api import Fault, GitHub, Pull, Token
 from tests.sample import COMMANDS
-from tests.workflow_commands import Command, outputs_of, read_log
+from tests.workflow_commands import Command, commands, outputs
+from tests.workflows import DECLARED
 from tflite_guard.action import Inputs
 from tflite_guard.errors import UsageError
 from tflite_guard.plain import plain
@@ -97,8 +97,8 @@ def step(tmp_path: Path, shared_cache: Path, github: GitHub) -> RunStep:
         assert SECRET not in everything
         assert RUNTIME not in everything
         summary = files["GITHUB_STEP_SUMMARY"].read_text()
-        outputs = outputs_of(files["GITHUB_OUTPUT"].read_text())
-        return Step(finished.returncode, finished.stdout, read_log(finished.stdout), outputs, summary)
+        named = outputs(files["GITHUB_OUTPUT"].read_text())
+        return Step(finished.returncode, finished.stdout, list(commands(finished.stdout)), named, summary)
 
     return call
 
@@ -323,13 +323,13 @@ def test_no_name_becomes_a_command_an_output_or_markup(step: RunStep, workspace:
     write_manifest(folder, manifest)
     finished = step(workspace, {"manifest": "vision/digits/tflite-guard.json"})
     assert finished.code == 3, finished.log
-    assert {command.name for command in finished.commands} <= {"error", "warning", "notice", "stop-commands"}
+    assert {command.name for command in finished.commands} <= {"error", "warning", "notice"}
     assert all("file" in command.properties for command in finished.annotations("error")[:9])
-    assert set(finished.outputs) == set(_action()["outputs"])
+    assert set(finished.outputs) == set(DECLARED["outputs"])
 
 
 def test_the_inputs_and_outputs_are_those_of_action_yml(step: RunStep, workspace: Path) -> None:
-    action = _action()
+    action = DECLARED
     assert [name.replace("-", "_") for name in action["inputs"]] == list(Inputs.__annotations__)
     given = {f"INPUT_{name.upper()}": value["default"] for name, value in action["inputs"].items()}
     given["INPUT_GITHUB-TOKEN"] = ""
@@ -349,13 +349,6 @@ def test_a_boolean_is_what_yaml_takes_for_one() -> None:
     assert not Inputs.read({"INPUT_ANNOTATIONS": "FALSE"}).annotations
     with pytest.raises(UsageError, match="input allow-code"):
         Inputs.read({"INPUT_ALLOW-CODE": "1"})
-
-
-def _action() -> dict[str, Any]:
-    import yaml
-
-    parsed: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
-    return parsed
 
 
 def test_a_log_without_github_is_readable_and_obeys_nothing(step: RunStep, workspace: Path) -> None:

@@ -4,62 +4,25 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 
 from tests.sample import COMMANDS, HOSTILE, accuracy, fixed, metric, named, variant
+from tests.workflow_commands import Command
+from tests.workflow_commands import commands as obeyed
 from tflite_guard.errors import ManifestError, Problem
 from tflite_guard.manifest import load
 from tflite_guard.plain import logged, plain
 from tflite_guard.reports.annotations import problem_annotations, remark, render
 from tflite_guard.results import ErrorInfo, Finding, Report, Verdict
 
-KNOWN = {
-    "error", "warning", "notice", "debug", "add-mask", "set-output", "set-env", "add-path", "save-state", "group",
-    "endgroup", "echo", "stop-commands", "add-matcher", "remove-matcher", "internal-set-repo-path",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Command:
-    """What the runner understands of a line."""
-
-    name: str
-    properties: dict[str, str]
-    message: str
-
 
 def units(text: str) -> int:
     """How long the runner finds a text."""
     return len(text.encode("utf-16-le")) // 2
-
-
-def unescaped(text: str, *escapes: str) -> str:
-    """As the runner does it: one kind of escape after the other, the percent sign last."""
-    for escape in (*escapes, "%25"):
-        text = text.replace(escape, chr(int(escape[1:], 16)))
-    return text
-
-
-def obeyed(line: str) -> Command | None:
-    """The command that the runner sees in a line: `::name properties::message`, else `##[name properties]message`."""
-    start = line.lstrip()
-    if start.startswith("::") and (end := start.find("::", 2)) >= 0:
-        name, _, rest = start[2:end].partition(" ")
-        pairs = [part.partition("=")[::2] for part in rest.strip().split(",")]
-        # It leaves out empty parts, so `title==x` says `x` and `title=` says nothing.
-        values = {key: value.lstrip("=") for key, value in pairs}
-        properties = {key: unescaped(value, "%0D", "%0A", "%3A", "%2C") for key, value in values.items() if value}
-        if name in KNOWN:
-            return Command(name, properties, unescaped(start[end + 2 :], "%0D", "%0A"))
-    if (at := line.find("##[")) >= 0 and (end := line.find("]", at)) >= 0:
-        name = line[at + 3 : end].partition(" ")[0]
-        if name in KNOWN:
-            return Command(name, {}, line[end + 1 :])
-    return None
 
 
 def lines(text: str) -> list[str]:
@@ -70,10 +33,11 @@ def lines(text: str) -> list[str]:
 
 def commands(text: str) -> list[Command]:
     """The commands in a text of which every line is one, and no line has an older one inside."""
-    found = [obeyed(line) for line in lines(text)]
     assert "##[" not in text
-    assert [line.startswith("::") for line in lines(text)] == [True] * len(found)
-    return [command for command in found if command is not None]
+    assert all(line.startswith("::") for line in lines(text))
+    found = list(obeyed(text))
+    assert len(found) == len(lines(text))
+    return found
 
 
 def healthy() -> Report:
@@ -90,12 +54,6 @@ def failing(count: int) -> Report:
         for number in range(count)
     )
     return replace(report, models=(replace(report.models[0], variants=variants),))
-
-
-def test_the_runner_parser_itself_knows_both_forms() -> None:
-    assert obeyed("  ::error file=a,line=1::x%0Ay%250A") == Command("error", {"file": "a", "line": "1"}, "x\ny%0A")
-    assert obeyed("see ##[add-mask]secret") == Command("add-mask", {}, "secret")
-    assert obeyed("::unknown::x") is None
 
 
 def test_a_failure_is_shown_at_the_line_of_its_tolerance_with_all_its_figures() -> None:

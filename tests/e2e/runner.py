@@ -1,6 +1,6 @@
 """What GitHub's runner does with a Docker action: its inputs, its container, and what it reads of what comes out.
 
-Follows the runner's own source (ActionCommand, ActionCommandManager, FileCommandManager, ContainerActionHandler).
+Follows the runner's own source (FileCommandManager, ContainerActionHandler).
 """
 
 from __future__ import annotations
@@ -8,39 +8,23 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tests.e2e.containers import ROOT, Engine
+from tests.e2e.containers import Engine
+from tests.workflow_commands import LEVELS, Command, commands, outputs
+from tests.workflows import DECLARED
 
 ANNOTATIONS_OF_A_LEVEL = 10
 MESSAGE_LENGTH = 4096
 SUMMARY_BYTES = 1024 * 1024
-LEVELS = ("error", "warning", "notice")
-COMMANDS = {
-    *LEVELS,
-    *("stop-commands", "set-env", "set-output", "save-state", "add-mask", "add-path", "add-matcher", "remove-matcher"),
-    *("debug", "group", "endgroup", "echo"),
-}
 TOKEN = "ghs_job0token0that0may0comment"
 RUNTIME_TOKEN = "runtime0token0for0caches"
 IDENTITY_TOKEN = "identity0token0for0clouds"
 SECRETS = (TOKEN, RUNTIME_TOKEN, IDENTITY_TOKEN)
-
-
-@dataclass(frozen=True)
-class Command:
-    """A workflow command that the runner obeys."""
-
-    name: str
-    properties: dict[str, str]
-    message: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class Runner:
 
     def run(self, inputs: Mapping[str, str] | None = None, **environ: str) -> Step:
         """Run the action of this repository as one step, with inputs as under `with:` and variables as under `env:`."""
-        action = yaml.safe_load((ROOT / "action.yml").read_text())
+        action = DECLARED
         folders = self._folders()
         files = {name: f"{name.lower()}_0123" for name in ("OUTPUT", "STEP_SUMMARY", "ENV", "PATH", "STATE")}
         for name in files.values():
@@ -164,45 +148,6 @@ class Runner:
         return finished.returncode, finished.stdout.decode("utf-8", "replace")
 
 
-def commands(log: str) -> Iterator[Command]:
-    """The commands of a log that the runner obeys; every kind of line end that it knows ends a line."""
-    token: str | None = None
-    for line in re.split(r"\r\n|\r|\n", log):
-        known = COMMANDS | ({token.lower()} if token is not None else set())
-        command = _modern(line, known) or _old(line, known)
-        if command is None:
-            continue
-        if token is not None:
-            if command.name.lower() == token.lower():
-                token = None
-        elif command.name.lower() == "stop-commands":
-            token = command.message
-        else:
-            yield command
-
-
-def outputs(text: str) -> dict[str, str]:
-    """Names and values of a file of outputs. Raises ValueError where the runner fails the step."""
-    found: dict[str, str] = {}
-    lines = iter(text.removesuffix("\n").split("\n") if text else ())
-    for line in filter(None, lines):
-        separator = re.search("=|<<", line)
-        if separator is None:
-            raise ValueError(f"invalid format {line!r}")
-        name, rest = line[: separator.start()], line[separator.end() :]
-        found[name] = rest if separator[0] == "=" else _until(rest, lines)
-    return found
-
-
-def _until(delimiter: str, lines: Iterator[str]) -> str:
-    value: list[str] = []
-    for line in lines:
-        if line == delimiter:
-            return "\n".join(value)
-        value.append(line)
-    raise ValueError(f"matching delimiter not found {delimiter!r}")
-
-
 def _inputs(action: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
     """The INPUT_ variables: spaces become underscores, dashes stay."""
     if unknown := set(given) - set(action["inputs"]):
@@ -214,42 +159,3 @@ def _inputs(action: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, st
 def _evaluated(value: str) -> str:
     contexts = {"github.token": TOKEN, "github.workspace": "/github/workspace"}
     return re.sub(r"\$\{\{ *([\w.]+) *\}\}", lambda match: contexts[match[1]], value)
-
-
-def _modern(line: str, known: set[str]) -> Command | None:
-    """`::name key=value,key=value::message`, after white space."""
-    text = _visible(line).lstrip()
-    if not text.startswith("::") or (end := text.find("::", 2)) < 0:
-        return None
-    message = _unescaped(text[end + 2 :], "%0D\r", "%0A\n", "%25%")
-    return _command(text[2:end], message, known, ",", "%0D\r", "%0A\n", "%3A:", "%2C,", "%25%")
-
-
-def _old(line: str, known: set[str]) -> Command | None:
-    """`##[name key=value;key=value]message`, anywhere in a line."""
-    text = _visible(line)
-    start = text.find("##[")
-    if start < 0 or (end := text.find("]", start)) < 0:
-        return None
-    codes = ("%3B;", "%0D\r", "%0A\n", "%5D]", "%25%")
-    return _command(text[start + 3 : end], _unescaped(text[end + 1 :], *codes), known, ";", *codes)
-
-
-def _command(head: str, message: str, known: set[str], separator: str, *codes: str) -> Command | None:
-    name, _, listed = head.partition(" ")
-    if name.lower() not in known:
-        return None
-    pairs = (part.split("=", 1) for part in listed.strip().split(separator) if "=" in part)
-    return Command(name, {key: _unescaped(value, *codes) for key, value in pairs if key and value}, message)
-
-
-def _unescaped(text: str, *codes: str) -> str:
-    """Replaces codes of three characters by the character after them, one kind after the other."""
-    for code in codes:
-        text = text.replace(code[:3], code[3:])
-    return text
-
-
-def _visible(line: str) -> str:
-    """Without what .NET ignores when it compares text as people read it; a command may be hidden among that."""
-    return "".join(character for character in line if unicodedata.category(character) != "Cf" and character != "\0")
