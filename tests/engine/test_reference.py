@@ -284,3 +284,15 @@ def test_a_model_that_fails_says_how(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"m cannot be run: .*reshape") as e:
         reference.predict({"x": normal(3)})
     assert "\n" not in str(e.value)
+
+
+def test_what_went_wrong_in_a_graph_is_told_not_only_where(tmp_path: Path) -> None:
+    class Divides(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.int32, name="values")])
+        def __call__(self, values: Any) -> Any:
+            return {"quotient": 1 // values}
+
+    tf.saved_model.save(Divides(), str(tmp_path / "m"))
+    source = load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
+    with pytest.raises(EvaluationError, match="cannot be run: .*division by zero"):
+        source.predict({"values": np.zeros((1, 2), np.int32)})

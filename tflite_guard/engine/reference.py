@@ -108,8 +108,12 @@ class Reference:
 def _reason(error: Exception) -> str:
     """The exception's own words, behind what TensorFlow prints of the user's code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*:|.*\[Op:", line)]
-    return first_line(told[-1] if told else error)
+    told = [place for place, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b.*:|.*\[Op:", line)]
+    if not told:
+        return first_line(error)
+    # The last line may name only the node; what went wrong is above it.
+    at = told[-1] - (told[-1] > 0 and lines[told[-1]].startswith("[["))
+    return first_line(lines[at])
 
 
 def _positional(serve: Serve, names: Sequence[str]) -> Callable[..., dict[str, Any]]:
