@@ -93,7 +93,7 @@ def step(tmp_path: Path, shared_cache: Path, github: GitHub) -> RunStep:
             check=False,
         )
         everything = finished.stdout + "".join(file.read_text() for file in files.values())
-        everything += "".join(path.read_text() for path in workspace.glob("tflite-guard-report/*"))
+        everything += "".join(path.read_text() for path in workspace.glob("tflite-guard-report/*") if path.is_file())
         assert SECRET not in everything
         assert RUNTIME not in everything
         summary = files["GITHUB_STEP_SUMMARY"].read_text()
@@ -357,3 +357,21 @@ def test_a_log_without_github_is_readable_and_obeys_nothing(step: RunStep, works
     (error,) = [line for line in finished.log.splitlines() if line.startswith("::error")][:1]
     assert "%0A" not in error
     assert re.search(r"accuracy went from 0\.\d+ to 0\.\d+", error)
+
+
+def test_a_report_folder_that_cannot_be_written_hides_no_verdict(step: RunStep, workspace: Path) -> None:
+    (workspace / "tflite-guard-report/report.json").mkdir(parents=True)
+    finished = step(workspace, {"manifest": "vision/digits-broken/tflite-guard.json"})
+    assert (finished.code, finished.outputs["verdict"]) == (3, "fail")
+    assert "report.json: cannot be written" in finished.log
+    assert "out of tolerance" in finished.summary
+
+
+def test_a_run_that_cannot_be_done_fails_unless_nothing_may(step: RunStep, workspace: Path) -> None:
+    inputs = {"manifest": "vision/digits/tflite-guard.json", "cache-dir": "/proc/nowhere"}
+    failed = step(workspace, inputs)
+    assert (failed.code, failed.outputs["verdict"]) == (3, "error")
+    assert "/proc/nowhere: cannot be made" in failed.annotations("error")[0].message
+    never = step(workspace, {**inputs, "fail-on": "never"})
+    assert (never.code, never.outputs["verdict"]) == (0, "error")
+    assert "<code>/proc/nowhere:</code> cannot be made" in never.summary

@@ -140,20 +140,24 @@ def run(environ: MutableMapping[str, str]) -> int:
         GuardError: there is no report: wrong inputs, an invalid manifest, a run that could not be done. It is on the
             summary and in the outputs already.
     """
-    step = _Step(environ)
+    step, fail_on = _Step(environ), FAIL_ON[0]
     try:
         inputs = Inputs.read(environ)
-        step.annotates, step.summarizes = inputs.annotations, inputs.summary
+        step.annotates, step.summarizes, fail_on = inputs.annotations, inputs.summary, inputs.fail_on
         _refuse_strangers(environ, inputs)
         step.enter(inputs.working_directory)
         report = _check(step, inputs)
-        checking.write(report, (), inputs.report_dir, tuple(dict.fromkeys(("json", *(inputs.formats or FORMATS)))))
     except GuardError as error:
         step.fail(error)
-        raise
-    step.tell(report, inputs)
-    url = _comment(step, report, inputs, environ)
-    step.output("comment-url", url or "")
+        if checking.exit_code(error, fail_on) != 0:
+            raise
+        step.say(f"tflite-guard: {error}")
+        return 0
+    try:
+        checking.write(report, (), inputs.report_dir, tuple(dict.fromkeys(("json", *(inputs.formats or FORMATS)))))
+    finally:  # a folder that cannot be written must not hide the verdict
+        step.tell(report, inputs)
+    step.output("comment-url", _comment(step, report, inputs, environ) or "")
     return checking.exit_code(report, inputs.fail_on)
 
 
