@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EXAMPLES, ROOT, Finished, Run, manifest_of, only, run_cli, write_manifest
-from tests.plain import real_outputs
+from tests.plain_loop import real_outputs
 from tflite_guard.reports import FILES
 
 VARIANTS = ["float32", "float16", "dynamic_range", "int8", "int16", "qat", "shipped"]

@@ -12,7 +12,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tests.conftest import Run, manifest_of, only, write_manifest
-from tests.plain import raw_outputs
+from tests.plain_loop import raw_outputs
 
 
 @pytest.fixture

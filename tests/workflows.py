@@ -34,7 +34,7 @@ jobs:
   example:
     name: Example
     runs-on: ubuntu-latest
-    timeout-minutes: 30
+    timeout-minutes: 90
     environment: example
     steps:
 {steps}"""

@@ -6,16 +6,17 @@ neither the verdict nor the exit code.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tflite_guard import checking, github
-from tflite_guard.errors import GuardError, ManifestError, UsageError
-from tflite_guard.files import holds, write_atomically
+from tflite_guard import checking, commenting
+from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
+from tflite_guard.files import write_atomically
+from tflite_guard.git import tracked
 from tflite_guard.pipeline import Options
 from tflite_guard.plain import logged, plain
 from tflite_guard.reports import FILES, FORMATS, markdown
@@ -28,6 +29,7 @@ from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
 COMMENT_FILE = "comment.md"
 OUTPUTS = {"report-json": "json", "report-markdown": "markdown", "sarif": "sarif", "junit": "junit"}
 """Outputs that are paths, with the rendering that each is of."""
+LONGEST_TIMEOUT = 366 * 24 * 3600.0
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 """What YAML 1.2 and GitHub's own actions take for booleans."""
 
@@ -64,7 +66,7 @@ class Inputs:
         """
         token = environ.pop("INPUT_GITHUB-TOKEN", "").strip()
         get = _Reader(environ)
-        return Inputs(
+        found = Inputs(
             manifest=get.lines("manifest") or (DEFAULT_MANIFEST,),
             models=get.lines("models"),
             fail_on=get.one_of("fail-on", FAIL_ON),
@@ -84,13 +86,17 @@ class Inputs:
             working_directory=get.text("working-directory") or ".",
             allow_pull_request_target=get.boolean("allow-pull-request-target", False),
         )
+        if get.problems:
+            raise UsageError("; ".join(get.problems))
+        return found
 
 
 class _Reader:
-    """Inputs by name; an empty one means its default."""
+    """Inputs by name; an empty one means its default, and one that means nothing is a problem."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self._environ = environ
+        self.problems: list[str] = []
 
     def text(self, name: str) -> str:
         # The runner replaces spaces alone: a dash stays, so a shell could not read this variable.
@@ -101,21 +107,19 @@ class _Reader:
 
     def one_of(self, name: str, known: Sequence[str]) -> str:
         value = self.text(name) or known[0]
-        if value not in known:
-            raise _unknown(name, value, known)
+        self._must_be(name, value, known)
         return value
 
-    def some_of(self, name: str, known: Any) -> tuple[str, ...]:
+    def some_of(self, name: str, known: Collection[str]) -> tuple[str, ...]:
         values = self.text(name).replace(",", " ").split()
         for value in values:
-            if value not in known:
-                raise _unknown(name, value, known)
+            self._must_be(name, value, known)
         return tuple(values)
 
     def boolean(self, name: str, default: bool) -> bool:
         value = self.text(name)
-        if value and value not in TRUE + FALSE:
-            raise _unknown(name, value, (TRUE[0], FALSE[0]))
+        if value not in ("", *TRUE, *FALSE):
+            self._must_be(name, value, (TRUE[0], FALSE[0]))
         return value in TRUE if value else default
 
     def seconds(self, name: str, default: float) -> float:
@@ -124,76 +128,65 @@ class _Reader:
             seconds = float(value) if value else default
         except ValueError:
             seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            raise UsageError(f"input {name}: {plain(value, 80)!r} is not a number of seconds over 0")
+        if not 0 < seconds <= LONGEST_TIMEOUT:
+            self.problems.append(
+                f"input {name}: {plain(value, 80)!r} is not a number of seconds over 0, at most a year"
+            )
         return seconds
 
-
-def _unknown(name: str, value: str, known: Sequence[str]) -> UsageError:
-    return UsageError(f"input {name}: {plain(value, 80)!r} is none of {', '.join(known)}")
+    def _must_be(self, name: str, value: str, known: Collection[str]) -> None:
+        if value not in known:
+            self.problems.append(f"input {name}: {plain(value, 80)!r} is none of {', '.join(known)}")
 
 
 def run(environ: MutableMapping[str, str]) -> int:
     """Do what a step asks for and give its exit code.
 
     Raises:
-        GuardError: there is no report: wrong inputs, an invalid manifest, a run that could not be done. It is on the
-            summary and in the outputs already.
+        GuardError: there are no results: wrong inputs, an invalid manifest, a run that could not be done. The summary,
+            the outputs and, unless the inputs are wrong, the report and the comment say so already.
     """
-    step, fail_on = _Step(environ), FAIL_ON[0]
+    step = _Step(environ)
     try:
         inputs = Inputs.read(environ)
-        step.annotates, step.summarizes, fail_on = inputs.annotations, inputs.summary, inputs.fail_on
+        step.annotates, step.summarizes = inputs.annotations, inputs.summary
         _refuse_strangers(environ, inputs)
-        step.enter(inputs.working_directory)
+        step.enter(inputs)
+    except GuardError as error:
+        step.complain(error)
+        step.tell(checking.without_results(error), None)
+        raise
+    failure: Exception | None = None
+    try:
         report = _check(step, inputs)
     except GuardError as error:
-        step.fail(error)
-        if checking.exit_code(error, fail_on) != 0:
-            raise
-        step.say(f"tflite-guard: {error}")
-        return 0
-    try:
-        checking.write(report, (), inputs.report_dir, tuple(dict.fromkeys(("json", *(inputs.formats or FORMATS)))))
-    finally:  # a folder that cannot be written must not hide the verdict
-        step.tell(report, inputs)
+        step.complain(error)
+        failure, report = error, checking.without_results(error)
+    except Exception as error:  # a step that ends in a traceback still has outputs, a summary and a comment
+        failure, report = (
+            error,
+            checking.without_results(EvaluationError("bug", "tflite-guard ended in an error of its own; see the log")),
+        )
+    unwritten = _written(report, inputs)
+    step.tell(report, inputs)
     step.output("comment-url", _comment(step, report, inputs, environ) or "")
-    return checking.exit_code(report, inputs.fail_on)
+    if unwritten is not None:
+        step.complain(unwritten)
+    problem = failure or unwritten
+    if problem is None:
+        return checking.exit_code(report, inputs.fail_on)
+    if not isinstance(problem, GuardError) or checking.exit_code(problem, inputs.fail_on) != 0:
+        raise problem
+    return 0
 
 
-def comment(
-    report: Report, context: github.Context, token: str, *, when: str, comment_id: str, author: str | None
-) -> github.Posted:
-    """Post or update the comment on a pull request, rendered from the report.
-
-    An existing comment is always brought up to date; `when` says whether there is to be a new one: `always`, on
-    `failures`, or `auto`, where anything failed, warned or changed since the baseline.
-
-    Raises:
-        UsageError, GitHubError: as `github.post`.
-    """
-    failed = report.verdict in (Verdict.FAIL, Verdict.ERROR)
-    create = {"always": True, "failures": failed, "auto": markdown.has_news(report)}[when]
-    body = markdown.render(report, markdown.COMMENT_LIMIT)
-    return github.post(context, token, body, comment_id=comment_id, create=create, author=author)
-
-
-def context(environ: MutableMapping[str, str], repository: str | None, pull_request: int | None) -> github.Context:
-    """Where to comment: as the workflow's run says, or as named, which needs no workflow at all.
-
-    Raises:
-        UsageError: neither says enough.
-    """
-    if not environ.get("GITHUB_EVENT_NAME") and repository and pull_request:
-        api, server = environ.get("GITHUB_API_URL"), environ.get("GITHUB_SERVER_URL")
-        return github.by_hand(repository, pull_request, api_url=api, server_url=server)
-    named = {"GITHUB_REPOSITORY": repository} if repository else {}
-    found = github.context({**environ, **named})
-    return (
-        found
-        if pull_request in (None, found.pull_request)
-        else replace(found, pull_request=pull_request, head_sha=None, head=None)
-    )
+def _written(report: Report, inputs: Inputs) -> GuardError | None:
+    names = tuple(dict.fromkeys(("json", *(inputs.formats or FORMATS))))
+    try:
+        checking.write(report, (), inputs.report_dir, names)
+    except GuardError as error:
+        return error
+    return None
 
 
 def _refuse_strangers(environ: MutableMapping[str, str], inputs: Inputs) -> None:
@@ -205,11 +198,6 @@ def _refuse_strangers(environ: MutableMapping[str, str], inputs: Inputs) -> None
 
 
 def _check(step: _Step, inputs: Inputs) -> Report:
-    report_dir = step.inside(inputs.report_dir, "report-dir")
-    if os.path.lexists(report_dir) and not os.path.isdir(report_dir):
-        raise UsageError(f"input report-dir: {plain(inputs.report_dir)} is a file; name a folder")
-    if inputs.cache_dir is not None:
-        step.refuse_committed(step.inside(inputs.cache_dir, "cache-dir"), inputs.cache_dir)
     cache_dir = os.path.abspath(inputs.cache_dir) if inputs.cache_dir else checking.default_cache_dir()
     options = Options(models=inputs.models, cache_dir=cache_dir, timeout=inputs.timeout, allow_code=inputs.allow_code)
     return checking.check(
@@ -223,14 +211,16 @@ def _check(step: _Step, inputs: Inputs) -> Report:
 
 def _expanded(patterns: Sequence[str]) -> list[str]:
     """Manifests, globs among them expanded; pathlib follows no links under `**`, so a loop of links cannot hold us."""
-    found = []
+    found: list[str] = []
     for pattern in patterns:
-        if not any(character in pattern for character in "*?["):
-            found.append(pattern)
-            continue
-        matches = [] if os.path.isabs(pattern) else sorted(map(str, Path().glob(pattern)))
+        try:
+            matches = [pattern] if os.path.lexists(pattern) else sorted(map(str, Path().glob(pattern)))
+        except (ValueError, NotImplementedError, IndexError):  # what pathlib says of `**.json`, an absolute path, none
+            matches = []
         if not matches:
-            raise UsageError(f"input manifest: {plain(pattern)} matches nothing; globs are relative to the workspace")
+            raise UsageError(
+                f"input manifest: {plain(pattern)} is not there; name it relative to the working directory, one a line"
+            )
         found += matches
     return found
 
@@ -242,11 +232,11 @@ def _comment(step: _Step, report: Report, inputs: Inputs, environ: MutableMappin
     ):
         return None
     try:
-        context = github.context(environ)
         if not inputs.github_token:
             raise UsageError("no comment without a token; set the input github-token, or comment to off")
-        token, when, author = inputs.github_token, inputs.comment, inputs.comment_author
-        posted = comment(report, context, token, when=when, comment_id=inputs.comment_id, author=author)
+        context = commenting.context(environ, None, None)
+        chosen = {"when": inputs.comment, "comment_id": inputs.comment_id}
+        posted = commenting.comment(report, context, inputs.github_token, author=inputs.comment_author, **chosen)
     except GuardError as error:
         step.warn("tflite-guard: no comment", f"{error} {_kept(step, report, inputs)}")
         return None
@@ -259,7 +249,7 @@ def _comment(step: _Step, report: Report, inputs: Inputs, environ: MutableMappin
 def _kept(step: _Step, report: Report, inputs: Inputs) -> str:
     """Keep the comment as a file, and say where."""
     file = os.path.join(inputs.report_dir, COMMENT_FILE)
-    text = markdown.render(report, markdown.COMMENT_LIMIT).encode()
+    text = commenting.body(report).encode()
     try:
         checking.filed(file, lambda: write_atomically(file, text, follow=False))
     except GuardError as error:
@@ -273,39 +263,58 @@ class _Step:
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self.annotates = self.summarizes = True
         self._workspace = os.path.realpath(environ.get("GITHUB_WORKSPACE") or ".")
+        self._working_directory = "."
         self._summary = environ.get("GITHUB_STEP_SUMMARY")
         self._outputs = environ.get("GITHUB_OUTPUT")
 
-    def enter(self, folder: str) -> None:
-        """Make a folder of the workspace the one that paths are relative to."""
-        os.chdir(self._workspace)
-        target = self.inside(folder, "working-directory")
-        if not os.path.isdir(target):
-            raise UsageError(f"input working-directory: there is no folder {plain(folder)}; is the checkout done?")
-        os.chdir(target)
+    def enter(self, inputs: Inputs) -> None:
+        """Go to the working directory, and see that nothing in it leads elsewhere or is left from before.
 
-    def inside(self, path: str, name: str) -> str:
-        """Where a path really is. A relative one must stay in the workspace: a pull request can change its links."""
+        Raises:
+            UsageError: a folder is not there, or not to be trusted.
+        """
+        if not os.path.isdir(self._workspace):
+            raise UsageError(f"GITHUB_WORKSPACE: there is no folder {plain(self._workspace)}")
+        os.chdir(self._workspace)
+        folder = self._inside(inputs.working_directory, "working-directory")
+        if not os.path.isdir(folder):
+            shown = plain(inputs.working_directory)
+            raise UsageError(f"input working-directory: there is no folder {shown}; is the checkout done?")
+        os.chdir(folder)
+        self._working_directory = inputs.working_directory
+        report_dir = self._inside(inputs.report_dir, "report-dir")
+        if os.path.lexists(report_dir) and not os.path.isdir(report_dir):
+            raise UsageError(f"input report-dir: {plain(inputs.report_dir)} is a file; name a folder")
+        for name in (*FILES.values(), COMMENT_FILE):
+            # What an earlier run or the commit left there would be taken for this run's.
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(report_dir, name))
+        if inputs.cache_dir is not None:
+            self._refuse_foreign(self._inside(inputs.cache_dir, "cache-dir"), plain(inputs.cache_dir))
+
+    def _inside(self, path: str, name: str) -> str:
+        """Where a path really is: in the workspace, since a pull request can change its links, and the rest is lost."""
         real = os.path.realpath(path)
-        if not os.path.isabs(path) and os.path.commonpath([real, self._workspace]) != self._workspace:
+        if os.path.commonpath([real, self._workspace]) != self._workspace:
             raise UsageError(f"input {name}: {plain(path)} leads out of the workspace")
         return real
 
-    def refuse_committed(self, folder: str, shown: str) -> None:
-        """Refuse a cache that came with the commit: its results would be the pull request's own."""
-        if not os.path.isdir(folder):
+    def _refuse_foreign(self, folder: str, shown: str) -> None:
+        """Refuse a cache that may have come with the commit: its results would be the pull request's own."""
+        if not os.path.isdir(folder) or not os.listdir(folder):
             return
-        index = os.path.join(self._workspace, ".git", "index")
-        if holds(index, os.path.relpath(folder, self._workspace).encode() + b"/"):
-            raise UsageError(
-                f"input cache-dir: {plain(shown)} is committed, so its results cannot be trusted; remove it"
-            )
+        match tracked(folder):
+            case True:
+                raise UsageError(f"input cache-dir: {shown} is committed, so its results cannot be trusted; remove it")
+            case None:
+                raise UsageError(
+                    f"input cache-dir: {shown} holds results that may have come with the commit, since git's index "
+                    "cannot be read; check out with actions/checkout, or give an empty folder"
+                )
 
-    def shown(self, path: str) -> str:
-        """A path as later steps find it: relative to the workspace."""
-        real = os.path.abspath(path)
-        inside = os.path.commonpath([real, self._workspace]) == self._workspace
-        return os.path.relpath(real, self._workspace) if inside else real
+    def shown(self, file: str) -> str:
+        """A file of the working directory as later steps find it, by the names that the inputs gave."""
+        return os.path.normpath(os.path.join(self._working_directory, file))
 
     def say(self, text: str) -> None:
         """Lines for the log that no text of a pull request can turn into commands."""
@@ -315,24 +324,33 @@ class _Step:
     def progress(self, event: Event) -> None:
         """One line of the log for each variant that is done."""
         if event.phase == "variant":
-            self.say(
-                f"{plain(event.model, 80)}: {plain(event.variant or '', 80)} evaluated ({event.done}/{event.total})"
-            )
+            name = f"{plain(event.model, 80)}: {plain(event.variant or '', 80)}"
+            self.say(f"{name} evaluated ({event.done}/{event.total})")
 
     def warn(self, title: str, message: str) -> None:
         """A warning on the run's page."""
         print(remark("warning", title, message), flush=True)
 
-    def tell(self, report: Report, inputs: Inputs) -> None:
-        """The report in the log, as annotations, on the summary, and as outputs."""
-        stop = secrets.token_hex(16)
-        print(f"::stop-commands::{stop}")
-        self.say(FORMATS["text"](report))
-        print(f"::{stop}::", flush=True)
-        if inputs.annotations:
-            rest = f"the log of this step and {self.shown(os.path.join(inputs.report_dir, FILES['json']))} have all"
-            print(annotations_of(report, rest), end="", flush=True)
-        if inputs.summary:
+    def complain(self, error: GuardError) -> None:
+        """Annotate an error that is not a result."""
+        if not self.annotates:
+            return
+        if isinstance(error, ManifestError):
+            print(problem_annotations(error.problems), end="", flush=True)
+        else:
+            print(remark("error", "tflite-guard", str(error)), flush=True)
+
+    def tell(self, report: Report, inputs: Inputs | None) -> None:
+        """The report in the log, as annotations, on the summary, and as outputs; `inputs` None where they are wrong."""
+        json = self.shown(os.path.join(inputs.report_dir, FILES["json"])) if inputs else None
+        if report.models:
+            stop = secrets.token_hex(16)
+            print(f"::stop-commands::{stop}")
+            self.say(FORMATS["text"](report))
+            print(f"::{stop}::", flush=True)
+        if self.annotates and report.models:
+            print(annotations_of(report, f"the log of this step and {json} have all"), end="", flush=True)
+        if self.summarizes:
             self._append(self._summary, markdown.render(report))
         verdicts = [variant.verdict for model in report.models for variant in model.variants]
         self.output("verdict", report.verdict.value)
@@ -340,24 +358,12 @@ class _Step:
         self.output("warned-count", str(verdicts.count(Verdict.WARN)))
         self.output("checked-count", str(len(verdicts)))
         for name, rendering in OUTPUTS.items():
-            file = os.path.join(inputs.report_dir, FILES[rendering])
-            written = rendering == "json" or not inputs.formats or rendering in inputs.formats
-            self.output(name, self.shown(file) if written else "")
-
-    def fail(self, error: GuardError) -> None:
-        """An error that left no report."""
-        problems = list(error.problems) if isinstance(error, ManifestError) else []
-        if self.annotates and problems:
-            print(problem_annotations(problems), end="", flush=True)
-        elif self.annotates:
-            print(remark("error", "tflite-guard", str(error)), flush=True)
-        if self.summarizes:
-            self._append(self._summary, markdown.failure(error))
-        self.output("verdict", Verdict.ERROR.value)
-        for name in ("failed-count", "warned-count", "checked-count"):
-            self.output(name, "0")
-        for name in (*OUTPUTS, "comment-url"):
-            self.output(name, "")
+            written = inputs and (rendering == "json" or not inputs.formats or rendering in inputs.formats)
+            self.output(
+                name, self.shown(os.path.join(inputs.report_dir, FILES[rendering])) if inputs and written else ""
+            )
+        if inputs is None:
+            self.output("comment-url", "")
 
     def output(self, name: str, value: str) -> None:
         """An output of the step; a random delimiter, so that no value can hold it."""

@@ -12,8 +12,9 @@ from tflite_guard import pipeline
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full, make_folders, write_atomically
 from tflite_guard.manifest import load
-from tflite_guard.results import Report, Verdict
-from tflite_guard.vocabulary import DEFAULT_MANIFEST
+from tflite_guard.results import Report, Tool, Verdict
+from tflite_guard.steps import TOOL_NAME, environment, tool_version
+from tflite_guard.vocabulary import DEFAULT_MANIFEST, REPORT_VERSION
 
 if TYPE_CHECKING:
     from tflite_guard.manifest.types import Manifest
@@ -45,7 +46,7 @@ def check(
 
     Raises:
         ManifestError: a manifest is invalid; holds the problems of all of them.
-        UsageError: a pattern matches nothing, or a baseline cannot be read.
+        UsageError: a pattern matches nothing, a baseline cannot be read, or a data root is missing.
         EvaluationError: the run cannot be done at all.
     """
     loaded = load_all(manifests, data_roots, options.allow_code)
@@ -55,6 +56,9 @@ def check(
 
 def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bool) -> list[Manifest]:
     """Every manifest, or the problems of all of them at once."""
+    for root in data_roots:
+        if not os.path.isdir(root):
+            raise UsageError(f"--data-root {root}: there is no such folder")
     loaded, problems = [], []
     for path in named(manifests):
         try:
@@ -67,8 +71,11 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
 
 
 def named(manifests: Sequence[str]) -> list[str]:
-    """The manifests meant: those given, each once, or the default one."""
-    return list(dict.fromkeys(manifests)) or [DEFAULT_MANIFEST]
+    """The manifests meant: those given, each once however it is written, or the default one."""
+    unique: dict[str, str] = {}
+    for path in manifests:
+        unique.setdefault(os.path.realpath(path), path)
+    return list(unique.values()) or [DEFAULT_MANIFEST]
 
 
 def default_cache_dir() -> str | None:
@@ -115,6 +122,13 @@ def filed(path: str, do: Callable[[], T]) -> T:
     except OSError as error:
         why = "no space left" if is_full(error) else f"cannot be written ({error.strerror})"
         raise EvaluationError("file", f"{path}: {why}; write elsewhere") from None
+
+
+def without_results(error: GuardError) -> Report:
+    """The report of a run that came to nothing: no models, and why."""
+    why = error.problems if isinstance(error, ManifestError) else [error]
+    tool = Tool(TOOL_NAME, tool_version())
+    return Report(REPORT_VERSION, tool, environment(), Verdict.ERROR, (), tuple(map(str, why)))
 
 
 def exit_code(outcome: Report | GuardError, fail_on: str) -> int:

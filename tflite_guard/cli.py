@@ -114,18 +114,18 @@ def check(
     targets = _targets(formats, report_dir)
     try:
         report = _check(manifests, verbose=verbose, **settings)
-        _write(report, targets, report_dir)
-    except ManifestError as error:
-        if ("github", None) in targets:
-            from tflite_guard.reports.annotations import problem_annotations
-
-            click.echo(problem_annotations(error.problems), nl=False)
-        raise
     except GuardError as error:
+        _write_failure(error, targets, report_dir)
         if exit_code(error, fail_on) != 0:
             raise
         _say(f"tflite-guard: {error}")
         sys.exit(0)
+    try:
+        _write(report, targets, report_dir)
+    except GuardError as error:
+        if exit_code(error, fail_on) != 0:
+            raise
+        _say(f"tflite-guard: {error}")
     sys.exit(exit_code(report, fail_on))
 
 
@@ -202,17 +202,21 @@ def report(report_json: str, formats: tuple[str, ...], report_dir: str | None) -
 @click.option("--author", metavar="LOGIN", help="Who GITHUB_TOKEN writes as, where it is of a GitHub App of your own.")
 @click.option("--repository", metavar="OWNER/NAME", help="Default: GITHUB_REPOSITORY.")
 @click.option("--pull-request", type=click.IntRange(min=1), metavar="N", help="Default: the one that the run is for.")
-def comment(report_json: str, repository: str | None, pull_request: int | None, **settings: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Print what the comment would say, and post nothing.")
+def comment(report_json: str, repository: str | None, pull_request: int | None, dry_run: bool, **settings: Any) -> None:
     """Post or update the comment of a pull request; the token is GITHUB_TOKEN."""
-    from tflite_guard import action
+    from tflite_guard import commenting
     from tflite_guard.reports.json import read
 
     finished = read(report_json)
-    context = action.context(os.environ, repository, pull_request)
+    if dry_run:
+        click.echo(commenting.body(finished), nl=False)
+        return
+    context = commenting.context(os.environ, repository, pull_request)
     token = os.environ.get("GITHUB_TOKEN", "")
     if not token:
         raise UsageError("set GITHUB_TOKEN to a token that may write comments on pull requests")
-    posted = action.comment(finished, context, token, **settings)
+    posted = commenting.comment(finished, context, token, **settings)
     click.echo(_safe(f"comment {posted.action}" + (f": {posted.url}" if posted.url else "")))
     if posted.reason:
         _say(posted.reason)
@@ -306,7 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError) and is_full(error):
             _say(f"tflite-guard: {error.filename or 'standard output'}: no space left; free some, or write elsewhere")
         else:
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                _say(line)
             _say(f"tflite-guard: this is a bug; please report it with the lines above at {ISSUES}")
         sys.exit(GuardError.exit_code)
 
@@ -403,6 +408,17 @@ def _write(report: Report, targets: Sequence[tuple[str, str | None]], report_dir
     finally:
         for name in (name for name, file in targets if file is None):
             _print(report, name)
+
+
+def _write_failure(error: GuardError, targets: Sequence[tuple[str, str | None]], report_dir: str | None) -> None:
+    """Leave files that say that there are no results, in place of what an earlier run left there."""
+    from tflite_guard.checking import without_results
+    from tflite_guard.reports.annotations import problem_annotations
+
+    if ("github", None) in targets and isinstance(error, ManifestError):
+        click.echo(problem_annotations(error.problems), nl=False)
+    with suppress(EvaluationError):  # the error itself is what to tell
+        _write(without_results(error), [target for target in targets if target[1] is not None], report_dir)
 
 
 def _print(report: Report, name: str) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tflite_guard.figures import exact, number
+from tflite_guard.figures import interval as _interval
+from tflite_guard.figures import limit as _limit
 from tflite_guard.plain import plain
 from tflite_guard.results import Finding, MetricResult, ModelResult, Observed, Report, VariantResult, Verdict
 from tflite_guard.vocabulary import METRICS
@@ -13,51 +16,11 @@ LONGEST_MESSAGE = 2000
 MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.ERROR: "✗"}
 
 
-def number(value: float | None, metric: str) -> str:
-    """A metric's value with as many digits as mean something, in its unit."""
-    if value is None:
-        return "–"
-    if metric == "size_bytes":
-        return size(int(value))
-    unit = METRICS[metric].unit if metric in METRICS else ""
-    if unit == "dB":
-        return f"{value:.2f} dB"
-    return _figure(value)
-
-
 def value_of(metric: MetricResult) -> str:
     """The variant's value, or why there is none."""
     if metric.identical and metric.value is None:
         return "identical"
     return number(metric.value, metric.metric)
-
-
-def _figure(value: float) -> str:
-    if value == 0:
-        return "0"
-    if abs(value) >= 10_000 or abs(value) < 0.0001:
-        return f"{value:.3g}"
-    if 0.9999 < value < 1:
-        return f"{value:.6f}"
-    return f"{value:.4f}"
-
-
-def signed(value: float | None) -> str:
-    """A drop or a regression: positive is worse."""
-    if value is None:
-        return "–"
-    return "0" if value == 0 else ("+" if value > 0 else "−") + _figure(abs(value))
-
-
-def interval(metric: MetricResult) -> str:
-    """[low, high] of the 95 % interval, or a dash."""
-    if metric.confidence_interval is None:
-        return "–"
-    return "[" + ", ".join(_bound(end, metric.metric) for end in metric.confidence_interval) + "]"
-
-
-def _bound(value: float, metric: str) -> str:
-    return number(value, metric).split(" ")[0].replace("-", "−")
 
 
 def baseline_of(metric: MetricResult) -> str:
@@ -78,18 +41,6 @@ def change(metric: MetricResult) -> str:
 def may_have_interval(metric: MetricResult) -> bool:
     """Whether the metric is of a kind that has intervals: not a maximum, not a size."""
     return metric.metric not in METRICS or METRICS[metric.metric].has_interval
-
-
-def size(count: int | None) -> str:
-    """Bytes for people."""
-    if count is None:
-        return "–"
-    if count < 1000:
-        return f"{count} B"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
-        if count < scale * 1000 or unit == "GB":
-            return f"{count / scale:.1f} {unit}"
-    raise AssertionError
 
 
 def compression(variant: VariantResult, model: ModelResult) -> str:

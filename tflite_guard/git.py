@@ -1,0 +1,82 @@
+"""What a repository tracks, from its index.
+
+Read here and not by git: the container has none, and git refuses a repository that belongs to another user. The format
+is gitformat-index(5), versions 2 to 4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from tflite_guard.files import find_root
+
+_EXTENDED = 0x4000
+_NAMES_ELSEWHERE = b"link"
+"""The extension of a split index, whose other half is in another file."""
+
+
+def tracked(folder: str) -> bool | None:
+    """Whether a repository tracks anything in a folder; None where that cannot be known."""
+    real = os.path.realpath(folder)
+    root = find_root(real)
+    index = _index(root)
+    if index is None:
+        return None
+    inside = b"" if real == root else os.fsencode(os.path.relpath(real, root)) + b"/"
+    try:
+        return any(name.startswith(inside) for name in _names(index.read_bytes()))
+    except (OSError, ValueError, struct.error, IndexError):
+        return None
+
+
+def _index(root: str) -> Path | None:
+    """The index of the repository at a root; `.git` is a file in worktrees and submodules."""
+    place = Path(root) / ".git"
+    if place.is_file():
+        found = re.match(r"gitdir: (.+)\s*$", place.read_text(errors="surrogateescape"))
+        if found is None:
+            return None
+        place = Path(root) / found[1]
+    index = place / "index"
+    return index if index.is_file() else None
+
+
+def _names(content: bytes) -> Iterator[bytes]:
+    """The paths in an index. Raises ValueError, struct.error or IndexError where it cannot be read."""
+    signature, version, count = struct.unpack_from(">4sII", content)
+    if signature != b"DIRC" or version not in (2, 3, 4):
+        raise ValueError("not an index")
+    sha256 = hashlib.sha256(content[:-32]).digest() == content[-32:]
+    fixed = 40 + (32 if sha256 else 20)
+    position, name = 12, b""
+    names = []
+    for _ in range(count):
+        start = position
+        (flags,) = struct.unpack_from(">H", content, start + fixed)
+        position = start + fixed + (4 if flags & _EXTENDED else 2)
+        if version == 4:
+            dropped, position = _varint(content, position)
+            name = name[: len(name) - dropped]
+        else:
+            name = b""
+        end = content.index(b"\0", position)
+        name += content[position:end]
+        position = end + 1 if version == 4 else start + (end - start + 8) // 8 * 8
+        names.append(name)
+    if content[position : position + 4] == _NAMES_ELSEWHERE:
+        raise ValueError("a split index")
+    yield from names
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """A number as in pack files' offsets, and where it ends."""
+    value = content[position] & 0x7F
+    while content[position] & 0x80:
+        position += 1
+        value = (value + 1 << 7) | (content[position] & 0x7F)
+    return value, position + 1
