@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +19,9 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from tests.sample import COMMANDS, HOSTILE, accuracy, fixed, named, variant
+from tflite_guard.checking import without_results
+from tflite_guard.errors import ManifestError
+from tflite_guard.errors import Problem as ManifestProblem
 from tflite_guard.plain import plain
 from tflite_guard.reports import FORMATS
 from tflite_guard.reports.alerts import Alert, alerts, fingerprint
@@ -204,19 +209,26 @@ def test_junit_counts_what_failed_and_what_could_not_be_evaluated() -> None:
 def test_junit_names_each_metric_of_each_variant_and_says_how_it_came_out() -> None:
     (digits, *_) = junit(fixed())
     cases = {(case.classname, case.name): case for case in digits}
-    passed, failed = cases["digits.float32", "accuracy"], cases["digits.int8", "accuracy"]
+    passed, failed = cases["digits", "float32: accuracy"], cases["digits", "int8: accuracy"]
     assert passed.is_passed
     assert [type(one).__name__ for one in failed.result] == ["Failure"]
     assert failed.result[0].message.startswith("accuracy went from 0.9800 to 0.9100, a drop of 0.0700")
-    lost = cases["digits.lost", "evaluation"]
+    lost = cases["digits", "lost: evaluation"]
     assert [(type(one).__name__, one.message) for one in lost.result] == [
         ("Error", "keep_float: no_such_layer matches nothing")
     ]
-    warned = cases["digits.int8", "sqnr"]
+    warned = cases["digits", "int8: sqnr"]
     assert warned.is_passed
     assert warned.system_out.startswith("warning: sqnr is 11.38 dB, below the minimum")
-    assert not cases["digits.int8", "observed accuracy"].is_passed
-    assert "up to 3 quantization steps" in cases["digits.int8", "observed_tolerance"].result[0].message
+    assert not cases["digits", "int8: observed accuracy"].is_passed
+    assert "up to 3 quantization steps" in cases["digits", "int8: observed_tolerance"].result[0].message
+
+
+def test_junit_names_are_told_apart_without_their_classes() -> None:
+    one = accuracy(0.98, (0.0, 0.01), Verdict.PASS)
+    twice = variant("a", Verdict.PASS, one, one, replace(one, name="accuracy (2)"))
+    (suite,) = junit(with_models(replace(fixed().models[2], variants=(twice,))))
+    assert [case.name for case in suite] == ["a: accuracy", "a: accuracy (2)", "a: accuracy (2) (2)"]
 
 
 def test_junit_holds_the_figures_and_the_findings() -> None:
@@ -266,7 +278,7 @@ def test_hostile_text_is_read_back_plain_and_changes_no_structure(text: str) -> 
         assert (suite.tests, suite.failures, suite.errors) == (other.tests, other.failures, other.errors)
         assert suite.name == shown
         for case, one in zip(suite, other, strict=True):
-            assert case.classname == f"{shown}.{shown}"
+            assert case.classname == shown
             assert case.name == one.name.replace("harmless", shown)
             assert [type(result) for result in case.result] == [type(result) for result in one.result]
 
@@ -400,3 +412,35 @@ def test_no_two_alerts_have_one_fingerprint_even_where_names_are_equal() -> None
     model = replace(fixed().models[2], variants=(variant("int8", Verdict.PASS, findings=(twice, twice)),))
     found = [alert.fingerprint for alert in alerts(with_models(model, *named("same").models))]
     assert len(set(found)) == len(found) > 10
+
+
+def test_sarif_is_never_larger_than_github_takes() -> None:
+    # Messages that do not compress, as long as any can be.
+    random = Random(7)
+    errors = [
+        variant(f"v{n}", Verdict.ERROR, artifact=None, error=ErrorInfo("run", random.randbytes(2000).hex()), seconds={})
+        for n in range(5000)
+    ]
+    report = with_models(replace(fixed().models[0], variants=tuple(errors)))
+    written = FORMATS["sarif"](report).encode()
+    assert len(gzip.compress(written)) < 10_000_000
+    (run,) = json.loads(written)["runs"]
+    left_out = 5000 - len(run["results"])
+    assert left_out > 0
+    assert f"{left_out:,} more results" in run["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"]
+
+
+def test_a_run_that_came_to_nothing_is_no_success_in_any_format() -> None:
+    problems = [ManifestProblem("tflite-guard.json", 7, 3, "unknown key 'max_dorp'")]
+    report = without_results(ManifestError(problems))
+    run = sarif(report)
+    (notification,) = run["invocations"][0]["toolExecutionNotifications"]
+    assert run["invocations"][0]["executionSuccessful"] is False
+    assert (notification["level"], "max_dorp" in notification["message"]["text"]) == ("error", True)
+    (issue,) = gitlab(report)
+    assert (issue["severity"], "max_dorp" in issue["description"]) == ("blocker", True)
+    suites = junit(report)
+    assert (suites.tests, suites.errors) == (1, 1)
+    for name in ("text", "markdown"):
+        assert "max_dorp" in FORMATS[name](report)
+        assert "within tolerance" not in FORMATS[name](report)

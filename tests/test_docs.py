@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -49,6 +50,33 @@ def test_the_manifest_in_the_readme_is_valid(run: Run, digits: Path) -> None:
     (digits / "shown.json").write_text(json.dumps(shown))
     finished = run("validate", digits / "shown.json")
     assert finished.code == 0, finished.err
+
+
+def test_the_hook_that_is_shown_stops_for_what_the_example_stops_for(run: Run) -> None:
+    page, hooks = (ROOT / "docs/pre-commit.md").read_text(), (ROOT / ".pre-commit-hooks.yaml").read_text()
+    block = re.search(r"^```text\n(.*?)…\n```$", page, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    frame, _, printed = block[1].partition("\n\n")
+    assert re.fullmatch(r"(.+?)\.+Failed\n- hook id: tflite-guard\n- exit code: 1", frame)
+    assert f"name: {frame.split('..')[0]}\n" in hooks
+    finished = run("check", EXAMPLES / "digits-broken/tflite-guard.json")
+    assert finished.code == 1
+    failures = [line for line in finished.out.splitlines() if line.startswith("✗ digits")]
+    assert printed.splitlines() == failures
+
+
+def test_the_test_case_that_is_shown_has_that_name(run: Run) -> None:
+    shown = re.search(r"\nnamed `(.+?)`", (ROOT / "docs/github-action.md").read_text())
+    assert shown is not None
+    finished = run("check", EXAMPLES / "digits-broken/tflite-guard.json", "--format", "junit")
+    cases = ElementTree.fromstring(finished.out).iter("testcase")
+    assert shown[1] in [case.get("name") for case in cases]
+
+
+def test_what_the_container_is_built_with_exists() -> None:
+    declared = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    named = {name for page in PAGES for name in re.findall(r"--build-arg (\w+)=", page.read_text())}
+    assert named == set(declared)
 
 
 def test_every_word_of_a_manifest_is_documented() -> None:

@@ -385,7 +385,7 @@ def test_what_github_does_not_accept_is_told_in_its_words(github: GitHub) -> Non
 def test_a_comment_of_the_greatest_length_is_accepted(github: GitHub) -> None:
     room = LONGEST_COMMENT - len(_text_around(github))
     assert say(github, "ü" * room).action == "created"
-    with pytest.raises(ValueError, match="65537 characters"):
+    with pytest.raises(GitHubError, match="65537 characters"):
         say(github, "ü" * (room + 1))
 
 

@@ -25,6 +25,7 @@ from tflite_guard.errors import Problem as ManifestProblem
 from tflite_guard.plain import plain
 from tflite_guard.reports import chart, wording
 from tflite_guard.reports.markdown import COMMENT_LIMIT, SUMMARY_LIMIT, failure, has_news, render
+from tflite_guard.reports.markup import prose
 from tflite_guard.results import ErrorInfo, Finding, MetricResult, ModelResult, Report, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -130,7 +131,7 @@ def test_the_title_says_how_it_came_out(verdicts: tuple[Verdict, ...], title: st
 def test_what_failed_is_in_sentences_worst_first() -> None:
     page = github(render(fixed()))
     sentences = [text_of(item) for item in page.findall("ul")[0]]
-    assert sentences[0] == "❌ digits / lost keep_float: no_such_layer matches nothing"
+    assert sentences[0] == "❌ digits / lost keep_float : no_such_layer matches nothing"
     assert sentences[2] == (
         "❌ digits / int8 accuracy went from 0.9800 to 0.9100, a drop of 0.0700; max_drop allows 0.02. "
         "95 % interval [0.0500, 0.0900]."
@@ -154,8 +155,8 @@ def test_the_table_holds_what_there_is_to_know() -> None:
         ["❌ lost", "could not be evaluated"],
         ["❌ int8 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9100", "+0.0700 [0.0500, 0.0900]",
          "max_drop 0.02", ""],
-        ["⚠️ sqnr", "", "11.38 dB [10.90, 11.90]", "", "min 20.00 dB, (warning)", ""],
-        ["size_bytes", "", "24.0 kB", "", "max 30.0 kB", ""],
+        ["⚠️ sqnr", "", "11.38 dB [10.90, 11.90]", "", "min 20 dB, warning only", ""],
+        ["size_bytes", "", "24.0 kB", "", "max 30,000 bytes", ""],
         ["❌ accuracy observed", "0.9800", "0.9000", "+0.0800 [0.0600, 0.1000]", "max_drop 0.02", ""],
         ["❌ proof 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "+0.0100 [0.0020, 0.0310] ?",
          "max_drop 0.02, proven pass", ""],
@@ -319,10 +320,32 @@ def test_a_run_without_a_report_says_why(text: str) -> None:
     assert not re.search(DANGEROUS, said(page))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("models/a.json:27:22: unknown", "<code>models/a.json:27:22</code>: unknown"),
+        ('say "maxdrop"; or max_drop?', "say <code>&quot;maxdrop&quot;</code>; or <code>max_drop</code>?"),
+        ("a_b, c_d e_f.", "<code>a_b</code>, <code>c_d e_f</code>."),
+        ("why? x.y", "why? <code>x.y</code>"),
+        ("a :tada: b", "a <code>:tada</code>: b"),
+        ("@octocat: #1: https://x.y/z. ::", "<code>@octocat</code>: <code>#1</code>: <code>https://x.y/z</code>. ::"),
+    ],
+)
+def test_punctuation_stands_after_code(text: str, shown: str) -> None:
+    assert prose(text) == shown
+
+
+def test_limits_are_named_as_in_a_manifest_and_alike() -> None:
+    rendered = render(fixed())
+    for limit in ("max_drop</code> 0.02", "min</code> 20 dB", "max</code> 30,000 bytes", "max_regression</code> 0.01"):
+        assert f"<code>{limit}" in rendered
+    assert "below the minimum of 20 dB." in rendered
+
+
 def test_problems_of_a_manifest_are_told_up_to_a_point() -> None:
     problems = [ManifestProblem("a|b.json", line, 1, "no such file") for line in range(1, 61)]
     items = [text_of(item) for item in github(failure(ManifestError(problems))).iter("li")]
-    assert items[0] == "❌ a|b.json:1:1: no such file"
+    assert items[0] == "❌ a|b.json:1:1 : no such file"
     assert len(items) == 51
     assert items[-1] == "and 10 more, which the log of the step holds"
 

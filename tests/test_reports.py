@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import html
+import io
 import json
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 
-from tests.sample import HOSTILE, fixed, named
+from tests.sample import HOSTILE, fixed, metric, named
 from tflite_guard import results
 from tflite_guard.errors import UsageError
+from tflite_guard.figures import interval, limit, number, signed, size
 from tflite_guard.plain import plain
 from tflite_guard.reports import FILES, FORMATS
+from tflite_guard.reports.alerts import alerts
 from tflite_guard.reports.json import read
-from tflite_guard.reports.wording import number, signed, size
-from tflite_guard.results import Verdict
+from tflite_guard.reports.text import View
+from tflite_guard.reports.wording import failure, titles
+from tflite_guard.results import Finding, ManifestInfo, Report, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = json.loads((Path(__file__).parents[1] / "schemas/report-v1.schema.json").read_text())
@@ -75,6 +83,7 @@ def test_text_from_files_cannot_move_the_cursor_or_break_a_line(text: str) -> No
     assert not any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in shown)
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_hostile_names_change_neither_the_lines_nor_the_rest_of_a_report(text: str) -> None:
     rendered = FORMATS["text"](named(text))
@@ -111,6 +120,124 @@ def test_signs_and_sizes() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "metric", "kind", "shown"),
+    [
+        (0.97, "agreement", "min", "0.97"),
+        (0.9999999, "agreement", "min", "0.9999999"),
+        (20.0, "sqnr", "min", "20 dB"),
+        (20, "sqnr", "min", "20 dB"),
+        (0.5, "sqnr", "max_regression", "0.5 dB"),
+        (0.01, "sqnr", "max_relative_drop", "0.01"),
+        (30_000, "size_bytes", "max", "30,000 bytes"),
+        (30_000.0, "size_bytes", "max", "30,000 bytes"),
+        (29_999.5, "size_bytes", "max", "29999.5 bytes"),
+        (1e-05, "mae", "max", "1e-05"),
+    ],
+)
+def test_a_limit_is_shown_as_the_manifest_has_it(value: float, metric: str, kind: str, shown: str) -> None:
+    assert limit(value, metric, kind) == shown
+
+
+def test_a_size_over_its_limit_is_told_to_the_byte() -> None:
+    large = metric(
+        "size_bytes", 30_001.0, Verdict.FAIL, higher_is_better=False, tolerance={"max": 30_000}, failed_limit="max"
+    )
+    assert failure(large) == "size_bytes is 30,001 bytes, above the maximum of 30,000 bytes."
+
+
+def shown_at(width: int, report: Report) -> list[str]:
+    """The lines that a terminal of so many columns shows."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(View(report))
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [76, 80, 90, 100, 124, 132, 140, 200])
+def test_no_figure_is_folded_or_lost_however_narrow_the_terminal(width: int) -> None:
+    lines = shown_at(width, fixed())
+    assert all(cell_len(line) <= width for line in lines)
+    assert "…" not in "".join(lines)
+    for model in fixed().models:
+        for one in (one for variant in model.variants for one in variant.metrics):
+            ends = interval(one.confidence_interval, one.metric)
+            needed = [number(one.reference, one.metric), number(one.value, one.metric), signed(one.drop), ends]
+            if one.value is not None:
+                assert any(re.search(r"\s+".join(map(re.escape, needed)), line) for line in lines), needed
+
+
+def test_eighty_columns_hold_each_limit_on_the_line_of_its_metric() -> None:
+    lines = shown_at(80, replace(fixed(), models=fixed().models[2:]))
+    rows = [line for line in lines if line.startswith((" accuracy", " sqnr"))]
+    assert [line.split("  ")[-2:] for line in rows if "accuracy" in line] == [["max_drop 0.02", "✓"]] * 2
+    assert [line.split()[-4:] for line in rows if "sqnr" in line] == [["min", "20", "dB", "✓"]]
+
+
+def test_a_narrow_table_has_the_baseline_below_the_value() -> None:
+    lines = shown_at(80, fixed())
+    at = next(position for position, line in enumerate(lines) if line.startswith("worse"))
+    assert lines[at + 2].strip() == "was 0.9850"
+
+
+@pytest.mark.parametrize("width", range(60, 140, 7))
+def test_no_sentence_breaks_inside_an_interval(width: int) -> None:
+    few = Finding("underpowered-evaluation", "warning", "its 95 % interval is [−0.0168, 0.0452]; more would do")
+    model = replace(fixed().models[2], variants=(replace(fixed().models[2].variants[0], findings=(few,)),))
+    lines = shown_at(width, replace(fixed(), models=(fixed().models[0], model)))
+    assert sum("[−0.0168, 0.0452]" in line for line in lines) == 1
+    for line in lines[: lines.index("")]:
+        assert line.count("[") == line.count("]"), line
+        assert not line.endswith(" 95"), line
+
+
+# Models of one name
+
+
+def same_names(*manifests: ManifestInfo) -> Report:
+    """The fixed report's first model in several manifests, and a model of another name."""
+    digits, _, healthy = fixed().models
+    return replace(fixed(), models=(*(replace(digits, manifest=one) for one in manifests), healthy))
+
+
+def at(path: str, given: str = "x.json") -> ManifestInfo:
+    return ManifestInfo(given, path, "2" * 64)
+
+
+@pytest.mark.parametrize(
+    ("manifests", "expected"),
+    [
+        ([at("a/t.json")], ["digits"]),
+        ([at("a/t.json"), at("b/t.json")], ["a: digits", "b: digits"]),
+        ([at("t.json"), at("b/t.json")], ["t.json: digits", "b/t.json: digits"]),
+        ([at("a/t.json"), at("a/u.json")], ["a/t.json: digits", "a/u.json: digits"]),
+        ([at("t.json", "../x/t.json"), at("t.json", "../y/t.json")], ["../x/t.json: digits", "../y/t.json: digits"]),
+        ([at("a/t.json"), at("a/t.json")], ["digits", "digits"]),
+        ([at("x" * 90 + "/a/t.json"), at("y/t.json")], ["…" + "x" * 47 + "/a: digits", "y: digits"]),
+        ([at("\x1b[1m/t.json"), at("y/t.json")], ["�[1m: digits", "y: digits"]),
+    ],
+)
+def test_models_of_one_name_are_told_apart_by_their_manifests(
+    manifests: list[ManifestInfo], expected: list[str]
+) -> None:
+    report = same_names(*manifests)
+    called = titles(report)
+    assert [called[id(model)] for model in report.models] == [*expected, "healthy"]
+
+
+def test_every_rendering_tells_models_of_one_name_apart() -> None:
+    report = same_names(at("vision/t.json"), at("audio/t.json"))
+    for name in set(FORMATS) - {"json"}:
+        rendered = html.unescape(re.sub("</?code>", "", FORMATS[name](report))).replace("%3A", ":")
+        for folder in ("vision", "audio"):
+            assert f"{folder}: digits / int8" in rendered or name == "junit", name
+            assert f"{folder}: digits" in rendered, name
+        assert "healthy" in rendered or name in ("github", "sarif", "gitlab")
+        assert ": healthy" not in rendered, name
+    alone = same_names(at("vision/t.json"))
+    together = {alert.fingerprint for alert in alerts(report)}
+    assert {alert.fingerprint for alert in alerts(alone)} < together
+
+
 def test_a_report_that_is_not_one_is_refused(tmp_path: Path) -> None:
     raw = json.loads(FORMATS["json"](fixed()))
     for edit in ({"schema_version": 2}, {"verdict": "good"}, {"models": [{}]}, {"extra": 1}):
@@ -121,6 +248,11 @@ def test_a_report_that_is_not_one_is_refused(tmp_path: Path) -> None:
 
 
 PLACES = st.integers(0, 10**6)
+NUMBERS = (
+    st.sampled_from([5e-324, 1e-320, 1.7e308, -1.7e308, 10**308, 10**309, 10**5000, 2**64, 2**63, -(2**63), 0, -0.0])
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers()
+)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.sampled_from([10**400, -1, 2**63]) | HOSTILE,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(HOSTILE, inner, max_size=2),
@@ -136,15 +268,63 @@ def test_whatever_is_read_as_a_report_can_be_rendered(edits: list[tuple[int, Any
         holders = list(_holders(raw))
         holder, key = holders[place % len(holders)]
         holder[key] = value
+    _read_and_render(raw)
+
+
+FIGURES = [
+    *("value", "reference", "drop", "confidence_interval", "baseline", "regression", "examples", "groups", "ties"),
+    *("max_drop", "max_relative_drop", "min", "max", "max_regression", "line", "size_bytes", "operators"),
+    *("max_steps", "seconds", "recovered", "tolerance", "evidence"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIGURES), NUMBERS, min_size=1, max_size=3))
+@example({"max_drop": 1e-320})
+@example({"max_drop": 10**309})
+@example({"examples": 10**5000})
+@example({"drop": 1.7e308})
+def test_whatever_the_figures_of_a_report_are_it_can_be_rendered(figures: dict[str, float]) -> None:
+    """The same number everywhere, since a chart's axis is made from all of its rows."""
+    raw = json.loads((GOLDEN / "report.json").read_text())
+    for holder, key in list(_holders(raw)):
+        of = key if isinstance(key, str) else ""
+        if of in figures:
+            holder[key] = _like(holder[key], figures[of])
+        if of == "tolerance" and isinstance(holder[key], dict):
+            limits = (name for name in figures if name.startswith(("max_", "min", "max")) and name != "max_steps")
+            holder[key] |= {name: figures[name] for name in limits}
+    _read_and_render(raw)
+
+
+def _like(old: Any, number: float) -> Any:
+    """The number in the form of what was in its place."""
+    if isinstance(old, dict):
+        return {name: _like(inner, number) for name, inner in old.items()}
+    if isinstance(old, list):
+        return [-number, number] if len(old) == 2 else old
+    return old if isinstance(old, str) else number
+
+
+def _read_and_render(raw: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
-        path.write_bytes(json.dumps(raw).encode("utf-8", "replace"))
+        path.write_bytes(_written(raw))
         try:
             report = read(str(path))
         except UsageError:
             return
     for name in FORMATS:
         FORMATS[name](report)
+
+
+def _written(raw: Any) -> bytes:
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        return json.dumps(raw).encode("utf-8", "replace")
+    finally:
+        sys.set_int_max_str_digits(limit)
 
 
 def _holders(value: Any) -> Iterator[tuple[Any, Any]]:

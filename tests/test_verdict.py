@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tflite_guard.figures import interval
 from tflite_guard.intervals import newcombe_paired, wilson
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.results import Measurement, Verdict
@@ -328,9 +329,19 @@ def test_the_warning_says_how_large_the_evaluation_set_should_be():
     (finding,) = judge(accuracy((93, 5, 2, 0)), Tolerance(max_drop=0.05), None)[1]
     assert finding.message == (
         "accuracy: 100 examples are too few to tell whether the drop is within max_drop 0.05: "
-        f"its 95 % interval is [-0.02835, 0.09389]; about {finding.evidence['needed']:,} examples would do "
+        f"its 95 % interval is [−0.0283, 0.0939]; about {finding.evidence['needed']:,} examples would do "
         "at the rates seen"
     )
+
+
+def test_the_warning_has_the_interval_of_the_table_and_the_limit_of_the_manifest():
+    for tolerance, said in (
+        (Tolerance(max_relative_drop=0.05), "the drop is within max_relative_drop 0.05 (here 0.0490)"),
+        (Tolerance(max_drop=0.0501234567), "the drop is within max_drop 0.0501234567"),
+    ):
+        result, (finding,) = judge(accuracy((93, 5, 2, 0)), tolerance, None)
+        assert f"{said}: its 95 % interval is {interval(result.confidence_interval, 'accuracy')};" in finding.message
+        assert "[−0.0283, 0.0939]" in finding.message
 
 
 def test_of_several_undecided_limits_the_most_demanding_is_reported():

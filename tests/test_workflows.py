@@ -27,6 +27,11 @@ SCHEMAS = {
     "azure-pipelines.yml": "vendor.azure-pipelines",
 }
 each_workflow = pytest.mark.parametrize("source", workflows(), ids=lambda source: source.label)
+commenting = pytest.mark.parametrize(
+    "source",
+    [one for one in shown() if "workflow_run" in one.text and one.is_workflow],
+    ids=lambda source: source.label,
+)
 
 
 def audit(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -90,6 +95,44 @@ def test_only_inputs_and_outputs_that_exist_are_used(source: Source) -> None:
         assert name not in named or output in DECLARED["outputs"], output
 
 
+@each_workflow
+def test_the_job_outlives_the_time_that_a_model_may_take(source: Source) -> None:
+    """Else GitHub kills the job, and nothing is reported."""
+    for job in source.content["jobs"].values():
+        for step in job.get("steps", []):
+            if step.get("uses", "").partition("@")[0] in (ACTION, "./"):
+                seconds = float(step.get("with", {}).get("timeout", DECLARED["inputs"]["timeout"]["default"]))
+                assert job.get("timeout-minutes", 360) * 60 > seconds
+
+
+@each_workflow
+def test_a_report_is_kept_from_where_the_action_says_that_it_is(source: Source) -> None:
+    ours = {step.get("id") for step in source.steps() if step.get("uses", "").partition("@")[0] in (ACTION, "./")}
+    if source.path.endswith("/steps.yml"):
+        assert ours <= {"guard"}, "takes the place of a step that a later one refers to"
+    for step in source.steps():
+        if step.get("with", {}).get("name", "").startswith("tflite-guard-report") and "upload" in step["uses"]:
+            found = re.fullmatch(r"\$\{\{ (steps\.([\w-]+)\.outputs\.report-json) \}\}", step["with"]["path"])
+            assert found is not None
+            assert found[2] in ours
+            assert step["if"] == f"${{{{ !cancelled() && {found[1]} != '' }}}}"
+
+
+def test_what_one_workflow_keeps_the_other_takes() -> None:
+    def artifacts(action: str) -> list[tuple[str, Any]]:
+        return [
+            (step["with"]["name"], job.get("strategy"))
+            for source in shown()
+            if source.is_workflow and source.label.startswith("github-action.md")
+            for job in source.content["jobs"].values()
+            for step in job["steps"]
+            if step.get("uses", "").startswith(f"actions/{action}@")
+        ]
+
+    assert len(artifacts("upload-artifact")) == 2
+    assert artifacts("upload-artifact") == artifacts("download-artifact")
+
+
 def table(heading: str) -> list[list[str]]:
     section = re.search(rf"^## {heading}\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
     assert section is not None
@@ -107,9 +150,10 @@ def test_the_tables_of_inputs_and_outputs_are_those_of_the_action() -> None:
 
 
 def test_the_readme_shows_the_documented_workflows() -> None:
-    for source in shown():
-        if source.label.startswith("README.md") and source.is_workflow:
-            assert source.text in PAGE, source.path
+    found = [source for source in shown() if source.label.startswith("README.md") and source.is_workflow]
+    assert len(found) == 3, "one for private repositories, two for public ones"
+    for source in found:
+        assert source.text in PAGE, source.path
 
 
 def test_the_formats_for_other_ci_are_those_that_exist() -> None:
@@ -179,10 +223,13 @@ def test_ci_runs_the_commands_of_the_readme_and_of_contributors() -> None:
     assert ".ci/run" in runs
 
 
-def test_the_documented_workflow_comments_on_a_pull_request_from_a_fork(tmp_path: Path) -> None:
+@commenting
+def test_the_documented_workflow_comments_on_a_pull_request_from_a_fork(source: Source, tmp_path: Path) -> None:
     """The step to the letter, where its environment is installed already."""
-    (source,) = [one for one in shown() if one.label == "github-action.md-1"]
     (step,) = [one for one in source.steps() if one["name"] == "Comment"]
+    matrix = source.content["jobs"]["comment"].get("strategy", {}).get("matrix", {})
+    runs: list[dict[str, str]] = [{"APP": app} for app in matrix.get("app", [])] or [{}]
+    assert set(step["env"]) == {"GITHUB_TOKEN", *runs[0]}
     report, event, tools = tmp_path / "report/report.json", tmp_path / "event.json", tmp_path / "tools"
     report.parent.mkdir()
     report.write_text(FORMATS["json"](fixed()))
@@ -209,8 +256,13 @@ def test_the_documented_workflow_comments_on_a_pull_request_from_a_fork(tmp_path
             "RUNNER_TEMP": str(tmp_path),
         }
         command = ["bash", "-e", "-c", step["run"]]
-        finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    (comment,) = github.comments
-    assert (comment.number, comment.login) == (7, "github-actions[bot]")
-    assert "secret" not in comment.body + finished.stdout + finished.stderr
+        for run in runs:
+            finished = subprocess.run(
+                command, env=environment | run, cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            assert finished.returncode == 0, finished.stdout + finished.stderr
+            assert "secret" not in finished.stdout + finished.stderr
+    assert len(github.comments) == len(runs), "each has a comment of its own"
+    for comment in github.comments:
+        assert (comment.number, comment.login) == (7, "github-actions[bot]")
+        assert "secret" not in comment.body

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tflite_guard.errors import GuardError, UsageError
 from tflite_guard.files import write_atomically
+from tflite_guard.manifest.location import readable, strays
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult
 
 SCHEMA_VERSION = 1
@@ -27,13 +28,18 @@ def path_for(manifest: str) -> str:
     return str(path.with_name(f"{path.stem}.baseline.json"))
 
 
-def beside(manifests: Iterable[str]) -> dict[str, Baseline]:
+def beside(manifests: Iterable[str], data_roots: Sequence[str] = ()) -> dict[str, Baseline]:
     """The baselines that exist, by their manifest's path. Raises UsageError for one that cannot be read."""
-    return {path: read(path_for(path)) for path in manifests if os.path.lexists(path_for(path))}
+    return {path: read(path_for(path), data_roots) for path in manifests if os.path.lexists(path_for(path))}
 
 
-def read(path: str) -> Baseline:
-    """The baseline in a file. Raises UsageError, naming the file, when it is missing or not one."""
+def read(path: str, data_roots: Sequence[str] = ()) -> Baseline:
+    """The baseline in a file.
+
+    Raises UsageError, naming the file, when it is missing, not one, or only a link that leads out of its repository
+    and the data roots.
+    """
+    _check_place(path, data_roots)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise _broken(path, "is a device or a pipe: move it away")  # which might never end
     try:
@@ -52,11 +58,12 @@ def read(path: str) -> Baseline:
     return dict(found)
 
 
-def write(path: str, baseline: Baseline) -> None:
+def write(path: str, baseline: Baseline, data_roots: Sequence[str] = ()) -> None:
     """Write a baseline, whole or not at all, keys sorted so that a review sees only what changed.
 
-    Raises GuardError when the disk is full or the folder cannot be written.
+    Raises GuardError when the disk is full or the folder cannot be written, UsageError where `read` would refuse it.
     """
+    _check_place(path, data_roots)
     text = json.dumps(baseline, indent=2, sort_keys=True, allow_nan=False) + "\n"
     try:
         write_atomically(path, text.encode())
@@ -105,10 +112,10 @@ def compare(report: Report, baseline: Baseline) -> tuple[str, ...]:
     return (*notes, *(f"model {name!r} is in the baseline but was not checked" for name in gone))
 
 
-def describe(path: str) -> str:
+def describe(path: str, data_roots: Sequence[str] = ()) -> str:
     """A baseline file in lines for people: every variant with its size and metrics."""
     lines = [path]
-    for model, entry in sorted(read(path)["models"].items()):
+    for model, entry in sorted(read(path, data_roots)["models"].items()):
         lines += [f"  {model} / {name}: {_in_words(found)}" for name, found in sorted(entry["variants"].items())]
     return "\n".join(lines)
 
@@ -201,7 +208,20 @@ def _variant_problem(name: str, recorded: Any) -> str | None:
 
 
 def _is_number(number: Any) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        return False
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number that no double holds
+        return False
+
+
+def _check_place(path: str, data_roots: Sequence[str]) -> None:
+    if (real := strays(path, data_roots)) is not None:
+        raise UsageError(
+            f"{readable(path)}: leads out of its repository, to {real}; put the baseline itself here, or allow that "
+            "with --data-root"
+        )
 
 
 def _refuse(constant: str) -> NoReturn:

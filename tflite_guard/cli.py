@@ -172,8 +172,8 @@ def convert(model_name: str, variant: str, output: str, manifest: str, verbose: 
     """Write the very .tflite that `check` judges for one variant."""
     from tflite_guard import pipeline
     from tflite_guard.checking import filed, load_all
+    from tflite_guard.figures import size
     from tflite_guard.files import write_atomically
-    from tflite_guard.reports.wording import size
 
     _require_place(output)
     options = _options(**settings)

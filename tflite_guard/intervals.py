@@ -91,7 +91,9 @@ def examples_needed_by_width(half_width: float, distance: float, n: int) -> int 
     For intervals without a formula: widths shrink with the square root of n. None when more than a
     million would be needed.
     """
-    if distance <= 0 or (half_width / distance) ** 2 * n > MOST_EXAMPLES:
+    if distance <= 0:
         return None
+    ratio = half_width / distance
+    needed = ratio * ratio * n  # not **, which raises where this is infinite
     # One more than the quotient: at exactly that width the interval still touches the limit.
-    return int(n * (half_width / distance) ** 2) + 1
+    return None if needed > MOST_EXAMPLES else int(needed) + 1

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tflite_guard import figures
 from tflite_guard.intervals import (
     MOST_EXAMPLES,
     Interval,
@@ -121,7 +122,7 @@ def _bounds(measurement: Measurement, tolerance: Tolerance, baseline: float | No
 def _bound(measurement: Measurement, kind: ToleranceKind, limit: float, baseline: float | None) -> _Bound | None:
     value, drop, reference = measurement.value, measurement.drop, measurement.reference or 0.0
     assert value is not None
-    slack = RELATIVE_SLACK * abs(limit) + ROUNDING * (abs(value) + abs(reference))
+    slack = RELATIVE_SLACK * abs(limit) + ROUNDING * abs(value) + ROUNDING * abs(reference)
     match kind:
         case "max_drop" | "max_relative_drop":
             assert drop is not None
@@ -178,7 +179,8 @@ def _findings(
     undecided = [bound for bound in bounds if bound.decided() is False]
     if undecided:
         needs = [(_needed(measurement, bound), bound) for bound in undecided]
-        yield _underpowered(measurement, *max(needs, key=lambda need: need[0] or MOST_EXAMPLES + 1))
+        needed, bound = max(needs, key=lambda need: need[0] or MOST_EXAMPLES + 1)
+        yield _underpowered(measurement, tolerance, needed, bound)
     unproven = [b for b in bounds if b.kind != "max_regression" and b.interval is None and not b.certain]
     if tolerance.require == "proven_pass" and unproven:
         yield _not_proven(measurement, tolerance, unproven[0])
@@ -192,16 +194,17 @@ def _findings(
         )
 
 
-def _underpowered(measurement: Measurement, needed: int | None, bound: _Bound) -> Finding:
-    assert bound.interval is not None
-    low, high = bound.interval
+def _underpowered(measurement: Measurement, tolerance: Tolerance, needed: int | None, bound: _Bound) -> Finding:
+    allowed = figures.limit(tolerance.limits()[bound.kind], measurement.metric, bound.kind)
+    if bound.kind == "max_relative_drop":
+        allowed += f" (here {figures.number(bound.limit, measurement.metric)})"
     quantity = "drop" if bound.kind in ("max_drop", "max_relative_drop") else "value"
     enough = "more than a million examples" if needed is None else f"about {needed:,} examples"
     return Finding(
         rule="underpowered-evaluation",
         severity="warning",
         message=f"{measurement.name}: {measurement.examples:,} examples are too few to tell whether the {quantity} is "
-        f"within {bound.kind} {bound.limit:.6g}: its 95 % interval is [{low:.4g}, {high:.4g}]; "
+        f"within {bound.kind} {allowed}: its 95 % interval is {figures.interval(bound.interval, measurement.metric)}; "
         f"{enough} would do at the rates seen",
         evidence={
             "metric": measurement.name,
@@ -256,7 +259,7 @@ def _result(
     baseline: float | None,
     verdict: Verdict,
     *,
-    failed_limit: str | None = None,
+    failed_limit: ToleranceKind | None = None,
     conclusive: bool | None = None,
     error: str | None = None,
 ) -> MetricResult:
@@ -276,7 +279,7 @@ def _result(
         ties=measurement.ties,
         identical=measurement.identical,
         higher_is_better=measurement.higher_is_better,
-        tolerance=None if tolerance is None else _as_written(tolerance),
+        tolerance=None if tolerance is None else _as_written(tolerance, failed_limit),
         verdict=verdict,
         conclusive=conclusive,
         failed_limit=failed_limit,
@@ -288,10 +291,12 @@ def _result(
     )
 
 
-def _as_written(tolerance: Tolerance) -> dict[str, Any]:
+def _as_written(tolerance: Tolerance, failed_limit: ToleranceKind | None) -> dict[str, Any]:
+    """The limits with the line of the one that failed; without one, of the innermost object."""
     written: dict[str, Any] = {str(kind): limit for kind, limit in tolerance.limits().items()}
     if tolerance.level != "error":
         written["level"] = tolerance.level
     if tolerance.require is not None:
         written["require"] = tolerance.require
-    return {**written, "line": tolerance.line}
+    line = tolerance.line if failed_limit is None else tolerance.lines.get(failed_limit, tolerance.line)
+    return {**written, "line": line}

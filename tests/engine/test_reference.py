@@ -294,5 +294,5 @@ def test_what_went_wrong_in_a_graph_is_told_not_only_where(tmp_path: Path) -> No
 
     tf.saved_model.save(Divides(), str(tmp_path / "m"))
     source = load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
-    with pytest.raises(EvaluationError, match="cannot be run: .*division by zero"):
+    with pytest.raises(EvaluationError, match=r"cannot be run: .*division by zero"):
         source.predict({"values": np.zeros((1, 2), np.int32)})

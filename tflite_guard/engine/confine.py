@@ -34,6 +34,7 @@ _TRUNCATE = 1 << 14
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _NOBODY = 65534
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # What Python, TensorFlow and the dynamic loader read. Of /proc only what is not about other processes:
 # Landlock's own rule for ptrace leaves their environments readable.
@@ -47,13 +48,14 @@ _SYSTEM = (
 )  # fmt: skip
 
 
-def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None) -> list[str]:
+def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None, places: Sequence[str] = ()) -> list[str]:
     """Give up what a model has no business with; for good, and for every child of this process.
 
     Args:
         scratch: the only folder that stays writable.
         readable: files and folders that stay readable, beside the system's libraries and Python's own.
         memory_bytes: limit of the data segment, in bytes.
+        places: folders that stay readable too, but are not needed whole: the cache, and where links may lead to.
 
     Returns:
         What was applied: any of `memory`, `uid`, `landlock`.
@@ -65,24 +67,28 @@ def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None) -> 
         applied.append("memory")
     if not sys.platform.startswith("linux"):
         return applied
-    paths = [*_SYSTEM, f"/proc/{os.getpid()}", *_python_paths(), *readable]
-    if _drop_root(scratch, _python_paths(), readable):
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Also without Landlock, or who gave up root could get it back with a program such as su.
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if _drop_root(scratch, readable, places):
         applied.append("uid")
-    if _landlock(scratch, paths):
+    paths = [*_SYSTEM, f"/proc/{os.getpid()}", *_python_paths(), *readable, *places]
+    if _landlock(libc, scratch, paths):
         applied.append("landlock")
     return applied
 
 
 def _python_paths() -> list[str]:
     """The interpreter, the installed packages and this package; not the working directory or a checkout."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    checkout = os.path.dirname(package)
-    entries = [entry for entry in sys.path if entry and os.path.abspath(entry) != checkout]
-    return [sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable)), package, *entries]
+    executables = os.path.dirname(os.path.realpath(sys.executable))
+    return [sys.prefix, sys.base_prefix, executables, _PACKAGE, *_import_path()]
 
 
-def _landlock(scratch: str, readable: Iterable[str]) -> bool:
-    libc = ctypes.CDLL(None, use_errno=True)
+def _import_path() -> list[str]:
+    return [entry for entry in sys.path if entry and os.path.abspath(entry) != os.path.dirname(_PACKAGE)]
+
+
+def _landlock(libc: ctypes.CDLL, scratch: str, readable: Iterable[str]) -> bool:
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _GET_VERSION)
     if version < 1:
         return False
@@ -96,8 +102,6 @@ def _landlock(scratch: str, readable: Iterable[str]) -> bool:
             _allow(libc, ruleset, path, _READ)
         _allow(libc, ruleset, scratch, handled)
         _allow(libc, ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)
-        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-            return False
         return bool(libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)
@@ -132,37 +136,136 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, access: int) -> None:
         os.close(descriptor)
 
 
-def _drop_root(scratch: str, python: Iterable[str], readable: Iterable[str]) -> bool:
-    """Become nobody, unless that would make something needed unreadable."""
+def _drop_root(scratch: str, readable: Sequence[str], places: Sequence[str]) -> bool:
+    """Become nobody, unless something needed would be out of reach, or root's powers here do not suffice."""
     if os.geteuid() != 0 or _umask() & 0o005:  # then what the parent writes for us later is closed to others
         return False
-    # The folder that the scratch folder lies in is only passed through, not listed.
-    data = [path for path in readable if not scratch.startswith(path + os.sep)]
-    needed = [
-        path for path in (*python, *(inner for one in data for inner in _everything(one))) if os.path.exists(path)
-    ]
-    os.chown(scratch, _NOBODY, _NOBODY)
-    for name in os.listdir(scratch):
-        os.chown(os.path.join(scratch, name), _NOBODY, _NOBODY, follow_symlinks=False)
-    os.setegid(_NOBODY)
-    os.seteuid(_NOBODY)
-    reachable = all(os.access(path, os.R_OK, effective_ids=True) for path in needed)
-    reachable = reachable and os.access(scratch, os.W_OK, effective_ids=True)
-    os.seteuid(0)
-    os.setegid(0)
-    if not reachable:
-        return False
-    with contextlib.suppress(PermissionError):
-        os.setgroups([])
+    owner = os.stat(scratch)
+    try:
+        _give(scratch, _NOBODY, _NOBODY)
+        # Without the power to pass over permissions, the parent would be shut out.
+        possible = os.access(scratch, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+        possible = possible and _can_be_nobody(scratch, readable, places)
+    except OSError:
+        possible = False
+    if possible:
+        _become_nobody()
+    else:
+        with contextlib.suppress(OSError):
+            _give(scratch, owner.st_uid, owner.st_gid)
+    return possible
+
+
+def _give(folder: str, user: int, group: int) -> None:
+    os.chown(folder, user, group)
+    for name in os.listdir(folder):
+        os.chown(os.path.join(folder, name), user, group, follow_symlinks=False)
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _can_be_nobody(scratch: str, readable: Sequence[str], places: Sequence[str]) -> bool:
+    """Try it in a process of its own: groups that were given up do not come back in every container."""
+    pid = os.fork()
+    if pid == 0:
+        possible = False
+        try:
+            _become_nobody()
+            possible = _in_reach(scratch, readable, places)
+        finally:
+            os._exit(0 if possible else 1)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        os.kill(pid, 0)  # the parent, whose powers are ours, must be able to end us
+        killable = True
+    except PermissionError:
+        killable = False
+    _, status = os.waitpid(pid, 0)
+    return killable and status == 0
+
+
+def _in_reach(scratch: str, readable: Sequence[str], places: Sequence[str]) -> bool:
+    """Whether this process can work: import packages, read what is to be evaluated, write its scratch folder."""
+    if not os.access(scratch, os.W_OK | os.X_OK, effective_ids=True):
+        return False
+    if any(map(_is_closed, _packages())) or any(_is_closed(place, os.X_OK) for place in places):
+        return False
+    # The folder that the scratch folder lies in is only passed through, not listed.
+    return not _holds_closed([path for path in readable if not scratch.startswith(path + os.sep)], places)
+
+
+def _packages() -> Iterator[str]:
+    """Python's folders, and the modules and packages in them."""
+    yield from _python_paths()
+    for folder in _import_path():
+        yield from (entry.path for entry in _entries(folder) if entry.name != "__pycache__")
+
+
+def _holds_closed(needed: Sequence[str], places: Sequence[str]) -> bool:
+    """Whether this process cannot read something in some files and folders, the places in them left out.
+
+    A link that leads out of all of them is nothing that a model may read, so it does not count.
+    """
+    allowed = [os.path.realpath(path) for path in (*needed, *places)]
+    pending = list(needed)
+    seen: set[str] = set()
+    while pending:
+        path = pending.pop()
+        if _is_closed(path):
+            return True
+        for entry in _entries(path):
+            folder = _is_folder(entry)
+            # Resolving a link takes longer than all else here, and only what is closed needs it.
+            if not folder and not _is_closed(entry.path, os.R_OK):
+                continue
+            real = entry.path
+            if entry.is_symlink():
+                real = os.path.realpath(real)
+                if not any(real == place or real.startswith(place + os.sep) for place in allowed):
+                    continue
+            elif real in places:
+                continue
+            if not folder:
+                return True
+            if real not in seen:
+                seen.add(real)
+                pending.append(entry.path)
+    return False
+
+
+def _is_closed(path: str, mode: int | None = None) -> bool:
+    """Whether something is there that this process may not use: a folder is to be listed and passed through."""
+    if mode is None:
+        mode = os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK
+    if os.access(path, mode, effective_ids=True):
+        return False
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False  # a link to nothing, or gone since it was listed
     return True
 
 
-def _everything(path: str) -> Iterator[str]:
-    yield path
-    for folder, folders, names in os.walk(path):
-        yield from (os.path.join(folder, name) for name in (*folders, *names))
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing where it is a file, or gone."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return False
 
 
 def _umask() -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tflite_guard.errors import UsageError
-from tflite_guard.github.api import Api, RefusedError, clean_token
+from tflite_guard.github.api import Api, GitHubError, RefusedError, clean_token
 from tflite_guard.github.event import Context
 from tflite_guard.github.values import at, same_name
 from tflite_guard.plain import plain
@@ -65,8 +65,7 @@ def post(
 
     Raises:
         UsageError: something that was passed cannot work.
-        GitHubError: GitHub refused, or could not be reached in several tries.
-        ValueError: the comment is longer than GitHub takes.
+        GitHubError: GitHub refused, or could not be reached in several tries, or the comment is too long for it.
     """
     if not _COMMENT_ID.fullmatch(comment_id):
         raise UsageError(f"The comment id {plain(comment_id, 80)!r} is not 1 to 64 letters, digits, '.', '_' or '-'.")
@@ -91,7 +90,7 @@ def _compose(marker: _Marker, body: str, run_url: str | None) -> str:
     footer = f"\n\n[The run with these results]({run_url})" if run_url else ""
     text = f"{marker}\n{body}{footer}\n"
     if len(text) > LONGEST_COMMENT:
-        raise ValueError(f"a comment of {len(text)} characters, where {LONGEST_COMMENT} are allowed")
+        raise GitHubError(f"The comment has {len(text)} characters, where GitHub takes {LONGEST_COMMENT}.")
     return text
 
 
@@ -175,7 +174,10 @@ class _Comment:
         if same_name(login, self.author):
             return Posted(self.tried, _url(answer), "")
         name = plain(str(login), 80)
-        hint = f"GitHub says that {name!r} wrote it: name this author, or the next run will not find the comment again."
+        settings = "--author, or the input comment-author"
+        hint = (
+            f"GitHub says that {name!r} wrote it: name it with {settings}, or the next run will not find the comment."
+        )
         return Posted(self.tried, _url(answer), hint)
 
 

@@ -18,7 +18,7 @@ SERVER_URL = "https://github.com"
 _LARGEST_EVENT = 25 * 2**20  # GitHub's own limit for what it sends to webhooks.
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_INSIDE = "Run inside a GitHub Actions workflow, or name the repository and the pull request yourself."
+_INSIDE = "Run inside a GitHub Actions workflow, or give both --repository and --pull-request."
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tflite_guard.errors import ManifestError, Problem
+from tflite_guard.manifest.location import readable, strays, utf8
 
 Pointer = tuple[str | int, ...]
 """The way to a value from the top: keys and indices from 0."""
@@ -55,8 +57,12 @@ class Document:
         return self.position(self.keys.get(pointer, self.values[pointer]))
 
 
-def read(path: str) -> bytes:
-    """The bytes of a manifest. Raises ManifestError when there is no such file, or none of a sensible size."""
+def read(path: str, data_roots: Sequence[str] = ()) -> bytes:
+    """The bytes of a manifest.
+
+    Raises ManifestError when there is no such file, none of a sensible size, or only a link that leads out of its
+    repository and the data roots.
+    """
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -67,6 +73,12 @@ def read(path: str) -> bytes:
         raise _error(path, "this is a folder; name the manifest in it, such as tflite-guard.json")
     if not stat.S_ISREG(status.st_mode):
         raise _error(path, "this is not a regular file")
+    for place in (os.path.abspath(path), os.path.realpath(path)):
+        if not utf8(place):
+            raise _error(path, f"its path {readable(place)} is not UTF-8; rename what is written as \\x…")
+    if (real := strays(path, data_roots)) is not None:
+        message = f"leads out of its repository, to {real}; put the manifest itself here, or allow that with --data-root"
+        raise _error(path, message)
     if status.st_size > MAX_BYTES:
         raise _error(
             path, f"{status.st_size:,} bytes are too many for a manifest (at most {MAX_BYTES:,}); is it another file?"
@@ -179,7 +191,8 @@ def quoted(value: Any, limit: int = 60) -> str:
 
 
 def _integer(digits: str) -> float:
-    return int(digits) if len(digits) <= _DIGITS_MAX else math.inf
+    number = int(digits) if len(digits) <= _DIGITS_MAX else math.inf
+    return number if abs(number) <= sys.float_info.max else math.inf
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer)
@@ -317,4 +330,4 @@ def _reason(error: Exception) -> str:
 
 
 def _error(name: str, message: str) -> ManifestError:
-    return ManifestError([Problem(name, 1, 1, message)])
+    return ManifestError([Problem(readable(name), 1, 1, message)])

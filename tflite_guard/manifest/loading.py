@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tflite_guard import files
-from tflite_guard.errors import ManifestError, Problem
+from tflite_guard.errors import ManifestError, Problem, UsageError
 from tflite_guard.manifest import jsontext, meaning
 from tflite_guard.manifest.jsontext import Document, quoted
+from tflite_guard.manifest.location import readable, utf8
 from tflite_guard.manifest.meaning import Context
 from tflite_guard.manifest.meaning.datasets import ONLY_KEY
 from tflite_guard.manifest.schema import schema
@@ -29,12 +30,15 @@ from tflite_guard.manifest.views import (
     ModelView,
     ToleranceView,
     VariantView,
+    expanded_size,
     is_recipe_file,
     kind_of_model,
     model_views,
 )
-from tflite_guard.manifest.wording import Rejection, in_words
-from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, Kernels, ReferenceKind
+from tflite_guard.manifest.wording import Rejection, in_words, limited_effort
+from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, Kernels, ReferenceKind
+
+_SIZE_MAX = 200_000
 
 
 def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False) -> Manifest:
@@ -42,16 +46,19 @@ def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False)
 
     Files that it names must lie under its git root (without git: its folder) or one of `data_roots`.
     `allow_code` permits Python sources and metrics, which are not imported here. Raises ManifestError
-    with every problem, in the order of the file.
+    with every problem, in the order of the file, and UsageError for a data root with a name that is not UTF-8.
     """
-    data = jsontext.read(path)
+    data = jsontext.read(path, data_roots)
     document = jsontext.parse(data, path)
     _check_version(document)
-    tree, problems = without_rejected(document, _rejections)
     context = _context(path, data_roots, allow_code)
-    models = model_views(tree, context.quantization_aware) if tree else []
-    if tree:
-        meaning.check(tree, models, context)
+    with limited_effort():
+        tree, problems = without_rejected(document, _rejections)
+        if tree:
+            _check_size(tree)
+        models = model_views(tree, context.quantization_aware) if tree else []
+        if tree:
+            meaning.check(tree, models, context)
     if problems or context.problems or tree is None:
         raise ManifestError(sorted({*problems, *context.problems}))
     datasets = _datasets(tree, context)
@@ -62,7 +69,18 @@ def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False)
 def _context(path: str, data_roots: Sequence[str], allow_code: bool) -> Context:
     folder = os.path.dirname(os.path.abspath(path))
     roots = (files.find_root(folder), *map(os.path.realpath, data_roots))
+    for root in roots[1:]:
+        if not utf8(root):
+            raise UsageError(f"--data-root {readable(root)}: is not UTF-8; rename what is written as \\x…")
     return Context(folder, roots, allow_code)
+
+
+def _check_size(tree: Node) -> None:
+    """Defaults hold for every model, so a short manifest can stand for more than anybody could run, or read."""
+    models = tree.get("models")
+    if models and (size := expanded_size(tree)) > _SIZE_MAX:
+        message = f"with their defaults the models have {size:,} metrics and tolerances of variants, more than "
+        raise ManifestError([models.key_problem(f"{message}{_SIZE_MAX:,}; make several manifests")])
 
 
 def _check_version(document: Document) -> None:
@@ -210,7 +228,8 @@ def _kernels(view: VariantView) -> Kernels:
 
 
 def _tolerance(view: ToleranceView) -> Tolerance:
-    return Tolerance(**{key: node.plain() for key, node in view.keys.items()}, line=view.node.line)
+    lines = {key: view.keys[key].line for key in TOLERANCES if key in view.keys}
+    return Tolerance(**{key: node.plain() for key, node in view.keys.items()}, line=view.node.line, lines=lines)
 
 
 def _lower(written: str | None) -> str | None:

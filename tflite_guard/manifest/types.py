@@ -82,6 +82,8 @@ class Tolerance:
     require: Literal["proven_pass", "proven_fail"] | None = None
     line: int = 0
     """The manifest's line of the innermost object that set it, from 1."""
+    lines: dict[ToleranceKind, int] = field(default_factory=dict)
+    """The line of each limit's own key, which may be in an outer object."""
 
     def limits(self) -> dict[ToleranceKind, float]:
         """The limits that are set, in the order of the schema."""

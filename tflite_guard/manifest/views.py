@@ -114,6 +114,19 @@ def model_views(tree: Node, quantization_aware: Callable[[str], bool]) -> list[M
     return [_model(node, tree.get("defaults"), datasets, quantization_aware) for node in _elements(models)]
 
 
+def expanded_size(tree: Node) -> int:
+    """How many metrics and tolerances the variants of all models have, with those that `defaults` repeats for each."""
+    defaults = tree.get("defaults")
+    return sum(_size(node, defaults) for node in _elements(tree.get("models")))
+
+
+def _size(model: Node, defaults: Node | None) -> int:
+    layers = [layer for layer in (defaults, model) if layer is not None]
+    found = _innermost(layers, ("metrics", "variants"))
+    tolerances = sum(len(dict(shared.members())) for layer in layers if (shared := layer.get("tolerances")))
+    return len(_elements(found.get("variants"))) * (1 + len(_elements(found.get("metrics"))) + tolerances)
+
+
 def kind_of_model(node: Node) -> tuple[str, Node]:
     """The kind of a reference or source and the node of its path."""
     return next((kind, path) for kind in REFERENCE_KINDS if (path := node.get(kind)) is not None)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import islice
 from typing import Any
 
 from tflite_guard.errors import Problem
@@ -30,23 +34,71 @@ _BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "less than",
 }
-_WORD_MAX = 200  # difflib's time grows with the product of the lengths
+_WORD_MAX = 100
 _NAMES_MAX = 2000
+
+
+class _Effort:
+    """What is left for looking for near names, in comparisons of characters; difflib's time grows with them."""
+
+    def __init__(self, left: float) -> None:
+        self._left = left
+
+    def spend(self, units: int) -> bool:
+        """Whether there was so much left."""
+        self._left -= units
+        return not self.spent
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self._left < 0
+
+
+_EFFORT: ContextVar[_Effort] = ContextVar("effort")
+_EFFORT_MAX = 2_000_000  # a second or two; some thousand typos in names of usual length
+
+
+@contextmanager
+def limited_effort() -> Iterator[None]:
+    """Near names are looked for as long as that is quick; what is beyond is told without a suggestion."""
+    token = _EFFORT.set(_Effort(_EFFORT_MAX))
+    try:
+        yield
+    finally:
+        _EFFORT.reset(token)
 
 
 def near(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """The valid name that a wrong one most likely meant, or None. `cutoff` is difflib's, from 0 to 1 (the same)."""
-    known = list(names)[:_NAMES_MAX]
-    if len(word) > _WORD_MAX:
+    effort = _EFFORT.get(None) or _Effort(math.inf)
+    if len(word) > _WORD_MAX or effort.spent:
         return None
+    known = [name for name in islice(names, _NAMES_MAX) if len(name) <= _WORD_MAX]
     folded = {_fold(name): name for name in reversed(known)}
-    found = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=cutoff)
+    likely = _likely(_fold(word), folded, cutoff, effort)
+    found = difflib.get_close_matches(_fold(word), likely, n=1, cutoff=cutoff)
     return folded[found[0]] if found else None
 
 
-def did_you_mean(word: str, names: Iterable[str], *, known: str = "known") -> str:
+def _likely(word: str, names: Iterable[str], cutoff: float, effort: _Effort) -> list[str]:
+    """The names that are worth a full comparison, as far as the effort goes."""
+    matcher = difflib.SequenceMatcher(b=word)
+    likely = []
+    for name in names:
+        matcher.set_seq1(name)
+        if not effort.spend(len(word) + len(name)):
+            break
+        if matcher.real_quick_ratio() < cutoff or matcher.quick_ratio() < cutoff:
+            continue
+        if not effort.spend(len(word) * len(name)):
+            break
+        likely.append(name)
+    return likely
+
+
+def did_you_mean(word: str, names: Collection[str], *, known: str = "known") -> str:
     """The end of a message about an unknown name: `; did you mean "x"?`, else what is known."""
-    names = list(names)
     if (name := near(word, names)) is not None:
         return f"; did you mean {quoted(name)}?"
     return f"; {known}: {listed(names)}" if names else ""
@@ -54,8 +106,8 @@ def did_you_mean(word: str, names: Iterable[str], *, known: str = "known") -> st
 
 def listed(names: Iterable[str], limit: int = 16) -> str:
     """Names in quotes with commas, at most so many."""
-    names = list(names)
-    return ", ".join(map(quoted, names[:limit])) + (", …" if len(names) > limit else "")
+    first = list(islice(names, limit + 1))
+    return ", ".join(map(quoted, first[:limit])) + (", …" if len(first) > limit else "")
 
 
 def in_words(error: Error, tree: Node) -> Iterator[Rejection]:
@@ -103,10 +155,10 @@ def _exactly_one(error: Error, node: Node) -> str | None:
 
 def _unknown_keys(error: Error, node: Node) -> Iterator[Rejection]:
     known = [name for name in error.schema.get("properties", {}) if name != "$schema"]
-    for key, child in node.members():
-        if key in _strangers(error, node):
-            hint = did_you_mean(key, known, known="known here")
-            yield child.pointer, child.key_problem(f"unknown key {quoted(key)}{hint}")
+    for key in _strangers(error, node):
+        hint = did_you_mean(key, known, known="known here")
+        child = node.content[key]
+        yield child.pointer, child.key_problem(f"unknown key {quoted(key)}{hint}")
 
 
 def _strangers(error: Error, node: Node) -> list[str]:
@@ -115,9 +167,8 @@ def _strangers(error: Error, node: Node) -> list[str]:
 
 
 def _bad_key(error: Error, node: Node) -> Iterator[Rejection]:
-    for key, child in node.members():
-        if key == error.instance:
-            yield child.pointer, child.key_problem(_length(error, "this name"))
+    child = node.content[error.instance]
+    yield child.pointer, child.key_problem(_length(error, "this name"))
 
 
 def _sentence(error: Error, node: Node) -> str | None:

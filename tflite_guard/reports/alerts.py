@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal
 
+from tflite_guard import figures
 from tflite_guard.plain import plain
 from tflite_guard.reports import wording
 from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
@@ -34,6 +35,8 @@ class Alert:
     """None of a finding."""
     rule: str
     model: ModelResult
+    title: str
+    """The model's, told apart from others of its name."""
     variant: str | None
     """None where it is the model's."""
     metric: MetricResult | None
@@ -45,13 +48,14 @@ class Alert:
     @property
     def where(self) -> str:
         """`model / variant`."""
-        return plain(self.model.name) + ("" if self.variant is None else f" / {plain(self.variant)}")
+        return self.title + ("" if self.variant is None else f" / {plain(self.variant)}")
 
 
 def alerts(report: Report) -> list[Alert]:
     """Problems, and findings that no problem tells of, the worst first; no two have one fingerprint."""
     found = [alert for problem in wording.problems(report) for alert in _of_problem(problem)]
-    found += [_of_finding(*one) for one in untold_findings(report)]
+    titles = wording.titles(report)
+    found += [_of_finding(titles[id(one[0])], *one) for one in untold_findings(report)]
     seen: Counter[str] = Counter()
     for position, alert in enumerate(found):
         seen[alert.fingerprint] += 1
@@ -80,7 +84,7 @@ def explained(problem: wording.Problem) -> str:
     """A problem's message with the reference where it does not have it and, where it is known, the cause."""
     sentences, metric = [problem.message], problem.metric
     if metric is not None and metric.reference is not None and metric.failed_limit in WITHOUT_REFERENCE:
-        reference, drop = wording.number(metric.reference, metric.metric), wording.signed(metric.drop)
+        reference, drop = figures.exact(metric.reference, metric.metric), figures.signed(metric.drop)
         sentences.append(f"The float reference has {reference}, a drop of {drop.lstrip('+')}.")
     if problem.cause is not None:
         sentences.append(f"Cause: {problem.cause}")
@@ -102,6 +106,7 @@ def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
             problem.verdict,
             rule,
             problem.model,
+            problem.title,
             variant,
             metric,
             explained(problem),
@@ -118,7 +123,7 @@ def _rule(problem: wording.Problem) -> str:
     return "metric-not-computed" if problem.metric.error is not None else "tolerance-exceeded"
 
 
-def _of_finding(model: ModelResult, variant: VariantResult, finding: Finding) -> Alert:
+def _of_finding(title: str, model: ModelResult, variant: VariantResult, finding: Finding) -> Alert:
     of = finding.evidence.get("metric")
     metric = next((one for one in variant.metrics if one.name == of), None)
     name = None if metric is None else metric.name
@@ -128,6 +133,7 @@ def _of_finding(model: ModelResult, variant: VariantResult, finding: Finding) ->
         None,
         plain(finding.rule, 100),
         model,
+        title,
         variant.name,
         metric,
         plain(finding.message, wording.LONGEST_MESSAGE),

@@ -74,14 +74,14 @@ def _of_problem(problem: wording.Problem) -> _Annotation:
 def _of_findings(report: Report) -> Iterator[_Annotation]:
     """Each finding once, with all the variants that it is of."""
     found: dict[tuple[int, Level, str, str], list[tuple[str, int]]] = {}
-    models = {id(model): model for model in report.models}
+    models, titles = {id(model): model for model in report.models}, wording.titles(report)
     for model, variant, finding in untold_findings(report):
         key = (id(model), finding.severity, finding.rule, finding.message)
         found.setdefault(key, []).append((plain(variant.name), variant.line or model.line))
     for (of, severity, rule, message), variants in found.items():
         model = models[of]
         names = ", ".join(name for name, _ in variants)
-        where = _cut(logged(f"{plain(model.name)} / {names}"), LONGEST_WHERE)
+        where = _cut(logged(f"{titles[of]} / {names}"), LONGEST_WHERE)
         shown = plain(message, wording.LONGEST_MESSAGE)
         yield _at(severity, model, variants[0][1], where, plain(rule, 100), shown)
 

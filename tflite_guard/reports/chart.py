@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
+from tflite_guard import figures
 from tflite_guard.plain import plain
-from tflite_guard.reports import wording
 from tflite_guard.results import MetricResult, Verdict
 
 COLUMNS = 44
@@ -43,7 +43,7 @@ def row(name: str, metric: MetricResult) -> Row | None:
     if metric.drop is None or metric.confidence_interval is None or not isinstance(limit, int | float):
         return None
     low, high = sorted(metric.confidence_interval)
-    remark = wording.signed(metric.drop).rjust(8)
+    remark = figures.signed(metric.drop).rjust(8)
     if metric.verdict is not Verdict.PASS:
         remark += f"  {metric.verdict.value}"
     if metric.conclusive is False:
@@ -105,7 +105,7 @@ class _Axis:
         cells = [" "] * COLUMNS
         zero = self._column(0.0)
         cells[zero] = "0"
-        left, right = wording.signed(self.low), wording.signed(self.high)
+        left, right = figures.signed(self.low), figures.signed(self.high)
         if self.low < 0 and zero > len(left) + 1:
             cells[1 : 1 + len(left)] = left
         if self.high > 0 and zero < COLUMNS - 2 - len(right):
@@ -113,8 +113,8 @@ class _Axis:
         return "".join(cells) + "  worse →"
 
     def _column(self, value: float) -> int:
-        share = (value - self.low) / (self.high - self.low)
-        return min(max(2 + round(share * (COLUMNS - 5)), 0), COLUMNS - 1)
+        share = (value - self.low) / (self.high - self.low)  # infinite on a tiny axis, and cut before it is rounded
+        return round(min(max(2 + share * (COLUMNS - 5), 0), COLUMNS - 1))
 
     def _beside(self, value: float, limit: float, limit_column: int) -> int:
         """The column of a value, kept on its own side of the limit when both would fall into one."""

@@ -38,14 +38,26 @@ def read(path: str) -> Report:
         if Path(path).stat().st_size > LARGEST_REPORT:
             raise UsageError(f"{path}: is too large for a report")
         raw = msgspec.json.decode(Path(path).read_bytes())
+        _check_numbers(raw)
         jsonschema.Draft202012Validator(schema("report-v1")).validate(raw)
         return msgspec.convert(raw, Report)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _foreign(path, str(error)) from None
+    except OverflowError:
+        raise _foreign(path, "it holds a number beyond all that a 64-bit float can be") from None
     except jsonschema.ValidationError as error:
         raise _foreign(path, f"{error.json_path}: {error.message[:300]}") from None
+
+
+def _check_numbers(value: Any) -> None:
+    """Raise OverflowError for a whole number that no double holds; the decoder has refused such a fraction already."""
+    if isinstance(value, int):
+        float(value)
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_numbers(inner)
 
 
 def _foreign(path: str, why: str) -> UsageError:

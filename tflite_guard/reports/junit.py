@@ -1,7 +1,11 @@
-"""JUnit's XML, as Jenkins, GitLab and others read it: a suite a model, a case a metric of a variant."""
+"""JUnit's XML, as Jenkins, GitLab and others read it: a suite a model, a case a metric of a variant.
+
+Many list cases by their names alone, so a case's name holds the variant too, and no two of a model have one name.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
@@ -15,7 +19,8 @@ TAGS = {Verdict.ERROR: "error", Verdict.FAIL: "failure"}
 def render(report: Report) -> str:
     """The report as test results; warnings pass, with what they say as output."""
     root = ElementTree.Element("testsuites", name="tflite-guard")
-    suites = [_suite(model, report) for model in report.models]
+    titles = wording.titles(report)
+    suites = [_suite(model, titles[id(model)], report) for model in report.models]
     root.extend(suites)
     for name in ("tests", "failures", "errors"):
         root.set(name, str(sum(int(suite.attrib[name]) for suite in suites)))
@@ -26,11 +31,14 @@ def render(report: Report) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}\n'
 
 
-def _suite(model: ModelResult, report: Report) -> ElementTree.Element:
-    cases = [case for variant in model.variants for case in _cases(model, variant)]
+def _suite(model: ModelResult, title: str, report: Report) -> ElementTree.Element:
+    cases = [case for variant in model.variants for case in _cases(variant)]
     if model.error is not None and all(variant.error is None for variant in model.variants):
-        cases = [*cases, _case(model, None, "evaluation", Verdict.ERROR, model.error.message, 0)]
-    suite = ElementTree.Element("testsuite", name=plain(model.name), tests=str(len(cases)))
+        cases = [*cases, _case(None, "evaluation", Verdict.ERROR, model.error.message, 0)]
+    for case, name in zip(cases, _apart([case.attrib["name"] for case in cases]), strict=True):
+        case.set("classname", title)
+        case.set("name", name)
+    suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
     for name, tag in (("failures", "failure"), ("errors", "error")):
         suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
     suite.set("skipped", "0")
@@ -45,11 +53,23 @@ def _suite(model: ModelResult, report: Report) -> ElementTree.Element:
     return suite
 
 
-def _cases(model: ModelResult, variant: VariantResult) -> Iterator[ElementTree.Element]:
+def _apart(names: list[str]) -> Iterator[str]:
+    """The names, with a number behind one that was there before."""
+    seen: Counter[str] = Counter()
+    for name in names:
+        shown = name
+        while shown in seen:
+            seen[name] += 1
+            shown = f"{name} ({seen[name]})"
+        seen[shown] = 1
+        yield shown
+
+
+def _cases(variant: VariantResult) -> Iterator[ElementTree.Element]:
     # What was measured is the whole variant's time; its first case carries it.
     seconds = sum(variant.seconds.values())
     for name, verdict, message in _outcomes(variant):
-        yield _case(model, variant, name, verdict, message, seconds)
+        yield _case(variant, f"{plain(variant.name)}: {name}", verdict, message, seconds)
         seconds = 0
 
 
@@ -73,10 +93,9 @@ def _failure(metric: MetricResult) -> str:
 
 
 def _case(
-    model: ModelResult, variant: VariantResult | None, name: str, verdict: Verdict, message: str, seconds: float
+    variant: VariantResult | None, name: str, verdict: Verdict, message: str, seconds: float
 ) -> ElementTree.Element:
     case = ElementTree.Element("testcase", name=name, time=_seconds(seconds))
-    case.set("classname", plain(model.name) + ("" if variant is None else f".{plain(variant.name)}"))
     if verdict is Verdict.PASS:
         return case
     said = plain(message, wording.LONGEST_MESSAGE)

@@ -70,9 +70,10 @@ def _parts(report: Report, problems: list[Problem]) -> Iterator[Item | Block]:
     yield _folded(f"{len(hidden):,} more", [_list(map(_problem, hidden))])
     yield _list(Item(f"<li>ℹ️ {prose(note)}</li>\n") for note in report.notes)
     order = list(Verdict)
+    titles = wording.titles(report)
     for model in sorted(report.models, key=lambda model: order.index(model.verdict), reverse=True):
         if model.error is None:
-            yield _section(model)
+            yield _section(model, titles[id(model)])
     if any(metric.conclusive is False for model in report.models for v in model.variants for metric in v.metrics):
         yield Item("<p><b>?</b> The interval holds the limit: with other examples the verdict could differ.</p>\n")
     yield _environment(report)
@@ -103,7 +104,7 @@ def _changes(report: Report) -> str:
 
 
 def _problem(problem: Problem) -> Item:
-    where = code(problem.model.name) + (f" / {_names(problem.variants)}" if problem.variants else "")
+    where = code(problem.title) + (f" / {_names(problem.variants)}" if problem.variants else "")
     cause = "" if problem.cause is None else f"<br>Cause: {prose(problem.cause)}"
     return Item(f"<li>{MARKS[problem.verdict]} <b>{where}</b> {_sentence(problem)}{cause}</li>\n", "problem")
 
@@ -120,11 +121,11 @@ def _sentence(problem: Problem) -> str:
     return prose(before) + (code(found, len(found)) if found else "") + prose(after)
 
 
-def _section(model: ModelResult) -> Block:
+def _section(model: ModelResult, called: str) -> Block:
     """A model: what needs attention in sight, the rest folded; all folded where nothing does."""
     urgent = [variant for variant in model.variants if _needs_attention(variant)]
     calm = [variant for variant in model.variants if not _needs_attention(variant)]
-    title = f"{MARKS[model.verdict]} {code(model.name)}"
+    title = f"{MARKS[model.verdict]} {code(called)}"
     rest = table(model, ([model.float32] if model.float32 else []) + calm)
     if not urgent:
         within = f"{title} {count(len(calm), 'variant')} within tolerance"

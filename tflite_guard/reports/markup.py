@@ -14,7 +14,8 @@ MARKS = {Verdict.PASS: "✅", Verdict.WARN: "⚠️", Verdict.FAIL: "❌", Verdi
 LONGEST_NAME = 100
 """In tables, where a longer name would push the figures out of sight."""
 # What GitHub takes for nothing else: plain words and numbers too short to be a commit.
-_HARMLESS = re.compile(r"[\[(]?([A-Za-z]+(-[A-Za-z]+)*|[+−-]?\d{1,6}([.,]\d{1,6})*(e[+-]\d\d)?|%)[\])]?[.,;:]?|")
+_HARMLESS = re.compile(r"[\[(]?([A-Za-z]+(-[A-Za-z]+)*|[+−-]?\d{1,6}([.,]\d{1,6})*(e[+-]\d\d)?|%)[\])]?[.,;:?]?|")
+_PUNCTUATION = re.compile(r"([.,;:?]+(?: |$))")
 
 
 def code(text: str, longest: int = LONGEST_NAME) -> str:
@@ -26,7 +27,15 @@ def prose(text: str) -> str:
     """A sentence with text from files in it: plain words and numbers as they are, all else as code."""
     words = groupby(plain(text, wording.LONGEST_MESSAGE).split(" "), lambda word: bool(_HARMLESS.fullmatch(word)))
     runs = ((harmless, " ".join(run)) for harmless, run in words)
-    return " ".join(run if harmless else code(run, wording.LONGEST_MESSAGE) for harmless, run in runs)
+    return " ".join(run if harmless else _coded(run) for harmless, run in runs)
+
+
+def _coded(words: str) -> str:
+    """Words as code, and the punctuation after them, before a space or the end, as it is."""
+    parts = _PUNCTUATION.split(words)
+    return "".join(
+        code(part, wording.LONGEST_MESSAGE) if part and not at % 2 else part for at, part in enumerate(parts)
+    )
 
 
 def direction(text: str) -> str:

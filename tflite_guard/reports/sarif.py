@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -11,12 +11,15 @@ from urllib.parse import quote
 from tflite_guard.plain import plain
 from tflite_guard.reports import json
 from tflite_guard.reports.alerts import NOT_EVALUATED, Alert, Level, alerts
+from tflite_guard.reports.wording import LONGEST_MESSAGE
 from tflite_guard.results import MetricResult, Report, Verdict
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 HOME = "https://github.com/tflite-guard/tflite-guard"
 MOST_RESULTS = 5000
-"""What GitHub shows of the 25,000 that it takes; so many also stay below its 10 MB."""
+"""What GitHub shows of the 25,000 that it takes."""
+LARGEST = 9_000_000
+"""Bytes of results; GitHub takes 10 MB after compression, and nobody knows how well messages compress."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,23 @@ def render(report: Report) -> str:
         "informationUri": HOME,
         "rules": [_rule(rule, RULES.get(rule) or _unlisted(first[rule])) for rule in rules],
     }
+    results = list(_fitting([_result(alert, positions[alert.rule]) for alert in shown]))
     run = {
         "tool": {"driver": driver},
-        "invocations": [_invocation(report, len(found) - len(shown))],
+        "invocations": [_invocation(report, len(found) - len(results))],
         "originalUriBaseIds": {"%SRCROOT%": {"description": {"text": "The root of the repository."}}},
-        "results": [_result(alert, positions[alert.rule]) for alert in shown],
+        "results": results,
     }
     return json.text({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
+
+
+def _fitting(results: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    size = 0
+    for result in results:
+        size += len(json.text(result).encode())
+        if size > LARGEST:
+            return
+        yield result
 
 
 def _invocation(report: Report, left_out: int) -> dict[str, Any]:
@@ -102,6 +115,9 @@ def _invocation(report: Report, left_out: int) -> dict[str, Any]:
     if left_out:
         text = f"{left_out:,} more results, none worse than these, are left out; report.json has all of them."
         notes.append({"level": "warning", "message": {"text": text}})
+    if not report.models:
+        why = (plain(note, LONGEST_MESSAGE) for note in report.notes)
+        notes += [{"level": "error", "message": {"text": text}} for text in why]
     return {"executionSuccessful": report.verdict is not Verdict.ERROR, "toolExecutionNotifications": notes}
 
 
@@ -152,7 +168,7 @@ def _result(alert: Alert, rule: int) -> dict[str, Any]:
 
 
 def _logical(alert: Alert) -> Sequence[dict[str, str]]:
-    model = {"name": plain(alert.model.name), "fullyQualifiedName": plain(alert.model.name), "kind": "model"}
+    model = {"name": plain(alert.model.name), "fullyQualifiedName": alert.title, "kind": "model"}
     if alert.variant is None:
         return [model]
     return [{"name": plain(alert.variant), "fullyQualifiedName": alert.where, "kind": "variant"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tflite_guard import figures
 from tflite_guard.reports import wording
 from tflite_guard.reports.fitting import Block, Item
 from tflite_guard.reports.markup import MARKS, code, prose
@@ -50,7 +51,7 @@ def _rows(model: ModelResult, variant: VariantResult, columns: list[_Column]) ->
 
 
 def _size(model: ModelResult, variant: VariantResult) -> list[str]:
-    size = [wording.size(variant.artifact.size_bytes)] if variant.artifact else []
+    size = [figures.size(variant.artifact.size_bytes)] if variant.artifact else []
     smaller = wording.compression(variant, model)
     return [*size, f"{smaller} smaller"] if smaller else size
 
@@ -65,7 +66,7 @@ def _name(metric: MetricResult, what: str = "") -> str:
 
 
 def _reference(metric: MetricResult) -> str:
-    return "" if metric.reference is None else _whole(wording.number(metric.reference, metric.metric))
+    return "" if metric.reference is None else _whole(figures.number(metric.reference, metric.metric))
 
 
 def _value(metric: MetricResult) -> str:
@@ -76,7 +77,7 @@ def _value(metric: MetricResult) -> str:
 
 
 def _drop(metric: MetricResult) -> str:
-    return "" if metric.drop is None else _stressed(wording.signed(metric.drop), metric) + _interval(metric)
+    return "" if metric.drop is None else _stressed(figures.signed(metric.drop), metric) + _interval(metric)
 
 
 def _stressed(figure: str, metric: MetricResult) -> str:
@@ -87,7 +88,7 @@ def _interval(metric: MetricResult) -> str:
     if metric.confidence_interval is None:
         return ""
     doubt = f"{NBSP}<b>?</b>" if metric.conclusive is False else ""
-    return f"<br><sub>{_whole(wording.interval(metric))}{doubt}</sub>"
+    return f"<br><sub>{_whole(figures.interval(metric.confidence_interval, metric.metric))}{doubt}</sub>"
 
 
 def _whole(figure: str) -> str:
@@ -96,14 +97,15 @@ def _whole(figure: str) -> str:
 
 
 def _tolerance(metric: MetricResult) -> str:
-    return prose(wording.tolerance(metric)) if metric.tolerance else ""
+    parts = ((code(name) if name else "", prose(rest)) for name, rest in wording.limits(metric))
+    return ", ".join(f"{name} {rest}".lstrip() for name, rest in parts)
 
 
 def _since(metric: MetricResult) -> str:
     change = wording.change(metric)
     if change in ("", "unchanged"):
         return change
-    moved = "" if metric.regression is None else wording.number(abs(metric.regression), metric.metric) + " "
+    moved = "" if metric.regression is None else figures.number(abs(metric.regression), metric.metric) + " "
     return f"{_whole(moved + change)}<br><sub>{_whole(f'was {wording.baseline_of(metric)}')}</sub>"
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tflite_guard import figures
 from tflite_guard.plain import logged, plain
 from tflite_guard.reports import wording
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
@@ -18,6 +24,15 @@ STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red
 NOT_A_TERMINAL_WIDTH = 132
 WIDE = 124
 """Columns from which the size and the metric have columns of their own."""
+LAYOUTS = ((False, 3, ("name",)), (True, 2, ("name",)), (True, 1, ("name",)), (True, 1, ("name", "limit")))
+"""Narrow or not, the space between columns, and what may be folded; the roomiest first."""
+LONGEST_WORD = 20
+"""Of a name; a longer one is folded before any figure is crowded."""
+_INDENTED_WORD = re.compile(r"(?:^ )?\S+")
+_WHOLE = re.compile(r"95 %|\d dB|\[[^\s\[\],]+(?: dB)?, [^\s\[\],]+\]")
+"""What no line may break inside."""
+_JOINT = "\ue000"
+"""A character that is no space; in a name it becomes one, which harms nothing."""
 
 
 def render(report: Report) -> str:
@@ -28,92 +43,150 @@ def render(report: Report) -> str:
     return "\n".join(logged(line.rstrip()) for line in stream.getvalue().splitlines()) + "\n"
 
 
+_Row = list[Text]
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    kind: Literal["name", "figure", "limit", "mark"]
+
+
 class View:
-    """The report for a rich console; a narrow one gets a table that folds nothing."""
+    """The report for a rich console; on a narrow one only names are folded."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        report, narrow = self._report, options.max_width < WIDE
+        report, titles = self._report, wording.titles(self._report)
         problems = wording.problems(report)
         for problem in problems:
             mark = (f"{wording.MARKS[problem.verdict]} ", STYLES[problem.verdict])
-            yield Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}")
+            yield from _wrapped(Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}"), console, options)
         if problems:
             yield Text("")
         for position, model in enumerate(report.models):
             yield Text("", end="\n" if position else "")
-            yield _heading(model)
+            yield _heading(model, titles[id(model)])
             if model.error is None:
-                yield _table(model, narrow)
-                yield from _findings(model)
+                yield _table(model, options.max_width)
+                for finding in _findings(model):
+                    yield from _wrapped(finding, console, options)
                 yield from (Text(f"  note: {plain(note, 2000)}", style="dim") for note in model.notes)
         yield Text("")
         yield from (Text(f"note: {plain(note)}", style="dim") for note in report.notes)
         yield _footer(report)
 
 
-def _heading(model: ModelResult) -> Text:
-    heading = Text.assemble(
-        (plain(model.name), "bold"), (f"  {model.reference.kind} {plain(model.reference.path)}", "dim")
-    )
+def _wrapped(text: Text, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+    """The lines of a text, none of which breaks an interval or a number from its unit."""
+    text.plain = _WHOLE.sub(lambda found: found[0].replace(" ", _JOINT), text.plain)
+    for line in text.wrap(console, options.max_width):
+        line.plain = line.plain.replace(_JOINT, " ")
+        yield line
+
+
+def _heading(model: ModelResult, title: str) -> Text:
+    heading = Text.assemble((title, "bold"), (f"  {model.reference.kind} {plain(model.reference.path)}", "dim"))
     examples = max((m.examples for v in model.variants for m in v.metrics), default=0)
     if examples:
         heading.append(f"  {examples:,} examples", "dim")
     return heading
 
 
-def _table(model: ModelResult, narrow: bool) -> Table:
-    baseline = _has_baseline(model)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=narrow, header_style="bold")
-    table.add_column("variant", overflow="fold", min_width=8)
-    if not narrow:
-        table.add_column("size", justify="right", no_wrap=True)
-        table.add_column("metric", overflow="fold")
-    for name in ("float", "variant", "drop", "95 % interval", *(["baseline"] if baseline else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("tolerance", overflow="fold")
-    table.add_column("", no_wrap=True)
-    if model.float32 is not None:
-        _add(table, model, model.float32, "float32 (conversion alone)", narrow)
-    for variant in model.variants:
-        _add(table, model, variant, plain(variant.name), narrow)
-    return table
+def _table(model: ModelResult, width: int) -> Table | Padding:
+    """The roomiest layout that folds no figure; where there is none, the last, with all folded and nothing lost."""
+    for narrow, gap, foldable in LAYOUTS[width < WIDE :]:
+        columns, groups = _columns(model, narrow), _groups(model, narrow)
+        widths = _widths(columns, groups, foldable)
+        fits = sum(widths) + gap * (len(widths) - 1) + 2 * (not narrow) <= width
+        if fits:
+            break
+    table = Table(box=SIMPLE_HEAD, show_edge=not narrow, pad_edge=False, header_style="bold")
+    table.padding, table.collapse_padding = (0, min(gap - 1, 1)), narrow
+    for column, least in zip(columns, widths, strict=True):
+        table.add_column(
+            column.title,
+            justify="right" if column.kind == "figure" else "left",
+            overflow="fold",
+            no_wrap=fits and column.kind not in foldable,
+            min_width=least if fits else None,
+        )
+    for group in groups:
+        for row in group:
+            table.add_row(*row, end_section=row is group[-1])
+    # The edges of a wide one are empty lines and columns.
+    return Padding(table, (1, 0), expand=False) if narrow else table
 
 
-def _add(table: Table, model: ModelResult, variant: VariantResult, name: str, narrow: bool) -> None:
-    size = wording.size(variant.artifact.size_bytes if variant.artifact else None)
+def _columns(model: ModelResult, narrow: bool) -> list[_Column]:
+    measured = ["float", "variant", "drop", "95 % interval"]
+    if _has_baseline(model) and not narrow:
+        measured.append("baseline")
+    return [
+        _Column("variant", "name"),
+        *([] if narrow else [_Column("size", "figure"), _Column("metric", "name")]),
+        *(_Column(title, "figure") for title in measured),
+        _Column("tolerance", "limit"),
+        _Column("", "mark"),
+    ]
+
+
+def _widths(columns: list[_Column], groups: list[list[_Row]], foldable: Sequence[str]) -> list[int]:
+    """What each column needs: its longest line, or where it may be folded its longest word."""
+    widths = []
+    for position, column in enumerate(columns):
+        texts = [row[position].plain for group in groups for row in group]
+        lines = [line for text in texts for line in text.split("\n")]
+        if column.kind in foldable:
+            words = [word for line in lines for word in _INDENTED_WORD.findall(line)]
+            widths.append(max(cell_len(column.title), min(LONGEST_WORD, max(map(cell_len, words), default=0))))
+        else:
+            widths.append(max(map(cell_len, [column.title, *lines])))
+    return widths
+
+
+def _groups(model: ModelResult, narrow: bool) -> list[list[_Row]]:
+    """The rows of each variant."""
+    alone = [_rows(model, model.float32, "float32 (conversion alone)", narrow)] if model.float32 is not None else []
+    return [*alone, *(_rows(model, variant, plain(variant.name), narrow) for variant in model.variants)]
+
+
+def _rows(model: ModelResult, variant: VariantResult, name: str, narrow: bool) -> list[_Row]:
+    size = Text(figures.size(variant.artifact.size_bytes if variant.artifact else None))
     times = Text(wording.compression(variant, model), "dim")
     title = Text(name, "bold")
-    rows = [_cells(metric, " " * narrow, model) for metric in variant.metrics]
-    observed = variant.observed.metrics if variant.observed else ()
-    rows += [_cells(metric, " " * narrow + "observed ", model) for metric in observed]
-    marks = [_mark(metric.verdict, metric.conclusive, narrow) for metric in (*variant.metrics, *observed)]
-    rows = [[*cells, mark] for cells, mark in zip(rows, marks, strict=True)]
-    empty = [""] * (4 if _has_baseline(model) else 3)
-    if narrow:
-        rows.insert(0, [title, size, times, *empty, _mark(variant.verdict, None, narrow)])
-    else:
-        rows = rows or [["", "", "", *empty, _mark(variant.verdict, None, narrow)]]
-        head: list[RenderableType] = [title, Text.assemble(size, " " if times else "", times)]
-        rows = [[*(head if position == 0 else ["", ""]), *row] for position, row in enumerate(rows)]
-    for row in rows:
-        table.add_row(*row, end_section=row is rows[-1])
-
-
-def _cells(metric: MetricResult, prefix: str, model: ModelResult) -> list[RenderableType]:
-    style = "" if metric.verdict is Verdict.PASS else STYLES[metric.verdict]
-    cells: list[RenderableType] = [
-        Text(prefix + plain(metric.name)),
-        Text(wording.number(metric.reference, metric.metric), "" if metric.reference is not None else "dim"),
-        Text(wording.value_of(metric), style),
-        Text(wording.signed(metric.drop), style if metric.drop is not None else "dim"),
-        Text(wording.interval(metric), "dim"),
+    told = [(metric, "") for metric in variant.metrics]
+    told += [(metric, "observed ") for metric in (variant.observed.metrics if variant.observed else ())]
+    with_baseline = _has_baseline(model)
+    rows = [
+        [*_cells(metric, " " * narrow + what, with_baseline, narrow), _mark(metric.verdict, metric.conclusive, narrow)]
+        for metric, what in told
     ]
-    if _has_baseline(model):
-        cells.append(Text(wording.baseline_of(metric), "dim"))
-    return [*cells, Text(wording.tolerance(metric), "dim" if metric.tolerance is None else "")]
+    mark = _mark(variant.verdict, None, narrow)
+    if narrow:
+        return [[title, size, times, Text(""), Text(""), Text(""), mark], *rows]
+    rows = rows or [[*(Text("") for _ in range(6 + with_baseline)), mark]]
+    head = [title, Text.assemble(size, " " if times else "", times)]
+    return [[*(head if position == 0 else [Text(""), Text("")]), *row] for position, row in enumerate(rows)]
+
+
+def _cells(metric: MetricResult, prefix: str, with_baseline: bool, narrow: bool) -> list[Text]:
+    """A metric's; a narrow table has the baseline below the value."""
+    style = "" if metric.verdict is Verdict.PASS else STYLES[metric.verdict]
+    value, baseline = Text(wording.value_of(metric), style), Text(wording.baseline_of(metric), "dim")
+    if narrow and wording.change(metric):
+        value = Text.assemble(value, "\n", ("was ", "dim"), baseline)
+    return [
+        Text(prefix + plain(metric.name)),
+        Text(figures.number(metric.reference, metric.metric), "" if metric.reference is not None else "dim"),
+        value,
+        Text(figures.signed(metric.drop), style if metric.drop is not None else "dim"),
+        Text(figures.interval(metric.confidence_interval, metric.metric), "dim"),
+        *([baseline] if with_baseline and not narrow else []),
+        Text(wording.tolerance(metric, ",\n"), "dim" if metric.tolerance is None else ""),
+    ]
 
 
 def _mark(verdict: Verdict, conclusive: bool | None, narrow: bool) -> Text:

@@ -1,18 +1,18 @@
-"""Results in words and figures, the same in every rendering. Reads verdicts, never compares numbers."""
+"""Results in words, the same in every rendering. Reads verdicts, never compares numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tflite_guard.figures import exact, number
-from tflite_guard.figures import interval as _interval
-from tflite_guard.figures import limit as _limit
+from tflite_guard import figures
 from tflite_guard.plain import plain
 from tflite_guard.results import Finding, MetricResult, ModelResult, Observed, Report, VariantResult, Verdict
 from tflite_guard.vocabulary import METRICS
 
 LONGEST_MESSAGE = 2000
+LONGEST_PLACE = 50
+"""Of a title, where the end of a path says most and the name comes after it."""
 MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.ERROR: "✗"}
 
 
@@ -20,12 +20,12 @@ def value_of(metric: MetricResult) -> str:
     """The variant's value, or why there is none."""
     if metric.identical and metric.value is None:
         return "identical"
-    return number(metric.value, metric.metric)
+    return figures.number(metric.value, metric.metric)
 
 
 def baseline_of(metric: MetricResult) -> str:
     """The value recorded in the baseline."""
-    return "identical" if metric.baseline_identical else number(metric.baseline, metric.metric)
+    return "identical" if metric.baseline_identical else figures.number(metric.baseline, metric.metric)
 
 
 def change(metric: MetricResult) -> str:
@@ -63,20 +63,24 @@ def compression(variant: VariantResult, model: ModelResult) -> str:
     return f"{whole / variant.artifact.size_bytes:.1f}×"
 
 
-def tolerance(metric: MetricResult) -> str:
-    """The limits as the manifest has them, e.g. `max_drop 0.02`."""
-    if metric.tolerance is None:
-        return "–"
-    limits = [
-        f"{name} {number(limit, metric.metric) if name in ('min', 'max') else f'{limit:g}'}"
-        for name, limit in metric.tolerance.items()
+def limits(metric: MetricResult) -> list[tuple[str, str]]:
+    """A tolerance as the manifest has it, in parts: `max_drop` and `0.02`; nothing and `proven pass`."""
+    said = metric.tolerance or {}
+    found = [
+        (plain(name), figures.limit(limit, metric.metric, name))
+        for name, limit in said.items()
         if name.startswith(("max", "min"))
     ]
-    if metric.tolerance.get("level") == "warning":
-        limits.append("(warning)")
-    if require := metric.tolerance.get("require"):
-        limits.append(str(require).replace("_", " "))
-    return ", ".join(limits)
+    if require := said.get("require"):
+        found.append(("", plain(str(require)).replace("_", " ")))
+    if said.get("level") == "warning":
+        found.append(("", "warning only"))
+    return found
+
+
+def tolerance(metric: MetricResult, separator: str = ", ") -> str:
+    """The limits in a line, e.g. `max_drop 0.02, proven pass`."""
+    return separator.join(f"{name} {rest}".lstrip() for name, rest in limits(metric)) or "–"
 
 
 def failure(metric: MetricResult) -> str:
@@ -84,20 +88,14 @@ def failure(metric: MetricResult) -> str:
     name = plain(metric.name)
     if metric.error is not None:
         return f"{name} could not be computed: {plain(metric.error)}"
-    value = value_of(metric)
-    limit = (metric.tolerance or {}).get(metric.failed_limit or "")
-    allowed = (
-        number(limit, metric.metric)
-        if metric.failed_limit in ("min", "max")
-        else f"{limit:g}"
-        if limit is not None
-        else ""
-    )
-    within = f" 95 % interval {interval(metric)}." if metric.confidence_interval else ""
+    value = value_of(metric) if metric.value is None else figures.exact(metric.value, metric.metric)
+    allowed = next((figure for name, figure in limits(metric) if name == metric.failed_limit), "")
+    ends = metric.confidence_interval
+    within = f" 95 % interval {figures.interval(ends, metric.metric)}." if ends else ""
     if metric.failed_limit == "max_regression" and metric.baseline_identical:
         return f"{name} is {value} where the baseline was identical to the reference."
     if metric.failed_limit == "max_regression":
-        baseline = number(metric.baseline, metric.metric)
+        baseline = figures.exact(metric.baseline, metric.metric)
         return f"{name} is {value} where the baseline had {baseline}; max_regression allows {allowed}."
     if metric.failed_limit in ("min", "max"):
         side = "below" if metric.failed_limit == "min" else "above"
@@ -105,14 +103,41 @@ def failure(metric: MetricResult) -> str:
         within = within if metric.drop is None else ""
         return f"{name} is {value}, {side} the {metric.failed_limit}imum of {allowed}.{within}"
     proof = " The tolerance asks for proof, which the interval does not give." if _unproven(metric) else ""
-    moved = f"{name} went from {number(metric.reference, metric.metric)} to {value}"
-    return (
-        f"{moved}, a drop of {signed(metric.drop).lstrip('+')}; {metric.failed_limit} allows {allowed}.{within}{proof}"
-    )
+    moved = f"{name} went from {figures.exact(metric.reference, metric.metric)} to {value}"
+    drop = figures.signed(metric.drop).lstrip("+")
+    return f"{moved}, a drop of {drop}; {metric.failed_limit} allows {allowed}.{within}{proof}"
 
 
 def _unproven(metric: MetricResult) -> bool:
     return bool(metric.tolerance and metric.tolerance.get("require") == "proven_pass")
+
+
+def titles(report: Report) -> dict[int, str]:
+    """What to call each model, by its `id`: its name, after its manifest's place where others have that name too."""
+    same: dict[str, list[ModelResult]] = {}
+    for model in report.models:
+        same.setdefault(plain(model.name), []).append(model)
+    return {
+        id(model): f"{place}: {name}" if place else name
+        for name, models in same.items()
+        for model, place in zip(models, _places(models), strict=True)
+    }
+
+
+def _places(models: list[ModelResult]) -> list[str]:
+    """The shortest that tells the models' manifests apart: folders, else paths; nothing where neither does."""
+    manifests = [model.manifest for model in models]
+    folders = [one.repository_path.rpartition("/")[0] for one in manifests]
+    for places in (folders, [one.repository_path for one in manifests], [one.path for one in manifests]):
+        shown = [_end_of(place) for place in places]
+        if len(shown) > 1 and all(shown) and len(set(shown)) == len(shown):
+            return shown
+    return [""] * len(models)
+
+
+def _end_of(path: str) -> str:
+    path = plain(path, max(len(path), 1))
+    return path if len(path) <= LONGEST_PLACE else "…" + path[1 - LONGEST_PLACE :]
 
 
 @dataclass(frozen=True)
@@ -122,6 +147,8 @@ class Problem:
     verdict: Verdict
     """ERROR, FAIL or WARN."""
     model: ModelResult
+    title: str
+    """The model's, of `titles`."""
     variants: tuple[str, ...]
     """Several where they share one error; none where it is the model's."""
     metric: MetricResult | None
@@ -140,22 +167,23 @@ class Problem:
     def where(self) -> str:
         """`model / variant, variant`."""
         names = ", ".join(plain(name) for name in self.variants)
-        return plain(self.model.name) + (f" / {names}" if names else "")
+        return self.title + (f" / {names}" if names else "")
 
 
 def problems(report: Report) -> list[Problem]:
     """What did not pass, worst first: errors, then what is proven to fail, then the rest, then warnings."""
-    found = [problem for model in report.models for problem in _model_problems(model)]
+    called = titles(report)
+    found = [problem for model in report.models for problem in _model_problems(model, called[id(model)])]
     order = [Verdict.ERROR, Verdict.FAIL, Verdict.WARN]
     return sorted(
         found, key=lambda one: (order.index(one.verdict), bool(one.metric and one.metric.conclusive is False))
     )
 
 
-def _model_problems(model: ModelResult) -> Iterator[Problem]:
+def _model_problems(model: ModelResult, title: str) -> Iterator[Problem]:
     if model.error is not None:
         message = plain(model.error.message, LONGEST_MESSAGE)
-        yield Problem(Verdict.ERROR, model, (), None, False, model.error.kind, message, model.line)
+        yield Problem(Verdict.ERROR, model, title, (), None, False, model.error.kind, message, model.line)
         return
     told: dict[tuple[str, str], list[VariantResult]] = {}
     for variant in model.variants:
@@ -164,18 +192,18 @@ def _model_problems(model: ModelResult) -> Iterator[Problem]:
     for (kind, message), variants in told.items():
         names = tuple(variant.name for variant in variants)
         line = variants[0].line or model.line
-        yield Problem(Verdict.ERROR, model, names, None, False, kind, plain(message, LONGEST_MESSAGE), line)
+        yield Problem(Verdict.ERROR, model, title, names, None, False, kind, plain(message, LONGEST_MESSAGE), line)
     for variant in model.variants:
-        yield from _variant_problems(model, variant)
+        yield from _variant_problems(model, title, variant)
 
 
-def _variant_problems(model: ModelResult, variant: VariantResult) -> Iterator[Problem]:
+def _variant_problems(model: ModelResult, title: str, variant: VariantResult) -> Iterator[Problem]:
     at, why = variant.line or model.line, cause(variant)
 
     def problem(verdict: Verdict, metric: MetricResult | None, observed: bool, message: str) -> Problem:
         line = at if metric is None or metric.tolerance is None else metric.tolerance.get("line") or at
         rule = "observed-outputs" if observed else "tolerance" if metric and metric.tolerance else "metric"
-        return Problem(verdict, model, (variant.name,), metric, observed, rule, message, line, why)
+        return Problem(verdict, model, title, (variant.name,), metric, observed, rule, message, line, why)
 
     for metric in variant.metrics:
         if metric.verdict is not Verdict.PASS:
@@ -199,7 +227,7 @@ def steps(observed: Observed) -> str:
     """One sentence on recorded outputs that differ too much from our own run."""
     most = max(observed.max_steps.values(), default=0)
     differ = f"observed outputs differ from our own run by up to {most:g} quantization steps"
-    return f"{differ}; observed_tolerance allows {observed.tolerance or 0:g}."
+    return f"{differ}; observed_tolerance allows {figures.limit(observed.tolerance or 0, '')}."
 
 
 def findings(model: ModelResult) -> list[tuple[Finding, list[str]]]:

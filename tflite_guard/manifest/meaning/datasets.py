@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tflite_guard import files
@@ -39,7 +39,7 @@ def check_dataset(node: Node, context: Context) -> None:
             context.say_key(found, f"{quoted(key)} has no meaning for source {quoted(source)}, only for {listed(only)}")
     if source == "csv":
         _check_columns(node, path, context)
-    _check_keys(node, _known_keys(node, source, path), context)
+    _check_keys(node, _known_keys(node, source, path, context), context)
     _check_labels(node, source, context)
     _check_preprocess(node, context)
 
@@ -65,30 +65,36 @@ def check_function(node: Node, context: Context) -> None:
         context.say(node, f"{written} is your own code, which runs only with --allow-code")
 
 
-def _known_keys(node: Node, source: str, path: str | None) -> list[str] | None:
+def _known_keys(node: Node, source: str, path: str | None, context: Context) -> Collection[str] | None:
     """The keys that a source holds, where that is known without loading it."""
     match source:
         case "npz":
-            return None if path is None else [name.removesuffix(".npy") for name in files.zip_members(path) or ()]
+            return None if path is None else context.once(_arrays, path)
         case "images":
-            return list(_IMAGE_KEYS)
+            return _IMAGE_KEYS
         case "csv" if "columns" not in node.content.keys() | node.removed:
-            return None if path is None else _header(path)
+            return None if path is None else context.once(_header, path)
     declared = node.get({"csv": "columns", "tfrecord": "features"}.get(source, ""))
-    return [name for name, _ in declared.members()] if declared and not declared.removed else None
+    return dict(declared.members()).keys() if declared and not declared.removed else None
 
 
-def _header(path: str) -> list[str] | None:
+def _arrays(path: str) -> Collection[str]:
+    """The names of the arrays in an .npz file."""
+    return dict.fromkeys(name.removesuffix(".npy") for name in files.zip_members(path) or ()).keys()
+
+
+def _header(path: str) -> Collection[str] | None:
     """The column names in a CSV file's first line; None when that line is not text."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return next(csv.reader([file.readline(_HEADER_MAX)], strict=True), None)
+            names = next(csv.reader([file.readline(_HEADER_MAX)], strict=True), None)
     except (OSError, ValueError, csv.Error):
         return None
+    return None if names is None else dict.fromkeys(names).keys()
 
 
 def _check_columns(node: Node, path: str | None, context: Context) -> None:
-    header = _header(path) if path is not None else None
+    header = context.once(_header, path) if path is not None else None
     columns = node.get("columns")
     if header is None or columns is None:
         return
@@ -97,7 +103,7 @@ def _check_columns(node: Node, path: str | None, context: Context) -> None:
             context.say(column, f"there is no column {quoted(name)}{did_you_mean(name, header, known='there are')}")
 
 
-def _check_keys(node: Node, known: list[str] | None, context: Context) -> None:
+def _check_keys(node: Node, known: Collection[str] | None, context: Context) -> None:
     written = str(node.content["path"].plain())
     for role in ("inputs", "labels", "group"):
         for key in _leaves(node.get(role)):
@@ -147,7 +153,7 @@ def check_dataset_name(node: Node | None, tree: Node, context: Context) -> Node 
     if node is None:
         return None
     name, written = str(node.plain()), tree.document.value.get("datasets")
-    names = list(written) if isinstance(written, dict) else []
+    names = written if isinstance(written, dict) else {}
     if name not in names:
         context.say(node, f"unknown dataset {quoted(name)}{did_you_mean(name, names)}")
     datasets = tree.get("datasets")

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tflite_guard import files
 from tflite_guard.errors import Problem
 from tflite_guard.manifest.jsontext import quoted
+from tflite_guard.manifest.location import readable, utf8
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import kind_of_model
 from tflite_guard.manifest.wording import near
@@ -65,6 +67,8 @@ _ALWAYS_WRONG = {
 # Files of a folder that are looked at before a run, which looks at all of them; a second's work.
 _MOST_ENTRIES = 100_000
 _SUFFIXES = {"keras": (".keras",), "hdf5": (".h5", ".hdf5")}
+_PATH_MAX = 4096  # bytes that Linux takes; resolving links takes time for every folder of a path
+T = TypeVar("T")
 
 
 @dataclass
@@ -76,14 +80,23 @@ class Context:
     roots: Sequence[str]
     allow_code: bool
     problems: list[Problem] = field(default_factory=list)
+    _answers: dict[Hashable, Any] = field(default_factory=dict)
 
     def say(self, node: Node, message: str) -> None:
         """Note a problem at a value."""
-        self.problems.append(node.problem(message))
+        self.problems.append(node.problem(readable(message)))
 
     def say_key(self, node: Node, message: str) -> None:
         """Note a problem at a key."""
-        self.problems.append(node.key_problem(message))
+        self.problems.append(node.key_problem(readable(message)))
+
+    def once(self, question: Callable[..., T], *about: Hashable) -> T:
+        """What a function says of a file, asked once however often the manifest names that file."""
+        key = (question, *about)
+        if key not in self._answers:
+            self._answers[key] = question(*about)
+        answer: T = self._answers[key]
+        return answer
 
     def quantization_aware(self, written: str) -> bool:
         """Whether a SavedModel's path leads to one that seems to be quantization-aware-trained.
@@ -93,12 +106,15 @@ class Context:
         """
         if escapes(written, self):
             return False
-        graph = os.path.join(self.real_path(written), "saved_model.pb")
-        return any(files.holds(graph, _NODE_OPERATOR + bytes([len(name)]) + name) for name in _FAKE_QUANTIZATION)
+        return self.once(_holds_fake_quantization, os.path.join(self.real_path(written), "saved_model.pb"))
 
     def real_path(self, written: str) -> str:
         """Where a path of the manifest really lies, links resolved."""
-        return os.path.realpath(os.path.join(self.folder, written))
+        return self.once(os.path.realpath, os.path.join(self.folder, written))
+
+
+def _holds_fake_quantization(graph: str) -> bool:
+    return any(files.holds(graph, _NODE_OPERATOR + bytes([len(name)]) + name) for name in _FAKE_QUANTIZATION)
 
 
 def check_file(node: Node, kind: str, context: Context, pin: Node | None = None) -> str | None:
@@ -108,12 +124,12 @@ def check_file(node: Node, kind: str, context: Context, pin: Node | None = None)
     if path is None:
         return None
     if not os.path.lexists(path):
-        context.say(node, f"no such file: {written}{_neighbour(path)}")
+        context.say(node, f"no such file: {written}{_neighbour(path, context)}")
         return None
-    try:
-        wrong = _wrong_kind(path, kind, context) or (pin and _wrong_hash(path, str(pin.plain()), context))
-    except OSError as error:
-        wrong = f"cannot be read: {error.strerror or error}"
+    roots = tuple(context.roots[1:])
+    wrong = context.once(_wrong_kind, path, kind, roots)
+    if wrong is None and pin is not None:
+        wrong = context.once(_wrong_hash, path, str(pin.plain()).lower(), roots)
     if wrong:
         context.say(pin if pin and wrong.startswith("has sha256") else node, f"{written} {wrong}")
     return None if wrong else path
@@ -132,36 +148,65 @@ def escapes(written: str, context: Context) -> str | None:
         return f"{quoted(written)} is a URI, which this version does not read; fetch it and name the file"
     if "\0" in written:
         return "a path cannot hold the character U+0000"
+    if (length := len(written.encode())) > _PATH_MAX:
+        return f"this path has {length:,} bytes, more than {_PATH_MAX:,}"
     path = context.real_path(written)
-    if files.contained(path, context.roots):
-        return None
+    if context.once(files.contained, path, tuple(context.roots)):
+        return None if utf8(path) else f"{written} is {path}, whose name is not UTF-8; rename it"
     link = "" if os.path.normpath(os.path.join(context.folder, written)) == path else f" (it is {path})"
     return f"{written} leaves the repository {context.roots[0]}{link}; only --data-root DIR can allow that"
 
 
-def _neighbour(path: str) -> str:
+def _neighbour(path: str, context: Context) -> str:
     """What a file that is not there may be: kept by DVC and not fetched, or another of the folder."""
-    if any(os.path.isfile(f"{place}.dvc") for place in (path, *Path(path).parents[:-1])):
+    if _kept_by_dvc(path):
         return '; DVC keeps it: run "dvc pull"'
     folder, name = os.path.split(path)
-    try:
-        found = near(name, sorted(os.listdir(folder)), cutoff=0.8)  # a shared suffix alone is nothing
-    except OSError:
+    names = context.once(_names, folder)
+    if names is None:
         return f" (nor is there a folder {os.path.basename(folder)})"
+    found = near(name, names, cutoff=0.8)  # a shared suffix alone is nothing
     return f"; did you mean {quoted(found)}?" if found else ""
 
 
-def _wrong_kind(path: str, kind: str, context: Context) -> str | None:
-    found = files.sniff(path)
-    if found == "saved_model" or (kind == "images" and found == "folder"):
-        found = _folder_of_pointers(path, context) or found
+def _kept_by_dvc(path: str) -> bool:
+    """Whether a .dvc file stands for the path or a folder of it, sought from the top down to what is not there."""
+    place, *rest = Path(path).parts
+    for part in rest:
+        if not os.path.isdir(place):
+            return False
+        place = os.path.join(place, part)
+        if os.path.isfile(f"{place}.dvc"):
+            return True
+    return False
+
+
+def _names(folder: str) -> list[str] | None:
+    """The names in a folder that a manifest could hold; None where there is no folder."""
+    try:
+        return sorted(filter(utf8, os.listdir(folder)))
+    except OSError:
+        return None
+
+
+def _wrong_kind(path: str, kind: str, roots: Sequence[str]) -> str | None:
+    try:
+        found = files.sniff(path)
+        if found == "saved_model" or (kind == "images" and found == "folder"):
+            found = _folder_of_pointers(path, roots) or found
+    except OSError as error:
+        return _unreadable(error)
     expected, title = _EXPECTED[kind]
     if found in expected:
         return _wrong_suffix(path, found) if kind == "keras" else None
     return _ALWAYS_WRONG.get(found) or f"is {_FOUND[found]}, where {title} is expected"
 
 
-def _folder_of_pointers(folder: str, context: Context) -> str | None:
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}"
+
+
+def _folder_of_pointers(folder: str, roots: Sequence[str]) -> str | None:
     """`lfs-pointer` or `empty` when a SavedModel's graph is that, or an early file of a folder is a pointer.
 
     Raises OSError for an entry that could not be hashed, such as a link out of the folder or a device.
@@ -169,7 +214,7 @@ def _folder_of_pointers(folder: str, context: Context) -> str | None:
     graph = os.path.join(folder, "saved_model.pb")
     if os.path.isfile(graph) and files.sniff(graph) in ("empty", "lfs-pointer"):
         return files.sniff(graph)
-    names = list(islice(files.files_below(folder, context.roots[1:]), _MOST_ENTRIES))
+    names = list(islice(files.files_below(folder, roots), _MOST_ENTRIES))
     pointer = any(files.lfs_pointer(os.path.join(folder, name)) for name in names[:100])
     return "lfs-pointer" if pointer else None
 
@@ -180,9 +225,12 @@ def _wrong_suffix(path: str, found: str) -> str | None:
     return f"is {_FOUND[found]}; Keras goes by the name, so rename it to end in {_SUFFIXES[found][0]}"
 
 
-def _wrong_hash(path: str, pinned: str, context: Context) -> str | None:
-    actual = files.sha256_of(path, context.roots[1:])
-    return None if actual == pinned.lower() else f"has sha256 {actual}, not the pinned {pinned.lower()}"
+def _wrong_hash(path: str, pinned: str, roots: Sequence[str]) -> str | None:
+    try:
+        actual = files.sha256_of(path, roots)
+    except OSError as error:
+        return _unreadable(error)
+    return None if actual == pinned else f"has sha256 {actual}, not the pinned {pinned}"
 
 
 def check_reference(node: Node, context: Context) -> None:

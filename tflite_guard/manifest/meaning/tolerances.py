@@ -48,7 +48,7 @@ def check_tolerance_names(model: ModelView, context: Context) -> None:
 
 
 def _say_unknown_tolerances(tolerances: Node, metrics: Iterable[MetricView], context: Context) -> None:
-    names = list(dict.fromkeys(metric.spec.name for metric in metrics))
+    names = dict.fromkeys(metric.spec.name for metric in metrics)
     for name, node in tolerances.members():
         if name not in names:
             hint = did_you_mean(name, names, known="computed")

@@ -51,7 +51,7 @@ def _check_recipe(variant: VariantView, context: Context) -> None:
     if not is_recipe_file(recipe):
         if recipe not in RECIPES:
             context.say(node, f"unknown recipe {quoted(recipe)}{did_you_mean(recipe, RECIPES)}")
-    elif (path := check_file(node, "recipe", context)) and _recipe_rules(path) is None:
+    elif (path := check_file(node, "recipe", context)) and context.once(_recipe_rules, path) is None:
         context.say(node, f"{recipe} is not a recipe of the AI Edge Quantizer: a JSON array of rules")
 
 
@@ -140,7 +140,7 @@ def _needs_calibration(variant: VariantView, context: Context) -> bool:
         return variant.calibrated and not trained
     if escapes(recipe, context):
         return False
-    return any(_quantizes_activations(rule) for rule in _recipe_rules(context.real_path(recipe)) or ())
+    return any(_quantizes_activations(rule) for rule in context.once(_recipe_rules, context.real_path(recipe)) or ())
 
 
 def _quantizes_activations(rule: object) -> bool:
