@@ -69,7 +69,7 @@ def test_a_failure_is_shown_at_the_line_of_its_tolerance_with_all_its_figures() 
     ]
     (worse,) = [one for one in found if one.properties["title"] == "digits / worse: accuracy"]
     assert "where the baseline had 0.9850; max_regression allows 0.01." in worse.message
-    assert worse.message.endswith("The float reference has 0.9800, a drop of 0.0100.")
+    assert worse.message.endswith("The float reference has 0.9800, a drop of 0.0100, 95 % interval [0, 0.0200].")
 
 
 def test_errors_come_first_then_proven_failures_then_warnings_then_notices() -> None:

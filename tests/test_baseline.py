@@ -173,6 +173,29 @@ def test_a_baseline_that_never_ends_is_not_read(tmp_path):
         baseline.read(str(tmp_path / "b.json"))
 
 
+def test_a_baseline_that_is_a_link_out_of_the_repository_is_neither_read_nor_written(tmp_path):
+    outside, inside = tmp_path / "outside", tmp_path / "repo"
+    for folder in (outside, inside / ".git"):
+        folder.mkdir(parents=True)
+    secret = outside / "secret.json"
+    baseline.write(str(secret), baseline.from_report(FOUND))
+    manifest, link = str(inside / "tflite-guard.json"), inside / "tflite-guard.baseline.json"
+    link.symlink_to(secret)
+    for use in (
+        lambda: baseline.beside([manifest]),
+        lambda: baseline.describe(str(link)),
+        lambda: baseline.write(str(link), {}),
+    ):
+        with pytest.raises(UsageError, match=f"baseline.json: leads out of its repository, to {secret}; put .*itself"):
+            use()
+    assert baseline.beside([manifest], [str(outside)]) == {manifest: baseline.from_report(FOUND)}
+    assert baseline.describe(str(link), [str(outside)]).startswith(str(link))
+    link.unlink()
+    (inside / "kept.json").write_text(secret.read_text())
+    link.symlink_to("kept.json")
+    assert baseline.beside([manifest]) == {manifest: baseline.from_report(FOUND)}
+
+
 def with_variant(recorded) -> str:
     return json.dumps({"schema_version": 1, "models": {"m": {"variants": {"v": recorded}}}})
 
@@ -194,6 +217,8 @@ def with_variant(recorded) -> str:
         (with_variant({"metrics": {"accuracy": float("nan")}}), "it holds NaN"),
         ('{"schema_version": 1, "models": {"m": {"variants": {"v": {"metrics": {"a": 1e999}}}}}}', "no number for 'a'"),
         (with_variant({"size_bytes": None, "metrics": {}}), "no number for 'size_bytes'"),
+        (with_variant({"metrics": {"accuracy": 10**400}}), "no number for 'accuracy'"),
+        (with_variant({"size_bytes": -(10**400), "metrics": {}}), "no number for 'size_bytes'"),
         ("[" * 100_000, "is not JSON"),
         ("\x00\xff", "is not JSON"),
     ],

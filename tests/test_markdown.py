@@ -20,11 +20,12 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
 from tests.sample import HOSTILE, accuracy, fixed, metric, named, variant
+from tflite_guard.checking import without_results
 from tflite_guard.errors import GuardError, ManifestError
 from tflite_guard.errors import Problem as ManifestProblem
 from tflite_guard.plain import plain
 from tflite_guard.reports import chart, wording
-from tflite_guard.reports.markdown import COMMENT_LIMIT, SUMMARY_LIMIT, failure, has_news, render
+from tflite_guard.reports.markdown import COMMENT_LIMIT, SUMMARY_LIMIT, has_news, render
 from tflite_guard.reports.markup import prose
 from tflite_guard.results import ErrorInfo, Finding, MetricResult, ModelResult, Report, Verdict
 
@@ -207,8 +208,8 @@ def test_the_worst_models_come_first() -> None:
 def test_many_problems_are_folded_after_twenty() -> None:
     page = github(render(many(1, 60)))
     assert len(page.findall("ul")[0]) == 20
-    more = page.findall("details")[0]
-    assert text_of(more[0]) == f"{len(more[1]):,} more"
+    (more,) = [one for one in page.findall("details") if text_of(one[0]).endswith("more problems")]
+    assert text_of(more[0]) == f"{len(more[1]):,} more problems"
     assert len(more[1]) == len(wording.problems(many(1, 60))) - 20
 
 
@@ -286,7 +287,7 @@ def left_out(page: Element) -> list[tuple[int, int, str]]:
     line = text_of(page[-1])
     if not line.startswith("✂️ Left out for length:"):
         return []
-    assert "The whole report is report.txt and report.json in the report folder" in line
+    assert line.endswith("report.json holds everything.")
     found = re.findall(r"([\d,]+) of ([\d,]+) (problem|variant)s", line)
     return [(int(missing.replace(",", "")), int(total.replace(",", "")), kind) for missing, total, kind in found]
 
@@ -296,6 +297,22 @@ def test_a_cut_page_keeps_what_is_worst() -> None:
     cut = [text_of(item) for item in github(render(many(10, 8), 9000)).iter("li") if item.find("b") is not None]
     assert 0 < len(cut) < len(whole)
     assert cut == whole[: len(cut)]
+
+
+def test_a_cut_page_says_where_the_rest_is() -> None:
+    assert text_of(github(render(many(100, 8), 9000, "See out/report.json."))[-1]).endswith("See out/report.json .")
+
+
+def test_a_cut_comment_keeps_tables() -> None:
+    report = many(1, 300)
+    assert len(wording.problems(report)) >= 300
+    rows = list(github(render(report, COMMENT_LIMIT)).iter("tr"))
+    assert len(rows) > 50
+
+
+def test_the_limits_are_githubs() -> None:
+    assert SUMMARY_LIMIT <= 2**20
+    assert COMMENT_LIMIT <= 65_536 - 1000  # the marker and the link to the run
 
 
 def test_what_fits_to_the_byte_is_whole() -> None:
@@ -314,8 +331,8 @@ def test_equal_results_give_equal_text() -> None:
 @given(text=HOSTILE)
 @settings(deadline=None)
 def test_a_run_without_a_report_says_why(text: str) -> None:
-    page = github(failure(GuardError(f"no manifest {text}")))
-    assert skeleton(page) == ("article", ("h2",), ("ul", ("li",)))
+    page = github(render(without_results(GuardError(f"no manifest {text}"))))
+    assert skeleton(page)[:3] == ("article", ("h2",), ("ul", ("li",)))
     assert text_of(page).startswith("❌ Quantization: nothing was checked ❌ no manifest")
     assert not re.search(DANGEROUS, said(page))
 
@@ -344,10 +361,10 @@ def test_limits_are_named_as_in_a_manifest_and_alike() -> None:
 
 def test_problems_of_a_manifest_are_told_up_to_a_point() -> None:
     problems = [ManifestProblem("a|b.json", line, 1, "no such file") for line in range(1, 61)]
-    items = [text_of(item) for item in github(failure(ManifestError(problems))).iter("li")]
+    items = [text_of(item) for item in github(render(without_results(ManifestError(problems)))).iter("li")]
     assert items[0] == "❌ a|b.json:1:1 : no such file"
     assert len(items) == 51
-    assert items[-1] == "and 10 more, which the log of the step holds"
+    assert items[-1] == "and 10 more, which report.json holds"
 
 
 QUIET = {"tolerance": {"max_drop": 0.02, "line": 1}, "drop": 0.0}

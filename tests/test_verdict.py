@@ -350,6 +350,28 @@ def test_of_several_undecided_limits_the_most_demanding_is_reported():
     assert both[0].evidence["limit"] == "min"
 
 
+def test_the_line_is_that_of_the_limit_that_failed():
+    tolerance = Tolerance(max_drop=0.05, min=0.99, level="warning", line=8, lines={"min": 5, "max_drop": 12})
+    assert judge(accuracy((93, 2, 2, 3)), tolerance, None)[0].tolerance["line"] == 5
+    assert judge(accuracy((83, 15, 2, 0)), tolerance, None)[0].tolerance["line"] == 12
+    passing = judge(accuracy((100, 0, 0, 0)), tolerance, None)[0]
+    assert passing.tolerance == {"max_drop": 0.05, "min": 0.99, "level": "warning", "line": 8}
+
+
+@pytest.mark.parametrize("limit", [5e-324, 1e-320, 1e-200, 1.7e308])
+@pytest.mark.parametrize("kind", ["max_drop", "max_relative_drop", "max", "max_regression"])
+def test_a_limit_of_any_size_gives_a_verdict(kind, limit):
+    for value, reference in ((0.0, 0.0), (0.6, 0.1), (1.7e308, 1.7e308)):
+        drop = value - reference
+        measured = error_metric(value=value, reference=reference, drop=drop, interval=(drop - 0.1, drop + 0.1))
+        assert judge(measured, Tolerance(**{kind: limit}), 0.0)[0].verdict in (PASS, FAIL)
+
+
+def test_huge_values_are_not_within_every_limit():
+    measured = error_metric(value=1.7e308, reference=1e308, drop=0.7e308, interval=(0.6e308, 0.8e308))
+    assert judge(measured, Tolerance(max_drop=1.0), None)[0].verdict is FAIL
+
+
 def test_recorded_outputs_are_within_their_steps():
     assert within_steps(3, None) is PASS
     assert within_steps(3, 3) is PASS

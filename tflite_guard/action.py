@@ -342,16 +342,17 @@ class _Step:
 
     def tell(self, report: Report, inputs: Inputs | None) -> None:
         """The report in the log, as annotations, on the summary, and as outputs; `inputs` None where they are wrong."""
-        json = self.shown(os.path.join(inputs.report_dir, FILES["json"])) if inputs else None
+        json = self.shown(os.path.join(inputs.report_dir, FILES["json"])) if inputs else ""
+        rest = f"The log of this step holds everything, and so does {json}."
         if report.models:
             stop = secrets.token_hex(16)
             print(f"::stop-commands::{stop}")
             self.say(FORMATS["text"](report))
             print(f"::{stop}::", flush=True)
         if self.annotates and report.models:
-            print(annotations_of(report, f"the log of this step and {json} have all"), end="", flush=True)
+            print(annotations_of(report, rest), end="", flush=True)
         if self.summarizes:
-            self._append(self._summary, markdown.render(report))
+            self._append(self._summary, markdown.render(report, rest=rest))
         verdicts = [variant.verdict for model in report.models for variant in model.variants]
         self.output("verdict", report.verdict.value)
         self.output("failed-count", str(sum(one in (Verdict.FAIL, Verdict.ERROR) for one in verdicts)))

@@ -9,10 +9,12 @@ from tflite_guard import github
 from tflite_guard.reports import markdown
 from tflite_guard.results import Report, Verdict
 
+REST = "The log of the run holds everything, and so does its report.json."
+
 
 def body(report: Report) -> str:
     """What the comment says, within GitHub's limit."""
-    return markdown.render(report, markdown.COMMENT_LIMIT)
+    return markdown.render(report, markdown.COMMENT_LIMIT, REST)
 
 
 def comment(

@@ -318,6 +318,134 @@ def thieving(workspace: Path, github: GitHub) -> str:
     return DIGITS
 
 
+WHO = """
+import os
+
+def tell(*_):
+    raise RuntimeError(f"user {os.getuid()}, groups {os.getgroups()}")
+"""
+SITE_PACKAGES = "/opt/tflite-guard/lib/python3*/site-packages"
+
+
+def asking(workspace: Path) -> None:
+    """Have a metric computed by code that tells who runs it."""
+    folder = workspace / "examples/digits"
+    (folder / "who.py").write_text(WHO)
+    manifest = manifest_of(folder)
+    manifest["models"][0] |= {
+        "metrics": [{"name": "who", "python": "who:tell"}],
+        "tolerances": {},
+        "variants": ["float32"],
+    }
+    write_manifest(folder, manifest)
+
+
+def checked(docker: Engine, image: str, workspace: Path, *options: str, before: str = "true", check: str = "") -> str:
+    """What a check says as the container's root, after some commands in the same container."""
+    said = docker.call(
+        *("run", "--rm", "--network", "none", "--volume", f"{workspace}:/work", "--workdir", "/work", *options),
+        *("--entrypoint", "sh", image, "-c", f"{before} && exec tflite-guard check {check} {DIGITS}"),
+        check=False,
+    )
+    return " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--cap-drop", "ALL"),
+        ("--cap-drop", "SETUID", "--cap-drop", "SETGID"),
+        ("--cap-drop", "CHOWN"),
+        ("--cap-drop", "KILL"),
+        ("--cap-drop", "DAC_OVERRIDE"),
+    ],
+    ids=" ".join,
+)
+def test_root_without_all_of_its_powers_is_enough(
+    docker: Engine, image: str, workspace: Path, options: tuple[str, ...]
+) -> None:
+    narrow(workspace, DIGITS, "int8")
+    said = checked(docker, image, workspace, *options, check="--no-cache")
+    assert "1 variant: 1 within tolerance" in said
+    asking(workspace)
+    said = checked(docker, image, workspace, *options, check="--no-cache --allow-code")
+    assert "user 0," in said, "nobody could not be given files, or not be ended"
+
+
+def test_root_of_a_user_namespace_is_enough(docker: Engine, image: str, workspace: Path) -> None:
+    narrow(workspace, DIGITS, "int8")
+    said = docker.call(
+        *("run", "--rm", "--network", "none", "--volume", f"{workspace}:/work", "--user", "12345:12345"),
+        *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
+        *("--entrypoint", "unshare", image, "--map-root-user", "tflite-guard", "check", "--no-cache", DIGITS),
+        check=False,
+    )
+    assert "1 variant: 1 within tolerance" in said
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "umask 077",
+        "chown root:root examples/digits/models/* && chmod 0640 examples/digits/models/*",
+        "chown root:root examples/digits/data && chmod 0750 examples/digits/data",
+        f"chmod -R go-rwx {SITE_PACKAGES}/numpy",
+        "mkdir -m 0700 /tmp/own && export TMPDIR=/tmp/own",
+        "mkdir -m 0700 /tmp/own && export XDG_CACHE_HOME=/tmp/own/cache",
+    ],
+)
+def test_root_reads_what_is_closed_to_others(docker: Engine, image: str, workspace: Path, before: str) -> None:
+    narrow(workspace, DIGITS, "int8")
+    cache = "" if "CACHE" in before else "--no-cache"  # root's own cache folder is closed to others, too
+    said = checked(docker, image, workspace, "--group-add", "0", before=before, check=cache)
+    assert "1 variant: 1 within tolerance" in said
+
+
+CACHE = "/tmp/cache/v1"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "true",
+        f"mkdir -p {CACHE}/00 && mkdir -m 0700 {CACHE}/tmp-left && touch {CACHE}/tmp-left/model.tflite",
+        "mkdir /data && touch /data/private && chmod 0600 /data/private",
+        "ln -s /etc/shadow examples/digits/shadow && ln -s nowhere examples/digits/dangling",
+        "ln -s /root examples/digits/home && ln -s . examples/digits/circle",
+    ],
+    ids=[
+        "nothing special",
+        "what a killed run left",
+        "a closed file below a data root",
+        "links out",
+        "links to folders",
+    ],
+)
+def test_a_model_is_nobody_whatever_lies_about(docker: Engine, image: str, workspace: Path, before: str) -> None:
+    asking(workspace)
+    data_root = "--data-root /data" if "/data" in before else ""
+    options = f"--allow-code --cache-dir /tmp/cache {data_root}"
+    said = checked(docker, image, workspace, "--group-add", "7", before=before, check=options)
+    assert "user 65534, groups []" in said
+
+
+def test_a_cache_of_a_user_who_closes_files_to_others_is_used(docker: Engine, image: str, workspace: Path) -> None:
+    narrow(workspace, DIGITS, "float32")
+    fill = f"(umask 077 && tflite-guard check --cache-dir cache {DIGITS})"
+    narrowed = f"sed -i s/float32/int8/ {DIGITS} && chmod 0755 cache cache/v1 cache/v1/*"
+    said = checked(docker, image, workspace, before=f"{fill} && {narrowed}", check="--cache-dir cache")
+    assert said.count("1 variant: 1 within tolerance") == 2
+
+
+def test_links_to_a_data_root_are_followed(docker: Engine, image: str, workspace: Path) -> None:
+    narrow(workspace, DIGITS, "int8")
+    moved = "mkdir /data && mv examples/digits/data/* /data/ && ln -s /data/* examples/digits/data/"
+    for closing in ("true", "chmod 0600 /data/*", "chmod 0700 /data"):
+        before = f"cp -a examples /tmp/ && cd /tmp && {moved} && {closing}"
+        said = checked(docker, image, workspace, before=before, check="--no-cache --data-root /data")
+        assert "1 variant: 1 within tolerance" in said
+
+
 @pytest.mark.parametrize("landlock", [True, False], ids=["landlock", "without landlock"])
 def test_code_that_is_allowed_finds_no_secret_and_writes_no_file(
     runner: NewRunner, workspace: Path, github: GitHub, tmp_path: Path, landlock: bool

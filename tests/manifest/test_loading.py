@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tflite_guard import vocabulary
+from tflite_guard import files, vocabulary
 from tflite_guard.errors import ManifestError
 from tflite_guard.manifest import Manifest, load
 from tflite_guard.manifest.schema import schema, schema_text
@@ -186,7 +187,8 @@ def test_tolerances_merge_key_by_key_from_the_outside_in(read: Read, manifest: M
     assert plain.tolerances["accuracy"].limits() == {"max_drop": 0.01, "max_regression": 0.5}
     assert inner.tolerances["accuracy"].limits() == {"max_drop": 0.02, "max_regression": 0.5}
     assert inner.tolerances["accuracy"].level == "warning"
-    assert inner.tolerances["agreement"] == Tolerance(min=0.9, line=inner.tolerances["agreement"].line)
+    agreement = inner.tolerances["agreement"]
+    assert agreement == Tolerance(min=0.9, line=agreement.line, lines={"min": agreement.line + 1})
     assert set(inner.tolerances) == {"accuracy", "agreement"}
     assert set(other.variants[0].tolerances) == {"sqnr"}
 
@@ -208,6 +210,21 @@ def test_a_tolerance_knows_the_line_of_the_innermost_object(read: Read, manifest
     assert '"max_drop"' in lines[outer]
     assert '"level"' in lines[inner]
     assert lines[outer - 1].strip() == lines[inner - 1].strip() == '"accuracy": {'
+
+
+def test_a_tolerance_knows_the_line_of_each_limits_own_key(read: Read, manifest: Make) -> None:
+    written = manifest(
+        defaults={"tolerances": {"accuracy": {"min": 0.9, "max_drop": 0.3}}},
+        tolerances={"accuracy": {"require": "proven_pass"}},
+        variants=["float32", {"name": "b", "quantization": "int8", "tolerances": {"accuracy": {"max_drop": 0.02}}}],
+    )
+    text = json.dumps(written, indent=1)
+    (model,) = read(text).models
+    lines = text.split("\n")
+    outer, inner = (variant.tolerances["accuracy"].lines for variant in model.variants)
+    assert [lines[inner[limit] - 1].strip() for limit in ("min", "max_drop")] == ['"min": 0.9,', '"max_drop": 0.02']
+    assert lines[outer["max_drop"] - 1].strip() == '"max_drop": 0.3'
+    assert set(inner) == {"min", "max_drop"}
     assert lines[model.variants[0].line - 1].strip() == '"float32",'
     assert '"name": "b"' in lines[model.variants[1].line]
     assert '"name": "digits"' in lines[model.line]
@@ -504,6 +521,92 @@ def test_problems_are_in_the_order_of_the_file_without_repeats(read: Read) -> No
     assert places == sorted(places)
     assert len(set(caught.value.problems)) == len(places)
     assert caught.value.exit_code == 2
+
+
+def test_a_path_that_no_file_can_have_is_refused_before_it_is_looked_for(problems: Any, manifest: Make) -> None:
+    written = manifest(reference={"keras": "a/" * 50_000})
+    assert [found.split(": ", 1)[1] for found in problems(written)] == ['"keras" has 100000 characters, more than 4096']
+    (found,) = problems(manifest(variants=[{"name": "v", "tflite": "é/" * 2_000}]))
+    assert found.split(": ", 1)[1] == "this path has 6,000 bytes, more than 4,096"
+
+
+def test_every_path_of_the_schema_is_limited() -> None:
+    paths = {"path", "labels_file", "keras", "saved_model", "tflite", "outputs", "recipe", "observed_outputs"}
+    definitions = schema("manifest-v1")["$defs"]
+    limits = [
+        (name, found.get("maxLength"))
+        for part in ("dataset", "reference", "source", "variant")
+        for name, found in definitions[part]["properties"].items()
+        if name in paths
+    ]
+    assert len(limits) == 12
+    assert {limit for _, limit in limits} == {4096}
+
+
+def test_a_number_that_no_double_holds_is_told_at_its_place(problems: Any, manifest: Make) -> None:
+    text = json.dumps(manifest(tolerances={"size_bytes": {"max": 10**309}}), indent=1)
+    (found,) = problems(text)
+    assert found.endswith("… is too large for a number")
+    assert '"max": 1000' in text.split("\n")[int(found.split(":")[0]) - 1]
+    assert problems(manifest(tolerances={"size_bytes": {"max": 10**308}})) == []
+
+
+def test_a_file_is_looked_at_once_however_often_it_is_named(
+    read: Read, manifest: Make, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[str, str]] = []
+    for name in ("sniff", "sha256_of", "holds", "zip_members"):
+        told = getattr(files, name)
+
+        def counted(path: str, *more: Any, name: str = name, told: Any = told) -> Any:
+            looked.append((name, path))
+            return told(path, *more)
+
+        monkeypatch.setattr(files, name, counted)
+    pin = hashlib.sha256((project / "app/digits_int8.tflite").read_bytes()).hexdigest()
+    sources = [{"saved_model": "models/pruned"}, {"saved_model": "models/digits_qat"}]
+    variants: list[Any] = [
+        {"name": f"t{index}", "tflite": "app/digits_int8.tflite", "sha256": pin} for index in range(50)
+    ]
+    variants += [{"name": f"s{index}", "quantization": "int8", "source": sources[index % 2]} for index in range(50)]
+    datasets = {f"d{index}": {"source": "npz", "path": "data/evaluation.npz", "inputs": "image"} for index in range(50)}
+    read(manifest(variants=variants, datasets=datasets))
+    assert ("sha256_of", str(project / "app/digits_int8.tflite")) in looked
+    assert max(looked.count(one) for one in looked) <= 3  # an operator each in `holds`
+
+
+def test_what_defaults_repeat_for_every_model_is_limited(problems: Any, manifest: Make) -> None:
+    variants = [{"name": f"v{index}", "quantization": "float32"} for index in range(1000)]
+    metrics = [{"name": f"m{index}", "metric": "accuracy"} for index in range(300)]
+    written = manifest(defaults={"variants": variants, "metrics": metrics}, variants=None, metrics=None)
+    written["models"] = [{**written["models"][0], "name": f"m{index}"} for index in range(300)]
+    (found,) = problems(written)
+    assert "the models have 90,300,000 metrics and tolerances of variants, more than 200,000" in found
+
+
+def test_looking_for_near_names_ends_before_the_patience_does(
+    messages: Any, manifest: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+    ratio = difflib.SequenceMatcher.ratio
+
+    def counted(self: Any) -> float:
+        nonlocal compared
+        compared += len(self.a) * len(self.b)
+        return ratio(self)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "ratio", counted)
+    dataset = manifest()["datasets"]["test"]
+    written = manifest(datasets={"ab" * 40 + str(index): dataset for index in range(300)})
+    written["models"] = [
+        {**written["models"][0], "name": f"m{index}", "evaluation": "ba" * 40 + str(index)} for index in range(300)
+    ]
+    found = messages(written)
+    assert len(found) == 300
+    assert "; did you mean" in found[0]
+    assert "; known: " in found[-1]
+    assert 0 < compared < 4_000_000, "all 90,000 pairs would be 1,200 million"
+    assert "; did you mean" in messages(manifest(metrix=["accuracy"]))[0], "every manifest has its own patience"
 
 
 def test_a_manifest_with_many_mistakes_is_told_soon(messages: Any, manifest: Make) -> None:

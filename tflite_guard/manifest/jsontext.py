@@ -77,7 +77,9 @@ def read(path: str, data_roots: Sequence[str] = ()) -> bytes:
         if not utf8(place):
             raise _error(path, f"its path {readable(place)} is not UTF-8; rename what is written as \\x…")
     if (real := strays(path, data_roots)) is not None:
-        message = f"leads out of its repository, to {real}; put the manifest itself here, or allow that with --data-root"
+        message = (
+            f"leads out of its repository, to {real}; put the manifest itself here, or allow that with --data-root"
+        )
         raise _error(path, message)
     if status.st_size > MAX_BYTES:
         raise _error(

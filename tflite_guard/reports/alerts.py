@@ -85,7 +85,9 @@ def explained(problem: wording.Problem) -> str:
     sentences, metric = [problem.message], problem.metric
     if metric is not None and metric.reference is not None and metric.failed_limit in WITHOUT_REFERENCE:
         reference, drop = figures.exact(metric.reference, metric.metric), figures.signed(metric.drop)
-        sentences.append(f"The float reference has {reference}, a drop of {drop.lstrip('+')}.")
+        ends = metric.confidence_interval
+        within = f", 95 % interval {figures.interval(ends, metric.metric)}" if ends and metric.drop is not None else ""
+        sentences.append(f"The float reference has {reference}, a drop of {drop.lstrip('+')}{within}.")
     if problem.cause is not None:
         sentences.append(f"Cause: {problem.cause}")
     return " ".join(sentences)

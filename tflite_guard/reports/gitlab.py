@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from hashlib import sha256
 from typing import Any
 
 from tflite_guard.plain import plain
 from tflite_guard.reports import json
 from tflite_guard.reports.alerts import Alert, Level, alerts
+from tflite_guard.reports.wording import LONGEST_MESSAGE
 from tflite_guard.results import Report, Verdict
+from tflite_guard.vocabulary import DEFAULT_MANIFEST
 
 SEVERITIES = {Verdict.ERROR: "blocker", Verdict.FAIL: "critical", Verdict.WARN: "minor"}
 OF_FINDINGS: dict[Level, str] = {"error": "major", "warning": "minor", "note": "info"}
@@ -16,7 +20,23 @@ LONGEST_PATH = 4096
 
 def render(report: Report) -> str:
     """The problems and findings as a JSON list; an empty one where there are none."""
-    return json.text([_issue(alert) for alert in alerts(report)])
+    of_run = map(_of_run, report.notes) if not report.models else ()
+    return json.text([*of_run, *map(_issue, alerts(report))])
+
+
+def _of_run(note: str) -> dict[str, Any]:
+    """Why a run came to nothing, at the place that the note begins with, if it does."""
+    at = re.match(r"(.{1,4096}?):(\d{1,9}):\d+: ", note)
+    return {
+        "description": plain(note, LONGEST_MESSAGE),
+        "check_name": "nothing-checked",
+        "fingerprint": sha256(plain(note, LONGEST_MESSAGE).encode()).hexdigest(),
+        "severity": SEVERITIES[Verdict.ERROR],
+        "location": {
+            "path": plain(at[1], LONGEST_PATH) if at else DEFAULT_MANIFEST,
+            "lines": {"begin": max(int(at[2]), 1) if at else 1},
+        },
+    }
 
 
 def _issue(alert: Alert) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def render(report: Report) -> str:
     """The report as test results; warnings pass, with what they say as output."""
     root = ElementTree.Element("testsuites", name="tflite-guard")
     titles = wording.titles(report)
-    suites = [_suite(model, titles[id(model)], report) for model in report.models]
+    suites = [_suite(model, titles[id(model)], report) for model in report.models] or [_nothing(report)]
     root.extend(suites)
     for name in ("tests", "failures", "errors"):
         root.set(name, str(sum(int(suite.attrib[name]) for suite in suites)))
@@ -50,6 +50,16 @@ def _suite(model: ModelResult, title: str, report: Report) -> ElementTree.Elemen
     suite.extend(cases)
     if said := _said(model):
         ElementTree.SubElement(suite, "system-out").text = said
+    return suite
+
+
+def _nothing(report: Report) -> ElementTree.Element:
+    """The suite of a run without models, which is no success where the run came to nothing."""
+    case = _case(None, "check", report.verdict, "; ".join(report.notes), 0)
+    case.set("classname", "tflite-guard")
+    errors = str(int(case.find("error") is not None))
+    suite = ElementTree.Element("testsuite", name="tflite-guard", tests="1", failures="0", errors=errors, skipped="0")
+    suite.append(case)
     return suite
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from tflite_guard.errors import GuardError, ManifestError
 from tflite_guard.plain import plain
 from tflite_guard.reports import chart, wording
 from tflite_guard.reports.fitting import Block, Item, Page, size
@@ -24,37 +23,28 @@ SUMMARY_LIMIT = 1_000_000
 """Bytes; GitHub drops a job summary over 1 MiB as a whole."""
 COMMENT_LIMIT = 64_000
 """Bytes; GitHub refuses a comment over 65,536 characters, and a marker and a footer come on top."""
+REST = "report.json holds everything."
 PROBLEMS_IN_SIGHT = 20
+NOTES_IN_SIGHT = 50
 NAMES_IN_SIGHT = 10
 MESSAGES_IN_SIGHT = 50
 SEVERITIES = {"error": "❌", "warning": "⚠️", "note": "ℹ️"}
 
 
-def render(report: Report, limit: int = SUMMARY_LIMIT) -> str:
+def render(report: Report, limit: int = SUMMARY_LIMIT, rest: str = REST) -> str:
     """The report in at most `limit` bytes of UTF-8, which should be at least 2,000.
 
-    What does not fit is cut from the bottom, and a line says how much it is and where to find it. Holds nothing that
-    differs between two runs with equal results.
+    What does not fit is cut from the bottom, and a line says how much it is, and as `rest` says, where to find it.
+    Holds nothing that differs between two runs with equal results.
     """
     problems = wording.problems(report)
     page = Page(limit)
     if page.add(_parts(report, problems)):
         return page.text
     totals = _totals(report, problems)
-    page = Page(limit - size(_left_out(totals, Counter())))
+    page = Page(limit - size(_left_out(totals, Counter(), rest)))
     page.add(_parts(report, problems))
-    return page.text + _left_out(totals, page.shown)
-
-
-def failure(error: GuardError) -> str:
-    """The summary of a run that left no report."""
-    messages = [str(problem) for problem in error.problems] if isinstance(error, ManifestError) else [str(error)]
-    items = [f"❌ {prose(message)}" for message in messages[:MESSAGES_IN_SIGHT]]
-    if len(messages) > len(items):
-        items.append(f"and {len(messages) - len(items):,} more, which the log of the step holds")
-    page = Page(SUMMARY_LIMIT)
-    page.add([Item("## ❌ Quantization: nothing was checked\n\n"), _list(Item(f"<li>{item}</li>\n") for item in items)])
-    return page.text
+    return page.text + _left_out(totals, page.shown, rest)
 
 
 def has_news(report: Report) -> bool:
@@ -67,8 +57,9 @@ def _parts(report: Report, problems: list[Problem]) -> Iterator[Item | Block]:
     yield Item(f"## {MARKS[report.verdict]} Quantization: {_verdict(report)}\n\n{_changes(report)}")
     yield _list(map(_problem, problems[:PROBLEMS_IN_SIGHT]))
     hidden = problems[PROBLEMS_IN_SIGHT:]
-    yield _folded(f"{len(hidden):,} more", [_list(map(_problem, hidden))])
-    yield _list(Item(f"<li>ℹ️ {prose(note)}</li>\n") for note in report.notes)
+    if hidden:
+        yield Item(f"<p>{len(hidden):,} more are told below.</p>\n")
+    yield _notes(report)
     order = list(Verdict)
     titles = wording.titles(report)
     for model in sorted(report.models, key=lambda model: order.index(model.verdict), reverse=True):
@@ -76,7 +67,18 @@ def _parts(report: Report, problems: list[Problem]) -> Iterator[Item | Block]:
             yield _section(model, titles[id(model)])
     if any(metric.conclusive is False for model in report.models for v in model.variants for metric in v.metrics):
         yield Item("<p><b>?</b> The interval holds the limit: with other examples the verdict could differ.</p>\n")
+    # After the tables, which say the same of each variant in less space.
+    yield _folded(f"{len(hidden):,} more problems", [_list(map(_problem, hidden))])
     yield _environment(report)
+
+
+def _notes(report: Report) -> Block:
+    """What is to be said of the run; where it came to nothing, why."""
+    mark = "ℹ️" if report.models else MARKS[report.verdict]
+    items = [f"{mark} {prose(note)}" for note in report.notes[:NOTES_IN_SIGHT]]
+    if (more := len(report.notes) - NOTES_IN_SIGHT) > 0:
+        items.append(f"and {more:,} more, which report.json holds")
+    return _list(Item(f"<li>{item}</li>\n") for item in items)
 
 
 def _verdict(report: Report) -> str:
@@ -88,7 +90,7 @@ def _verdict(report: Report) -> str:
             also = f", {counts[Verdict.FAIL]} out of tolerance" if counts[Verdict.FAIL] else ""
             return f"{counts[Verdict.ERROR]} {of} could not be evaluated{also}"
         case Verdict.ERROR:
-            return "not everything could be evaluated"
+            return "not everything could be evaluated" if variants else "nothing was checked"
         case Verdict.FAIL:
             return f"{counts[Verdict.FAIL]} {of} out of tolerance"
         case Verdict.WARN:
@@ -211,12 +213,8 @@ def _totals(report: Report, problems: list[Problem]) -> Counter[str]:
     return Counter({"problem": len(problems), "variant": variants})
 
 
-def _left_out(totals: Counter[str], shown: Counter[str]) -> str:
+def _left_out(totals: Counter[str], shown: Counter[str], rest: str) -> str:
     missing = [
         f"{totals[kind] - shown[kind]:,} of {totals[kind]:,} {kind}s" for kind in totals if totals[kind] > shown[kind]
     ]
-    what = " and ".join(missing) or "details"
-    return (
-        f"<p>✂️ Left out for length: {what}. The whole report is <code>report.txt</code> and <code>report.json</code> "
-        "in the report folder; the log of the run has it too.</p>\n"
-    )
+    return f"<p>✂️ Left out for length: {' and '.join(missing) or 'details'}. {prose(rest)}</p>\n"

@@ -110,7 +110,7 @@ class Context:
 
     def real_path(self, written: str) -> str:
         """Where a path of the manifest really lies, links resolved."""
-        return self.once(os.path.realpath, os.path.join(self.folder, written))
+        return str(self.once(os.path.realpath, os.path.join(self.folder, written)))
 
 
 def _holds_fake_quantization(graph: str) -> bool:
