@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.conftest import EXAMPLES, Finished, Run, run_cli
+from tests.conftest import EXAMPLES, Finished, Run, manifest_of, only, run_cli, write_manifest
 
 EXAMPLE_COUNT = 100
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 63808\n"
@@ -756,3 +756,23 @@ def test_a_report_in_a_locale_without_its_characters(run: Run, good: Project) ->
     finished = run("check", cwd=good.folder, env={"PYTHONIOENCODING": "latin-1"})
     assert (finished.code, finished.err) == (0, "")
     assert "? pass" in finished.out
+
+
+def test_a_broken_image_with_a_strange_name_is_told(run: Run, digits: Path) -> None:
+    folder = digits / "images"
+    for label in ("0", "1"):
+        (folder / label).mkdir(parents=True)
+    (folder / "0" / os.fsdecode(b"\xff.png")).write_bytes(b"\x89PNG no more")
+    manifest = only(manifest_of(digits), "shipped")
+    manifest["datasets"]["test"] = {
+        "source": "images",
+        "path": "images",
+        "inputs": "image",
+        "class_order": ["0", "1"],
+        "labels": "label",
+        "preprocess": [{"channels": "grayscale"}, {"resize": [8, 8]}, {"cast": "float32"}],
+    }
+    finished = run("check", write_manifest(digits, manifest))
+    assert finished.code == 3
+    assert "ff.png" in finished.out
+    assert "crashed" not in finished.out

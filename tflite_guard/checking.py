@@ -50,7 +50,7 @@ def check(
         EvaluationError: the run cannot be done at all.
     """
     loaded = load_all(manifests, data_roots, options.allow_code)
-    recorded = _recorded([manifest.path for manifest in loaded], baseline)
+    recorded = _recorded([manifest.path for manifest in loaded], baseline, data_roots)
     return pipeline.run(loaded, options, baselines=recorded, on_event=on_event, on_log=on_log)
 
 
@@ -140,11 +140,13 @@ def exit_code(outcome: Report | GuardError, fail_on: str) -> int:
     return 0 if fail_on == "never" else codes[outcome.verdict]
 
 
-def _recorded(manifests: Sequence[str], baseline: str | None) -> dict[str, baselines.Baseline]:
+def _recorded(
+    manifests: Sequence[str], baseline: str | None, data_roots: Sequence[str]
+) -> dict[str, baselines.Baseline]:
     if baseline is None:
-        return baselines.beside(manifests)
+        return baselines.beside(manifests, data_roots)
     if baseline == NO_BASELINE:
         return {}
     if len(manifests) > 1:
         raise UsageError(f"--baseline {baseline}: belongs to one manifest; check each manifest by itself")
-    return {manifests[0]: baselines.read(baseline)}
+    return {manifests[0]: baselines.read(baseline, data_roots)}

@@ -252,19 +252,20 @@ def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
         raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")
     for path in named(manifests):
         target, part = baselines.path_for(path), report_of(finished, path)
-        baselines.write(target, baselines.from_report(part))
+        baselines.write(target, baselines.from_report(part), settings["data_roots"])
         click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
 
 
 @baseline.command()
 @MANIFESTS
-def show(manifests: tuple[str, ...]) -> None:
+@DATA_ROOT
+def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:
     """Print the recorded results."""
     from tflite_guard import baseline as baselines
     from tflite_guard.checking import named
 
     for path in named(manifests):
-        for line in baselines.describe(baselines.path_for(path)).splitlines():
+        for line in baselines.describe(baselines.path_for(path), data_roots).splitlines():
             click.echo(_safe(line))
 
 

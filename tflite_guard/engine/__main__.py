@@ -74,7 +74,11 @@ def _answer(answers: BinaryIO, session: Any, request: dict[str, Any], place: str
         send({"result": session.run(request["task"], request["arguments"], progress)})
     except Exception as error:  # a child must answer whatever a model makes a library raise
         traceback.print_exc(file=sys.stderr)
-        send({"error": _explain(error, place)})
+        # A file's name need not be UTF-8, and an answer must be.
+        told = {
+            name: text.encode("utf-8", "backslashreplace").decode() for name, text in _explain(error, place).items()
+        }
+        send({"error": told})
 
 
 def _explain(error: Exception, place: str) -> dict[str, str]:

@@ -85,7 +85,9 @@ def _python_paths() -> list[str]:
 
 
 def _import_path() -> list[str]:
-    return [entry for entry in sys.path if entry and os.path.abspath(entry) != os.path.dirname(_PACKAGE)]
+    checkout = os.path.dirname(_PACKAGE)  # where it is one, and not the folder of all installed packages
+    left_out = checkout if os.path.exists(os.path.join(checkout, "pyproject.toml")) else None
+    return [entry for entry in sys.path if entry and os.path.abspath(entry) != left_out]
 
 
 def _landlock(libc: ctypes.CDLL, scratch: str, readable: Iterable[str]) -> bool:
