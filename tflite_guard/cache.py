@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,16 @@ class Cache:
         if entry is None:
             raise EvaluationError("cache", f"{place}: cannot be read back; name another folder with {self._setting}")
         return entry
+
+    def closed(self) -> Iterator[str]:
+        """What of it others than its writers may not read.
+
+        An entry is written by one process, whose umask its index tells of. Temporaries are nobody's business.
+        """
+        for path in (self.folder, *self.folder.glob("??"), *self.folder.glob(f"??/*/{_INDEX}")):
+            with contextlib.suppress(OSError):
+                if not path.stat().st_mode & stat.S_IROTH:
+                    yield str(path)
 
     def prune(self) -> None:
         """Remove what killed processes left, and the entries unused for longest while the store is too large."""

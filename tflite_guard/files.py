@@ -222,8 +222,9 @@ def adopt(path: str | Path) -> None:
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return
     with contextlib.suppress(OSError):  # where root's power is limited (rootless containers) it stays as it is
-        owner = os.stat(os.path.dirname(os.path.abspath(path)))
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        owner, own = os.stat(os.path.dirname(os.path.abspath(path))), os.lstat(path)
+        if (own.st_uid, own.st_gid) != (owner.st_uid, owner.st_gid):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def write_atomically(path: str, content: bytes, *, follow: bool = True) -> None:

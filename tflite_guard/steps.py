@@ -322,11 +322,12 @@ def shown(path: str, manifest: Manifest) -> str:
 
 
 def paths_of(model: ModelSpec, allow_code: bool) -> Iterator[str | None]:
-    """Every file that a child may need for a model; the whole root only where its code is to be run."""
+    """Every file that a child may need for a model, links aside; whole folders only where code is to be run."""
     for spec in (model.reference, *(variant.source for variant in model.variants)):
         yield spec.path if spec is not None else None
     for data in (model.evaluation, *(variant.calibration for variant in model.variants)):
         if data is not None:
-            yield from (data.path, data.labels_file, *data.roots, data.root if allow_code else None)
+            yield from (data.path, data.labels_file, data.root if allow_code else None)
+            yield from data.roots if data.source == "python" else ()
     for variant in model.variants:
         yield from (variant.tflite, variant.recipe, variant.observed_outputs)

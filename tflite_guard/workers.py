@@ -47,6 +47,8 @@ class Confinement:
     """What children of this run may read, beside the Python installation and their own scratch folder."""
 
     readable: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    """Folders that are readable too, but not needed whole."""
     memory_bytes: int | None = None
     allow_code: bool = False
 
@@ -216,6 +218,7 @@ class Worker:
         limits = {
             "scratch": scratch,
             "readable": [*self._confinement.readable, self._scratch],
+            "places": self._confinement.places,
             "memory_bytes": self._confinement.memory_bytes,
             "allow_code": self._confinement.allow_code,
         }

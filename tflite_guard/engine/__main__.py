@@ -35,7 +35,7 @@ def main() -> None:
     if limits is None:
         return
     # Before any thread starts: Landlock confines the calling thread and those that it starts.
-    measures = confine(limits["scratch"], limits["readable"], limits["memory_bytes"])
+    measures = confine(limits["scratch"], limits["readable"], limits["memory_bytes"], limits["places"])
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     if not limits["allow_code"]:
         # Keras imports scikit-learn where it is installed, a fifth of TensorFlow's start-up, and it is not used here.
