@@ -18,9 +18,10 @@ from packaging.requirements import Requirement
 from tests.conftest import EXAMPLES, ROOT, manifest_of, only, write_manifest
 from tests.e2e.containers import Engine
 from tests.e2e.runner import SECRETS, TOKEN, Runner, Step
-from tests.github_api import GitHub, Pull, Token
+from tests.github_api import Fault, GitHub, Pull, Token, secondary_limit
 
-RUNNER_USER = 1001
+RUNNER_USER = os.getuid() or 1001
+"""On GitHub the tests run as the runner's own user, elsewhere as root."""
 SHA = "a" * 40
 PULL_REQUEST = {"pull_request": {"number": 7, "head": {"sha": SHA, "repo": {"full_name": "octo/app"}}}}
 DIGITS = "examples/digits/tflite-guard.json"
@@ -35,15 +36,29 @@ def image(docker: Engine) -> str:
     return docker.build()
 
 
+Give = Callable[[int], None]
+
+
 @pytest.fixture
-def workspace(tmp_path: Path) -> Iterator[Path]:
+def give(docker: Engine, image: str, tmp_path: Path) -> Give:
+    """Makes the workspace and all in it a user's, which without a container only root can."""
+
+    def make(user: int) -> None:
+        folder = ("--volume", f"{tmp_path}/workspace:/workspace", "--entrypoint", "chown")
+        docker.call("run", "--rm", "--network", "none", *folder, image, "-R", "-h", f"{user}:{user}", "/workspace")
+
+    return make
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, give: Give) -> Iterator[Path]:
     """A checkout with the examples, which belongs to the runner's user as on GitHub."""
     folder = tmp_path / "workspace"
     shutil.copytree(EXAMPLES, folder / "examples")
     subprocess.run(["git", "init", "--quiet", folder], check=True)
-    give(folder, RUNNER_USER)
+    give(RUNNER_USER)
     yield folder
-    give(folder, os.getuid())
+    give(os.getuid())
 
 
 @pytest.fixture
@@ -66,12 +81,6 @@ def runner(docker: Engine, image: str, workspace: Path, tmp_path: Path, github: 
     return make
 
 
-def give(folder: Path, user: int) -> None:
-    """Make a folder and all in it a user's."""
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, user, user, follow_symlinks=False)
-
-
 def narrow(workspace: Path, manifest: str, *variants: str) -> None:
     """Leave only these variants in a manifest of the workspace."""
     folder = (workspace / manifest).parent
@@ -90,6 +99,14 @@ def measured(report: Measured) -> Measured:
         for entry in (model, *model["variants"]):
             entry.pop("seconds", None)
     return kept
+
+
+def reported(workspace: Path, step: Step, variant: str, metric: str) -> Measured:
+    """A metric of a variant in the report that a step wrote."""
+    report = json.loads((workspace / step.outputs["report-json"]).read_text())
+    variants = [one for model in report["models"] for one in model["variants"] if one["name"] == variant]
+    (found,) = (one for one in variants[0]["metrics"] if one["name"] == metric)
+    return dict(found)
 
 
 def owned(folder: Path) -> set[int]:
@@ -141,6 +158,8 @@ def assert_locked(lock: Path, requirements: list[str]) -> None:
     """Every requirement is met, and every package has a hash."""
     entries = re.split(r"\n(?=[a-z0-9])", lock.read_text())[1:]
     assert all(" --hash=sha256:" in entry for entry in entries)
+    for_us = {entry.partition("==")[0] for entry in entries if "tflite-guard (" in entry}
+    assert for_us <= {Requirement(requirement).name for requirement in requirements}, "once asked for, and no more"
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", "\n".join(entries), re.MULTILINE))
     for requirement in map(Requirement, requirements):
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
@@ -149,11 +168,11 @@ def assert_locked(lock: Path, requirements: list[str]) -> None:
 @pytest.mark.parametrize("user", ["0:0", "12345:12345"], ids=["root", "a user without a name or a home"])
 @pytest.mark.parametrize("writable", ["/work", "/tmp"])
 def test_one_writable_folder_is_enough(
-    docker: Engine, image: str, workspace: Path, tmp_path: Path, user: str, writable: str
+    docker: Engine, image: str, workspace: Path, give: Give, user: str, writable: str
 ) -> None:
     narrow(workspace, DIGITS, "int8")
     if writable == "/work":
-        give(workspace, int(user.split(":")[0]))
+        give(int(user.split(":")[0]))
         mounts = ["--volume", f"{workspace}:/work"]
     else:
         mounts = ["--volume", f"{workspace}:/work:ro", "--tmpfs", "/tmp"]
@@ -201,20 +220,49 @@ def test_a_bad_model_is_red_on_its_line_with_outputs_summary_and_comment(
     assert accuracy.name == "error"
     assert accuracy.properties["file"] == BROKEN
     assert int(accuracy.properties["line"]) == line_of(workspace / BROKEN, '"accuracy": {"max_drop"')
-    assert all(name in accuracy.properties["title"] for name in ("digits", "int8", "accuracy"))
-    assert re.search(r"0\.01|1 %|1\.0", accuracy.message)
+    metric = reported(workspace, step, "int8", "accuracy")
+    reference, value, drop = (f"{metric[name]:.4f}" for name in ("reference", "value", "drop"))
+    interval = "[{:.4f}, {:.4f}]".format(*metric["confidence_interval"])
+    assert accuracy.properties["title"] == "digits / int8: accuracy"
+    assert accuracy.message == (
+        f"digits / int8: accuracy went from {reference} to {value}, a drop of {drop}; max_drop allows 0.01. "
+        f"95 % interval {interval}."
+    )
     assert [int(other.properties["line"]) for other in others] == [line_of(workspace / BROKEN, '"agreement": {"min"')]
     counts = {name: step.outputs[name] for name in ("verdict", "failed-count", "warned-count", "checked-count")}
     assert counts == {"verdict": "fail", "failed-count": "1", "warned-count": "0", "checked-count": "2"}
-    assert "int8" in step.summary
     (comment,) = github.of(7, "github-actions[bot]")
     assert step.outputs["comment-url"].endswith(f"#issuecomment-{comment.id}")
-    assert "int8" in comment.body
+    for page in (step.summary, comment.body):
+        assert "1 of 2 variants out of tolerance" in page
+        (row,) = re.findall(r"<tr>.*❌\s<code>accuracy</code>.*</tr>", page)
+        figures = [reference, value, f"+{drop}", interval, "max_drop</code> 0.01"]
+        row = row.replace("\xa0", " ")  # which keep figures in one line
+        assert [figure in row for figure in figures] == [True] * 5, row
     assert_nothing_leaked(step, workspace)
 
     again = runner().run({"manifest": BROKEN})
     assert again.exit_code == 1
     assert len(github.of(7, "github-actions[bot]")) == 1
+
+
+def test_the_comment_is_found_behind_others_and_written_though_the_server_fails_at_first(
+    runner: NewRunner, workspace: Path, github: GitHub
+) -> None:
+    for number in range(150):
+        github.comment(7, f"user{number}", "<!-- tflite-guard id=tflite-guard content=0 run=1.1 -->\nnot ours")
+    ours = github.comment(7, "github-actions[bot]", "<!-- tflite-guard id=tflite-guard content=0 run=1.1 -->\nold")
+    github.faults += [Fault(502), Fault(503), secondary_limit(1)]
+    narrow(workspace, BROKEN, "int8")
+    step = runner().run({"manifest": BROKEN})
+    assert (step.exit_code, ours.edits) == (1, 1), step.log
+    assert "out of tolerance" in ours.body
+    assert len(github.of(7, "github-actions[bot]")) == 1
+    assert all("not ours" in comment.body for comment in github.comments if comment is not ours)
+
+    github.faults += [Fault(500)] * 20
+    green = runner().run({"manifest": BROKEN, "fail-on": "never"})
+    assert (green.exit_code, green.outputs["verdict"], green.outputs["comment-url"]) == (0, "fail", "")
 
 
 @pytest.mark.parametrize(("manifest", "code"), [(DIGITS, 0), (BROKEN, 1)], ids=["green", "red"])
