@@ -57,6 +57,11 @@ class Inputs:
     working_directory: str
     allow_pull_request_target: bool
 
+    @property
+    def renderings(self) -> tuple[str, ...]:
+        """What is written to the report folder: always report.json."""
+        return tuple(dict.fromkeys(("json", *(self.formats or FORMATS))))
+
     @staticmethod
     def read(environ: MutableMapping[str, str]) -> Inputs:
         """The inputs, which the runner gives as variables; the token is taken out of the environment.
@@ -163,10 +168,9 @@ def run(environ: MutableMapping[str, str]) -> int:
         step.complain(error)
         failure, report = error, checking.without_results(error)
     except Exception as error:  # a step that ends in a traceback still has outputs, a summary and a comment
-        failure, report = (
-            error,
-            checking.without_results(EvaluationError("bug", "tflite-guard ended in an error of its own; see the log")),
-        )
+        bug = EvaluationError("bug", "tflite-guard ended in an error of its own; see the log")
+        step.complain(bug)
+        failure, report = error, checking.without_results(bug)
     unwritten = _written(report, inputs)
     step.tell(report, inputs)
     step.output("comment-url", _comment(step, report, inputs, environ) or "")
@@ -181,9 +185,8 @@ def run(environ: MutableMapping[str, str]) -> int:
 
 
 def _written(report: Report, inputs: Inputs) -> GuardError | None:
-    names = tuple(dict.fromkeys(("json", *(inputs.formats or FORMATS))))
     try:
-        checking.write(report, (), inputs.report_dir, names)
+        checking.write(report, (), inputs.report_dir, inputs.renderings)
     except GuardError as error:
         return error
     return None
@@ -285,10 +288,10 @@ class _Step:
         report_dir = self._inside(inputs.report_dir, "report-dir")
         if os.path.lexists(report_dir) and not os.path.isdir(report_dir):
             raise UsageError(f"input report-dir: {plain(inputs.report_dir)} is a file; name a folder")
-        for name in (*FILES.values(), COMMENT_FILE):
+        for name in inputs.renderings:
             # What an earlier run or the commit left there would be taken for this run's.
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(report_dir, name))
+                os.unlink(os.path.join(report_dir, FILES[name]))
         if inputs.cache_dir is not None:
             self._refuse_foreign(self._inside(inputs.cache_dir, "cache-dir"), plain(inputs.cache_dir))
 
@@ -316,6 +319,9 @@ class _Step:
         """A file of the working directory as later steps find it, by the names that the inputs gave."""
         return os.path.normpath(os.path.join(self._working_directory, file))
 
+    def _report(self, inputs: Inputs, rendering: str) -> str:
+        return self.shown(os.path.join(inputs.report_dir, FILES[rendering]))
+
     def say(self, text: str) -> None:
         """Lines for the log that no text of a pull request can turn into commands."""
         for line in text.splitlines():
@@ -342,7 +348,7 @@ class _Step:
 
     def tell(self, report: Report, inputs: Inputs | None) -> None:
         """The report in the log, as annotations, on the summary, and as outputs; `inputs` None where they are wrong."""
-        json = self.shown(os.path.join(inputs.report_dir, FILES["json"])) if inputs else ""
+        json = self._report(inputs, "json") if inputs else ""
         rest = f"The log of this step holds everything, and so does {json}."
         if report.models:
             stop = secrets.token_hex(16)
@@ -359,10 +365,7 @@ class _Step:
         self.output("warned-count", str(verdicts.count(Verdict.WARN)))
         self.output("checked-count", str(len(verdicts)))
         for name, rendering in OUTPUTS.items():
-            written = inputs and (rendering == "json" or not inputs.formats or rendering in inputs.formats)
-            self.output(
-                name, self.shown(os.path.join(inputs.report_dir, FILES[rendering])) if inputs and written else ""
-            )
+            self.output(name, self._report(inputs, rendering) if inputs and rendering in inputs.renderings else "")
         if inputs is None:
             self.output("comment-url", "")
 

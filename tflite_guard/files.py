@@ -101,13 +101,17 @@ def holds(path: str, content: bytes) -> bool:
 
 
 def find_root(folder: str) -> str:
+    """The repository that a folder lies in, links resolved: the nearest above with `.git`, else the folder itself."""
+    return root_above(os.path.realpath(folder))
+
+
+def root_above(folder: str) -> str:
     """The nearest folder at or above this one that holds `.git` (a folder, or a worktree's file), else itself."""
-    start = os.path.realpath(folder)
-    current = start
+    current = folder
     while not os.path.exists(os.path.join(current, ".git")):
         parent = os.path.dirname(current)
         if parent == current:
-            return start
+            return folder
         current = parent
     return current
 

@@ -17,6 +17,7 @@ from cmarkgfm.cmark import Options
 from PIL import Image
 
 from tests.conftest import EXAMPLES, Run
+from tests.e2e.node import install
 from tests.sample import COMMANDS, named
 from tflite_guard.reports.json import read
 from tflite_guard.reports.markdown import COMMENT_LIMIT, render
@@ -62,12 +63,7 @@ document.body.append(Object.assign(document.createElement("output"), {textConten
 @pytest.fixture(scope="module")
 def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GitHub's style sheets."""
-    folder = tmp_path_factory.mktemp("npm")
-    shutil.copytree(Path(__file__).parent / "page", folder, dirs_exist_ok=True)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert installed.returncode == 0, installed.stderr
-    return folder / "node_modules/github-markdown-css"
+    return install("page", tmp_path_factory.mktemp("npm")) / "node_modules/github-markdown-css"
 
 
 def browse(page: Path, *arguments: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.e2e.node import install
 from tests.workflows import Source, workflows
 
 LINT = """
@@ -27,11 +27,7 @@ for (const path of process.argv.slice(2)) {
 
 @pytest.fixture(scope="module")
 def linters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("npm")
-    shutil.copytree(Path(__file__).parent / "npm", folder, dirs_exist_ok=True)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert installed.returncode == 0, installed.stderr
+    folder = install("npm", tmp_path_factory.mktemp("npm"))
     (folder / "lint.mjs").write_text(LINT)
     return folder
 

@@ -14,19 +14,8 @@ def strays(path: str, data_roots: Sequence[str] = ()) -> str | None:
     A path may be given from anywhere, but a pull request can make a link of any file or folder of its own.
     """
     real = os.path.realpath(path)
-    inside = files.contained(real, (_root_of(os.path.dirname(os.path.abspath(path))), *data_roots))
+    inside = files.contained(real, (files.root_above(os.path.dirname(os.path.abspath(path))), *data_roots))
     return None if inside else readable(real)
-
-
-def _root_of(folder: str) -> str:
-    """The nearest folder at or above this one with `.git`, else itself; links among them are not followed."""
-    place = folder
-    while not os.path.exists(os.path.join(place, ".git")):
-        above = os.path.dirname(place)
-        if above == place:
-            return folder
-        place = above
-    return place
 
 
 def utf8(path: str) -> bool:
