@@ -119,7 +119,7 @@ def root_above(folder: str) -> str:
 def repository_path(path: str) -> str:
     """A file's path relative to its repository's root, with `/`; without git, relative to where we are."""
     real = os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
-    root = find_root(os.path.dirname(real))
+    root = root_above(os.path.dirname(real))
     if not os.path.exists(os.path.join(root, ".git")) and _under(real, os.getcwd()):
         root = os.getcwd()
     return Path(os.path.relpath(real, root)).as_posix()

@@ -10,10 +10,9 @@ import hashlib
 import os
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
-from tflite_guard.files import find_root
+from tflite_guard.files import root_above
 
 _EXTENDED = 0x4000
 _NAMES_ELSEWHERE = b"link"
@@ -23,7 +22,7 @@ _NAMES_ELSEWHERE = b"link"
 def tracked(folder: str) -> bool | None:
     """Whether a repository tracks anything in a folder; None where that cannot be known."""
     real = os.path.realpath(folder)
-    root = find_root(real)
+    root = root_above(real)
     index = _index(root)
     if index is None:
         return None
@@ -46,7 +45,7 @@ def _index(root: str) -> Path | None:
     return index if index.is_file() else None
 
 
-def _names(content: bytes) -> Iterator[bytes]:
+def _names(content: bytes) -> list[bytes]:
     """The paths in an index. Raises ValueError, struct.error or IndexError where it cannot be read."""
     signature, version, count = struct.unpack_from(">4sII", content)
     if signature != b"DIRC" or version not in (2, 3, 4):
@@ -70,7 +69,7 @@ def _names(content: bytes) -> Iterator[bytes]:
         names.append(name)
     if content[position : position + 4] == _NAMES_ELSEWHERE:
         raise ValueError("a split index")
-    yield from names
+    return names
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:

@@ -149,16 +149,14 @@ class Engine:
         self._cache_dir = options.cache_dir
         roots = [root for model in models for root in model.evaluation.roots]
         readable, places = readable_paths(paths), readable_paths(roots)
+        kept = None
         if options.cache_dir is not None:
             _make_folder(options.cache_dir)
-            readable = (*readable, *Cache(options.cache_dir).closed())
-            places = (*places, options.cache_dir)
+            kept = Cache(options.cache_dir)
+            readable, places = (*readable, *kept.closed()), (*places, options.cache_dir)
         limit = options.memory_bytes if options.memory_bytes is not None else memory_limit()
         self.pool = WorkerPool(Confinement(readable, places, limit, options.allow_code), on_log)
-        if options.cache_dir is not None:
-            self.cache = Cache(options.cache_dir)
-        else:
-            self.cache = Cache(Path(self.pool.scratch) / "store", setting="TMPDIR")
+        self.cache = kept or Cache(Path(self.pool.scratch) / "store", setting="TMPDIR")
         self.hashes = Hashes(roots)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = options.jobs or max(1, min(len(models), cores // 2))

@@ -27,7 +27,6 @@ REST = "report.json holds everything."
 PROBLEMS_IN_SIGHT = 20
 NOTES_IN_SIGHT = 50
 NAMES_IN_SIGHT = 10
-MESSAGES_IN_SIGHT = 50
 SEVERITIES = {"error": "❌", "warning": "⚠️", "note": "ℹ️"}
 
 
