@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tflite_guard.bootstrap import percentile_interval, replicates
-from tflite_guard.intervals import Z, newcombe_paired
+from tflite_guard.judgement.intervals import Z, newcombe_paired
+from tflite_guard.metrics.bootstrap import percentile_interval, replicates
 
 Array = NDArray[Any]
 Ends = tuple[Array, Array]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tflite_guard.reports.json import read
-from tflite_guard.reports.text import View
+from tflite_guard.reports.terminal import View
 
 TARGET = Path(__file__).with_name("terminal.svg")
 

@@ -23,8 +23,8 @@ from tflite_guard.action import Inputs
 from tflite_guard.commenting import comment
 from tflite_guard.errors import UsageError
 from tflite_guard.github import by_hand
-from tflite_guard.plain import plain
 from tflite_guard.reports import markdown
+from tflite_guard.text.plain import plain
 
 SHA = "a" * 40
 SECRET = "ghs_secret0123456789"

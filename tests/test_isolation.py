@@ -180,8 +180,8 @@ def test_a_crashing_model_is_an_error_and_the_next_is_judged(run: Run, digits: P
 
 
 def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(digits: Path) -> None:
-    from tflite_guard import pipeline
     from tflite_guard.manifest import load
+    from tflite_guard.run import pipeline
 
     (digits / "hog.py").write_text(
         "import numpy as np\ndef load():\n    return {'image': np.ones((64, 2**30), np.uint8)}\n"

@@ -47,7 +47,7 @@ def check(
     import os
 
     from tflite_guard import checking
-    from tflite_guard.pipeline import Options
+    from tflite_guard.run.pipeline import Options
 
     options = Options(
         models=tuple(models),

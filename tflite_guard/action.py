@@ -16,14 +16,14 @@ from pathlib import Path
 from tflite_guard import checking, commenting
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import write_atomically
-from tflite_guard.git import tracked
-from tflite_guard.pipeline import Options
-from tflite_guard.plain import logged, plain
+from tflite_guard.files.git import tracked
 from tflite_guard.reports import FILES, FORMATS, markdown
 from tflite_guard.reports.annotations import problem_annotations, remark
 from tflite_guard.reports.annotations import render as annotations_of
 from tflite_guard.results import Report, Verdict
-from tflite_guard.steps import Event
+from tflite_guard.run.pipeline import Options
+from tflite_guard.run.steps import Event
+from tflite_guard.text.plain import logged, plain
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
 
 COMMENT_FILE = "comment.md"

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from tflite_guard import baseline as baselines
-from tflite_guard import pipeline
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full, make_folders, write_atomically
+from tflite_guard.judgement import baseline as baselines
 from tflite_guard.manifest import load
 from tflite_guard.results import Report, Tool, Verdict
-from tflite_guard.steps import TOOL_NAME, environment, tool_version
+from tflite_guard.run import pipeline
+from tflite_guard.run.steps import TOOL_NAME, environment, tool_version
 from tflite_guard.vocabulary import DEFAULT_MANIFEST, REPORT_VERSION
 
 if TYPE_CHECKING:
     from tflite_guard.manifest.types import Manifest
-    from tflite_guard.steps import OnEvent
-    from tflite_guard.workers import OnLog
+    from tflite_guard.run.steps import OnEvent
+    from tflite_guard.run.workers import OnLog
 
 NO_BASELINE = "off"
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
         if not os.path.isdir(root):
             raise UsageError(f"--data-root {root}: there is no such folder")
     loaded, problems = [], []
-    for path in named(manifests):
+    for path in manifest_paths(manifests):
         try:
             loaded.append(load(path, data_roots=data_roots, allow_code=allow_code))
         except ManifestError as error:
@@ -70,7 +70,7 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
     return loaded
 
 
-def named(manifests: Sequence[str]) -> list[str]:
+def manifest_paths(manifests: Sequence[str]) -> list[str]:
     """The manifests meant: those given, each once however it is written, or the default one."""
     unique: dict[str, str] = {}
     for path in manifests:

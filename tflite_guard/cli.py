@@ -15,12 +15,12 @@ import click
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full
-from tflite_guard.plain import logged, plain
+from tflite_guard.text.plain import logged, plain
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
 
 if TYPE_CHECKING:
-    from tflite_guard.pipeline import Options
     from tflite_guard.results import Report
+    from tflite_guard.run.pipeline import Options
 
 ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 INTERRUPTED = 130
@@ -170,10 +170,10 @@ def init(model: str, data: str | None, output: str, force: bool, verbose: bool) 
 @_run_options
 def convert(model_name: str, variant: str, output: str, manifest: str, verbose: bool, **settings: Any) -> None:
     """Write the very .tflite that `check` judges for one variant."""
-    from tflite_guard import pipeline
     from tflite_guard.checking import filed, load_all
-    from tflite_guard.figures import size
     from tflite_guard.files import write_atomically
+    from tflite_guard.run import pipeline
+    from tflite_guard.text.figures import size
 
     _require_place(output)
     options = _options(**settings)
@@ -240,17 +240,17 @@ def baseline() -> None:
 @_run_options
 def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
     """Check the manifests and record the results beside each, to commit."""
-    from tflite_guard import baseline as baselines
-    from tflite_guard.checking import NO_BASELINE, named
-    from tflite_guard.pipeline import report_of
+    from tflite_guard.checking import NO_BASELINE, manifest_paths
+    from tflite_guard.judgement import baseline as baselines
     from tflite_guard.reports.wording import count
     from tflite_guard.results import Verdict
+    from tflite_guard.run.pipeline import report_of
 
     finished = _check(manifests, verbose=verbose, baseline=NO_BASELINE, **settings)
     if finished.verdict is Verdict.ERROR:
         _write(finished, [("text", None)], None)
         raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")
-    for path in named(manifests):
+    for path in manifest_paths(manifests):
         target, part = baselines.path_for(path), report_of(finished, path)
         baselines.write(target, baselines.from_report(part), settings["data_roots"])
         click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
@@ -261,10 +261,10 @@ def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
 @DATA_ROOT
 def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:
     """Print the recorded results."""
-    from tflite_guard import baseline as baselines
-    from tflite_guard.checking import named
+    from tflite_guard.checking import manifest_paths
+    from tflite_guard.judgement import baseline as baselines
 
-    for path in named(manifests):
+    for path in manifest_paths(manifests):
         for line in baselines.describe(baselines.path_for(path), data_roots).splitlines():
             click.echo(_safe(line))
 
@@ -362,7 +362,7 @@ def _options(
     jobs: int | None = None,
 ) -> Options:
     from tflite_guard.checking import default_cache_dir
-    from tflite_guard.pipeline import Options
+    from tflite_guard.run.pipeline import Options
 
     if no_cache and cache_dir is not None:
         raise UsageError("--cache-dir and --no-cache exclude each other")
@@ -428,7 +428,7 @@ def _print(report: Report, name: str) -> None:
     if name == "text" and sys.stdout.isatty():
         from rich.console import Console
 
-        from tflite_guard.reports.text import View
+        from tflite_guard.reports.terminal import View
 
         Console().print(View(report))
     else:

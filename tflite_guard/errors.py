@@ -20,7 +20,7 @@ class UsageError(GuardError):
 
 
 @dataclass(frozen=True, order=True)
-class Problem:
+class ManifestProblem:
     """One thing wrong with a manifest, at its place. Lines and columns count from 1, in characters."""
 
     path: str
@@ -38,7 +38,7 @@ class ManifestError(GuardError):
     exit_code = 2
     kind = "manifest"
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[ManifestProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
 

@@ -12,7 +12,7 @@ from typing import Any
 from tflite_guard.errors import DataError, EvaluationError, UsageError
 from tflite_guard.files import find_root, sniff, write_atomically
 from tflite_guard.manifest.types import ReferenceSpec
-from tflite_guard.pipeline import Options, describe
+from tflite_guard.run.pipeline import Options, describe
 from tflite_guard.vocabulary import DEFAULT_MANIFEST, ReferenceKind
 
 KINDS: dict[str, ReferenceKind] = {"keras": "keras", "hdf5": "keras", "saved_model": "saved_model", "tflite": "tflite"}

@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from tflite_guard.engine.convert import Source
+from tflite_guard.engine.convert import FloatModel
 from tflite_guard.manifest.types import ReferenceSpec, VariantSpec
 
 EXAMPLES = 24
@@ -26,7 +26,7 @@ class Case:
     data: dict[str, np.ndarray]
     scratch: Path
     kind: str = "keras"
-    _source: Source | None = None
+    _source: FloatModel | None = None
     _made: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -34,9 +34,9 @@ class Case:
         return ReferenceSpec(self.kind, str(self.path))
 
     @property
-    def source(self) -> Source:
+    def source(self) -> FloatModel:
         if self._source is None:
-            self._source = Source(self.spec, str(self.scratch))
+            self._source = FloatModel(self.spec, str(self.scratch))
         return self._source
 
     def calibration(self) -> Iterator[dict[str, np.ndarray]]:

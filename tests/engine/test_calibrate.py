@@ -11,7 +11,7 @@ from engine_models import Case, normal, single_runs, without_signature
 
 from tflite_guard.engine import graph
 from tflite_guard.engine.calibrate import inject, measured_ranges
-from tflite_guard.engine.convert import Source
+from tflite_guard.engine.convert import FloatModel
 from tflite_guard.errors import DataError
 from tflite_guard.manifest.types import CalibrationOptions, VariantSpec
 
@@ -89,7 +89,7 @@ def test_a_percentile_keeps_the_central_values(conv: Case, percentile: float) ->
 
 def test_clipping_narrows_the_quantized_input(conv: Case, tmp_path: Path) -> None:
     options = CalibrationOptions(clip_percentile=90.0)
-    source = Source(conv.spec, str(tmp_path))
+    source = FloatModel(conv.spec, str(tmp_path))
     variant = VariantSpec("v", "int8", io="int8", calibration_options=options)
     clipped = graph.read(source.quantize(variant, conv.calibrated))
     plain = graph.read(conv.tflite("int8", "int8"))

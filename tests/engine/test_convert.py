@@ -11,7 +11,7 @@ import tensorflow as tf
 from engine_models import Case, single_runs, without_signature
 
 from tflite_guard.engine import convert, graph
-from tflite_guard.engine.convert import Source
+from tflite_guard.engine.convert import FloatModel
 from tflite_guard.engine.tflite import Runner, inspect
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
 from tflite_guard.manifest.types import CalibrationOptions, ReferenceSpec, VariantSpec
@@ -55,7 +55,7 @@ def test_several_inputs_calibrate_by_name(branches: Case) -> None:
 
 @pytest.mark.parametrize("quantization", ["float32", "float16", "dynamic_range", "int8", "int16x8"])
 def test_converting_twice_gives_the_same_bytes(conv: Case, quantization: str, tmp_path: Path) -> None:
-    again = Source(conv.spec, str(tmp_path)).quantize(VariantSpec("v", quantization), conv.calibration)
+    again = FloatModel(conv.spec, str(tmp_path)).quantize(VariantSpec("v", quantization), conv.calibration)
     assert again == Path(conv.tflite(quantization)).read_bytes()
 
 
@@ -91,7 +91,7 @@ def test_one_calibration_serves_many_variants(conv: Case, tmp_path: Path) -> Non
         passes += 1
         return conv.calibration()
 
-    source = Source(conv.spec, str(tmp_path))
+    source = FloatModel(conv.spec, str(tmp_path))
     for variant in (
         VariantSpec("a", "int8"),
         VariantSpec("b", "int8", io="int8"),
@@ -109,7 +109,7 @@ def test_only_so_many_samples_are_used(conv: Case, tmp_path: Path) -> None:
     few = CalibrationOptions(samples=5)
     scales = [
         graph.read(
-            Source(conv.spec, str(tmp_path)).quantize(
+            FloatModel(conv.spec, str(tmp_path)).quantize(
                 VariantSpec("v", "int8", io="int8", calibration_options=o), tainted
             )
         )
@@ -120,7 +120,7 @@ def test_only_so_many_samples_are_used(conv: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("private", [True, False])
 def test_keep_float_leaves_a_layer_in_float(conv: Case, tmp_path: Path, private: bool) -> None:
-    source = conv.source if private else Source(conv.spec, str(tmp_path), quantizer=moved)
+    source = conv.source if private else FloatModel(conv.spec, str(tmp_path), quantizer=moved)
     model = source.quantize(VariantSpec("v", "int8", keep_float=("scores",)), conv.calibrated)
     kinds = [name.split(" ")[0] for name in graph.float_operators(graph.read(model))]
     assert kinds == ["FULLY_CONNECTED", "SOFTMAX"]
@@ -136,7 +136,7 @@ def test_without_the_private_function_the_public_one_gives_the_same(
 ) -> None:
     variant = VariantSpec("v", "int8", keep_float=keep)
     path = tmp_path / "public.tflite"
-    path.write_bytes(Source(conv.spec, str(tmp_path), quantizer=moved).quantize(variant, conv.calibrated))
+    path.write_bytes(FloatModel(conv.spec, str(tmp_path), quantizer=moved).quantize(variant, conv.calibrated))
     own = tmp_path / "own.tflite"
     own.write_bytes(conv.source.quantize(variant, conv.calibrated))
     np.testing.assert_array_equal(
@@ -157,7 +157,7 @@ def test_keep_float_elsewhere_is_an_error(conv: Case, quantization: str) -> None
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
 def test_a_float_flatbuffer_quantizes_as_its_model_does(branches: Case, tmp_path: Path, io: str) -> None:
-    source = Source(ReferenceSpec("tflite", branches.tflite("float32")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("tflite", branches.tflite("float32")), str(tmp_path))
     path = tmp_path / "from_flatbuffer.tflite"
     path.write_bytes(source.quantize(VariantSpec("v", "int8", io=io), branches.calibration))
     wanted = single_runs(branches.tflite("int8", io), branches.data)
@@ -169,7 +169,7 @@ def test_a_float_flatbuffer_quantizes_as_its_model_does(branches: Case, tmp_path
 @pytest.mark.parametrize("quantization", ["int8", "int16x8"])
 def test_a_flatbuffer_without_signature_quantizes_too(conv: Case, tmp_path: Path, quantization: str) -> None:
     bare = without_signature(conv.tflite("float32"), tmp_path / "bare.tflite")
-    source = Source(ReferenceSpec("tflite", bare), str(tmp_path))
+    source = FloatModel(ReferenceSpec("tflite", bare), str(tmp_path))
     path = tmp_path / "quantized.tflite"
     path.write_bytes(source.quantize(VariantSpec("v", quantization), conv.calibration))
     outputs = Runner(str(path), expected=conv.source.names).run(conv.data)["output_0"]
@@ -177,14 +177,14 @@ def test_a_flatbuffer_without_signature_quantizes_too(conv: Case, tmp_path: Path
 
 
 def test_what_a_flatbuffer_cannot_become_is_said(conv: Case, tmp_path: Path) -> None:
-    source = Source(ReferenceSpec("tflite", conv.tflite("float32")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("tflite", conv.tflite("float32")), str(tmp_path))
     assert source.quantize(VariantSpec("v", "float32"), None) == Path(conv.tflite("float32")).read_bytes()
     with pytest.raises(ConversionError, match=r"cannot make float16 from a \.tflite"):
         source.quantize(VariantSpec("v", "float16"), None)
 
 
 def test_a_quantized_flatbuffer_is_no_source(conv: Case, tmp_path: Path) -> None:
-    source = Source(ReferenceSpec("tflite", conv.tflite("int8")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("tflite", conv.tflite("int8")), str(tmp_path))
     with pytest.raises(ConversionError, match=r"conv-int8-float32\.tflite is quantized already"):
         source.quantize(VariantSpec("v", "int8"), conv.calibration)
 
@@ -210,7 +210,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("io", ["float32", "int8"])
 def test_a_quantization_aware_source_needs_no_calibration(trained: str, tmp_path: Path, io: str) -> None:
-    source = Source(ReferenceSpec("saved_model", trained), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", trained), str(tmp_path))
     path = tmp_path / "trained.tflite"
     path.write_bytes(source.quantize(VariantSpec("v", "int8", io=io), None))
     assert graph.float_operators(graph.read(str(path))) == []
@@ -236,7 +236,7 @@ def test_a_name_alone_makes_no_source_quantization_aware(tmp_path: Path) -> None
     module = tf.Module()
     module.kernel = kernel
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve, "training": training})
-    source = Source(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
     assert not source.quantization_aware
     assert graph.float_operators(graph.read(source.quantize(VariantSpec("v", "int8"), four_wide))) == []
 
@@ -256,7 +256,7 @@ def test_ranges_trained_in_part_only_ask_for_calibration(tmp_path: Path) -> None
     module = tf.Module()
     module.kernel = kernel
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve})
-    source = Source(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
     with pytest.raises(
         ConversionError, match=r"not quantization-aware-trained throughout.*name a dataset as calib"
     ) as e:
@@ -269,19 +269,19 @@ def test_a_variant_is_the_same_whichever_were_made_before(
     conv: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float32 is made to need a batch of one; what is made after it keeps its free batch."""
-    once = Source._once
+    once = FloatModel._once
 
-    def picky(source: Source, folder: str, setup: Any) -> bytes:
+    def picky(source: FloatModel, folder: str, setup: Any) -> bytes:
         if setup is convert._plain and "single" not in folder:
             raise ConversionError("not with a free batch")
         return once(source, folder, setup)
 
-    monkeypatch.setattr(Source, "_once", picky)
-    source = Source(conv.spec, str(tmp_path))
+    monkeypatch.setattr(FloatModel, "_once", picky)
+    source = FloatModel(conv.spec, str(tmp_path))
     assert graph.read(source.float32()).main.tensors[0].shape_signature[0] == 1
     for quantization in ("dynamic_range", "int8"):
         variant = VariantSpec("v", quantization)
-        alone = Source(conv.spec, str(tmp_path)).quantize(variant, conv.calibration)
+        alone = FloatModel(conv.spec, str(tmp_path)).quantize(variant, conv.calibration)
         assert source.quantize(variant, conv.calibration) == alone
         assert alone == Path(conv.tflite(quantization)).read_bytes()
 
@@ -295,7 +295,7 @@ def test_a_saved_model_with_state_agrees_with_its_conversion(tmp_path: Path) -> 
         return {"y": x + module.state.assign(module.state * 0.5 + x[0])}
 
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve})
-    source = Source(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
     data = {"x": np.random.default_rng(1).normal(size=(6, 3)).astype("float32")}
     wanted = source.reference.predict(data)["y"]
     np.testing.assert_allclose(wanted, 2 * data["x"], rtol=1e-6)
@@ -314,7 +314,7 @@ def test_calibration_data_is_asked_for(conv: Case) -> None:
 
 @pytest.mark.parametrize("quantization", ["int8", "int16x8"])
 def test_no_examples_and_wrong_shapes_in_calibration_are_said(conv: Case, tmp_path: Path, quantization: str) -> None:
-    source = Source(conv.spec, str(tmp_path))
+    source = FloatModel(conv.spec, str(tmp_path))
     with pytest.raises(DataError, match="the calibration data has no examples"):
         source.quantize(VariantSpec("v", quantization), lambda: iter(()))
     wrong = {"image": np.zeros((1, 8, 8, 2), "float32")}
@@ -344,7 +344,7 @@ def test_a_model_that_converts_only_with_a_batch_of_one_does(looped: Case) -> No
 
 
 def test_state_left_by_predictions_is_not_exported(stateful: Case, tmp_path: Path) -> None:
-    source = Source(stateful.spec, str(tmp_path))
+    source = FloatModel(stateful.spec, str(tmp_path))
     wanted = source.reference.predict(stateful.data)["output_0"]
     path = tmp_path / "stateful.tflite"
     path.write_bytes(source.float32())
@@ -367,4 +367,4 @@ def test_a_fixed_batch_calibrates(make_case: Any) -> None:
 def test_a_damaged_reference_says_so_through_the_source(tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(b"")
     with pytest.raises(ModelFileError, match="zero bytes"):
-        Source(ReferenceSpec("keras", str(tmp_path / "m.keras")), str(tmp_path)).float32()
+        FloatModel(ReferenceSpec("keras", str(tmp_path / "m.keras")), str(tmp_path)).float32()

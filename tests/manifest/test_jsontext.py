@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tflite_guard.errors import ManifestError, Problem
+from tflite_guard.errors import ManifestError, ManifestProblem
 from tflite_guard.manifest import jsontext
 
 
@@ -208,7 +208,7 @@ def test_any_bytes_give_a_document_or_a_manifest_error(data: bytes) -> None:
         assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
 
 
-def outcome(data: bytes) -> jsontext.Document | list[Problem]:
+def outcome(data: bytes) -> jsontext.Document | list[ManifestProblem]:
     try:
         return jsontext.parse(data, "m.json")
     except ManifestError as error:

@@ -48,7 +48,7 @@ def quantize_calibrated(calibrated: bytes, io: str, float_nodes: Sequence[str] =
     return _guarded(lambda: deduplicate_readonly_buffers(mlir_quantize(calibrated, denylisted_nodes=nodes, **options)))
 
 
-class Source:
+class FloatModel:
     """A float model that variants are made from. Loaded, exported and calibrated once, when first needed."""
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tflite_guard.errors import GuardError, UsageError
 from tflite_guard.github.event import Context
 from tflite_guard.github.values import at
-from tflite_guard.plain import plain
+from tflite_guard.text.plain import plain
 
 if TYPE_CHECKING:
     from types import TracebackType

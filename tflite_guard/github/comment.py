@@ -17,7 +17,7 @@ from tflite_guard.errors import UsageError
 from tflite_guard.github.api import Api, GitHubError, RefusedError, clean_token
 from tflite_guard.github.event import Context
 from tflite_guard.github.values import at, same_name
-from tflite_guard.plain import plain
+from tflite_guard.text.plain import plain
 
 LONGEST_COMMENT = 65_536
 """Characters that GitHub takes, marker and footer included."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tflite_guard.errors import UsageError
 from tflite_guard.github.values import at, same_name
-from tflite_guard.plain import plain
+from tflite_guard.text.plain import plain
 
 API_URL = "https://api.github.com"
 SERVER_URL = "https://github.com"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tflite_guard.errors import ManifestError, Problem
-from tflite_guard.manifest.location import readable, strays, utf8
+from tflite_guard.errors import ManifestError, ManifestProblem
+from tflite_guard.manifest.location import displayed, strays, utf8
 
 Pointer = tuple[str | int, ...]
 """The way to a value from the top: keys and indices from 0."""
@@ -75,7 +75,7 @@ def read(path: str, data_roots: Sequence[str] = ()) -> bytes:
         raise _error(path, "this is not a regular file")
     for place in (os.path.abspath(path), os.path.realpath(path)):
         if not utf8(place):
-            raise _error(path, f"its path {readable(place)} is not UTF-8; rename what is written as \\x…")
+            raise _error(path, f"its path {displayed(place)} is not UTF-8; rename what is written as \\x…")
     if (real := strays(path, data_roots)) is not None:
         message = (
             f"leads out of its repository, to {real}; put the manifest itself here, or allow that with --data-root"
@@ -100,8 +100,8 @@ def parse(data: bytes, name: str) -> Document:
     text = _decode(data, name)
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
-    def problem(offset: int, message: str) -> Problem:
-        return Problem(name, *_position(starts, offset), message)
+    def problem(offset: int, message: str) -> ManifestProblem:
+        return ManifestProblem(name, *_position(starts, offset), message)
 
     if not text.strip(" \t\r\n"):
         raise _error(name, "the file is empty; tflite-guard init MODEL writes a first manifest")
@@ -210,7 +210,7 @@ def _decode(data: bytes, name: str) -> str:
         before = data[: error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        raise ManifestError([Problem(name, line, column, message)]) from None
+        raise ManifestError([ManifestProblem(name, line, column, message)]) from None
 
 
 def _too_deep(text: str) -> int | None:
@@ -332,4 +332,4 @@ def _reason(error: Exception) -> str:
 
 
 def _error(name: str, message: str) -> ManifestError:
-    return ManifestError([Problem(readable(name), 1, 1, message)])
+    return ManifestError([ManifestProblem(displayed(name), 1, 1, message)])

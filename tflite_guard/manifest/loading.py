@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tflite_guard import files
-from tflite_guard.errors import ManifestError, Problem, UsageError
+from tflite_guard.errors import ManifestError, ManifestProblem, UsageError
 from tflite_guard.manifest import jsontext, meaning
 from tflite_guard.manifest.jsontext import Document, quoted
-from tflite_guard.manifest.location import readable, utf8
+from tflite_guard.manifest.location import displayed, utf8
 from tflite_guard.manifest.meaning import Context
 from tflite_guard.manifest.meaning.datasets import ONLY_KEY
+from tflite_guard.manifest.rejections import Rejection, in_words, limited_effort
 from tflite_guard.manifest.schema import schema
 from tflite_guard.manifest.tree import Node, without_rejected
 from tflite_guard.manifest.types import (
@@ -35,7 +36,6 @@ from tflite_guard.manifest.views import (
     kind_of_model,
     model_views,
 )
-from tflite_guard.manifest.wording import Rejection, in_words, limited_effort
 from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, Kernels, ReferenceKind
 
 _SIZE_MAX = 200_000
@@ -71,7 +71,7 @@ def _context(path: str, data_roots: Sequence[str], allow_code: bool) -> Context:
     roots = (files.find_root(folder), *map(os.path.realpath, data_roots))
     for root in roots[1:]:
         if not utf8(root):
-            raise UsageError(f"--data-root {readable(root)}: is not UTF-8; rename what is written as \\x…")
+            raise UsageError(f"--data-root {displayed(root)}: is not UTF-8; rename what is written as \\x…")
     return Context(folder, roots, allow_code)
 
 
@@ -92,18 +92,18 @@ def _check_version(document: Document) -> None:
         message = (
             f'"schema_version" is {quoted(version)}; this tflite-guard reads the number {MANIFEST_VERSION}{advice}'
         )
-        raise ManifestError([Problem(document.name, *document.at_value(("schema_version",)), message)])
+        raise ManifestError([ManifestProblem(document.name, *document.at_value(("schema_version",)), message)])
 
 
 def _rejections(tree: Node) -> list[Rejection]:
     from jsonschema import Draft202012Validator  # takes a tenth of a second, and text errors need none of it
 
-    errors = Draft202012Validator(schema("manifest-v1")).iter_errors(tree.plain())
+    errors = Draft202012Validator(schema("manifest-v1")).iter_errors(tree.value())
     return [rejection for error in errors for rejection in in_words(error, tree)]
 
 
 def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:
-    return {name: _dataset(name, node.plain(), context) for name, node in tree.content["datasets"].members()}
+    return {name: _dataset(name, node.value(), context) for name, node in tree.content["datasets"].members()}
 
 
 def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpec:
@@ -149,7 +149,7 @@ def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) 
     return ModelSpec(
         name=view.name,
         reference=_reference(view.node.content["reference"], context),
-        evaluation=datasets[str(view.settings["evaluation"].plain())],
+        evaluation=datasets[str(view.settings["evaluation"].value())],
         metrics=tuple(metric.spec for metric in view.metrics),
         variants=tuple(_variant(variant, computed, datasets, context) for variant in view.variants),
         line=view.node.line,
@@ -158,10 +158,10 @@ def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) 
 
 def _reference(node: Node, context: Context) -> ReferenceSpec:
     kind, path = kind_of_model(node)
-    written = node.plain()
+    written = node.value()
     return ReferenceSpec(
         kind=cast(ReferenceKind, kind),
-        path=context.real_path(str(path.plain())),
+        path=context.real_path(str(path.value())),
         signature=written.get("signature", "serving_default"),
         sha256=_lower(written.get("sha256")),
         input_shapes={name: tuple(map(int, shape)) for name, shape in written.get("input_shapes", {}).items()},
@@ -169,7 +169,7 @@ def _reference(node: Node, context: Context) -> ReferenceSpec:
 
 
 def _variant(view: VariantView, computed: set[str], datasets: dict[str, DatasetSpec], context: Context) -> VariantSpec:
-    own = {key: node.plain() for key, node in view.own.items()}
+    own = {key: node.value() for key, node in view.own.items()}
     source = view.own.get("source")
     return VariantSpec(
         name=view.name,
@@ -199,11 +199,11 @@ def _recipe(written: str | None, context: Context) -> str | None:
 def _calibration(view: VariantView, datasets: dict[str, DatasetSpec]) -> DatasetSpec | None:
     """None where no calibration data has a say, so that editing it does not make such a variant anew."""
     name = view.settings.get("calibration")
-    return datasets[str(name.plain())] if name and view.calibrated else None
+    return datasets[str(name.value())] if name and view.calibrated else None
 
 
 def _calibration_options(view: VariantView) -> CalibrationOptions:
-    options = {key: node.plain() for key, node in view.calibration_options.items()}
+    options = {key: node.value() for key, node in view.calibration_options.items()}
     if not view.calibrated:
         return CalibrationOptions()
     samples = _whole(options.get("samples"))
@@ -219,17 +219,17 @@ def _require_integer(view: VariantView) -> bool:
     quantization = QUANTIZATIONS.get(view.text("quantization") or "")
     meant = "require_integer" in view.own or "tflite" in view.own or view.calibrated
     asks = quantization.integer if quantization else meant
-    return bool(node and node.plain()) and asks
+    return bool(node and node.value()) and asks
 
 
 def _kernels(view: VariantView) -> Kernels:
     node = view.settings.get("kernels")
-    return cast(Kernels, node.plain()) if node else "default"
+    return cast(Kernels, node.value()) if node else "default"
 
 
 def _tolerance(view: ToleranceView) -> Tolerance:
     lines = {key: view.keys[key].line for key in TOLERANCES if key in view.keys}
-    return Tolerance(**{key: node.plain() for key, node in view.keys.items()}, line=view.node.line, lines=lines)
+    return Tolerance(**{key: node.value() for key, node in view.keys.items()}, line=view.node.line, lines=lines)
 
 
 def _lower(written: str | None) -> str | None:

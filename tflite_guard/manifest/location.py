@@ -15,7 +15,7 @@ def strays(path: str, data_roots: Sequence[str] = ()) -> str | None:
     """
     real = os.path.realpath(path)
     inside = files.contained(real, (files.root_above(os.path.dirname(os.path.abspath(path))), *data_roots))
-    return None if inside else readable(real)
+    return None if inside else displayed(real)
 
 
 def utf8(path: str) -> bool:
@@ -23,6 +23,6 @@ def utf8(path: str) -> bool:
     return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
 
 
-def readable(text: str) -> str:
+def displayed(text: str) -> str:
     """Text with bytes that are not UTF-8, as names of files may have, written as `\\xff`."""
     return text if utf8(text) else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from tflite_guard.errors import Problem
+from tflite_guard.errors import ManifestProblem
 from tflite_guard.manifest.jsontext import Document, Pointer
 
 
@@ -38,12 +38,12 @@ class Node:
         """The elements of an array; none when this is something else."""
         return self.content if isinstance(self.content, list) else []
 
-    def plain(self) -> Any:
+    def value(self) -> Any:
         """The JSON value that this node stands for."""
         if isinstance(self.content, dict):
-            return {key: node.plain() for key, node in self.content.items()}
+            return {key: node.value() for key, node in self.content.items()}
         if isinstance(self.content, list):
-            return [node.plain() for node in self.content]
+            return [node.value() for node in self.content]
         return self.content
 
     @property
@@ -51,13 +51,13 @@ class Node:
         """The line of the key, or of the value where there is no key, from 1."""
         return self.document.at_key(self.pointer)[0]
 
-    def problem(self, message: str) -> Problem:
+    def problem(self, message: str) -> ManifestProblem:
         """A problem at this value."""
-        return Problem(self.document.name, *self.document.at_value(self.pointer), message)
+        return ManifestProblem(self.document.name, *self.document.at_value(self.pointer), message)
 
-    def key_problem(self, message: str) -> Problem:
+    def key_problem(self, message: str) -> ManifestProblem:
         """A problem at this value's key."""
-        return Problem(self.document.name, *self.document.at_key(self.pointer), message)
+        return ManifestProblem(self.document.name, *self.document.at_key(self.pointer), message)
 
 
 def tree_of(document: Document, rejected: Set[Pointer] = frozenset()) -> Node | None:
@@ -66,14 +66,14 @@ def tree_of(document: Document, rejected: Set[Pointer] = frozenset()) -> Node | 
 
 
 def without_rejected(
-    document: Document, judge: Callable[[Node], list[tuple[Pointer, Problem | None]]]
-) -> tuple[Node | None, list[Problem]]:
+    document: Document, judge: Callable[[Node], list[tuple[Pointer, ManifestProblem | None]]]
+) -> tuple[Node | None, list[ManifestProblem]]:
     """Remove what `judge` rejects until it rejects nothing; gives the rest and the first round's problems.
 
     Later rounds reject only what earlier removals left incomplete, so their problems would be noise.
     """
     rejected: set[Pointer] = set()
-    problems: list[Problem] = []
+    problems: list[ManifestProblem] = []
     while (tree := tree_of(document, rejected)) is not None and (found := judge(tree)):
         if not rejected:
             problems = [problem for _, problem in found if problem]

@@ -42,7 +42,7 @@ class ToleranceView:
 
     def value(self, key: str) -> Any:
         """A key's value; None when no layer sets it."""
-        return self.keys[key].plain() if key in self.keys else None
+        return self.keys[key].value() if key in self.keys else None
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class VariantView:
     @property
     def name(self) -> str:
         """The variant's name."""
-        return str(self.own.get("name", self.node).plain())
+        return str(self.own.get("name", self.node).value())
 
     def text(self, key: str) -> str | None:
         """One of its own strings; None when it has none."""
-        return str(self.own[key].plain()) if key in self.own else None
+        return str(self.own[key].value()) if key in self.own else None
 
     @property
     def converted_from(self) -> tuple[str, Node] | None:
@@ -102,7 +102,7 @@ class ModelView:
     @property
     def name(self) -> str:
         """The model's name."""
-        return str(self.node.content["name"].plain())
+        return str(self.node.content["name"].value())
 
 
 def model_views(tree: Node, quantization_aware: Callable[[str], bool]) -> list[ModelView]:
@@ -140,7 +140,7 @@ def is_recipe_file(recipe: str) -> bool:
 def label_keys(dataset: Node | None) -> str | dict[str, str] | None:
     """A dataset's labels: a key, a map from output name to key, or None."""
     labels = dataset.get("labels") if dataset else None
-    plain: str | dict[str, str] | None = labels.plain() if labels else None
+    plain: str | dict[str, str] | None = labels.value() if labels else None
     return plain
 
 
@@ -150,7 +150,7 @@ def _model(
     layers = [layer for layer in (defaults, node) if layer is not None]
     settings = _innermost(layers, (*INHERITED, "evaluation", "metrics", "variants"))
     evaluation = settings.get("evaluation")
-    dataset = datasets.get(str(evaluation.plain())) if datasets and evaluation else None
+    dataset = datasets.get(str(evaluation.value())) if datasets and evaluation else None
     metrics = settings.get("metrics")
     variants = settings.get("variants")
     return ModelView(
@@ -184,7 +184,7 @@ def _variant(node: Node, layers: Sequence[Node], model: Node, quantization_aware
         calibration_options=_innermost(options, ("samples", "clip_percentile", "ranges")),
         tolerances=_tolerances(nested),
         reference=reference,
-        quantization_aware=kind == "saved_model" and quantization_aware(str(path.plain())),
+        quantization_aware=kind == "saved_model" and quantization_aware(str(path.value())),
     )
 
 
@@ -208,7 +208,7 @@ def _metrics(node: Node | None, dataset: Node | None) -> Iterator[MetricView]:
             yield MetricView(None, MetricSpec(name, name, higher_is_better=METRICS[name].higher_is_better))
         return
     for element in node.elements():
-        yield MetricView(element, _metric_spec(element.plain(), label_keys(dataset)))
+        yield MetricView(element, _metric_spec(element.value(), label_keys(dataset)))
 
 
 def _default_metrics(dataset: Node | None) -> tuple[str, ...]:

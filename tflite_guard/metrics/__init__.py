@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tflite_guard import intervals
-from tflite_guard.bootstrap import Statistic, has_width, percentile_interval, replicates
 from tflite_guard.errors import DataError, EvaluationError
+from tflite_guard.judgement import intervals
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import scores as scoring
 from tflite_guard.metrics import statistics
+from tflite_guard.metrics.bootstrap import Statistic, has_width, percentile_interval, replicates
 from tflite_guard.metrics.labels import Compared, flat
 from tflite_guard.metrics.scores import Scores
 from tflite_guard.results import Measurement

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tflite_guard.bootstrap import Statistic
 from tflite_guard.errors import EvaluationError
 from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.metrics.bootstrap import Statistic
 from tflite_guard.metrics.scores import Scores
 
 Array = NDArray[Any]

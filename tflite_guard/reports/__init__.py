@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tflite_guard.reports import gitlab, json, junit, markdown, sarif, text
+from tflite_guard.reports import gitlab, json, junit, markdown, sarif, terminal
 from tflite_guard.reports.annotations import render as github
 from tflite_guard.results import Report
 
 FORMATS: dict[str, Callable[[Report], str]] = {
-    "text": text.render,
+    "text": terminal.render,
     "json": json.render,
     "github": github,
     "markdown": markdown.render,

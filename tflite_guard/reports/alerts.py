@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal
 
-from tflite_guard import figures
-from tflite_guard.plain import plain
 from tflite_guard.reports import wording
 from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.text import figures
+from tflite_guard.text.plain import plain
 
 Level = Literal["error", "warning", "note"]
 LEVELS: dict[Verdict, Level] = {Verdict.ERROR: "error", Verdict.FAIL: "error", Verdict.WARN: "warning"}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from tflite_guard import errors
 from tflite_guard.files import repository_path
-from tflite_guard.plain import logged, plain
 from tflite_guard.reports import wording
 from tflite_guard.reports.alerts import LEVELS, ORDER, Level, explained, untold_findings
 from tflite_guard.results import ModelResult, Report
+from tflite_guard.text.plain import logged, plain
 
 REST = "report.json has all of them"
 MOST = 10
@@ -52,7 +52,7 @@ def render(report: Report, rest: str = REST) -> str:
     return _written([*map(_of_problem, wording.problems(report)), *_of_findings(report)], rest)
 
 
-def problem_annotations(problems: Sequence[errors.Problem], rest: str = "the log has all of them") -> str:
+def problem_annotations(problems: Sequence[errors.ManifestProblem], rest: str = "the log has all of them") -> str:
     """The same for manifests that are invalid, each problem at its place."""
     return _written([_of_manifest(problem) for problem in problems], rest)
 
@@ -91,7 +91,7 @@ def _at(level: Level, model: ModelResult, line: int, where: str, what: str, mess
     return _Annotation(level, f"{where}: {what}", f"{where}: {message}", model.manifest.repository_path, line)
 
 
-def _of_manifest(problem: errors.Problem) -> _Annotation:
+def _of_manifest(problem: errors.ManifestProblem) -> _Annotation:
     message = plain(str(problem), LONGEST_MESSAGE)
     path = repository_path(problem.path)
     return _Annotation("error", "invalid manifest", message, path, problem.line, problem.column)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from tflite_guard import figures
-from tflite_guard.plain import plain
 from tflite_guard.results import MetricResult, Verdict
+from tflite_guard.text import figures
+from tflite_guard.text.plain import plain
 
 COLUMNS = 44
 LONGEST_NAME = 24

@@ -6,11 +6,11 @@ import re
 from hashlib import sha256
 from typing import Any
 
-from tflite_guard.plain import plain
 from tflite_guard.reports import json
 from tflite_guard.reports.alerts import Alert, Level, alerts
 from tflite_guard.reports.wording import LONGEST_MESSAGE
 from tflite_guard.results import Report, Verdict
+from tflite_guard.text.plain import plain
 from tflite_guard.vocabulary import DEFAULT_MANIFEST
 
 SEVERITIES = {Verdict.ERROR: "blocker", Verdict.FAIL: "critical", Verdict.WARN: "minor"}

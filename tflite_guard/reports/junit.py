@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from tflite_guard.plain import plain
 from tflite_guard.reports import wording
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.text.plain import plain
 
 TAGS = {Verdict.ERROR: "error", Verdict.FAIL: "failure"}
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from tflite_guard.plain import plain
 from tflite_guard.reports import chart, wording
 from tflite_guard.reports.fitting import Block, Item, Page, size
 from tflite_guard.reports.markup import MARKS, code, direction, escaped, prose
-from tflite_guard.reports.tables import table
+from tflite_guard.reports.variant_table import table
 from tflite_guard.reports.wording import Problem, count
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.text.plain import plain
 
 SUMMARY_LIMIT = 1_000_000
 """Bytes; GitHub drops a job summary over 1 MiB as a whole."""

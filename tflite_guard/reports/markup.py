@@ -6,9 +6,9 @@ import html
 import re
 from itertools import groupby
 
-from tflite_guard.plain import plain
 from tflite_guard.reports import wording
 from tflite_guard.results import Verdict
+from tflite_guard.text.plain import plain
 
 MARKS = {Verdict.PASS: "✅", Verdict.WARN: "⚠️", Verdict.FAIL: "❌", Verdict.ERROR: "❌"}
 LONGEST_NAME = 100

@@ -18,9 +18,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tflite_guard.plain import plain
 from tflite_guard.reports.wording import MARKS
-from tflite_guard.steps import Event
+from tflite_guard.run.steps import Event
+from tflite_guard.text.plain import plain
 
 PHASES = {"reference": "running the reference", "convert": "converting", "evaluate": "evaluating"}
 

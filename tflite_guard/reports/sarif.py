@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from tflite_guard.plain import plain
 from tflite_guard.reports import json
-from tflite_guard.reports.alerts import NOT_EVALUATED, Alert, Level, alerts
+from tflite_guard.reports.alerts import NOT_EVALUATED, Alert, alerts
 from tflite_guard.reports.wording import LONGEST_MESSAGE
 from tflite_guard.results import MetricResult, Report, Verdict
+from tflite_guard.rules import RULES, Rule
+from tflite_guard.text.plain import plain
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 HOME = "https://github.com/tflite-guard/tflite-guard"
@@ -20,62 +20,6 @@ MOST_RESULTS = 5000
 """What GitHub shows of the 25,000 that it takes."""
 LARGEST = 9_000_000
 """Bytes of results; GitHub takes 10 MB after compression, and nobody knows how well messages compress."""
-
-
-@dataclass(frozen=True)
-class _Rule:
-    level: Level
-    short: str
-    full: str
-    help: str
-
-
-RULES = {
-    "tolerance-exceeded": _Rule(
-        "error",
-        "A tolerance is exceeded",
-        "A converted model is worse than its float reference, or than its baseline, by more than the manifest allows.",
-        "Look at the calibration data and its preprocessing first, then at the operators that lose most. If the loss "
-        "is acceptable, change the tolerance in the manifest.",
-    ),
-    "metric-not-computed": _Rule(
-        "error",
-        "A metric could not be computed",
-        "A metric has no value, for example because the outputs hold NaN or infinity. That is never a pass.",
-        "The message says why. Check the model's outputs, the labels and the metric's options in the manifest.",
-    ),
-    "observed-outputs": _Rule(
-        "error",
-        "Outputs recorded by the application differ",
-        "Outputs that the application or the device recorded are outside the tolerances, or differ from what the same "
-        "artifact gives here.",
-        "Compare the application's preprocessing, the version of its runtime and its kernels with those of the check.",
-    ),
-    "not-proven": _Rule(
-        "error",
-        "A required proof is missing",
-        "The tolerance asks that a confidence interval be inside the limit, and there is no interval.",
-        'Remove "require" from the tolerance, or choose a metric that has an interval.',
-    ),
-    "underpowered-evaluation": _Rule(
-        "warning",
-        "Too few examples",
-        "The confidence interval holds the limit: with other examples the verdict could differ.",
-        "Evaluate on more examples. The message says about how many would do.",
-    ),
-    "partially-quantized": _Rule(
-        "note",
-        "Operators compute in float",
-        "Some operators of an integer model compute in float, so a device without float support cannot run it.",
-        "Replace the operators, or set `require_integer` on the variant to make this an error.",
-    ),
-    "no-baseline": _Rule(
-        "note",
-        "The baseline holds no value",
-        "The tolerance limits the change since the baseline, and the baseline has no value of this metric.",
-        "Record one with `tflite-guard baseline update`.",
-    ),
-}
 
 
 def render(report: Report) -> str:
@@ -89,7 +33,7 @@ def render(report: Report) -> str:
         "name": plain(report.tool.name),
         "version": plain(report.tool.version),
         "informationUri": HOME,
-        "rules": [_rule(rule, RULES.get(rule) or _unlisted(first[rule])) for rule in rules],
+        "rules": [_rule(RULES.get(rule) or _unlisted(first[rule])) for rule in rules],
     }
     results = list(_fitting([_result(alert, positions[alert.rule]) for alert in shown]))
     run = {
@@ -121,28 +65,30 @@ def _invocation(report: Report, left_out: int) -> dict[str, Any]:
     return {"executionSuccessful": report.verdict is not Verdict.ERROR, "toolExecutionNotifications": notes}
 
 
-def _unlisted(alert: Alert) -> _Rule:
-    """The rule of an error, of which there are many kinds, or of a finding that has no text here."""
+def _unlisted(alert: Alert) -> Rule:
+    """The rule of an error, of which there are many kinds, or of a finding of a later version."""
     kind = alert.rule.removeprefix(NOT_EVALUATED)
     if alert.verdict is None:
-        return _Rule(alert.level, kind, f"A finding of the rule {kind}.", "The message says what to do.")
-    return _Rule(
+        return Rule(alert.rule, alert.level, kind, f"A finding of the rule {kind}.", "The message says what to do.")
+    return Rule(
+        alert.rule,
         "error",
         f"Could not be evaluated: {kind}",
         "A variant or a whole model could not be evaluated, so nothing is known of its quality.",
         "The message says what to do.",
+        finding=False,
     )
 
 
-def _rule(identifier: str, rule: _Rule) -> dict[str, Any]:
-    severity = "recommendation" if rule.level == "note" else rule.level
+def _rule(rule: Rule) -> dict[str, Any]:
+    severity = "recommendation" if rule.severity == "note" else rule.severity
     return {
-        "id": identifier,
-        "name": "".join(word.capitalize() for word in re.split(r"\W+", identifier)) or identifier,
-        "shortDescription": {"text": rule.short},
-        "fullDescription": {"text": rule.full},
-        "help": {"text": rule.help},
-        "defaultConfiguration": {"level": rule.level},
+        "id": rule.id,
+        "name": "".join(word.capitalize() for word in re.split(r"\W+", rule.id)) or rule.id,
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.meaning},
+        "help": {"text": rule.advice},
+        "defaultConfiguration": {"level": rule.severity},
         "properties": {"tags": ["quantization"], "precision": "very-high", "problem.severity": severity},
     }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tflite_guard import figures
-from tflite_guard.plain import plain
 from tflite_guard.results import Finding, MetricResult, ModelResult, Observed, Report, VariantResult, Verdict
+from tflite_guard.text import figures
+from tflite_guard.text.plain import plain
 from tflite_guard.vocabulary import METRICS
 
 LONGEST_MESSAGE = 2000

@@ -10,9 +10,9 @@ from pathlib import Path
 from tflite_guard import files
 from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.meaning.paths import Context, check_file
+from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import ModelView
-from tflite_guard.manifest.wording import did_you_mean, listed
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -32,7 +32,7 @@ _IMAGE_KEYS = ("image", "label")
 
 def check_dataset(node: Node, context: Context) -> None:
     """Add the problems of a dataset: its path, keys, labels and preprocessing."""
-    source = str(node.content["source"].plain())
+    source = str(node.content["source"].value())
     path = _check_source(node, source, context)
     for key, only in _SOURCE_KEYS.items():
         if source not in only and (found := node.get(key)) is not None:
@@ -58,7 +58,7 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
 
 def check_function(node: Node, context: Context) -> None:
     """Add a problem when `package.module:function` is malformed, or is not allowed to run."""
-    written = str(node.plain())
+    written = str(node.value())
     if not _FUNCTION.fullmatch(written):
         context.say(node, f"{quoted(written)} is not a function's name of the form package.module:function")
     elif not context.allow_code:
@@ -99,15 +99,15 @@ def _check_columns(node: Node, path: str | None, context: Context) -> None:
     if header is None or columns is None:
         return
     for column in (leaf for _, found in columns.members() for leaf in found.elements() or [found]):
-        if (name := str(column.plain())) not in header:
+        if (name := str(column.value())) not in header:
             context.say(column, f"there is no column {quoted(name)}{did_you_mean(name, header, known='there are')}")
 
 
 def _check_keys(node: Node, known: Collection[str] | None, context: Context) -> None:
-    written = str(node.content["path"].plain())
+    written = str(node.content["path"].value())
     for role in ("inputs", "labels", "group"):
         for key in _leaves(node.get(role)):
-            name = str(key.plain())
+            name = str(key.value())
             if known is not None and name not in known:
                 context.say(key, f"{written} has no key {quoted(name)}{did_you_mean(name, known, known='it has')}")
 
@@ -128,12 +128,12 @@ def _check_labels(node: Node, source: str, context: Context) -> None:
 
 def _check_one_array(node: Node, context: Context) -> None:
     """An .npy file is one array: labels are that array itself, or another .npy."""
-    inputs = {str(leaf.plain()) for leaf in _leaves(node.get("inputs"))} or {ONLY_KEY["npy"]}
+    inputs = {str(leaf.value()) for leaf in _leaves(node.get("inputs"))} or {ONLY_KEY["npy"]}
     if (group := node.get("group")) is not None:
         context.say_key(group, 'an .npy file holds one array and no "group"; use source "npz"')
     if len(inputs) > 1:
         context.say(node.content["inputs"], 'an .npy file holds one array; use source "npz" for several inputs')
-    other = any(str(leaf.plain()) not in inputs for leaf in _leaves(node.get("labels")))
+    other = any(str(leaf.value()) not in inputs for leaf in _leaves(node.get("labels")))
     if other and "labels_file" not in node.content.keys() | node.removed:
         context.say(node.content["labels"], 'an .npy file holds one array; name another as "labels_file", or use "npz"')
 
@@ -152,7 +152,7 @@ def check_dataset_name(node: Node | None, tree: Node, context: Context) -> Node 
     """The dataset of a name, and a problem when there is none; None also for one that the schema rejected."""
     if node is None:
         return None
-    name, written = str(node.plain()), tree.document.value.get("datasets")
+    name, written = str(node.value()), tree.document.value.get("datasets")
     names = written if isinstance(written, dict) else {}
     if name not in names:
         context.say(node, f"unknown dataset {quoted(name)}{did_you_mean(name, names)}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.meaning.datasets import check_function
 from tflite_guard.manifest.meaning.paths import Context
+from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import MetricView, label_keys
-from tflite_guard.manifest.wording import did_you_mean, listed
 
 
 def check_metric(metric: MetricView, evaluation: Node | None, context: Context) -> None:
@@ -43,7 +43,7 @@ def _check_metric_labels(metric: MetricView, node: Node, evaluation: Node, conte
         return
     if (wanted := node.get("labels")) is not None:
         known = [labels] if isinstance(labels, str) else [*labels, *labels.values()]
-        if (name := str(wanted.plain())) not in known:
+        if (name := str(wanted.value())) not in known:
             context.say(wanted, f"{dataset} has no labels {quoted(name)}{did_you_mean(name, known, known='it has')}")
     elif isinstance(labels, dict) and metric.traits.needs_labels and not spec.python:
         _check_output_labels(spec.output, node, labels, context)

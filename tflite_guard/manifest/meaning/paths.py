@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tflite_guard import files
-from tflite_guard.errors import Problem
+from tflite_guard.errors import ManifestProblem
 from tflite_guard.manifest.jsontext import quoted
-from tflite_guard.manifest.location import readable, utf8
+from tflite_guard.manifest.location import displayed, utf8
+from tflite_guard.manifest.rejections import near
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import kind_of_model
-from tflite_guard.manifest.wording import near
 
 # The operators that carry trained ranges through to the converter.
 _FAKE_QUANTIZATION = (
@@ -79,16 +79,16 @@ class Context:
     """The manifest's folder, absolute."""
     roots: Sequence[str]
     allow_code: bool
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ManifestProblem] = field(default_factory=list)
     _answers: dict[Hashable, Any] = field(default_factory=dict)
 
     def say(self, node: Node, message: str) -> None:
         """Note a problem at a value."""
-        self.problems.append(node.problem(readable(message)))
+        self.problems.append(node.problem(displayed(message)))
 
     def say_key(self, node: Node, message: str) -> None:
         """Note a problem at a key."""
-        self.problems.append(node.key_problem(readable(message)))
+        self.problems.append(node.key_problem(displayed(message)))
 
     def once(self, question: Callable[..., T], *about: Hashable) -> T:
         """What a function says of a file, asked once however often the manifest names that file."""
@@ -119,7 +119,7 @@ def _holds_fake_quantization(graph: str) -> bool:
 
 def check_file(node: Node, kind: str, context: Context, pin: Node | None = None) -> str | None:
     """The real path of a file that is there, inside the roots, of its kind and as pinned; None after a problem."""
-    written = str(node.plain())
+    written = str(node.value())
     path = _inside(node, written, context)
     if path is None:
         return None
@@ -129,7 +129,7 @@ def check_file(node: Node, kind: str, context: Context, pin: Node | None = None)
     roots = tuple(context.roots[1:])
     wrong = context.once(_wrong_kind, path, kind, roots)
     if wrong is None and pin is not None:
-        wrong = context.once(_wrong_hash, path, str(pin.plain()).lower(), roots)
+        wrong = context.once(_wrong_hash, path, str(pin.value()).lower(), roots)
     if wrong:
         context.say(pin if pin and wrong.startswith("has sha256") else node, f"{written} {wrong}")
     return None if wrong else path

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.meaning.paths import Context
+from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import MetricView, ModelView, ToleranceView
-from tflite_guard.manifest.wording import did_you_mean, listed
 from tflite_guard.vocabulary import METRICS, TOLERANCES
 
 # Metrics that cannot exceed 1, where a percentage is a likely slip.

@@ -10,9 +10,9 @@ from tflite_guard.manifest.jsontext import MAX_BYTES, quoted
 from tflite_guard.manifest.meaning.datasets import check_dataset_name, rejected
 from tflite_guard.manifest.meaning.paths import Context, check_file, check_reference, escapes
 from tflite_guard.manifest.meaning.tolerances import check_tolerance
+from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import ModelView, VariantView, is_recipe_file
-from tflite_guard.manifest.wording import did_you_mean, listed
 from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
 
 # The converter makes these from a Keras model or SavedModel only; what serves instead from a flatbuffer.
@@ -113,12 +113,12 @@ def _check_convertible(variant: VariantView, context: Context) -> None:
 def _check_ranges(variant: VariantView, context: Context) -> None:
     options = variant.calibration_options
     ranges, clip = options.get("ranges"), options.get("clip_percentile")
-    if ranges and clip and ranges.plain() == "converter":
+    if ranges and clip and ranges.value() == "converter":
         context.say_key(clip, '"clip_percentile" works on measured ranges and contradicts "ranges": "converter"')
     own = variant.own.get("calibration_options")
     for key in ("ranges", "clip_percentile"):
         found = own.get(key) if own else None
-        if found is not None and variant.calibrated and not variant.measurable and found.plain() != "converter":
+        if found is not None and variant.calibrated and not variant.measurable and found.value() != "converter":
             why = "is for int8 and static recipes; int16x8 takes the converter's ranges"
             context.say_key(found, f"{quoted(key)} {why}")
 

@@ -15,8 +15,8 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.utils import resample as sklearn_resample
 
-from tflite_guard.bootstrap import lower_tail, percentile_interval, replicates, resample
-from tflite_guard.intervals import examples_needed, examples_needed_by_width, newcombe_paired, wilson
+from tflite_guard.judgement.intervals import examples_needed, examples_needed_by_width, newcombe_paired, wilson
+from tflite_guard.metrics.bootstrap import lower_tail, percentile_interval, replicates, resample
 
 Z = 1.959963984540054
 DRAWS = 20_000

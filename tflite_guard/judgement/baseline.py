@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from tflite_guard.errors import GuardError, UsageError
 from tflite_guard.files import write_atomically
-from tflite_guard.manifest.location import readable, strays
+from tflite_guard.manifest.location import displayed, strays
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult
 
 SCHEMA_VERSION = 1
@@ -219,7 +219,7 @@ def _is_number(number: Any) -> bool:
 def _check_place(path: str, data_roots: Sequence[str]) -> None:
     if (real := strays(path, data_roots)) is not None:
         raise UsageError(
-            f"{readable(path)}: leads out of its repository, to {real}; put the baseline itself here, or allow that "
+            f"{displayed(path)}: leads out of its repository, to {real}; put the baseline itself here, or allow that "
             "with --data-root"
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tflite_guard.intervals import CONFIDENCE, Z
+from tflite_guard.judgement.intervals import CONFIDENCE, Z
 
 Array = NDArray[Any]
 Statistic = Callable[[Array], Array]

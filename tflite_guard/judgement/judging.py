@@ -6,58 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from tflite_guard.cache import Entry
+from tflite_guard.judgement.verdict import judge, within_steps
 from tflite_guard.manifest.types import VariantSpec
+from tflite_guard.protocol import Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
     ErrorInfo,
     Finding,
-    Measurement,
     MetricResult,
     Observed,
     VariantResult,
     Verdict,
 )
-from tflite_guard.verdict import judge, within_steps
 
 Recorded = Callable[[str], float | None]
 """A metric's name to its value in the baseline."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measurement under the name that the manifest gives its metric."""
-
-    of: str
-    measurement: Measurement
-
-
-@dataclass(frozen=True)
-class ObservedMeasured:
-    """Recorded outputs measured, and their largest difference from our own run by kernels."""
-
-    measurements: tuple[Measured, ...]
-    max_steps: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a child says after evaluating one variant; kept in the cache."""
-
-    measurements: tuple[Measured, ...]
-    artifact: Artifact
-    observed: ObservedMeasured | None
-    files: tuple[str, ...] = ("scores.npz",)
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What became of one variant before any tolerance is applied."""
 
-    entry: Entry | None = None
-    """Its measurements; None where it could not be evaluated."""
+    evaluation: Evaluation | None = None
+    """None where it could not be evaluated."""
     cached: bool = False
     error: ErrorInfo | None = None
     shared: bool = False
@@ -76,11 +47,11 @@ def variant_result(
         baseline: gives a metric's recorded value by name.
     """
     how = variant.quantization or (variant.recipe and Path(variant.recipe).name)
-    if outcome.entry is None:
+    evaluation = outcome.evaluation
+    if evaluation is None:
         return VariantResult(
             variant.name, how, Verdict.ERROR, False, None, (), (), (), outcome.error, seconds, line=variant.line
         )
-    evaluation = msgspec.convert(outcome.entry.meta, Evaluation)
     metrics, findings = _judged(evaluation.measurements, variant, baseline)
     made = evaluation.artifact
     observed = _observed(evaluation.observed, variant)
@@ -153,7 +124,7 @@ def _float_operators(made: Artifact) -> str:
 def reference_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
     """The reference's own values, which every evaluated variant has measured alike."""
     for outcome in outcomes:
-        if outcome.entry is not None:
-            measured = [item.measurement for item in msgspec.convert(outcome.entry.meta, Evaluation).measurements]
+        if outcome.evaluation is not None:
+            measured = [item.measurement for item in outcome.evaluation.measurements]
             return {one.name: one.reference for one in measured if one.reference is not None}
     return {}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tflite_guard.git import tracked
+from tflite_guard.files.git import tracked
 
 
 def git(folder: Path, *arguments: str) -> None:

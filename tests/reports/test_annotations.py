@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from tests.sample import COMMANDS, HOSTILE, accuracy, fixed, metric, named, variant
 from tests.workflow_commands import Command
 from tests.workflow_commands import commands as obeyed
-from tflite_guard.errors import ManifestError, Problem
+from tflite_guard.errors import ManifestError, ManifestProblem
 from tflite_guard.manifest import load
-from tflite_guard.plain import logged, plain
 from tflite_guard.reports.annotations import problem_annotations, remark, render
 from tflite_guard.results import ErrorInfo, Finding, Report, Verdict
+from tflite_guard.text.plain import logged, plain
 
 
 def units(text: str) -> int:
@@ -201,7 +201,7 @@ def test_an_invalid_manifest_is_annotated_at_each_of_its_problems(tmp_path: Path
     folder = tmp_path / "models"
     folder.mkdir()
     manifest = folder / "tflite-guard.json"
-    manifest.write_bytes((Path(__file__).parent / "manifest/bad/typos.json").read_bytes())
+    manifest.write_bytes((Path(__file__).parents[1] / "manifest/bad/typos.json").read_bytes())
     with pytest.raises(ManifestError) as refused:
         load(str(manifest))
     problems = refused.value.problems
@@ -214,7 +214,7 @@ def test_an_invalid_manifest_is_annotated_at_each_of_its_problems(tmp_path: Path
 
 
 def test_many_problems_of_a_manifest_are_cut_and_hostile_ones_are_not_obeyed() -> None:
-    problems = [Problem("tflite-guard.json", 1, 1, text) for text in COMMANDS]
+    problems = [ManifestProblem("tflite-guard.json", 1, 1, text) for text in COMMANDS]
     found = commands(problem_annotations(problems))
     assert [one.name for one in found] == ["error"] * 10
     assert found[-1].message == f"{len(COMMANDS) - 9} more errors: the log has all of them"

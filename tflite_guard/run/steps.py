@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 
-from tflite_guard.cache import Cache, Entry, key_of
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import sha256_of
-from tflite_guard.judging import Evaluation
 from tflite_guard.manifest.types import CalibrationOptions, DatasetSpec, Manifest, ModelSpec, ReferenceSpec, VariantSpec
+from tflite_guard.protocol import Evaluation
 from tflite_guard.results import Verdict
+from tflite_guard.run.cache import Cache, Entry, key_of
+from tflite_guard.run.workers import Worker, WorkerPair
 from tflite_guard.vocabulary import QUANTIZATIONS
-from tflite_guard.workers import Worker, WorkerPair
 
 TOOL_NAME = "tflite-guard"
 
@@ -243,7 +243,7 @@ def _conversion_part(variant: VariantSpec) -> VariantSpec:
 @cache
 def _code() -> str:
     """A hash of this package's own code and of the versions of what it runs: a result is theirs too."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tflite_guard.cache import Cache, key_of
 from tflite_guard.errors import EvaluationError
+from tflite_guard.run.cache import Cache, key_of
 
 KEY = key_of("something", 1)
 JSON = st.recursive(
@@ -100,7 +100,7 @@ def test_a_link_left_by_a_child_is_not_followed(cache: Cache, source: Path, tmp_
 
 def test_many_writers_of_one_key_leave_one_whole_entry(tmp_path: Path, source: Path) -> None:
     code = (
-        "import sys; from tflite_guard.cache import Cache, key_of\n"
+        "import sys; from tflite_guard.run.cache import Cache, key_of\n"
         "for n in range(30): Cache(sys.argv[1]).put(key_of('x', n), {'m': sys.argv[2]}, {'n': n})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "c"), str(source)]) for _ in range(4)]
@@ -115,7 +115,7 @@ def test_a_writer_killed_at_any_moment_leaves_only_whole_entries(tmp_path: Path)
     big = tmp_path / "big"
     big.write_bytes(os.urandom(2**20))
     code = (
-        "import sys, itertools; from tflite_guard.cache import Cache, key_of\n"
+        "import sys, itertools; from tflite_guard.run.cache import Cache, key_of\n"
         "print(flush=True)\n"
         "for n in itertools.count(): Cache(sys.argv[1]).put(key_of('x', n), {'m': sys.argv[2]}, {'n': n})"
     )

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tflite_guard import figures
-from tflite_guard.intervals import (
+from tflite_guard.judgement.intervals import (
     MOST_EXAMPLES,
     Interval,
     examples_needed,
@@ -22,6 +21,7 @@ from tflite_guard.intervals import (
 )
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.results import Finding, Measurement, MetricResult, Verdict
+from tflite_guard.text import figures
 from tflite_guard.vocabulary import ToleranceKind
 
 # 0.98 - 0.96 is 0.020000000000000018: rounding must not turn "exactly at the limit" into a failure.

@@ -10,11 +10,11 @@ from contextvars import ContextVar
 from itertools import islice
 from typing import Any
 
-from tflite_guard.errors import Problem
+from tflite_guard.errors import ManifestProblem
 from tflite_guard.manifest.jsontext import Pointer, kind_of, quoted
 from tflite_guard.manifest.tree import Node
 
-Rejection = tuple[Pointer, Problem | None]
+Rejection = tuple[Pointer, ManifestProblem | None]
 """A value that does not conform and what to say of it; None when another problem says it already."""
 
 Error = Any  # a jsonschema ValidationError; its stubs allow "unset" for every attribute
@@ -137,7 +137,7 @@ def _alternatives(error: Error, tree: Node, node: Node) -> Iterator[Rejection]:
     if not meant:
         wrong = [cause for cause in error.context if _wrong_type(cause)]
         expected = " or ".join(dict.fromkeys(_TYPES[cause.validator_value] for cause in wrong))
-        yield node.pointer, node.problem(f"{_subject(node)} should be {expected}, not {kind_of(node.plain())}")
+        yield node.pointer, node.problem(f"{_subject(node)} should be {expected}, not {kind_of(node.value())}")
     for cause in meant[0] if meant else ():
         yield from in_words(cause, tree)
 
@@ -198,7 +198,7 @@ def _missing(error: Error, node: Node) -> str | None:
     strangers = _strangers(error, node)
     absent = [name for name in error.validator_value if node.get(name) is None and near(name, strangers) is None]
     source = node.get("source") if "then" in error.absolute_schema_path else None
-    because = f", which source {quoted(source.plain())} needs" if source else ""
+    because = f", which source {quoted(source.value())} needs" if source else ""
     return f"{_subject(node)} lacks {' and '.join(map(quoted, absent))}{because}" if absent else None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tflite_guard import figures
 from tflite_guard.reports import wording
 from tflite_guard.reports.fitting import Block, Item
 from tflite_guard.reports.markup import MARKS, code, prose
 from tflite_guard.results import MetricResult, ModelResult, VariantResult, Verdict
+from tflite_guard.text import figures
 
 NBSP = "\N{NO-BREAK SPACE}"
 

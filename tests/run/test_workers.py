@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, manifest_of, only, write_manifest
-from tflite_guard.cache import Cache, key_of
 from tflite_guard.errors import EvaluationError
-from tflite_guard.workers import Confinement, Worker
+from tflite_guard.run.cache import Cache, key_of
+from tflite_guard.run.workers import Confinement, Worker
 
 # Runs inside the child in place of an evaluation, with what the child could reach: its pipes and its scratch folder.
 TAKEN_OVER = """

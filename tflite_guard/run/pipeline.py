@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from tflite_guard.baseline import Baseline, compare, value
-from tflite_guard.cache import Cache, Entry
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.files import make_folders, repository_path
-from tflite_guard.judging import Outcome, reference_metrics, variant_result
+from tflite_guard.judgement.baseline import Baseline, compare, value
+from tflite_guard.judgement.judging import Outcome, reference_metrics, variant_result
 from tflite_guard.manifest.types import DatasetSpec, Manifest, ModelSpec, ReferenceSpec, VariantSpec
+from tflite_guard.protocol import Evaluation
 from tflite_guard.results import (
     ErrorInfo,
     ManifestInfo,
@@ -30,9 +30,21 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
-from tflite_guard.steps import TOOL_NAME, Event, Hashes, OnEvent, Run, Steps, environment, paths_of, shown, tool_version
+from tflite_guard.run.cache import Cache, Entry
+from tflite_guard.run.steps import (
+    TOOL_NAME,
+    Event,
+    Hashes,
+    OnEvent,
+    Run,
+    Steps,
+    environment,
+    paths_of,
+    shown,
+    tool_version,
+)
+from tflite_guard.run.workers import Confinement, OnLog, WorkerPair, WorkerPool, memory_limit, readable_paths
 from tflite_guard.vocabulary import REPORT_VERSION
-from tflite_guard.workers import Confinement, OnLog, WorkerPair, WorkerPool, memory_limit, readable_paths
 
 
 @dataclass(frozen=True)
@@ -270,10 +282,10 @@ def _evaluate_all(steps: Steps, variants: Sequence[VariantSpec]) -> list[Outcome
 
 def _evaluated(steps: Steps, variant: VariantSpec, known: Entry | None, path: Future[str] | None) -> Outcome:
     if known is not None:
-        return Outcome(known, cached=True)
+        return Outcome(msgspec.convert(known.meta, Evaluation), cached=True)
     assert path is not None
     try:
-        return Outcome(steps.evaluation(variant, path.result()))
+        return Outcome(msgspec.convert(steps.evaluation(variant, path.result()).meta, Evaluation))
     except EvaluationError as error:
         return Outcome(error=ErrorInfo(error.kind, str(error)))
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from tflite_guard import baseline
 from tflite_guard.errors import GuardError, UsageError
+from tflite_guard.judgement import baseline
+from tflite_guard.judgement.verdict import judge
 from tflite_guard.results import (
     Artifact,
     ErrorInfo,
@@ -25,7 +26,6 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
-from tflite_guard.verdict import judge
 
 
 def metric(name: str, value: float | None) -> MetricResult:

@@ -26,17 +26,17 @@ from rich.console import Console
 from tests.sample import HOSTILE, fixed, metric, named
 from tflite_guard import results
 from tflite_guard.errors import UsageError
-from tflite_guard.figures import interval, limit, number, signed, size
-from tflite_guard.plain import plain
 from tflite_guard.reports import FILES, FORMATS
 from tflite_guard.reports.alerts import alerts
 from tflite_guard.reports.json import read
-from tflite_guard.reports.text import View
+from tflite_guard.reports.terminal import View
 from tflite_guard.reports.wording import failure, titles
 from tflite_guard.results import Finding, ManifestInfo, Report, Verdict
+from tflite_guard.text.figures import interval, limit, number, signed, size
+from tflite_guard.text.plain import plain
 
-GOLDEN = Path(__file__).parent / "golden"
-SCHEMA = json.loads((Path(__file__).parents[1] / "schemas/report-v1.schema.json").read_text())
+GOLDEN = Path(__file__).parents[1] / "golden"
+SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/report-v1.schema.json").read_text())
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

@@ -21,15 +21,14 @@ from rich.cells import cell_len
 
 from tests.sample import HOSTILE, accuracy, fixed, metric, named, variant
 from tflite_guard.checking import without_results
-from tflite_guard.errors import GuardError, ManifestError
-from tflite_guard.errors import Problem as ManifestProblem
-from tflite_guard.plain import plain
+from tflite_guard.errors import GuardError, ManifestError, ManifestProblem
 from tflite_guard.reports import chart, wording
 from tflite_guard.reports.markdown import COMMENT_LIMIT, SUMMARY_LIMIT, has_news, render
 from tflite_guard.reports.markup import prose
 from tflite_guard.results import ErrorInfo, Finding, MetricResult, ModelResult, Report, Verdict
+from tflite_guard.text.plain import plain
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 GITHUB = ["table", "autolink", "strikethrough", "tagfilter", "tasklist"]
 CONTENT = {"code", "span"}
 """What a text becomes; how many there are depends on the text."""

@@ -15,10 +15,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tflite_guard import figures
-from tflite_guard.plain import logged, plain
 from tflite_guard.reports import wording
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.text import figures
+from tflite_guard.text.plain import logged, plain
 
 STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.ERROR: "bold red"}
 NOT_A_TERMINAL_WIDTH = 132

@@ -676,7 +676,7 @@ def test_a_reset_that_has_passed_is_waited_for_a_second(github: GitHub) -> None:
 
 def test_httpx_is_loaded_for_a_comment_only() -> None:
     code = "import sys, tflite_guard.github; print('httpx' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 

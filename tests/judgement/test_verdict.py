@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from tflite_guard.figures import interval
-from tflite_guard.intervals import newcombe_paired, wilson
+from tflite_guard.judgement.intervals import newcombe_paired, wilson
+from tflite_guard.judgement.verdict import judge, within_steps
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.results import Measurement, Verdict
-from tflite_guard.verdict import judge, within_steps
+from tflite_guard.text.figures import interval
 
 PASS, WARN, FAIL, ERROR = Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.ERROR
 

@@ -20,15 +20,14 @@ from lxml import etree
 
 from tests.sample import COMMANDS, HOSTILE, accuracy, fixed, named, variant
 from tflite_guard.checking import without_results
-from tflite_guard.errors import ManifestError
-from tflite_guard.errors import Problem as ManifestProblem
-from tflite_guard.plain import plain
+from tflite_guard.errors import ManifestError, ManifestProblem
 from tflite_guard.reports import FORMATS
 from tflite_guard.reports.alerts import Alert, alerts, fingerprint
 from tflite_guard.reports.sarif import MOST_RESULTS
 from tflite_guard.results import ErrorInfo, Finding, ManifestInfo, MetricResult, ModelResult, Report, Verdict
+from tflite_guard.text.plain import plain
 
-SCHEMAS = Path(__file__).parent / "schemas"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
 SARIF = jsonschema.Draft4Validator(json.loads((SCHEMAS / "sarif-2.1.0-rtm.5.json").read_text()))
 GITLAB = jsonschema.Draft7Validator(json.loads((SCHEMAS / "gitlab-codequality.json").read_text()))
 JUNIT = etree.XMLSchema(etree.parse(SCHEMAS / "junit-10.xsd"))

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from tflite_guard.bootstrap import resample
 from tflite_guard.errors import DataError, EvaluationError
-from tflite_guard.intervals import newcombe_paired, wilson
+from tflite_guard.judgement.intervals import newcombe_paired, wilson
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import BY_NAME, concatenate, measure, measure_python, per_example
+from tflite_guard.metrics.bootstrap import resample
 from tflite_guard.results import Measurement
 from tflite_guard.vocabulary import METRICS
 

@@ -1,0 +1,1 @@
+"""A run: planned, done by children, remembered."""
