@@ -47,7 +47,7 @@ def check(
     import os
 
     from tflite_guard import checking
-    from tflite_guard.run.pipeline import Options
+    from tflite_guard.run.jobs import Options
 
     options = Options(
         models=tuple(models),
@@ -56,5 +56,6 @@ def check(
         jobs=jobs,
         timeout=timeout,
         allow_code=allow_code,
+        data_roots=tuple(data_roots),
     )
-    return checking.check([os.fspath(manifest)], options, data_roots=data_roots, baseline=baseline)
+    return checking.check([os.fspath(manifest)], options, baseline=baseline)

@@ -21,7 +21,7 @@ from tflite_guard.reports import FILES, FORMATS, markdown
 from tflite_guard.reports.annotations import problem_annotations, remark
 from tflite_guard.reports.annotations import render as annotations_of
 from tflite_guard.results import Report, Verdict
-from tflite_guard.run.pipeline import Options
+from tflite_guard.run.jobs import Options
 from tflite_guard.run.steps import Event
 from tflite_guard.text.plain import logged, plain
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
@@ -202,11 +202,16 @@ def _refuse_strangers(environ: MutableMapping[str, str], inputs: Inputs) -> None
 
 def _check(step: _Step, inputs: Inputs) -> Report:
     cache_dir = os.path.abspath(inputs.cache_dir) if inputs.cache_dir else checking.default_cache_dir()
-    options = Options(models=inputs.models, cache_dir=cache_dir, timeout=inputs.timeout, allow_code=inputs.allow_code)
+    options = Options(
+        models=inputs.models,
+        cache_dir=cache_dir,
+        timeout=inputs.timeout,
+        allow_code=inputs.allow_code,
+        data_roots=inputs.data_root,
+    )
     return checking.check(
         _expanded(inputs.manifest),
         options,
-        data_roots=inputs.data_root,
         baseline=inputs.baseline,
         on_event=step.progress,
     )

@@ -18,6 +18,7 @@ from tflite_guard.vocabulary import DEFAULT_MANIFEST, REPORT_VERSION
 
 if TYPE_CHECKING:
     from tflite_guard.manifest.types import Manifest
+    from tflite_guard.run.jobs import Options
     from tflite_guard.run.steps import OnEvent
     from tflite_guard.run.workers import OnLog
 
@@ -27,9 +28,8 @@ T = TypeVar("T")
 
 def check(
     manifests: Sequence[str],
-    options: pipeline.Options,
+    options: Options,
     *,
-    data_roots: Sequence[str] = (),
     baseline: str | None = None,
     on_event: OnEvent | None = None,
     on_log: OnLog | None = None,
@@ -39,7 +39,6 @@ def check(
     Args:
         manifests: paths; none means `tflite-guard.json`.
         options: how to run.
-        data_roots: folders outside the repository that manifests may read.
         baseline: a file to compare one manifest with, `off`, or None for what is recorded beside each.
         on_event: called as work proceeds, from any thread.
         on_log: called with what TensorFlow and LiteRT said.
@@ -49,8 +48,8 @@ def check(
         UsageError: a pattern matches nothing, a baseline cannot be read, or a data root is missing.
         EvaluationError: the run cannot be done at all.
     """
-    loaded = load_all(manifests, data_roots, options.allow_code)
-    recorded = _recorded([manifest.path for manifest in loaded], baseline, data_roots)
+    loaded = load_all(manifests, options.data_roots, options.allow_code)
+    recorded = _recorded([manifest.path for manifest in loaded], baseline, options.data_roots)
     return pipeline.run(loaded, options, baselines=recorded, on_event=on_event, on_log=on_log)
 
 

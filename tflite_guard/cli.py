@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
@@ -20,7 +21,7 @@ from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
 
 if TYPE_CHECKING:
     from tflite_guard.results import Report
-    from tflite_guard.run.pipeline import Options
+    from tflite_guard.run.jobs import Options
 
 ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 INTERRUPTED = 130
@@ -41,8 +42,28 @@ VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show what TensorFl
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that evaluates or converts."""
-    options = (
+    """The options of every command that evaluates or converts; the command gets them as one `options`."""
+
+    @functools.wraps(command)
+    def with_options(
+        *arguments: Any,
+        cache_dir: str | None,
+        no_cache: bool,
+        timeout: float,
+        data_roots: tuple[str, ...],
+        allow_code: bool,
+        models: tuple[str, ...] = (),
+        variants: tuple[str, ...] = (),
+        jobs: int | None = None,
+        **others: Any,
+    ) -> Any:
+        from tflite_guard.run.jobs import Options
+
+        folder = _cache_folder(cache_dir, no_cache)
+        options = Options(models, variants, folder, jobs, timeout, allow_code, data_roots)
+        return command(*arguments, options=options, **others)
+
+    decorators = (
         click.option("--cache-dir", metavar="DIR", help="Where results are kept. Default: the user's cache folder."),
         click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
         click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, metavar="SECONDS",
@@ -51,13 +72,11 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ALLOW_CODE,
         VERBOSE,
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _decorated(with_options, decorators)
 
 
 def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
+    decorators = (
         click.option(
             "--model", "models", multiple=True, metavar="GLOB", help="Check only models of this name. Repeatable."
         ),
@@ -68,8 +87,12 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time. Default: by the number of cores."
         ),
     )
-    for option in reversed(options):
-        command = option(command)
+    return _decorated(command, decorators)
+
+
+def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    for decorator in reversed(decorators):
+        command = decorator(command)
     return command
 
 
@@ -105,15 +128,16 @@ def check(
     report_dir: str | None,
     formats: tuple[str, ...],
     fail_on: str,
+    baseline: str | None,
     verbose: bool,
-    **settings: Any,
+    options: Options,
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold."""
     from tflite_guard.checking import exit_code
 
     targets = _targets(formats, report_dir)
     try:
-        report = _check(manifests, verbose=verbose, **settings)
+        report = _check(manifests, options, baseline, verbose)
     except GuardError as error:
         _write_failure(error, targets, report_dir)
         if exit_code(error, fail_on) != 0:
@@ -168,17 +192,16 @@ def init(model: str, data: str | None, output: str, force: bool, verbose: bool) 
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the .tflite.")
 @click.option("--manifest", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE")
 @_run_options
-def convert(model_name: str, variant: str, output: str, manifest: str, verbose: bool, **settings: Any) -> None:
+def convert(model_name: str, variant: str, output: str, manifest: str, verbose: bool, options: Options) -> None:
     """Write the very .tflite that `check` judges for one variant."""
     from tflite_guard.checking import filed, load_all
     from tflite_guard.files import write_atomically
-    from tflite_guard.run import pipeline
+    from tflite_guard.run.pipeline import artifact
     from tflite_guard.text.figures import size
 
     _require_place(output)
-    options = _options(**settings)
-    (loaded,) = load_all((manifest,), settings["data_roots"], options.allow_code)
-    model = pipeline.artifact(loaded, model_name, variant, options, _log if verbose else None)
+    (loaded,) = load_all((manifest,), options.data_roots, options.allow_code)
+    model = artifact(loaded, model_name, variant, options, _log if verbose else None)
     filed(output, lambda: write_atomically(output, model))
     click.echo(f"{_safe(output)}: {size(len(model))}")
 
@@ -203,7 +226,15 @@ def report(report_json: str, formats: tuple[str, ...], report_dir: str | None) -
 @click.option("--repository", metavar="OWNER/NAME", help="Default: GITHUB_REPOSITORY.")
 @click.option("--pull-request", type=click.IntRange(min=1), metavar="N", help="Default: the one that the run is for.")
 @click.option("--dry-run", is_flag=True, help="Print what the comment would say, and post nothing.")
-def comment(report_json: str, repository: str | None, pull_request: int | None, dry_run: bool, **settings: Any) -> None:
+def comment(
+    report_json: str,
+    when: str,
+    comment_id: str,
+    author: str | None,
+    repository: str | None,
+    pull_request: int | None,
+    dry_run: bool,
+) -> None:
     """Post or update the comment of a pull request; the token is GITHUB_TOKEN."""
     from tflite_guard import commenting
     from tflite_guard.reports.json import read
@@ -216,7 +247,7 @@ def comment(report_json: str, repository: str | None, pull_request: int | None, 
     token = os.environ.get("GITHUB_TOKEN", "")
     if not token:
         raise UsageError("set GITHUB_TOKEN to a token that may write comments on pull requests")
-    posted = commenting.comment(finished, context, token, **settings)
+    posted = commenting.comment(finished, context, token, when=when, comment_id=comment_id, author=author)
     click.echo(_safe(f"comment {posted.action}" + (f": {posted.url}" if posted.url else "")))
     if posted.reason:
         _say(posted.reason)
@@ -238,7 +269,7 @@ def baseline() -> None:
 @baseline.command()
 @MANIFESTS
 @_run_options
-def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
+def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
     """Check the manifests and record the results beside each, to commit."""
     from tflite_guard.checking import NO_BASELINE, manifest_paths
     from tflite_guard.judgement import baseline as baselines
@@ -246,13 +277,13 @@ def update(manifests: tuple[str, ...], verbose: bool, **settings: Any) -> None:
     from tflite_guard.results import Verdict
     from tflite_guard.run.pipeline import report_of
 
-    finished = _check(manifests, verbose=verbose, baseline=NO_BASELINE, **settings)
+    finished = _check(manifests, options, NO_BASELINE, verbose)
     if finished.verdict is Verdict.ERROR:
         _write(finished, [("text", None)], None)
         raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")
     for path in manifest_paths(manifests):
         target, part = baselines.path_for(path), report_of(finished, path)
-        baselines.write(target, baselines.from_report(part), settings["data_roots"])
+        baselines.write(target, baselines.from_report(part), options.data_roots)
         click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
 
 
@@ -341,35 +372,20 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _check(manifests: Sequence[str], *, verbose: bool, baseline: str | None, **settings: Any) -> Report:
+def _check(manifests: Sequence[str], options: Options, baseline: str | None, verbose: bool) -> Report:
     from tflite_guard.checking import check
 
-    options, roots = _options(**settings), settings["data_roots"]
-    log = _log if verbose else None
     with _progress(verbose) as on_event:
-        return check(manifests, options, data_roots=roots, baseline=baseline, on_event=on_event, on_log=log)
+        return check(manifests, options, baseline=baseline, on_event=on_event, on_log=_log if verbose else None)
 
 
-def _options(
-    *,
-    cache_dir: str | None,
-    no_cache: bool,
-    timeout: float,
-    allow_code: bool,
-    data_roots: Sequence[str],  # noqa: ARG001 - belongs to the manifest
-    models: Sequence[str] = (),
-    variants: Sequence[str] = (),
-    jobs: int | None = None,
-) -> Options:
+def _cache_folder(cache_dir: str | None, no_cache: bool) -> str | None:
     from tflite_guard.checking import default_cache_dir
-    from tflite_guard.run.pipeline import Options
 
     if no_cache and cache_dir is not None:
         raise UsageError("--cache-dir and --no-cache exclude each other")
-    if cache_dir is None and not no_cache:
-        cache_dir = default_cache_dir()
-    folder = None if cache_dir is None else os.path.abspath(cache_dir)
-    return Options(tuple(models), tuple(variants), folder, jobs, timeout, allow_code)
+    folder = default_cache_dir() if cache_dir is None and not no_cache else cache_dir
+    return None if folder is None else os.path.abspath(folder)
 
 
 def _targets(formats: Sequence[str], report_dir: str | None = None) -> list[tuple[str, str | None]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tflite_guard.errors import DataError, EvaluationError, UsageError
 from tflite_guard.files import find_root, sniff, write_atomically
-from tflite_guard.manifest.types import ReferenceSpec
-from tflite_guard.run.pipeline import Options, describe
+from tflite_guard.manifest.types import FileSpec, ReferenceSpec
+from tflite_guard.run.jobs import Options
+from tflite_guard.run.pipeline import describe
 from tflite_guard.vocabulary import DEFAULT_MANIFEST, ReferenceKind
 
 KINDS: dict[str, ReferenceKind] = {"keras": "keras", "hdf5": "keras", "saved_model": "saved_model", "tflite": "tflite"}
@@ -59,9 +60,10 @@ def write_manifest(
                 f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)"
             )
     try:
-        names = describe(ReferenceSpec(kind, os.path.realpath(model)), Options(), on_log)
+        described = describe(ReferenceSpec(kind, FileSpec(os.path.realpath(model))), Options(), on_log)
     except EvaluationError as error:
         raise EvaluationError(error.kind, str(error).replace(os.path.realpath(model), model)) from None
+    names = asdict(described)
     if data is None:
         data = _random_data(names["inputs"], Path(folder) / f"{Path(output).stem}-random.npz")
         notes = [

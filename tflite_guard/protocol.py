@@ -1,10 +1,58 @@
-"""What parent and child say to one another."""
+"""What parent and child say to one another: a type for each request, with the type of its answer.
+
+One JSON object a line. The parent sends `Limits` once, then a `Call` for each request. The child sends `Message`s:
+progress any number of times, then a result or an error. A child runs untrusted models, so what it says is decoded
+strictly against these types.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
 
-from tflite_guard.results import Artifact, Measurement
+import msgspec
+
+from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec
+from tflite_guard.results import Artifact, ErrorInfo, Measurement
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output. `shape` counts the batch axis; None is an unknown dimension. `dtype` is numpy's name."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """A model's inputs and outputs by their canonical names: those of its exported signature.
+
+    The aliases map other names that a user may know (Keras layers, keys of a dictionary) to canonical ones.
+    """
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    input_aliases: dict[str, str] = field(default_factory=dict)
+    output_aliases: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReferenceOutputs:
+    """The reference has been run: its outputs are in files of the folder `out`."""
+
+    files: tuple[str, ...]
+    examples: int
+    names: Names | None
+    """None where the reference is recorded outputs."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A .tflite has been made."""
+
+    size_bytes: int
+    files: tuple[str, ...] = ("model.tflite",)
 
 
 @dataclass(frozen=True)
@@ -25,9 +73,94 @@ class ObservedMeasured:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a child says after evaluating one variant; kept in the cache."""
+    """One variant has been evaluated."""
 
     measurements: tuple[Measured, ...]
     artifact: Artifact
     observed: ObservedMeasured | None
-    files: tuple[str, ...] = ("scores.npz",)
+    files: tuple[str, ...] = ()
+
+
+Answer = TypeVar("Answer")
+
+
+class Request(msgspec.Struct, Generic[Answer], frozen=True, tag_field="task"):
+    """Something that a child can be asked to do."""
+
+    answer: ClassVar[Any]
+    """The type of its answer, at run time."""
+
+
+class DescribeModel(Request[Names], frozen=True, tag="describe"):
+    """Names, shapes and types of a model's inputs and outputs."""
+
+    answer: ClassVar[Any] = Names
+    reference: ReferenceSpec
+
+
+class RunReference(Request[ReferenceOutputs], frozen=True, tag="reference"):
+    """Run the float reference over a dataset."""
+
+    answer: ClassVar[Any] = ReferenceOutputs
+    reference: ReferenceSpec
+    dataset: DatasetSpec
+    threads: int
+
+
+class Convert(Request[Converted], frozen=True, tag="convert"):
+    """Make one artifact with the TFLiteConverter."""
+
+    answer: ClassVar[Any] = Converted
+    conversion: Conversion
+
+
+class ApplyRecipe(Request[Converted], frozen=True, tag="recipe"):
+    """Make one artifact with a recipe of the quantizer from a float .tflite."""
+
+    answer: ClassVar[Any] = Converted
+    float32: str
+    conversion: Conversion
+
+
+class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
+    """Evaluate one .tflite against recorded reference outputs."""
+
+    answer: ClassVar[Any] = Evaluation
+    tflite: str
+    reference: str
+    """The folder of the reference's outputs."""
+    names: Names | None
+    dataset: DatasetSpec
+    metrics: tuple[MetricSpec, ...]
+    options: EvaluationOptions
+    threads: int
+
+
+AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """A parent's first line: how the child is to confine itself."""
+
+    scratch: str
+    readable: tuple[str, ...]
+    places: tuple[str, ...]
+    roots: tuple[str, ...]
+    """Folders outside the repository that links in data may lead to."""
+    memory_bytes: int | None
+    allow_code: bool
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request, and the folder that its files go to."""
+
+    request: AnyRequest
+    out: str = ""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One line from a child. Exactly one field is set."""
+
+    progress: tuple[int, int] | None = None
+    error: ErrorInfo | None = None
+    result: msgspec.Raw = msgspec.Raw(b"")

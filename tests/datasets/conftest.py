@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tflite_guard.datasets import Batch, Dataset, open_dataset
-from tflite_guard.manifest.types import DatasetSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def opened() -> Callable[..., Dataset]:
 
     def open_it(source: Any, path: Path | str, inputs: Any = "x", names: Any = ("image",), **options: Any) -> Dataset:
         code = options.pop("allow_code", False)
-        spec = DatasetSpec("test", source, str(path), inputs, **options)
+        spec = DatasetSpec("test", source, FileSpec(str(path)), inputs, **options)
         return open_dataset(spec, list(names), allow_code=code)
 
     return open_it

@@ -207,10 +207,10 @@ def test_memory_does_not_grow_with_a_compressed_archive(tmp_path):
 import resource, sys
 import numpy as np
 from tflite_guard.datasets import open_dataset
-from tflite_guard.manifest.types import DatasetSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for limit in (None, 5000, 1):
-    dataset = open_dataset(DatasetSpec("d", "npz", sys.argv[1], "x", limit=limit), ["image"])
+    dataset = open_dataset(DatasetSpec("d", "npz", FileSpec(sys.argv[1]), "x", limit=limit), ["image"])
     total = sum(int(batch.inputs["image"].sum()) for batch in dataset.batches(64))
     assert total == 3 * dataset.examples * 10_000, total
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

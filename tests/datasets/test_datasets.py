@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tflite_guard.datasets import open_dataset
 from tflite_guard.datasets.sources import select
 from tflite_guard.errors import DataError
-from tflite_guard.manifest.types import DatasetSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_preprocessing_may_differ_between_inputs(npz, opened):
 
 
 def test_a_tfrecord_without_tensorflow_says_what_to_install(tmp_path):
-    spec = DatasetSpec("test", "tfrecord", str(tmp_path / "a.tfrecord"), "x", features={"x": {}})
+    spec = DatasetSpec("test", "tfrecord", FileSpec(str(tmp_path / "a.tfrecord")), "x", features={"x": {}})
     with pytest.raises(DataError, match=r"pip install 'tflite-guard\[tensorflow\]'"):
         open_dataset(spec, ["image"])
 
@@ -136,8 +136,8 @@ def test_a_tfrecord_without_tensorflow_says_what_to_install(tmp_path):
 def test_reading_arrays_loads_no_heavy_library(npz):
     script = (
         "import sys; from tflite_guard.datasets import open_dataset;"
-        "from tflite_guard.manifest.types import DatasetSpec;"
-        "next(open_dataset(DatasetSpec('d', 'npz', sys.argv[1], 'x'), ['image']).batches(2));"
+        "from tflite_guard.manifest.types import DatasetSpec, FileSpec;"
+        "next(open_dataset(DatasetSpec('d', 'npz', FileSpec(sys.argv[1]), 'x'), ['image']).batches(2));"
         "print(*{'tensorflow', 'scipy', 'PIL', 'ai_edge_litert', 'keras'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", script, str(npz(x=np.ones((2, 2))))]

@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from tflite_guard.engine.convert import FloatModel
-from tflite_guard.manifest.types import ReferenceSpec, VariantSpec
+from tflite_guard.manifest.types import Conversion, FileSpec, ReferenceSpec
 
 EXAMPLES = 24
 
@@ -31,7 +31,7 @@ class Case:
 
     @property
     def spec(self) -> ReferenceSpec:
-        return ReferenceSpec(self.kind, str(self.path))
+        return ReferenceSpec(self.kind, FileSpec(str(self.path)))
 
     @property
     def source(self) -> FloatModel:
@@ -46,7 +46,7 @@ class Case:
     def tflite(self, quantization: str, io: str = "float32") -> str:
         if (quantization, io) not in self._made:
             path = self.scratch / f"{self.path.stem}-{quantization}-{io}.tflite"
-            path.write_bytes(self.source.quantize(VariantSpec("v", quantization, io=io), self.calibrated))
+            path.write_bytes(self.source.quantize(Conversion(quantization, io=io), self.calibrated))
             self._made[quantization, io] = str(path)
         return self._made[quantization, io]
 

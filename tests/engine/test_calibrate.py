@@ -13,7 +13,7 @@ from tflite_guard.engine import graph
 from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.convert import FloatModel
 from tflite_guard.errors import DataError
-from tflite_guard.manifest.types import CalibrationOptions, VariantSpec
+from tflite_guard.manifest.types import CalibrationOptions, Conversion
 
 MEASURED = CalibrationOptions(ranges="measured")
 
@@ -59,7 +59,7 @@ def small_step(model: bytes) -> float:
 def test_measured_ranges_cure_what_the_converters_calibrator_gets_wrong(residual: Case) -> None:
     """The judged model has the converter's fault, as what users ship has; measured ranges do not have it."""
     low, high = true_range(residual, "small")
-    measured = residual.source.quantize(VariantSpec("v", "int8", calibration_options=MEASURED), residual.calibration)
+    measured = residual.source.quantize(Conversion("int8", calibration_options=MEASURED), residual.calibration)
     np.testing.assert_allclose(small_step(measured), (high - low) / 255, rtol=1e-3)
     stock = Path(residual.tflite("int8")).read_bytes()
     assert small_step(stock) > 4 * small_step(measured)
@@ -67,9 +67,7 @@ def test_measured_ranges_cure_what_the_converters_calibrator_gets_wrong(residual
 
 def test_where_nothing_runs_in_place_both_calibrations_agree(branches: Case, tmp_path: Path) -> None:
     path = tmp_path / "measured.tflite"
-    path.write_bytes(
-        branches.source.quantize(VariantSpec("v", "int8", calibration_options=MEASURED), branches.calibration)
-    )
+    path.write_bytes(branches.source.quantize(Conversion("int8", calibration_options=MEASURED), branches.calibration))
     wanted = single_runs(branches.tflite("int8"), branches.data)
     for name, values in single_runs(str(path), branches.data).items():
         np.testing.assert_allclose(values, wanted[name], atol=1e-4 * np.ptp(wanted[name]))
@@ -90,7 +88,7 @@ def test_a_percentile_keeps_the_central_values(conv: Case, percentile: float) ->
 def test_clipping_narrows_the_quantized_input(conv: Case, tmp_path: Path) -> None:
     options = CalibrationOptions(clip_percentile=90.0)
     source = FloatModel(conv.spec, str(tmp_path))
-    variant = VariantSpec("v", "int8", io="int8", calibration_options=options)
+    variant = Conversion("int8", io="int8", calibration_options=options)
     clipped = graph.read(source.quantize(variant, conv.calibrated))
     plain = graph.read(conv.tflite("int8", "int8"))
     assert clipped.main.tensors[0].scale[0] < 0.8 * plain.main.tensors[0].scale[0]

@@ -14,7 +14,7 @@ from tflite_guard.engine import convert, graph
 from tflite_guard.engine.convert import FloatModel
 from tflite_guard.engine.tflite import Runner, inspect
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
-from tflite_guard.manifest.types import CalibrationOptions, ReferenceSpec, VariantSpec
+from tflite_guard.manifest.types import CalibrationOptions, Conversion, FileSpec, ReferenceSpec
 
 
 def public(case: Case, io: str, folder: Path) -> str:
@@ -55,7 +55,7 @@ def test_several_inputs_calibrate_by_name(branches: Case) -> None:
 
 @pytest.mark.parametrize("quantization", ["float32", "float16", "dynamic_range", "int8", "int16x8"])
 def test_converting_twice_gives_the_same_bytes(conv: Case, quantization: str, tmp_path: Path) -> None:
-    again = FloatModel(conv.spec, str(tmp_path)).quantize(VariantSpec("v", quantization), conv.calibration)
+    again = FloatModel(conv.spec, str(tmp_path)).quantize(Conversion(quantization), conv.calibration)
     assert again == Path(conv.tflite(quantization)).read_bytes()
 
 
@@ -93,9 +93,9 @@ def test_one_calibration_serves_many_variants(conv: Case, tmp_path: Path) -> Non
 
     source = FloatModel(conv.spec, str(tmp_path))
     for variant in (
-        VariantSpec("a", "int8"),
-        VariantSpec("b", "int8", io="int8"),
-        VariantSpec("c", "int8", keep_float=("first",)),
+        Conversion("int8"),
+        Conversion("int8", io="int8"),
+        Conversion("int8", keep_float=("first",)),
     ):
         source.quantize(variant, counted)
     assert passes == 1
@@ -109,9 +109,7 @@ def test_only_so_many_samples_are_used(conv: Case, tmp_path: Path) -> None:
     few = CalibrationOptions(samples=5)
     scales = [
         graph.read(
-            FloatModel(conv.spec, str(tmp_path)).quantize(
-                VariantSpec("v", "int8", io="int8", calibration_options=o), tainted
-            )
+            FloatModel(conv.spec, str(tmp_path)).quantize(Conversion("int8", io="int8", calibration_options=o), tainted)
         )
         for o in (few, CalibrationOptions())
     ]
@@ -121,7 +119,7 @@ def test_only_so_many_samples_are_used(conv: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("private", [True, False])
 def test_keep_float_leaves_a_layer_in_float(conv: Case, tmp_path: Path, private: bool) -> None:
     source = conv.source if private else FloatModel(conv.spec, str(tmp_path), quantizer=moved)
-    model = source.quantize(VariantSpec("v", "int8", keep_float=("scores",)), conv.calibrated)
+    model = source.quantize(Conversion("int8", keep_float=("scores",)), conv.calibrated)
     kinds = [name.split(" ")[0] for name in graph.float_operators(graph.read(model))]
     assert kinds == ["FULLY_CONNECTED", "SOFTMAX"]
 
@@ -134,7 +132,7 @@ def moved(calibrated: bytes, io: str, nodes: Sequence[str]) -> bytes:
 def test_without_the_private_function_the_public_one_gives_the_same(
     conv: Case, tmp_path: Path, keep: tuple[str, ...]
 ) -> None:
-    variant = VariantSpec("v", "int8", keep_float=keep)
+    variant = Conversion("int8", keep_float=keep)
     path = tmp_path / "public.tflite"
     path.write_bytes(FloatModel(conv.spec, str(tmp_path), quantizer=moved).quantize(variant, conv.calibrated))
     own = tmp_path / "own.tflite"
@@ -146,20 +144,20 @@ def test_without_the_private_function_the_public_one_gives_the_same(
 
 def test_keep_float_that_matches_nothing_is_an_error(conv: Case) -> None:
     with pytest.raises(ConversionError, match='"nowhere" matches no tensor'):
-        conv.source.quantize(VariantSpec("v", "int8", keep_float=("nowhere",)), conv.calibrated)
+        conv.source.quantize(Conversion("int8", keep_float=("nowhere",)), conv.calibrated)
 
 
 @pytest.mark.parametrize("quantization", ["float16", "dynamic_range", "int16x8"])
 def test_keep_float_elsewhere_is_an_error(conv: Case, quantization: str) -> None:
     with pytest.raises(ConversionError, match="keep_float needs quantization int8"):
-        conv.source.quantize(VariantSpec("v", quantization, keep_float=("scores",)), conv.calibrated)
+        conv.source.quantize(Conversion(quantization, keep_float=("scores",)), conv.calibrated)
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
 def test_a_float_flatbuffer_quantizes_as_its_model_does(branches: Case, tmp_path: Path, io: str) -> None:
-    source = FloatModel(ReferenceSpec("tflite", branches.tflite("float32")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("tflite", FileSpec(branches.tflite("float32"))), str(tmp_path))
     path = tmp_path / "from_flatbuffer.tflite"
-    path.write_bytes(source.quantize(VariantSpec("v", "int8", io=io), branches.calibration))
+    path.write_bytes(source.quantize(Conversion("int8", io=io), branches.calibration))
     wanted = single_runs(branches.tflite("int8", io), branches.data)
     outputs = single_runs(str(path), branches.data)
     for name, values in wanted.items():
@@ -169,24 +167,24 @@ def test_a_float_flatbuffer_quantizes_as_its_model_does(branches: Case, tmp_path
 @pytest.mark.parametrize("quantization", ["int8", "int16x8"])
 def test_a_flatbuffer_without_signature_quantizes_too(conv: Case, tmp_path: Path, quantization: str) -> None:
     bare = without_signature(conv.tflite("float32"), tmp_path / "bare.tflite")
-    source = FloatModel(ReferenceSpec("tflite", bare), str(tmp_path))
+    source = FloatModel(ReferenceSpec("tflite", FileSpec(bare)), str(tmp_path))
     path = tmp_path / "quantized.tflite"
-    path.write_bytes(source.quantize(VariantSpec("v", quantization), conv.calibration))
+    path.write_bytes(source.quantize(Conversion(quantization), conv.calibration))
     outputs = Runner(str(path), expected=conv.source.names).run(conv.data)["output_0"]
     np.testing.assert_array_equal(outputs, single_runs(conv.tflite(quantization), conv.data)["output_0"])
 
 
 def test_what_a_flatbuffer_cannot_become_is_said(conv: Case, tmp_path: Path) -> None:
-    source = FloatModel(ReferenceSpec("tflite", conv.tflite("float32")), str(tmp_path))
-    assert source.quantize(VariantSpec("v", "float32"), None) == Path(conv.tflite("float32")).read_bytes()
+    source = FloatModel(ReferenceSpec("tflite", FileSpec(conv.tflite("float32"))), str(tmp_path))
+    assert source.quantize(Conversion("float32"), None) == Path(conv.tflite("float32")).read_bytes()
     with pytest.raises(ConversionError, match=r"cannot make float16 from a \.tflite"):
-        source.quantize(VariantSpec("v", "float16"), None)
+        source.quantize(Conversion("float16"), None)
 
 
 def test_a_quantized_flatbuffer_is_no_source(conv: Case, tmp_path: Path) -> None:
-    source = FloatModel(ReferenceSpec("tflite", conv.tflite("int8")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("tflite", FileSpec(conv.tflite("int8"))), str(tmp_path))
     with pytest.raises(ConversionError, match=r"conv-int8-float32\.tflite is quantized already"):
-        source.quantize(VariantSpec("v", "int8"), conv.calibration)
+        source.quantize(Conversion("int8"), conv.calibration)
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +208,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("io", ["float32", "int8"])
 def test_a_quantization_aware_source_needs_no_calibration(trained: str, tmp_path: Path, io: str) -> None:
-    source = FloatModel(ReferenceSpec("saved_model", trained), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", FileSpec(trained)), str(tmp_path))
     path = tmp_path / "trained.tflite"
-    path.write_bytes(source.quantize(VariantSpec("v", "int8", io=io), None))
+    path.write_bytes(source.quantize(Conversion("int8", io=io), None))
     assert graph.float_operators(graph.read(str(path))) == []
     ports = inspect(str(path))
     assert ports.inputs["x"].dtype == io
@@ -236,9 +234,9 @@ def test_a_name_alone_makes_no_source_quantization_aware(tmp_path: Path) -> None
     module = tf.Module()
     module.kernel = kernel
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve, "training": training})
-    source = FloatModel(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))), str(tmp_path))
     assert not source.quantization_aware
-    assert graph.float_operators(graph.read(source.quantize(VariantSpec("v", "int8"), four_wide))) == []
+    assert graph.float_operators(graph.read(source.quantize(Conversion("int8"), four_wide))) == []
 
 
 def four_wide() -> Iterator[dict[str, np.ndarray]]:
@@ -256,13 +254,13 @@ def test_ranges_trained_in_part_only_ask_for_calibration(tmp_path: Path) -> None
     module = tf.Module()
     module.kernel = kernel
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve})
-    source = FloatModel(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))), str(tmp_path))
     with pytest.raises(
         ConversionError, match=r"not quantization-aware-trained throughout.*name a dataset as calib"
     ) as e:
-        source.quantize(VariantSpec("v", "int8"), None)
+        source.quantize(Conversion("int8"), None)
     assert e.value.kind == "no-calibration"
-    assert graph.float_operators(graph.read(source.quantize(VariantSpec("v", "int8"), four_wide))) == []
+    assert graph.float_operators(graph.read(source.quantize(Conversion("int8"), four_wide))) == []
 
 
 def test_a_variant_is_the_same_whichever_were_made_before(
@@ -280,7 +278,7 @@ def test_a_variant_is_the_same_whichever_were_made_before(
     source = FloatModel(conv.spec, str(tmp_path))
     assert graph.read(source.float32()).main.tensors[0].shape_signature[0] == 1
     for quantization in ("dynamic_range", "int8"):
-        variant = VariantSpec("v", quantization)
+        variant = Conversion(quantization)
         alone = FloatModel(conv.spec, str(tmp_path)).quantize(variant, conv.calibration)
         assert source.quantize(variant, conv.calibration) == alone
         assert alone == Path(conv.tflite(quantization)).read_bytes()
@@ -295,7 +293,7 @@ def test_a_saved_model_with_state_agrees_with_its_conversion(tmp_path: Path) -> 
         return {"y": x + module.state.assign(module.state * 0.5 + x[0])}
 
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve})
-    source = FloatModel(ReferenceSpec("saved_model", str(tmp_path / "m")), str(tmp_path))
+    source = FloatModel(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))), str(tmp_path))
     data = {"x": np.random.default_rng(1).normal(size=(6, 3)).astype("float32")}
     wanted = source.reference.predict(data)["y"]
     np.testing.assert_allclose(wanted, 2 * data["x"], rtol=1e-6)
@@ -308,7 +306,7 @@ def test_a_saved_model_with_state_agrees_with_its_conversion(tmp_path: Path) -> 
 
 def test_calibration_data_is_asked_for(conv: Case) -> None:
     with pytest.raises(ConversionError, match="int8 needs calibration data") as e:
-        conv.source.quantize(VariantSpec("v", "int8"), None)
+        conv.source.quantize(Conversion("int8"), None)
     assert e.value.kind == "no-calibration"
 
 
@@ -316,12 +314,12 @@ def test_calibration_data_is_asked_for(conv: Case) -> None:
 def test_no_examples_and_wrong_shapes_in_calibration_are_said(conv: Case, tmp_path: Path, quantization: str) -> None:
     source = FloatModel(conv.spec, str(tmp_path))
     with pytest.raises(DataError, match="the calibration data has no examples"):
-        source.quantize(VariantSpec("v", quantization), lambda: iter(()))
+        source.quantize(Conversion(quantization), lambda: iter(()))
     wrong = {"image": np.zeros((1, 8, 8, 2), "float32")}
     with pytest.raises(
         DataError, match=r"input image: the model takes \[\?, 8, 8, 1\] and the data is \[\?, 8, 8, 2\]"
     ):
-        source.quantize(VariantSpec("v", quantization), lambda: iter([wrong]))
+        source.quantize(Conversion(quantization), lambda: iter([wrong]))
 
 
 def test_an_operator_that_needs_tensorflow_is_named(make_case: Any) -> None:
@@ -335,7 +333,7 @@ def test_an_operator_that_needs_tensorflow_is_named(make_case: Any) -> None:
 
 def test_a_loop_is_refused_before_it_crashes_the_calibrator(looped: Case) -> None:
     with pytest.raises(ConversionError, match=r"cannot calibrate a model with a loop.*unroll=True"):
-        looped.source.quantize(VariantSpec("v", "int8"), looped.calibration)
+        looped.source.quantize(Conversion("int8"), looped.calibration)
 
 
 def test_a_model_that_converts_only_with_a_batch_of_one_does(looped: Case) -> None:
@@ -353,7 +351,7 @@ def test_state_left_by_predictions_is_not_exported(stateful: Case, tmp_path: Pat
 
 def test_int16x8_with_integer_inputs_is_an_error(branches: Case) -> None:
     with pytest.raises(ConversionError, match=r"int16x8 cannot be made .* integer inputs \(ids\)"):
-        branches.source.quantize(VariantSpec("v", "int16x8"), branches.calibration)
+        branches.source.quantize(Conversion("int16x8"), branches.calibration)
 
 
 def test_a_fixed_batch_calibrates(make_case: Any) -> None:
@@ -367,4 +365,4 @@ def test_a_fixed_batch_calibrates(make_case: Any) -> None:
 def test_a_damaged_reference_says_so_through_the_source(tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(b"")
     with pytest.raises(ModelFileError, match="zero bytes"):
-        FloatModel(ReferenceSpec("keras", str(tmp_path / "m.keras")), str(tmp_path)).float32()
+        FloatModel(ReferenceSpec("keras", FileSpec(str(tmp_path / "m.keras"))), str(tmp_path)).float32()

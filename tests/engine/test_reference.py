@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from engine_models import EXAMPLES, Case, normal
 
-from tflite_guard.engine.names import TensorInfo
 from tflite_guard.engine.reference import load_reference
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
-from tflite_guard.manifest.types import ReferenceSpec
+from tflite_guard.manifest.types import FileSpec, ReferenceSpec
+from tflite_guard.protocol import TensorInfo
 
 
 def test_predictions_are_the_models_own(conv: Case) -> None:
@@ -60,7 +60,7 @@ def test_a_list_of_outputs_is_numbered(make_case: Any) -> None:
 
 def test_the_export_gives_the_same(branches: Case, tmp_path: Path) -> None:
     reference = load_reference(branches.spec)
-    exported = load_reference(ReferenceSpec("saved_model", reference.export(str(tmp_path / "out"))))
+    exported = load_reference(ReferenceSpec("saved_model", FileSpec(reference.export(str(tmp_path / "out")))))
     assert exported.names.inputs == reference.names.inputs
     wanted = reference.predict(branches.data)
     for name, values in exported.predict(branches.data).items():
@@ -103,7 +103,7 @@ def test_a_fixed_batch_is_filled_up(make_case: Any) -> None:
 def test_input_shapes_fix_unknown_dimensions(make_case: Any) -> None:
     image = keras.Input((None, None, 1), name="image")
     case = make_case("sized", keras.Model(image, keras.layers.Conv2D(2, 3)(image)), {"image": normal(9, 7, 1)})
-    spec = ReferenceSpec("keras", str(case.path), input_shapes={"image": (1, 9, 7, 1)})
+    spec = ReferenceSpec("keras", FileSpec(str(case.path)), input_shapes={"image": (1, 9, 7, 1)})
     names = load_reference(spec).names
     assert names.inputs["image"].shape == (None, 9, 7, 1)
     assert names.outputs["output_0"].shape == (None, 7, 5, 2)
@@ -112,7 +112,7 @@ def test_input_shapes_fix_unknown_dimensions(make_case: Any) -> None:
         ({"image": (1, 9, 7, 3)}, r"\[1, 9, 7, 3\], but"),
     ):
         with pytest.raises(ModelFileError, match=message):
-            load_reference(ReferenceSpec("keras", str(case.path), input_shapes=wrong))
+            load_reference(ReferenceSpec("keras", FileSpec(str(case.path)), input_shapes=wrong))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_data_that_does_not_fit_is_an_error(conv: Case, values: np.ndarray, mess
 def test_keras_3_h5(conv: Case, tmp_path: Path) -> None:
     model = keras.saving.load_model(conv.path)
     model.save(tmp_path / "m.h5")
-    outputs = load_reference(ReferenceSpec("keras", str(tmp_path / "m.h5"))).predict(conv.data)["output_0"]
+    outputs = load_reference(ReferenceSpec("keras", FileSpec(str(tmp_path / "m.h5")))).predict(conv.data)["output_0"]
     np.testing.assert_allclose(outputs, model.predict(conv.data["image"], verbose=0), atol=1e-6)
 
 
@@ -143,9 +143,9 @@ def test_h5_that_only_keras_2_reads(tmp_path: Path) -> None:
     path = str(tmp_path / "old.h5")
     model.save(path)
     data = {"x": normal(8, 8, 3)}
-    reference = load_reference(ReferenceSpec("keras", path))
+    reference = load_reference(ReferenceSpec("keras", FileSpec(path)))
     np.testing.assert_allclose(reference.predict(data)["output_0"], model.predict(data["x"], verbose=0), atol=1e-5)
-    exported = load_reference(ReferenceSpec("saved_model", reference.export(str(tmp_path / "out"))))
+    exported = load_reference(ReferenceSpec("saved_model", FileSpec(reference.export(str(tmp_path / "out")))))
     np.testing.assert_allclose(exported.predict(data)["output_0"], reference.predict(data)["output_0"], atol=1e-5)
 
 
@@ -169,10 +169,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_saved_model_by_signature(saved: str) -> None:
     data = {"x": normal(3)}
-    double = load_reference(ReferenceSpec("saved_model", saved, signature="double")).predict(data)
+    double = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="double")).predict(data)
     np.testing.assert_array_equal(double["y"], data["x"] * 2)
     assert double["count"].tolist() == [3] * EXAMPLES
-    half = load_reference(ReferenceSpec("saved_model", saved, signature="half")).predict(data)
+    half = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="half")).predict(data)
     np.testing.assert_array_equal(half["y"], data["x"] / 2)
 
 
@@ -217,36 +217,40 @@ def test_a_saved_models_state_is_reset_before_every_example(tmp_path: Path, chan
     data = normal(3)
     signatures = [tf.saved_model.load(path).signatures["serving_default"] for _ in range(3)]
     wanted = [signature(x=tf.constant(data[i : i + 1]))["y"].numpy() for i, signature in enumerate(signatures)]
-    reference = load_reference(ReferenceSpec("saved_model", path))
+    reference = load_reference(ReferenceSpec("saved_model", FileSpec(path)))
     for _ in range(2):
         np.testing.assert_array_equal(reference.predict({"x": data})["y"][:3], np.concatenate(wanted))
 
 
 def test_state_of_a_saved_model_does_not_reach_its_export(tmp_path: Path) -> None:
     path = counters(tmp_path / "m", CHANGES[0])
-    reference = load_reference(ReferenceSpec("saved_model", path))
+    reference = load_reference(ReferenceSpec("saved_model", FileSpec(path)))
     wanted = reference.predict({"x": normal(3)})["y"]
-    again = load_reference(ReferenceSpec("saved_model", reference.export(str(tmp_path / "out"), {"x": (1, 3)})))
+    again = load_reference(
+        ReferenceSpec("saved_model", FileSpec(reference.export(str(tmp_path / "out"), {"x": (1, 3)})))
+    )
     np.testing.assert_array_equal(again.predict({"x": normal(3)})["y"], wanted)
 
 
 def test_a_signature_that_only_reads_its_variables_takes_whole_batches(tmp_path: Path) -> None:
     path = counters(tmp_path / "m", CHANGES[0])
-    assert load_reference(ReferenceSpec("saved_model", path, signature="peek")).reset is None
-    assert load_reference(ReferenceSpec("saved_model", path)).reset is not None
+    assert load_reference(ReferenceSpec("saved_model", FileSpec(path), signature="peek")).reset is None
+    assert load_reference(ReferenceSpec("saved_model", FileSpec(path))).reset is not None
 
 
 def test_an_unknown_signature_lists_those_there_are(saved: str) -> None:
     with pytest.raises(ModelFileError, match='no signature "serving_default"; there are: double, half'):
-        load_reference(ReferenceSpec("saved_model", saved))
+        load_reference(ReferenceSpec("saved_model", FileSpec(saved)))
 
 
 def test_a_saved_model_with_fixed_shapes_is_exported_anew(saved: str, tmp_path: Path) -> None:
-    plain = load_reference(ReferenceSpec("saved_model", saved, signature="double"))
+    plain = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="double"))
     assert plain.export(str(tmp_path / "a")) == saved
-    fixed = load_reference(ReferenceSpec("saved_model", saved, signature="double", input_shapes={"x": (1, 3)}))
+    fixed = load_reference(
+        ReferenceSpec("saved_model", FileSpec(saved), signature="double", input_shapes={"x": (1, 3)})
+    )
     folder = fixed.export(str(tmp_path / "b"))
-    again = load_reference(ReferenceSpec("saved_model", folder, signature="double"))
+    again = load_reference(ReferenceSpec("saved_model", FileSpec(folder), signature="double"))
     assert again.names.inputs["x"].shape == (None, 3)
     np.testing.assert_array_equal(again.predict({"x": normal(3)})["y"], normal(3) * 2)
 
@@ -257,7 +261,7 @@ def test_strings_are_refused(tmp_path: Path) -> None:
     )
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"), signatures={"serving_default": lengths})
     with pytest.raises(ModelFileError, match="s holds strings, which cannot be evaluated"):
-        load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
+        load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))))
 
 
 def test_a_custom_layer_is_named(tmp_path: Path) -> None:
@@ -270,7 +274,7 @@ def test_a_custom_layer_is_named(tmp_path: Path) -> None:
         with pytest.raises(
             ModelFileError, match=r"m\.\w+ needs the custom object \S*Swirl.*export the model as a SavedModel"
         ) as e:
-            load_reference(ReferenceSpec("keras", str(tmp_path / name)))
+            load_reference(ReferenceSpec("keras", FileSpec(str(tmp_path / name))))
         assert e.value.kind == "custom-object"
 
 
@@ -280,7 +284,7 @@ def test_a_model_that_fails_says_how(tmp_path: Path) -> None:
         return {"y": tf.reshape(x, tf.stack([tf.shape(x)[0] + 1, 3]))}
 
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"), signatures={"serving_default": grown})
-    reference = load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
+    reference = load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))))
     with pytest.raises(EvaluationError, match=r"m cannot be run: .*reshape") as e:
         reference.predict({"x": normal(3)})
     assert "\n" not in str(e.value)
@@ -293,6 +297,6 @@ def test_what_went_wrong_in_a_graph_is_told_not_only_where(tmp_path: Path) -> No
             return {"quotient": 1 // values}
 
     tf.saved_model.save(Divides(), str(tmp_path / "m"))
-    source = load_reference(ReferenceSpec("saved_model", str(tmp_path / "m")))
+    source = load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))))
     with pytest.raises(EvaluationError, match=r"cannot be run: .*division by zero"):
         source.predict({"values": np.zeros((1, 2), np.int32)})

@@ -18,19 +18,19 @@ from engine_models import Case
 
 from tflite_guard.engine.safety import check_model_file
 from tflite_guard.errors import ModelFileError
-from tflite_guard.manifest.types import ReferenceKind, ReferenceSpec
+from tflite_guard.manifest.types import FileSpec, ReferenceKind, ReferenceSpec
 
 
 def refused(kind: ReferenceKind, path: Path, message: str, error_kind: str = "model-file") -> None:
     with pytest.raises(ModelFileError, match=message) as caught:
-        check_model_file(ReferenceSpec(kind, str(path)))
+        check_model_file(ReferenceSpec(kind, FileSpec(str(path))))
     assert caught.value.kind == error_kind
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def accepted(kind: ReferenceKind, path: Path, *, allow_code: bool = False) -> None:
-    check_model_file(ReferenceSpec(kind, str(path)), allow_code=allow_code)
+    check_model_file(ReferenceSpec(kind, FileSpec(str(path))), allow_code=allow_code)
 
 
 def repacked(source: Path, out: Path, change: Callable[[dict[str, bytes]], None]) -> Path:

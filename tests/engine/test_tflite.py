@@ -10,9 +10,9 @@ from engine_models import EXAMPLES, Case, edited, single_runs, without_signature
 
 from tflite_guard.datasets import Batch
 from tflite_guard.engine import tflite
-from tflite_guard.engine.names import Names, TensorInfo
 from tflite_guard.engine.tflite import Runner, evaluate_batches, inspect
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
+from tflite_guard.protocol import Names, TensorInfo
 
 
 def batches(data: dict[str, np.ndarray], size: int) -> list[Batch]:

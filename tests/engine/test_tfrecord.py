@@ -13,7 +13,7 @@ from PIL import Image
 from tflite_guard.datasets import open_dataset
 from tflite_guard.engine.tfrecord import read_tfrecord
 from tflite_guard.errors import DataError
-from tflite_guard.manifest.types import DatasetSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (5, 4, 3, 3)).astype(np.uint8)
@@ -52,7 +52,7 @@ def path(tmp_path, request):
 
 def opened(path, key, features=FEATURES, **options):
     return open_dataset(
-        DatasetSpec("d", "tfrecord", path, key, features=features, **options), ["in"], tfrecord=read_tfrecord
+        DatasetSpec("d", "tfrecord", FileSpec(path), key, features=features, **options), ["in"], tfrecord=read_tfrecord
     )
 
 

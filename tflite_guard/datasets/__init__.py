@@ -98,16 +98,17 @@ def open_dataset(
     *,
     allow_code: bool = False,
     tfrecord: TfrecordOpener | None = None,
+    roots: Sequence[str] = (),
 ) -> Dataset:
     """Binds a dataset to a model's inputs and checks what can be checked without reading the values.
 
-    Raises DataError when names do not match, files are missing or broken, arrays differ in length, or there
-    are no examples.
+    Links in a folder of images may lead to `roots` as well. Raises DataError when names do not match, files are
+    missing or broken, arrays differ in length, or there are no examples.
     """
     inputs = _bind(spec, input_names)
     labels = {"": spec.labels} if isinstance(spec.labels, str) else dict(spec.labels or {})
     steps = _steps(spec, list(inputs))
-    reader = _open(spec, inputs, labels, allow_code, tfrecord)
+    reader = _open(spec, inputs, labels, allow_code, tfrecord, roots)
     rows = select(reader.examples, spec.limit, spec.seed)
     if not len(rows):
         raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
@@ -163,6 +164,7 @@ def _open(
     labels: Mapping[str, str],
     allow_code: bool,
     tfrecord: TfrecordOpener | None,
+    roots: Sequence[str],
 ) -> Reader:
     keys = _keys(spec, inputs, labels)
     match spec.source:
@@ -171,13 +173,15 @@ def _open(
         case "npy":
             return _open_npy(spec, inputs, labels)
         case "images":
-            return images.open_images(spec.path, keys, spec.class_order, spec.labels_file, spec.roots)
+            listed = None if spec.labels_file is None else spec.labels_file.path
+            return images.open_images(spec.path, keys, spec.class_order, listed, roots)
         case "csv":
             return tables.open_table(spec.path, _roles(spec, inputs, labels), spec.columns)
         case "tfrecord":
             return _open_tfrecord(spec, keys, tfrecord)
         case "python":
-            return functions.open_function(spec.path, spec.root, keys, allow_code)
+            assert spec.function is not None
+            return functions.open_function(spec.function, keys, allow_code)
         case _:
             assert_never(spec.source)
 
@@ -188,10 +192,10 @@ def _open_npy(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str,
         raise DataError(f"{spec.path}: a .npy file holds one array; put several into an .npz")
     files = dict.fromkeys(inputs.values(), spec.path)
     for key in labels.values():
-        if key not in files and (spec.labels_file is None or not spec.labels_file.endswith(".npy")):
+        if key not in files and (spec.labels_file is None or not spec.labels_file.path.endswith(".npy")):
             raise DataError(f"{spec.path}: a .npy file holds no labels; give labels_file (.npy) or use an .npz")
         if key not in files and spec.labels_file is not None:
-            files[key] = spec.labels_file
+            files[key] = spec.labels_file.path
     return arrays.open_npy(files)
 
 

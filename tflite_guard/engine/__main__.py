@@ -1,8 +1,6 @@
 """A child process: confines itself, then answers requests until its parent closes the pipe.
 
-The first line on standard input holds the confinement, every further line a request
-`{"task": …, "arguments": {…}}`. Answers go to the original standard output, one JSON object a line:
-`{"progress": [done, total]}` any number of times, then `{"result": {…}}` or `{"error": {…}}`.
+Requests come on standard input, answers go to the original standard output, as `protocol` has them.
 """
 
 from __future__ import annotations
@@ -14,13 +12,17 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 from tflite_guard.engine.confine import confine
 from tflite_guard.errors import GuardError
 from tflite_guard.files import is_full, says_full
+from tflite_guard.protocol import Call, Limits
+
+if TYPE_CHECKING:
+    from tflite_guard.engine.tasks import Session
 
 
 def main() -> None:
@@ -31,23 +33,24 @@ def main() -> None:
     os.dup2(2, 1)
     log = io.BufferedWriter(_Log(2, "w", closefd=False))
     sys.stdout = sys.stderr = io.TextIOWrapper(log, "utf-8", "backslashreplace", line_buffering=True)
-    limits = msgspec.json.decode(requests.readline() or b"null")
-    if limits is None:
+    first = requests.readline()
+    if not first:
         return
+    limits = msgspec.json.decode(first, type=Limits)
     # Before any thread starts: Landlock confines the calling thread and those that it starts.
-    measures = confine(limits["scratch"], limits["readable"], limits["memory_bytes"], limits["places"])
+    confine(limits.scratch, limits.readable, limits.memory_bytes, limits.places)
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
-    if not limits["allow_code"]:
+    if not limits.allow_code:
         # Keras imports scikit-learn where it is installed, a fifth of TensorFlow's start-up, and it is not used here.
         sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
     # Imported only now: nothing of a model's toolchain runs before the confinement.
     from tflite_guard.engine.tasks import Session
 
-    session = Session(allow_code=limits["allow_code"], scratch=limits["scratch"], measures=measures)
+    session = Session(allow_code=limits.allow_code, scratch=limits.scratch, roots=limits.roots)
     # The scratch folder is one of its own, in the run's, in the one that TMPDIR names.
-    place = os.path.dirname(os.path.dirname(limits["scratch"]))
+    place = os.path.dirname(os.path.dirname(limits.scratch))
     for line in requests:
-        _answer(answers, session, msgspec.json.decode(line), place)
+        _answer(answers, session, msgspec.json.decode(line, type=Call), place)
     # TensorFlow takes a second to tear itself down, for nobody; every answer has been flushed.
     os._exit(0)
 
@@ -62,7 +65,7 @@ class _Log(io.FileIO):
         return len(data)
 
 
-def _answer(answers: BinaryIO, session: Any, request: dict[str, Any], place: str) -> None:
+def _answer(answers: BinaryIO, session: Session, call: Call, place: str) -> None:
     def send(message: dict[str, Any]) -> None:
         answers.write(msgspec.json.encode(message) + b"\n")
         answers.flush()
@@ -71,7 +74,7 @@ def _answer(answers: BinaryIO, session: Any, request: dict[str, Any], place: str
         send({"progress": [done, total]})
 
     try:
-        send({"result": session.run(request["task"], request["arguments"], progress)})
+        send({"result": session.run(call.request, call.out, progress)})
     except Exception as error:  # a child must answer whatever a model makes a library raise
         traceback.print_exc(file=sys.stderr)
         # A file's name need not be UTF-8, and an answer must be.

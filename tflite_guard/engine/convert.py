@@ -18,12 +18,12 @@ import tensorflow as tf
 
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
-from tflite_guard.engine.names import Names, TensorInfo
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
 from tflite_guard.engine.safety import signature_operators
 from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line, names_of
 from tflite_guard.errors import ConversionError, DataError, EvaluationError
-from tflite_guard.manifest.types import CalibrationOptions, ReferenceSpec, VariantSpec
+from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
+from tflite_guard.protocol import Names, TensorInfo
 
 Array = npt.NDArray[Any]
 Calibration = Callable[[], Iterator[dict[str, Array]]]
@@ -85,20 +85,20 @@ class FloatModel:
         """The model without quantization; a .tflite's own bytes."""
         return self._float32
 
-    def quantize(self, variant: VariantSpec, calibration: Calibration | None) -> bytes:
-        """The variant's .tflite. Raises ConversionError when it cannot be made.
+    def quantize(self, conversion: Conversion, calibration: Calibration | None) -> bytes:
+        """The artifact. Raises ConversionError when it cannot be made.
 
         Calibration results are kept by the callable itself: pass the same object for the same data.
         """
-        quantization = variant.quantization
+        quantization = conversion.quantization
         if quantization == "float32":
             return self.float32()
         if quantization in ("float16", "dynamic_range"):
-            return self._weights_only(variant)
+            return self._weights_only(conversion)
         if quantization not in ("int8", "int16x8"):
             raise ConversionError(f'"{quantization}" is no quantization of the converter')
         if self.quantization_aware:
-            trained = self._trained(variant)
+            trained = self._trained(conversion)
             if graphs.integer_compute(graphs.read(trained)):
                 return trained
             if calibration is None:
@@ -112,7 +112,7 @@ class FloatModel:
             raise ConversionError(
                 f"{quantization} needs calibration data; name a dataset as calibration", "no-calibration"
             )
-        return self._int8(variant, calibration) if quantization == "int8" else self._int16x8(variant, calibration)
+        return self._int8(conversion, calibration) if quantization == "int8" else self._int16x8(conversion, calibration)
 
     @cached_property
     def quantization_aware(self) -> bool:
@@ -154,40 +154,42 @@ class FloatModel:
 
         return _guarded(convert)
 
-    def _weights_only(self, variant: VariantSpec) -> bytes:
-        _refuse_keep_float(variant)
+    def _weights_only(self, conversion: Conversion) -> bytes:
+        _refuse_keep_float(conversion)
         if self._spec.kind == "tflite":
             raise ConversionError(
-                f"the TFLiteConverter cannot make {variant.quantization} from a .tflite; refer to the Keras model or "
-                'SavedModel, or use a recipe such as "dynamic_wi8_afp32"'
+                f"the TFLiteConverter cannot make {conversion.quantization} from a .tflite; refer to the Keras model "
+                'or SavedModel, or use a recipe such as "dynamic_wi8_afp32"'
             )
-        return self._convert(_float16 if variant.quantization == "float16" else _optimized)
+        return self._convert(_float16 if conversion.quantization == "float16" else _optimized)
 
-    def _trained(self, variant: VariantSpec) -> bytes:
-        _refuse_keep_float(variant)
-        if variant.quantization != "int8":
+    def _trained(self, conversion: Conversion) -> bytes:
+        _refuse_keep_float(conversion)
+        if conversion.quantization != "int8":
             raise ConversionError("the source is quantization-aware-trained in 8 bits; use quantization int8")
 
         def setup(converter: Any) -> None:
             _optimized(converter)
-            _set_io(converter, variant.io)
+            _set_io(converter, conversion.io)
 
         return self._convert(setup)
 
-    def _int16x8(self, variant: VariantSpec, calibration: Calibration) -> bytes:
-        _refuse_keep_float(variant)
-        _refuse_measured(variant)
+    def _int16x8(self, conversion: Conversion, calibration: Calibration) -> bytes:
+        _refuse_keep_float(conversion)
+        _refuse_measured(conversion)
         self._refuse_integer_inputs()
-        options = variant.calibration_options
+        options = conversion.calibration_options
         if self._spec.kind == "tflite":
-            return _guarded(lambda: _int16x8_flatbuffer(self._float32, self._listed(calibration, options), variant.io))
+            return _guarded(
+                lambda: _int16x8_flatbuffer(self._float32, self._listed(calibration, options), conversion.io)
+            )
 
         def setup(converter: Any) -> None:
             _optimized(converter)
             converter.representative_dataset = lambda: self._samples(calibration, options)
             # With the built-in operators beside, what has no int16 kernel stays in float and is reported.
             converter.target_spec.supported_ops = [INT16X8, tf.lite.OpsSet.TFLITE_BUILTINS]
-            _set_io(converter, variant.io)
+            _set_io(converter, conversion.io)
 
         return self._convert(setup)
 
@@ -207,25 +209,27 @@ class FloatModel:
                 f"int16x8 cannot be made by the converter for a model with integer inputs ({integers[0]})"
             )
 
-    def _int8(self, variant: VariantSpec, calibration: Calibration) -> bytes:
-        calibrated = self._calibrate(calibration, variant.calibration_options)
-        nodes = graphs.resolve_keep_float(graphs.read(calibrated), variant.keep_float)
+    def _int8(self, conversion: Conversion, calibration: Calibration) -> bytes:
+        calibrated = self._calibrate(calibration, conversion.calibration_options)
+        nodes = graphs.resolve_keep_float(graphs.read(calibrated), conversion.keep_float)
         try:
-            return self._quantizer(calibrated, variant.io, nodes)
+            return self._quantizer(calibrated, conversion.io, nodes)
         except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
-            return self._int8_public(variant, calibration, nodes, error)
+            return self._int8_public(conversion, calibration, nodes, error)
 
-    def _int8_public(self, variant: VariantSpec, calibration: Calibration, nodes: list[str], cause: Exception) -> bytes:
+    def _int8_public(
+        self, conversion: Conversion, calibration: Calibration, nodes: list[str], cause: Exception
+    ) -> bytes:
         """The same model through public functions: slower, and not from a .tflite nor from measured ranges."""
-        _refuse_measured(variant)
+        _refuse_measured(conversion)
         if self._spec.kind == "tflite":
             raise ConversionError("this TensorFlow cannot quantize a .tflite; refer to the Keras model") from cause
-        options = variant.calibration_options
+        options = conversion.calibration_options
 
         def setup(converter: Any) -> None:
             _optimized(converter)
             converter.representative_dataset = lambda: self._samples(calibration, options)
-            _set_io(converter, variant.io)
+            _set_io(converter, conversion.io)
 
         return self._convert_keeping(setup, nodes) if nodes else self._convert(setup)
 
@@ -336,13 +340,13 @@ def _measured(options: CalibrationOptions) -> bool:
     return options.ranges == "measured" or options.clip_percentile is not None
 
 
-def _refuse_keep_float(variant: VariantSpec) -> None:
-    if variant.keep_float:
+def _refuse_keep_float(conversion: Conversion) -> None:
+    if conversion.keep_float:
         raise ConversionError("keep_float needs quantization int8 with calibration data")
 
 
-def _refuse_measured(variant: VariantSpec) -> None:
-    if _measured(variant.calibration_options):
+def _refuse_measured(conversion: Conversion) -> None:
+    if _measured(conversion.calibration_options):
         raise ConversionError(
             "measured ranges and clip_percentile need quantization int8 and this TensorFlow's quantizer"
         )

@@ -7,22 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
-from tflite_guard.engine.names import Names, TensorInfo
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.tflite import Port, bind, dequantize, evaluate_batches, inspect, names_of
 from tflite_guard.errors import DataError
 from tflite_guard.files import sha256_of
-from tflite_guard.manifest.types import DatasetSpec, MetricSpec, VariantSpec
+from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example
-from tflite_guard.results import Measurement
-from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, Kernels
+from tflite_guard.protocol import Evaluation, Measured, Names, ObservedMeasured, TensorInfo
+from tflite_guard.results import Artifact, Measurement
+from tflite_guard.vocabulary import METRICS, Kernels
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -67,13 +66,14 @@ class _Whole:
         if self.labels is not None:
             self.wanted.append(labels[self.labels])
 
-    def measured(self, groups: Array | None, seed: int, root: str) -> Measurement:
+    def measured(self, groups: Array | None, seed: int) -> Measurement:
         outputs = [np.concatenate(parts) for parts in zip(*self.outputs, strict=True)]
         reference = [np.concatenate(parts) for parts in zip(*self.reference, strict=True)]
         labels = np.concatenate(self.wanted) if self.wanted else None
-        name = self.spec.python or ""
-        with user_code(name, root):
-            function = find_function(name)
+        python = self.spec.python
+        assert python is not None
+        with user_code(python):
+            function = find_function(python.name)
             return measure_python(self.spec, function, outputs, reference, labels, groups=groups, seed=seed)
 
 
@@ -125,25 +125,7 @@ class Scorer:
         """Each metric's name in the manifest with its measurement."""
         groups = np.concatenate(self._groups) if self._groups else None
         seed = self._dataset.seed
-        return [
-            (
-                column.spec.name,
-                column.measured(groups, seed)
-                if isinstance(column, _Column)
-                else column.measured(groups, seed, self._dataset.root),
-            )
-            for column in self._columns
-        ]
-
-    def save(self, path: Path) -> None:
-        """Write the per-example scores as an .npz, one array a metric and score."""
-        arrays = {
-            f"{column.title}/{key}": value
-            for column in self._columns
-            if isinstance(column, _Column)
-            for key, value in concatenate(column.scores).items()
-        }
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        return [(column.spec.name, column.measured(groups, seed)) for column in self._columns]
 
 
 @dataclass(frozen=True)
@@ -184,40 +166,35 @@ class Subject:
         return {name: self.recorded.rows(name, batch.start, batch.start + count) for name in self.names.outputs}
 
 
-def evaluate(subject: Subject, variant: VariantSpec, out: str, progress: OnProgress) -> dict[str, Any]:
-    """Evaluate a .tflite; give its measurements, what it holds, and how recorded outputs compare.
-
-    Returns:
-        `measurements`, a list of {"of": name in the manifest, "measurement": …}; `artifact`; `observed` or None.
-        Per-example scores are written to `out`/scores.npz.
-    """
+def evaluate(subject: Subject, options: EvaluationOptions, progress: OnProgress) -> Evaluation:
+    """Evaluate a .tflite: its measurements, what it holds, and how recorded outputs compare."""
     model = graph.read(subject.tflite)
     scorer = subject.scorer()
-    for batch, outputs in subject.run(variant.kernels):
+    for batch, outputs in subject.run(options.kernels):
         count = _length(outputs)
         require_finite(subject.tflite, outputs, batch.start)
         scorer.add(batch, outputs, subject.reference_rows(batch, count))
         progress(batch.start + count, subject.recorded.examples)
-    scorer.save(Path(out) / "scores.npz")
     size = Path(subject.tflite).stat().st_size
-    return {
-        "measurements": _encode([*scorer.measurements(), *_sizes(subject.metrics, size)], subject.metrics),
-        "artifact": {"size_bytes": size, "sha256": sha256_of(subject.tflite), **_census(model, variant)},
-        "observed": _observe(subject, variant) if variant.observed_outputs is not None else None,
-    }
+    return Evaluation(
+        measurements=_ordered([*scorer.measurements(), *_sizes(subject.metrics, size)], subject.metrics),
+        artifact=_artifact(model, size, sha256_of(subject.tflite), options.integer),
+        observed=_observe(subject, options) if options.observed_outputs is not None else None,
+    )
 
 
-def names_for(tflite: str, described: dict[str, Any] | None, recorded: Outputs) -> Names:
+def names_for(tflite: str, described: Names | None, recorded: Outputs) -> Names:
     """The reference's names; where it is recorded outputs, the file's inputs and the recording's outputs."""
     if described is not None:
-        return msgspec.convert(described, Names)
+        return described
     own = names_of(tflite)
     return Names(own.inputs, {name: TensorInfo(*recorded.kind(name)) for name in recorded.names})
 
 
-def _observe(subject: Subject, variant: VariantSpec) -> dict[str, Any]:
+def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
     """What the user's own application gave for this artifact, scored, and its distance from both kernels."""
-    assert variant.observed_outputs is not None
+    assert options.observed_outputs is not None
+    path = options.observed_outputs.path
     ports = bind(
         subject.tflite, inspect(subject.tflite).outputs, subject.names.outputs, subject.names.output_aliases, "output"
     )
@@ -225,17 +202,17 @@ def _observe(subject: Subject, variant: VariantSpec) -> dict[str, Any]:
     steps = {}
     for kernels in get_args(Kernels):
         largest = 0.0
-        theirs = _Rows(recorded_outputs(variant.observed_outputs, subject.dataset, subject.open_data))
+        theirs = _Rows(recorded_outputs(path, subject.dataset, subject.open_data))
         for batch, outputs in subject.run(kernels):
             count = _length(outputs)
-            observed = _dequantized(_named(theirs.take(count), subject.names, variant.observed_outputs), ports)
+            observed = _dequantized(_named(theirs.take(count), subject.names, path), ports)
             for name, ours in outputs.items():
-                _require_shape(variant.observed_outputs, name, observed[name], ours)
+                _require_shape(path, name, observed[name], ours)
                 largest = max(largest, _steps(observed[name], ours, ports[name]))
-            if kernels == variant.kernels:
+            if kernels == options.kernels:
                 scorer.add(batch, observed, subject.reference_rows(batch, count))
         steps[kernels] = round(largest, 6)
-    return {"measurements": _encode(scorer.measurements(), subject.metrics), "max_steps": steps}
+    return ObservedMeasured(_ordered(scorer.measurements(), subject.metrics), steps)
 
 
 def _named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]:
@@ -302,21 +279,18 @@ def _sizes(metrics: Sequence[MetricSpec], size: int) -> list[tuple[str, Measurem
     ]
 
 
-def _encode(measured: list[tuple[str, Measurement]], metrics: Sequence[MetricSpec]) -> list[dict[str, Any]]:
+def _ordered(measured: list[tuple[str, Measurement]], metrics: Sequence[MetricSpec]) -> tuple[Measured, ...]:
     order = [spec.name for spec in metrics]
     measured.sort(key=lambda item: order.index(item[0]))
-    return [{"of": name, "measurement": msgspec.to_builtins(measurement)} for name, measurement in measured]
+    return tuple(Measured(name, measurement) for name, measurement in measured)
 
 
-def _census(model: graph.Graph, variant: VariantSpec) -> dict[str, Any]:
+def _artifact(model: graph.Graph, size: int, sha256: str, integer: bool | None) -> Artifact:
     """How many operators there are, and which compute in float although integer was asked or is the rule."""
     count = sum(len(subgraph.operators) for subgraph in model.subgraphs)
     floats = graph.float_operators(model)
-    asked = variant.require_integer or (
-        variant.quantization is not None and QUANTIZATIONS[variant.quantization].integer
-    )
-    mixed = variant.quantization is None and 0 < len(floats) < graph.computing_operators(model)
-    return {"operators": count, "float_operators": floats if asked or mixed else []}
+    mixed = integer is None and 0 < len(floats) < graph.computing_operators(model)
+    return Artifact(size, sha256, count, tuple(floats) if integer or mixed else ())
 
 
 def _label_keys(dataset: DatasetSpec, aliases: dict[str, str]) -> list[str]:

@@ -3,28 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One input or output. `shape` counts the batch axis; None is an unknown dimension. `dtype` is numpy's name."""
-
-    shape: tuple[int | None, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Names:
-    """A model's inputs and outputs by their canonical names: those of its exported signature.
-
-    The aliases map other names that a user may know (Keras layers, keys of a dictionary) to canonical ones.
-    """
-
-    inputs: dict[str, TensorInfo]
-    outputs: dict[str, TensorInfo]
-    input_aliases: dict[str, str] = field(default_factory=dict)
-    output_aliases: dict[str, str] = field(default_factory=dict)
 
 
 def compatible(one: Sequence[int | None], other: Sequence[int | None]) -> bool:

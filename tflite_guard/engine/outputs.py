@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tflite_guard.datasets import Dataset
 from tflite_guard.datasets.arrays import npz_headers
 from tflite_guard.errors import DataError, EvaluationError
-from tflite_guard.manifest.types import DatasetSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec
 
 Array = npt.NDArray[Any]
 Open = Callable[[DatasetSpec, list[str]], Dataset]
@@ -27,7 +27,7 @@ def write_outputs(
     progress: Callable[[int, int], None],
     source: str,
     examples: int | None = None,
-) -> dict[str, Any]:
+) -> tuple[tuple[str, ...], int]:
     """Write batches of outputs, {name: (n, …)}, as they come; memory does not grow with their number.
 
     Args:
@@ -38,7 +38,7 @@ def write_outputs(
         examples: how many there will be, where that is known.
 
     Returns:
-        `files`, the names of those written to the folder, and `examples`, how many rows each array has.
+        The names of the files written to the folder, and how many rows each array has.
 
     Raises:
         EvaluationError: an output is not finite, or changes its shape from batch to batch, or there is no example.
@@ -63,7 +63,7 @@ def write_outputs(
     arrays = [f"{index}.npy" for index in range(len(names))]
     index = {"names": names, "examples": done, "arrays": arrays}
     (Path(folder) / INDEX).write_bytes(msgspec.json.encode(index))
-    return {"files": [INDEX, *arrays], "examples": done}
+    return (INDEX, *arrays), done
 
 
 def require_finite(source: str, outputs: dict[str, Array], start: int) -> None:
@@ -144,7 +144,7 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
     source = replace(evaluation, preprocess=(), labels=None, group=None)
     keys = list(npz_headers(path))
     recorded = replace(
-        source, source="npz", path=path, inputs={key: key for key in keys}, columns=None, features=None, sha256=None
+        source, source="npz", file=FileSpec(path), inputs={key: key for key in keys}, columns=None, features=None
     )
     whole = open_data(replace(recorded, limit=None), keys).examples
     inputs = [source.inputs] if isinstance(source.inputs, str) else list(source.inputs)

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tflite_guard.engine.names import Names, TensorInfo
 from tflite_guard.engine.safety import check_model_file, keras_version, signature_operators
 from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line
 from tflite_guard.errors import EvaluationError, ModelFileError
 from tflite_guard.manifest.types import ReferenceSpec
+from tflite_guard.protocol import Names, TensorInfo
 
 Array = npt.NDArray[Any]
 Serve = Callable[..., dict[str, Any]]

@@ -1,19 +1,31 @@
-"""What a child can be asked to do. Arguments and results are JSON; arrays and models travel as files."""
+"""A child's answers to what `protocol` lets a parent ask; arrays and models travel as files."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
 from tflite_guard.datasets import Dataset, about, open_dataset
 from tflite_guard.errors import ModelFileError
-from tflite_guard.manifest.types import DatasetSpec, MetricSpec, ReferenceSpec, VariantSpec
+from tflite_guard.manifest.types import Conversion, DatasetSpec, ReferenceSpec
+from tflite_guard.protocol import (
+    AnyRequest,
+    ApplyRecipe,
+    Convert,
+    Converted,
+    DescribeModel,
+    Evaluate,
+    Evaluation,
+    Names,
+    ReferenceOutputs,
+    RunReference,
+)
 
 if TYPE_CHECKING:
     from tflite_guard.engine.convert import FloatModel
@@ -27,45 +39,50 @@ SOURCES_KEPT = 2
 class Session:
     """One child's life: what it loaded for one request and may use for the next."""
 
-    def __init__(self, *, allow_code: bool, scratch: str, measures: list[str]) -> None:
+    def __init__(self, *, allow_code: bool, scratch: str, roots: Sequence[str]) -> None:
         self._allow_code = allow_code
         self._scratch = scratch
-        self._measures = measures
+        self._roots = roots
         self._sources: dict[str, FloatModel] = {}
         self._calibrations: dict[bytes, Calibration] = {}
         self._progress: OnProgress = _quiet
 
-    def run(self, task: str, arguments: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
-        """Do one task by name."""
+    def run(self, request: AnyRequest, out: str, progress: OnProgress) -> Any:
+        """Do what is asked, with files written to the folder `out`; gives an answer of the request's type."""
         self._progress = progress
-        result: dict[str, Any] = getattr(self, f"task_{task}")(**arguments)
-        return result
+        match request:
+            case DescribeModel():
+                return self._describe(request)
+            case RunReference():
+                return self._reference(request, out)
+            case Convert():
+                return self._convert(request, out)
+            case ApplyRecipe():
+                return self._recipe(request, out)
+            case Evaluate():
+                return self._evaluate(request)
+            case _:
+                assert_never(request)
 
-    def task_describe(self, *, reference: dict[str, Any]) -> dict[str, Any]:
-        """Names, shapes and types of a model's inputs and outputs; what `init` asks."""
-        spec = msgspec.convert(reference, ReferenceSpec)
-        if spec.kind == "tflite":
-            return _builtins(_float_names(spec.path))
-        return _builtins(self._source(spec).names)
+    def _describe(self, request: DescribeModel) -> Names:
+        spec = request.reference
+        return _float_names(spec.path) if spec.kind == "tflite" else self._source(spec).names
 
-    def task_reference(
-        self, *, reference: dict[str, Any], dataset: dict[str, Any], out: str, threads: int
-    ) -> dict[str, Any]:
-        """Run the float reference over a dataset; write its outputs to `out` and give their files and names."""
+    def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
         from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
 
-        spec = msgspec.convert(reference, ReferenceSpec)
-        data = msgspec.convert(dataset, DatasetSpec)
+        spec, data = request.reference, request.dataset
         if spec.kind == "outputs":
-            written = write_outputs(recorded_outputs(spec.path, data, self._open), out, self._progress, spec.path)
-            return written | {"names": None}
+            recorded = recorded_outputs(spec.path, data, self._open)
+            files, examples = write_outputs(recorded, out, self._progress, spec.path)
+            return ReferenceOutputs(files, examples, None)
         if spec.kind == "tflite":
             from tflite_guard.engine.tflite import evaluate_batches
 
             names = _float_names(spec.path)
             opened = self._open(data, list(names.inputs))
             batches = opened.batches(batch_size(opened), with_labels=False)
-            stream = (outputs for _, outputs in evaluate_batches(spec.path, batches, "default", threads))
+            stream = (outputs for _, outputs in evaluate_batches(spec.path, batches, "default", request.threads))
         else:
             source = self._source(spec)
             names = source.names
@@ -73,62 +90,50 @@ class Session:
             batches = opened.batches(batch_size(opened), with_labels=False)
             stream = (source.reference.predict(batch.inputs) for batch in batches)
         with about(data):
-            written = write_outputs(stream, out, self._progress, spec.path, opened.examples)
-        return written | {"names": _builtins(names)}
+            files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)
+        return ReferenceOutputs(files, examples, names)
 
-    def task_convert(self, *, reference: dict[str, Any], variant: dict[str, Any], out: str) -> dict[str, Any]:
-        """Make one variant with the TFLiteConverter and write it to `out`/model.tflite."""
-        spec = msgspec.convert(variant, VariantSpec)
-        source = self._source(msgspec.convert(reference, ReferenceSpec))
-        with about(spec.calibration):
-            model = source.quantize(spec, self._calibration(spec, list(source.names.inputs)))
-        return _write_model(model, out)
+    def _convert(self, request: Convert, out: str) -> Converted:
+        conversion = request.conversion
+        assert conversion.source is not None
+        source = self._source(conversion.source)
+        with about(conversion.calibration):
+            model = source.quantize(conversion, self._calibration(conversion, list(source.names.inputs)))
+        return _written(model, out)
 
-    def task_recipe(self, *, float32: str, variant: dict[str, Any], out: str) -> dict[str, Any]:
-        """Make one variant with the AI Edge Quantizer from a float .tflite."""
+    def _recipe(self, request: ApplyRecipe, out: str) -> Converted:
         from tflite_guard.engine.recipes import quantize_with_recipe
         from tflite_guard.engine.tflite import names_of
 
-        spec = msgspec.convert(variant, VariantSpec)
-        assert spec.recipe is not None
-        calibration = self._calibration(spec, list(names_of(float32).inputs))
-        with about(spec.calibration):
+        conversion = request.conversion
+        assert conversion.recipe is not None
+        calibration = self._calibration(conversion, list(names_of(request.float32).inputs))
+        recipe = conversion.recipe if isinstance(conversion.recipe, str) else conversion.recipe.path
+        with about(conversion.calibration):
             model = quantize_with_recipe(
-                Path(float32).read_bytes(), spec.recipe, calibration, spec.keep_float, spec.calibration_options
+                Path(request.float32).read_bytes(),
+                recipe,
+                calibration,
+                conversion.keep_float,
+                conversion.calibration_options,
             )
-        return _write_model(model, out)
+        return _written(model, out)
 
-    def task_evaluate(
-        self,
-        *,
-        tflite: str,
-        reference: str,
-        names: dict[str, Any] | None,
-        dataset: dict[str, Any],
-        metrics: list[Any],
-        variant: dict[str, Any],
-        threads: int,
-        out: str,
-    ) -> dict[str, Any]:
-        """Evaluate one .tflite against recorded reference outputs; scores go to `out`/scores.npz."""
+    def _evaluate(self, request: Evaluate) -> Evaluation:
         from tflite_guard.engine.evaluate import Subject, evaluate, names_for
         from tflite_guard.engine.outputs import Outputs
 
-        recorded = Outputs(reference)
+        recorded = Outputs(request.reference)
         subject = Subject(
-            tflite,
+            request.tflite,
             recorded,
-            names_for(tflite, names, recorded),
-            msgspec.convert(dataset, DatasetSpec),
-            msgspec.convert(metrics, tuple[MetricSpec, ...]),
-            threads,
+            names_for(request.tflite, request.names, recorded),
+            request.dataset,
+            request.metrics,
+            request.threads,
             self._open,
         )
-        return evaluate(subject, msgspec.convert(variant, VariantSpec), out, self._progress)
-
-    def task_measures(self) -> dict[str, Any]:
-        """What confines this child."""
-        return {"measures": self._measures}
+        return evaluate(subject, request.options, self._progress)
 
     def _source(self, spec: ReferenceSpec) -> FloatModel:
         source = _converter()
@@ -142,13 +147,13 @@ class Session:
     def _open(self, spec: DatasetSpec, input_names: list[str]) -> Dataset:
         from tflite_guard.engine.tfrecord import read_tfrecord
 
-        return open_dataset(spec, input_names, allow_code=self._allow_code, tfrecord=read_tfrecord)
+        return open_dataset(spec, input_names, allow_code=self._allow_code, tfrecord=read_tfrecord, roots=self._roots)
 
-    def _calibration(self, spec: VariantSpec, input_names: list[str]) -> Calibration | None:
+    def _calibration(self, conversion: Conversion, input_names: list[str]) -> Calibration | None:
         """The calibration examples, one at a time; the same object for the same data, so that ranges are kept."""
-        if spec.calibration is None:
+        if conversion.calibration is None:
             return None
-        data, samples = spec.calibration, spec.calibration_options.samples
+        data, samples = conversion.calibration, conversion.calibration_options.samples
         key = msgspec.json.encode((data, samples, input_names))
 
         def examples() -> Iterator[dict[str, Any]]:
@@ -175,7 +180,7 @@ def _quiet(_done: int, _total: int) -> None:
     pass
 
 
-def _float_names(path: str) -> Any:
+def _float_names(path: str) -> Names:
     """A float .tflite's inputs and outputs; refuses a quantized one, which can be no float reference."""
     from tflite_guard.engine import graph
     from tflite_guard.engine.tflite import names_of
@@ -188,12 +193,7 @@ def _float_names(path: str) -> Any:
     return names_of(path)
 
 
-def _builtins(value: Any) -> dict[str, Any]:
-    result: dict[str, Any] = msgspec.to_builtins(value)
-    return result
-
-
-def _write_model(model: bytes, out: str) -> dict[str, Any]:
+def _written(model: bytes, out: str) -> Converted:
     path = Path(out) / "model.tflite"
     path.write_bytes(model)
-    return {"size_bytes": len(model)}
+    return Converted(len(model))

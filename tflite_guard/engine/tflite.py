@@ -15,8 +15,9 @@ import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tflite_guard.engine import graph as graphs
-from tflite_guard.engine.names import Names, TensorInfo, compatible, shape_text
+from tflite_guard.engine.names import compatible, shape_text
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
+from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.vocabulary import Kernels
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tflite_guard.judgement.verdict import judge, within_steps
-from tflite_guard.manifest.types import VariantSpec
+from tflite_guard.manifest.types import Conversion, FileSpec, VariantSpec
 from tflite_guard.protocol import Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
@@ -46,7 +46,7 @@ def variant_result(
         seconds: phase to seconds; empty where the cache answered.
         baseline: gives a metric's recorded value by name.
     """
-    how = variant.quantization or (variant.recipe and Path(variant.recipe).name)
+    how = _how(variant.conversion)
     evaluation = outcome.evaluation
     if evaluation is None:
         return VariantResult(
@@ -58,7 +58,7 @@ def variant_result(
     findings = [*findings, *_integer_findings(made, variant)]
     error = _float_operators_error(made, variant)
     verdicts = [*(metric.verdict for metric in metrics), observed.verdict if observed else Verdict.PASS]
-    ignored = {entry.rule for entry in variant.ignore}
+    ignored = {entry.rule for entry in variant.judgement.ignore}
     return VariantResult(
         name=variant.name,
         quantization=how,
@@ -75,42 +75,51 @@ def variant_result(
     )
 
 
+def _how(conversion: Conversion) -> str | None:
+    """The quantization or recipe by name; None of an existing .tflite."""
+    recipe = conversion.recipe
+    return conversion.quantization or (Path(recipe.path).name if isinstance(recipe, FileSpec) else recipe)
+
+
 def _judged(
     measured: Sequence[Measured], variant: VariantSpec, baseline: Recorded
 ) -> tuple[list[MetricResult], list[Finding]]:
     metrics: list[MetricResult] = []
     findings: list[Finding] = []
     for item in measured:
-        result, found = judge(item.measurement, variant.tolerances.get(item.of), baseline(item.measurement.name))
+        result, found = judge(
+            item.measurement, variant.judgement.tolerances.get(item.of), baseline(item.measurement.name)
+        )
         metrics.append(result)
         findings.extend(found)
     return metrics, findings
 
 
 def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observed | None:
-    if observed is None or variant.observed_outputs is None:
+    if observed is None or variant.evaluation.observed_outputs is None:
         return None
+    tolerance = variant.judgement.observed_tolerance
     metrics, _ = _judged(observed.measurements, variant, lambda _: None)
-    own = within_steps(observed.max_steps[variant.kernels], variant.observed_tolerance)
+    own = within_steps(observed.max_steps[variant.evaluation.kernels], tolerance)
     return Observed(
-        path=Path(variant.observed_outputs).name,
+        path=Path(variant.evaluation.observed_outputs.path).name,
         metrics=tuple(metrics),
         max_steps=observed.max_steps,
-        tolerance=variant.observed_tolerance,
+        tolerance=tolerance,
         steps_verdict=own,
         verdict=Verdict.worst([own, *(metric.verdict for metric in metrics)]),
     )
 
 
 def _integer_findings(made: Artifact, variant: VariantSpec) -> list[Finding]:
-    if not made.float_operators or variant.require_integer:
+    if not made.float_operators or variant.judgement.require_integer:
         return []
     message = f"{_float_operators(made)}; a device without float support cannot run it"
     return [Finding("partially-quantized", "note", message, evidence={"float_operators": list(made.float_operators)})]
 
 
 def _float_operators_error(made: Artifact, variant: VariantSpec) -> ErrorInfo | None:
-    if not made.float_operators or not variant.require_integer:
+    if not made.float_operators or not variant.judgement.require_integer:
         return None
     return ErrorInfo("float-operators", f"{_float_operators(made)}, and the variant has `require_integer`")
 

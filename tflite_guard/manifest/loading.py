@@ -19,8 +19,13 @@ from tflite_guard.manifest.schema import schema
 from tflite_guard.manifest.tree import Node, without_rejected
 from tflite_guard.manifest.types import (
     CalibrationOptions,
+    Conversion,
     DatasetSpec,
+    EvaluationOptions,
+    FileSpec,
+    FunctionSpec,
     Ignore,
+    Judgement,
     Manifest,
     ModelSpec,
     ReferenceSpec,
@@ -56,14 +61,14 @@ def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False)
         tree, problems = without_rejected(document, _rejections)
         if tree:
             _check_size(tree)
-        models = model_views(tree, context.quantization_aware) if tree else []
+        models = model_views(tree, context.folder, context.quantization_aware) if tree else []
         if tree:
             meaning.check(tree, models, context)
     if problems or context.problems or tree is None:
         raise ManifestError(sorted({*problems, *context.problems}))
     datasets = _datasets(tree, context)
     built = tuple(_model(model, datasets, context) for model in models)
-    return Manifest(path, context.folder, hashlib.sha256(data).hexdigest(), built)
+    return Manifest(path, context.folder, hashlib.sha256(data).hexdigest(), built, tuple(context.roots[1:]))
 
 
 def _context(path: str, data_roots: Sequence[str], allow_code: bool) -> Context:
@@ -108,24 +113,27 @@ def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:
 
 def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpec:
     source = written["source"]
+    python = source == "python"
     return DatasetSpec(
         name=name,
         source=source,
-        path=written["path"] if source == "python" else context.real_path(written["path"]),
+        file=None if python else _file(written["path"], context, written.get("sha256")),
         inputs=written.get("inputs", ONLY_KEY.get(source, "")),
         labels=written.get("labels"),
         group=written.get("group"),
         preprocess=_steps(written.get("preprocess", [])),
         limit=_whole(written.get("limit")),
         seed=int(written.get("seed", 0)),
-        sha256=_lower(written.get("sha256")),
         class_order=tuple(written["class_order"]) if "class_order" in written else None,
-        labels_file=context.real_path(written["labels_file"]) if "labels_file" in written else None,
+        labels_file=_file(written["labels_file"], context) if "labels_file" in written else None,
         columns=written.get("columns"),
         features=written.get("features"),
-        root=context.folder,
-        roots=tuple(context.roots[1:]),
+        function=FunctionSpec(written["path"], context.folder) if python else None,
     )
+
+
+def _file(written: str, context: Context, sha256: str | None = None) -> FileSpec:
+    return FileSpec(context.real_path(written), sha256.lower() if sha256 else None)
 
 
 def _steps(
@@ -146,12 +154,13 @@ def _step(written: dict[str, Any]) -> dict[str, Any]:
 
 def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) -> ModelSpec:
     computed = {metric.spec.name for metric in view.metrics}
+    reference = _reference(view.node.content["reference"], context)
     return ModelSpec(
         name=view.name,
-        reference=_reference(view.node.content["reference"], context),
+        reference=reference,
         evaluation=datasets[str(view.settings["evaluation"].value())],
         metrics=tuple(metric.spec for metric in view.metrics),
-        variants=tuple(_variant(variant, computed, datasets, context) for variant in view.variants),
+        variants=tuple(_variant(variant, reference, computed, datasets, context) for variant in view.variants),
         line=view.node.line,
     )
 
@@ -161,39 +170,69 @@ def _reference(node: Node, context: Context) -> ReferenceSpec:
     written = node.value()
     return ReferenceSpec(
         kind=cast(ReferenceKind, kind),
-        path=context.real_path(str(path.value())),
+        file=_file(str(path.value()), context, written.get("sha256")),
         signature=written.get("signature", "serving_default"),
-        sha256=_lower(written.get("sha256")),
         input_shapes={name: tuple(map(int, shape)) for name, shape in written.get("input_shapes", {}).items()},
     )
 
 
-def _variant(view: VariantView, computed: set[str], datasets: dict[str, DatasetSpec], context: Context) -> VariantSpec:
+def _variant(
+    view: VariantView,
+    reference: ReferenceSpec,
+    computed: set[str],
+    datasets: dict[str, DatasetSpec],
+    context: Context,
+) -> VariantSpec:
     own = {key: node.value() for key, node in view.own.items()}
-    source = view.own.get("source")
+    require_integer = _require_integer(view)
     return VariantSpec(
         name=view.name,
-        quantization=own.get("quantization"),
-        tflite=context.real_path(own["tflite"]) if "tflite" in own else None,
-        recipe=_recipe(own.get("recipe"), context),
-        sha256=_lower(own.get("sha256")),
-        io=own.get("io", "float32"),
-        source=_reference(source, context) if source else None,
-        calibration=_calibration(view, datasets),
-        calibration_options=_calibration_options(view),
-        keep_float=tuple(own.get("keep_float", ())),
-        require_integer=_require_integer(view),
-        kernels=_kernels(view),
-        observed_outputs=context.real_path(own["observed_outputs"]) if "observed_outputs" in own else None,
-        observed_tolerance=own.get("observed_tolerance"),
-        tolerances={name: _tolerance(found) for name, found in view.tolerances.items() if name in computed},
-        ignore=tuple(Ignore(**entry) for entry in own.get("ignore", ())),
+        conversion=_conversion(view, own, reference, datasets, context),
+        evaluation=EvaluationOptions(
+            kernels=_kernels(view),
+            observed_outputs=_file(own["observed_outputs"], context) if "observed_outputs" in own else None,
+            integer=_integer(own.get("quantization"), require_integer),
+        ),
+        judgement=Judgement(
+            tolerances={name: _tolerance(found) for name, found in view.tolerances.items() if name in computed},
+            ignore=tuple(Ignore(**entry) for entry in own.get("ignore", ())),
+            require_integer=require_integer,
+            observed_tolerance=own.get("observed_tolerance"),
+        ),
         line=view.node.line,
     )
 
 
-def _recipe(written: str | None, context: Context) -> str | None:
-    return context.real_path(written) if written and is_recipe_file(written) else written
+def _conversion(
+    view: VariantView,
+    own: dict[str, Any],
+    reference: ReferenceSpec,
+    datasets: dict[str, DatasetSpec],
+    context: Context,
+) -> Conversion:
+    if "tflite" in own:
+        return Conversion(tflite=_file(own["tflite"], context, own.get("sha256")))
+    source = _reference(view.own["source"], context) if "source" in view.own else reference
+    return Conversion(
+        quantization=own.get("quantization"),
+        recipe=_recipe(own.get("recipe"), context),
+        source=source if source.kind != "outputs" else None,
+        io=own.get("io", "float32"),
+        calibration=_calibration(view, datasets),
+        calibration_options=_calibration_options(view),
+        keep_float=tuple(own.get("keep_float", ())),
+    )
+
+
+def _integer(quantization: str | None, required: bool) -> bool | None:
+    """Whether operators are meant to compute in integers; None where neither a quantization nor a demand says."""
+    if required or quantization is None:
+        return required or None
+    return QUANTIZATIONS[quantization].integer
+
+
+def _recipe(written: str | None, context: Context) -> str | FileSpec | None:
+    return _file(written, context) if written and is_recipe_file(written) else written
 
 
 def _calibration(view: VariantView, datasets: dict[str, DatasetSpec]) -> DatasetSpec | None:
@@ -230,10 +269,6 @@ def _kernels(view: VariantView) -> Kernels:
 def _tolerance(view: ToleranceView) -> Tolerance:
     lines = {key: view.keys[key].line for key in TOLERANCES if key in view.keys}
     return Tolerance(**{key: node.value() for key, node in view.keys.items()}, line=view.node.line, lines=lines)
-
-
-def _lower(written: str | None) -> str | None:
-    return written.lower() if written else None
 
 
 def _whole(written: float | None) -> int | None:

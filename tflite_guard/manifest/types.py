@@ -11,27 +11,53 @@ from typing import Any, Literal
 
 from tflite_guard.vocabulary import Kernels, Ranges, ReferenceKind, SourceKind, ToleranceKind
 
+_TITLE = {"title": True}
+"""Marks a field that messages need and results do not depend on."""
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """A file or folder that a manifest names: everything that a model's processes may read is one of these."""
+
+    path: str
+    """Absolute, symlinks resolved."""
+    sha256: str | None = None
+    """The pin, in lower-case hexadecimal."""
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """A Python function of the user's own, which runs only with --allow-code."""
+
+    name: str
+    """`package.module:function`."""
+    root: str
+    """The manifest's folder: what it is imported from."""
+
 
 @dataclass(frozen=True)
 class ReferenceSpec:
     """A model to convert from or compare with. Exactly one kind."""
 
     kind: ReferenceKind
-    path: str
-    """Absolute, symlinks resolved."""
+    file: FileSpec
     signature: str = "serving_default"
-    sha256: str | None = None
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return self.file.path
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """Where examples come from and what is done to them before a model sees them."""
 
-    name: str
+    name: str = field(metadata=_TITLE)
     source: SourceKind
-    path: str
-    """Absolute, symlinks resolved; for `python`, the function's `package.module:function`."""
+    file: FileSpec | None
+    """None for a `python` source, which has a `function`."""
     inputs: str | dict[str, str]
     """The source's key for a model with one input, or model input name to key."""
     labels: str | dict[str, str] | None = None
@@ -41,15 +67,18 @@ class DatasetSpec:
     """One-key steps for every input, or model input name to steps."""
     limit: int | None = None
     seed: int = 0
-    sha256: str | None = None
     class_order: tuple[str, ...] | None = None
-    labels_file: str | None = None
+    labels_file: FileSpec | None = None
     columns: dict[str, Any] | None = None
     features: dict[str, dict[str, Any]] | None = None
-    root: str = ""
-    """The manifest's folder: what a `python` source is imported from."""
-    roots: tuple[str, ...] = ()
-    """Folders outside the repository that links in a folder of images may lead to; from the command line alone."""
+    function: FunctionSpec | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it is, for messages: the file, or the function's name."""
+        if self.file is not None:
+            return self.file.path
+        return self.function.name if self.function is not None else ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +94,7 @@ class MetricSpec:
     from_logits: bool = False
     ignore_index: int | None = None
     average: Literal["macro", "weighted"] = "macro"
-    python: str | None = None
+    python: FunctionSpec | None = None
     higher_is_better: bool = True
 
 
@@ -117,26 +146,50 @@ class Ignore:
 
 
 @dataclass(frozen=True)
-class VariantSpec:
-    """One artifact to judge: exactly one of `quantization`, `tflite`, `recipe` is set."""
+class Conversion:
+    """Where an artifact comes from: one of `quantization`, `tflite`, `recipe`, and all that its bytes depend on."""
 
-    name: str
     quantization: str | None = None
-    tflite: str | None = None
-    recipe: str | None = None
-    """A recipe's name, or the absolute path of a recipe file."""
-    sha256: str | None = None
-    io: str = "float32"
+    tflite: FileSpec | None = None
+    recipe: str | FileSpec | None = None
+    """A recipe's name, or a recipe file."""
     source: ReferenceSpec | None = None
+    """The model that it is made from; None for an existing .tflite, and where recorded outputs hold no model."""
+    io: str = "float32"
     calibration: DatasetSpec | None = None
     calibration_options: CalibrationOptions = CalibrationOptions()
     keep_float: tuple[str, ...] = ()
-    require_integer: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How an artifact is run and what is looked at, beside the metrics."""
+
     kernels: Kernels = "default"
-    observed_outputs: str | None = None
-    observed_tolerance: float | None = None
+    observed_outputs: FileSpec | None = None
+    integer: bool | None = None
+    """Its operators are meant to compute in integers; None where the manifest does not say."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is allowed of a variant. Nothing that is measured depends on it."""
+
     tolerances: dict[str, Tolerance] = field(default_factory=dict)
     ignore: tuple[Ignore, ...] = ()
+    require_integer: bool = False
+    observed_tolerance: float | None = None
+    """In quantization steps."""
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """One artifact to judge."""
+
+    name: str
+    conversion: Conversion
+    evaluation: EvaluationOptions = EvaluationOptions()
+    judgement: Judgement = Judgement()
     line: int = 0
 
 
@@ -162,3 +215,5 @@ class Manifest:
     """Absolute folder of the manifest."""
     sha256: str
     models: tuple[ModelSpec, ...]
+    data_roots: tuple[str, ...] = ()
+    """Folders outside the repository that it may name and links may lead to; from the command line alone."""

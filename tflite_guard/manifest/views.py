@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflite_guard.manifest.tree import Node
-from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.manifest.types import FunctionSpec, MetricSpec
 from tflite_guard.vocabulary import METRICS, PYTHON_METRIC, QUANTIZATIONS, RECIPES, MetricTraits
 
 INHERITED = ("calibration", "require_integer", "kernels")
@@ -105,13 +105,13 @@ class ModelView:
         return str(self.node.content["name"].value())
 
 
-def model_views(tree: Node, quantization_aware: Callable[[str], bool]) -> list[ModelView]:
-    """Every model of a manifest that conforms to the schema.
+def model_views(tree: Node, folder: str, quantization_aware: Callable[[str], bool]) -> list[ModelView]:
+    """Every model of a manifest, which lies in a folder, that conforms to the schema.
 
     `quantization_aware` tells of a SavedModel's path, as written, whether it was trained for quantization.
     """
     models, datasets = tree.get("models"), tree.get("datasets")
-    return [_model(node, tree.get("defaults"), datasets, quantization_aware) for node in _elements(models)]
+    return [_model(node, tree.get("defaults"), datasets, folder, quantization_aware) for node in _elements(models)]
 
 
 def expanded_size(tree: Node) -> int:
@@ -145,7 +145,11 @@ def label_keys(dataset: Node | None) -> str | dict[str, str] | None:
 
 
 def _model(
-    node: Node, defaults: Node | None, datasets: Node | None, quantization_aware: Callable[[str], bool]
+    node: Node,
+    defaults: Node | None,
+    datasets: Node | None,
+    folder: str,
+    quantization_aware: Callable[[str], bool],
 ) -> ModelView:
     layers = [layer for layer in (defaults, node) if layer is not None]
     settings = _innermost(layers, (*INHERITED, "evaluation", "metrics", "variants"))
@@ -156,7 +160,7 @@ def _model(
     return ModelView(
         node=node,
         settings=settings,
-        metrics=tuple(_metrics(metrics, dataset)),
+        metrics=tuple(_metrics(metrics, dataset, folder)),
         metrics_complete=not any("metrics" in layer.removed for layer in layers) and not _damaged(metrics),
         variants=tuple(_variant(variant, layers, node, quantization_aware) for variant in _elements(variants)),
         tolerance_layers=tuple((found, layer is node) for layer in layers if (found := layer.get("tolerances"))),
@@ -202,13 +206,13 @@ def _tolerances(layers: Sequence[Node]) -> dict[str, ToleranceView]:
     return merged
 
 
-def _metrics(node: Node | None, dataset: Node | None) -> Iterator[MetricView]:
+def _metrics(node: Node | None, dataset: Node | None, folder: str) -> Iterator[MetricView]:
     if node is None:
         for name in _default_metrics(dataset):
             yield MetricView(None, MetricSpec(name, name, higher_is_better=METRICS[name].higher_is_better))
         return
     for element in node.elements():
-        yield MetricView(element, _metric_spec(element.value(), label_keys(dataset)))
+        yield MetricView(element, _metric_spec(element.value(), label_keys(dataset), folder))
 
 
 def _default_metrics(dataset: Node | None) -> tuple[str, ...]:
@@ -217,18 +221,20 @@ def _default_metrics(dataset: Node | None) -> tuple[str, ...]:
     return LABELLED_DEFAULT if one else UNLABELLED_DEFAULT
 
 
-def _metric_spec(written: str | dict[str, Any], labels: str | dict[str, str] | None) -> MetricSpec:
+def _metric_spec(written: str | dict[str, Any], labels: str | dict[str, str] | None, folder: str) -> MetricSpec:
     if isinstance(written, str):
         return MetricSpec(written, written, higher_is_better=METRICS[written].higher_is_better)
     options = dict(written)
-    python = options.get("python")
+    python: str | None = options.pop("python", None)
     metric = "python" if python else options["metric"]
     options.setdefault("name", python.rpartition(":")[2] if python else metric)
     options.setdefault("higher_is_better", True if python else METRICS[metric].higher_is_better)
     for key in ("k", "ignore_index"):
         if key in options:
             options[key] = int(options[key])
-    return MetricSpec(**{**options, "metric": metric, "labels": _output_of(options.get("labels"), labels)})
+    function = None if python is None else FunctionSpec(python, folder)
+    options |= {"metric": metric, "labels": _output_of(options.get("labels"), labels), "python": function}
+    return MetricSpec(**options)
 
 
 def _output_of(wanted: str | None, labels: str | dict[str, str] | None) -> str | None:

@@ -304,4 +304,5 @@ def _called(spec: MetricSpec, function: PythonMetric, outputs: Outputs, labels: 
 
 
 def _python_error(spec: MetricSpec, what: str) -> EvaluationError:
-    return EvaluationError("python-metric", f"{spec.name}: the function {spec.python} {what}")
+    name = spec.python.name if spec.python is not None else ""
+    return EvaluationError("python-metric", f"{spec.name}: the function {name} {what}")

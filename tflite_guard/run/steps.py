@@ -1,4 +1,4 @@
-"""The steps of one model, from its files to measurements: each answered from the cache or done by a child."""
+"""The steps of one job, from its files to measurements: each answered from the cache or done by a child."""
 
 from __future__ import annotations
 
@@ -7,26 +7,39 @@ import importlib.metadata
 import os
 import platform
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tflite_guard.errors import EvaluationError
-from tflite_guard.files import sha256_of
-from tflite_guard.manifest.types import CalibrationOptions, DatasetSpec, Manifest, ModelSpec, ReferenceSpec, VariantSpec
-from tflite_guard.protocol import Evaluation
-from tflite_guard.results import Verdict
+from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, VariantSpec
+from tflite_guard.protocol import (
+    ApplyRecipe,
+    Convert,
+    Converted,
+    Evaluate,
+    Evaluation,
+    ReferenceOutputs,
+    Request,
+    RunReference,
+)
+from tflite_guard.results import ErrorInfo, Verdict
 from tflite_guard.run.cache import Cache, Entry, key_of
-from tflite_guard.run.workers import Worker, WorkerPair
-from tflite_guard.vocabulary import QUANTIZATIONS
+from tflite_guard.run.jobs import Job, named_files
+from tflite_guard.run.workers import NO_ANSWER, Worker, WorkerPair
+from tflite_guard.run.workshop import Hashes, Workshop
 
 TOOL_NAME = "tflite-guard"
+# The names that children give their files; anything else is not taken from them.
+_FILE = re.compile(r"outputs\.json|[0-9]{1,6}\.npy|model\.tflite")
+FINAL = frozenset({"conversion", "no-kernel", "custom-object"})
+"""Kinds of failed conversions that would fail again, whatever the machine; so they are remembered."""
+A = TypeVar("A", ReferenceOutputs, Converted, Evaluation)
 
 
 @dataclass(frozen=True)
@@ -45,199 +58,156 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
-class Hashes:
-    """Content hashes of the files of a run, each computed once. Links in folders may lead to `roots` alone."""
-
-    def __init__(self, roots: Sequence[str]) -> None:
-        self._roots = roots
-        self._known: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, path: str) -> str:
-        with self._lock:
-            if path not in self._known:
-                try:
-                    self._known[path] = sha256_of(path, self._roots)
-                except OSError as error:
-                    raise EvaluationError("file", f"{path}: cannot be read ({error.strerror})") from None
-            return self._known[path]
-
-
 @dataclass(frozen=True)
-class Run:
-    """What the models of a run share."""
+class Done:
+    """A finished step: where its files are, and what the child said."""
 
-    cache: Cache
-    hashes: Hashes
-    threads: int
-    scratch: str
-    """Different in every run."""
-    allow_code: bool
+    entry: Entry
+    answer: Any
 
 
 @dataclass
 class Steps:
-    """The steps of one model: each answered from the cache or done by a child, each at most once."""
+    """The steps of one job: each answered from the cache or done by a child, each at most once."""
 
-    run: Run
-    manifest: Manifest
-    model: ModelSpec
+    workshop: Workshop
+    job: Job
     workers: WorkerPair
     on_event: OnEvent
     deadline: float
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @cached_property
-    def reference(self) -> Entry:
+    def reference(self) -> Done:
         """The reference's outputs over the evaluation data."""
-        spec = self.model.reference
-        worker = self.workers.tensorflow if spec.kind in ("keras", "saved_model") else self.workers.litert
-        arguments = {
-            "reference": msgspec.to_builtins(spec),
-            "dataset": msgspec.to_builtins(self.model.evaluation),
-            "threads": self.run.threads,
-        }
-        return self._step(self._reference_key, worker, "reference", arguments, None, "reference", ReferenceAnswer)
+        model = self.job.model
+        worker = self.workers.tensorflow if model.reference.kind in ("keras", "saved_model") else self.workers.litert
+        request = RunReference(model.reference, model.evaluation, self.workshop.threads)
+        return self._step(self._reference_key, worker, request, None, "reference")
 
     def prepare(self) -> None:
         """Have the reference's outputs ready, or raise why they cannot be."""
         _ = self.reference
 
-    @cached_property
-    def _reference_key(self) -> str:
-        return key_of(
-            "reference", self._model_key(self.model.reference), self._data_key(self.model.evaluation), _code()
-        )
-
     def tflite(self, variant: VariantSpec) -> str:
         """The path of the variant's .tflite: the user's own, or one made from the source."""
-        if variant.tflite is not None:
-            return variant.tflite
-        source = variant.source or self.model.reference
-        if source.kind == "tflite" and variant.quantization == "float32":
-            return source.path
-        return str(self._converted(variant, source).folder / "model.tflite")
-
-    def _converted(self, variant: VariantSpec, source: ReferenceSpec) -> Entry:
-        if source.kind == "outputs":
+        conversion = variant.conversion
+        if conversion.tflite is not None:
+            return conversion.tflite.path
+        if conversion.source is None:
             raise EvaluationError(
                 "conversion", "recorded outputs hold no model to convert; give the variant a `source` or `tflite`"
             )
-        arguments: dict[str, Any] = {"variant": msgspec.to_builtins(_conversion_part(variant))}
-        if variant.recipe is not None:
-            arguments["float32"] = self.tflite(VariantSpec("float32", quantization="float32", source=source))
-            worker, task = self.workers.litert, "recipe"
-        else:
-            arguments["reference"] = msgspec.to_builtins(source)
-            worker, task = self.workers.tensorflow, "convert"
-        key = self._artifact_key(variant)
-        return self._step(key, worker, task, arguments, variant.name, "convert", ArtifactAnswer)
+        if conversion.source.kind == "tflite" and conversion.quantization == "float32":
+            return conversion.source.path
+        return str(self._converted(conversion, variant.name).entry.folder / "model.tflite")
 
-    def evaluation(self, variant: VariantSpec, tflite: str) -> Entry:
+    def _converted(self, conversion: Conversion, variant: str) -> Done:
+        key = self._key("artifact", conversion)
+        if conversion.recipe is None:
+            return self._step(key, self.workers.tensorflow, Convert(conversion), variant, "convert")
+        float32 = self.tflite(VariantSpec(variant, Conversion("float32", source=conversion.source)))
+        return self._step(key, self.workers.litert, ApplyRecipe(float32, conversion), variant, "convert")
+
+    def evaluation(self, variant: VariantSpec, tflite: str) -> Evaluation:
         """The variant's measurements."""
-        key = self.evaluation_key(variant)
-        arguments = {
-            "tflite": tflite,
-            "reference": str(self.reference.folder),
-            "names": self.reference.meta["names"],
-            "dataset": msgspec.to_builtins(self.model.evaluation),
-            "metrics": msgspec.to_builtins(self.model.metrics),
-            "variant": msgspec.to_builtins(variant),
-            "threads": self.run.threads,
-        }
-        return self._step(key, self.workers.litert, "evaluate", arguments, variant.name, "evaluate", Evaluation)
-
-    def evaluation_key(self, variant: VariantSpec) -> str:
-        """Depends on everything but tolerances, so that changing one re-runs nothing."""
-        observed = variant.observed_outputs and self.run.hashes(variant.observed_outputs)
-        asked = (variant.kernels, variant.require_integer, variant.quantization, observed)
-        metrics = msgspec.to_builtins(self.model.metrics)
-        return key_of(
-            "evaluation", self._artifact_key(variant), self._reference_key, metrics, asked, self._salt(), _code()
+        model, reference = self.job.model, self.reference
+        request = Evaluate(
+            tflite=tflite,
+            reference=str(reference.entry.folder),
+            names=reference.answer.names,
+            dataset=model.evaluation,
+            metrics=model.metrics,
+            options=variant.evaluation,
+            threads=self.workshop.threads,
         )
+        done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
+        found: Evaluation = done.answer
+        return found
 
-    def known(self, variant: VariantSpec) -> Entry | None:
+    def known(self, variant: VariantSpec) -> Evaluation | None:
         """The variant's measurements if they are in the cache."""
-        return self.run.cache.peek(self.evaluation_key(variant))
+        key = self._evaluation_key(variant)
+        entry = key.cache.peek(key.hash)
+        return None if entry is None else msgspec.convert(entry.meta, Evaluation)
 
-    def _artifact_key(self, variant: VariantSpec) -> str:
-        if variant.tflite is not None:
-            return key_of("file", self.run.hashes(variant.tflite))
-        source = variant.source or self.model.reference
-        part = _conversion_part(variant)
-        calibration = self._data_key(part.calibration) if part.calibration is not None else None
-        recipe = part.recipe
-        if recipe is not None and os.path.isabs(recipe):
-            recipe = self.run.hashes(recipe)
-        how = msgspec.to_builtins(replace(part, recipe=recipe, calibration=None, source=None))
-        return key_of("artifact", self._model_key(source), how, calibration, _code())
+    @cached_property
+    def _reference_key(self) -> _Key:
+        return self._key("reference", self.job.model.reference, self.job.model.evaluation)
 
-    def _model_key(self, spec: ReferenceSpec) -> str:
+    def _evaluation_key(self, variant: VariantSpec) -> _Key:
+        """Depends on everything but what is allowed, so that changing a tolerance runs nothing again."""
+        model = self.job.model
+        parts = (model.reference, model.evaluation, model.metrics, variant.conversion, variant.evaluation)
+        return self._key("evaluation", *parts)
+
+    def _key(self, step: str, *parts: Any) -> _Key:
+        """What a step's result is kept under: the hash of all that it depends on."""
+        contents = [content(part, self.workshop.hashes) for part in parts]
         # What is refused without --allow-code must not be answered without it either.
-        return key_of(spec.kind, self.run.hashes(spec.path), spec.signature, spec.input_shapes, self.run.allow_code)
+        found = key_of(step, contents, self.workshop.options.allow_code, _code())
+        python = any(isinstance(named, FunctionSpec) for named in named_files(parts))
+        return _Key(found, self.workshop.passing if python else self.workshop.cache)
 
-    def _data_key(self, spec: DatasetSpec) -> str:
-        files = [spec.path, spec.labels_file] if spec.source != "python" else []
-        content = msgspec.to_builtins(replace(spec, name="", path="", labels_file=None, root="", roots=(), sha256=None))
-        return key_of(content, [self.run.hashes(path) for path in files if path is not None], self._salt(spec))
+    def _step(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: str) -> Done:
+        known = key.cache.get(key.hash)
+        if known is None:
+            known = self._made(key, worker, request, variant, phase)
+        if (failed := known.meta.get("error")) is not None and isinstance(request, Convert | ApplyRecipe):
+            error = msgspec.convert(failed, ErrorInfo)
+            raise EvaluationError(error.kind, error.message)
+        return Done(known, msgspec.convert(known.meta, request.answer))
 
-    def _salt(self, spec: DatasetSpec | None = None) -> str | None:
-        """Code of the user's is not hashed, so what it gives is never taken from an earlier run."""
-        python = any(metric.python for metric in self.model.metrics) if spec is None else spec.source == "python"
-        return self.run.scratch if python else None
-
-    def _step(
-        self,
-        key: str,
-        worker: Worker,
-        task: str,
-        arguments: dict[str, Any],
-        variant: str | None,
-        phase: str,
-        kind: type[ReferenceAnswer] | type[ArtifactAnswer] | type[Evaluation],
-    ) -> Entry:
-        known = self.run.cache.get(key)
-        if known is not None:
-            return known
-        self.on_event(Event(self.model.name, variant, phase))
+    def _made(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: str) -> Entry:
+        model = self.job.model.name
+        self.on_event(Event(model, variant, phase))
         started = time.monotonic()
         try:
             with worker.writing(
-                task,
-                arguments,
+                request,
                 deadline=self.deadline,
-                progress=lambda done, total: self.on_event(Event(self.model.name, variant, phase, done, total)),
-            ) as (result, folder):
-                names = _checked(result, kind)
-                entry = self.run.cache.put(key, {name: name for name in names}, result, folder=folder)
+                progress=lambda done, total: self.on_event(Event(model, variant, phase, done, total)),
+            ) as (answer, folder):
+                files = {name: name for name in _checked(answer.files)}
+                entry = key.cache.put(key.hash, files, msgspec.to_builtins(answer), folder=folder)
         except EvaluationError as error:
-            raise EvaluationError(error.kind, self._as_written(str(error), arguments.get("tflite"))) from None
+            told = ErrorInfo(error.kind, self._as_written(str(error), request))
+            if phase != "convert" or error.kind not in FINAL:
+                raise EvaluationError(told.kind, told.message) from None
+            entry = key.cache.put(key.hash, {}, {"error": msgspec.to_builtins(told)})
         self.seconds.setdefault(variant or "", {})[phase] = round(time.monotonic() - started, 3)
         return entry
 
-    def _as_written(self, message: str, tflite: str | None) -> str:
+    def _as_written(self, message: str, request: Request[A]) -> str:
         """A message with the paths that it names as the manifest has them, and none of the cache's."""
-        paths = sorted({path for path in paths_of(self.model, False) if path}, key=len, reverse=True)
+        named = (one.path for one in named_files(self.job.model) if isinstance(one, FileSpec))
+        paths = sorted(set(named), key=len, reverse=True)
+        tflite = request.tflite if isinstance(request, Evaluate) else None
         if tflite is not None and tflite not in paths:
             message = message.replace(tflite, "the converted model")
         for path in paths:
-            message = message.replace(path, shown(path, self.manifest))
+            message = message.replace(path, shown(path, self.job.folder))
         return message
 
 
-def _conversion_part(variant: VariantSpec) -> VariantSpec:
-    """What of a variant its conversion depends on; so the same conversion under two names is done once."""
-    integer = variant.recipe is not None or QUANTIZATIONS[variant.quantization or "float32"].calibrated
-    return VariantSpec(
-        name="",
-        quantization=variant.quantization,
-        recipe=variant.recipe,
-        io=variant.io,
-        source=variant.source,
-        calibration=variant.calibration if integer else None,
-        calibration_options=variant.calibration_options if integer else CalibrationOptions(),
-        keep_float=variant.keep_float,
-    )
+@dataclass(frozen=True)
+class _Key:
+    hash: str
+    cache: Cache
+
+
+def content(value: Any, hashes: Hashes) -> Any:
+    """A specification as JSON, with the hash of its content in place of each file, and without its titles."""
+    if isinstance(value, FileSpec):
+        return hashes(value.path)
+    if is_dataclass(value):
+        inner = ((one.name, getattr(value, one.name)) for one in fields(value) if not one.metadata.get("title"))
+        return {name: content(found, hashes) for name, found in inner}
+    if isinstance(value, Mapping):
+        return {key: content(found, hashes) for key, found in value.items()}
+    if isinstance(value, tuple | list):
+        return [content(found, hashes) for found in value]
+    return value
 
 
 @cache
@@ -281,53 +251,14 @@ def tool_version() -> str:
     return importlib.metadata.version(TOOL_NAME)
 
 
-@dataclass(frozen=True)
-class ReferenceAnswer:
-    """What a child says after running the reference."""
-
-    files: tuple[str, ...]
-    examples: int
-    names: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class ArtifactAnswer:
-    """What a child says after converting."""
-
-    size_bytes: int
-    files: tuple[str, ...] = ("model.tflite",)
-
-
-# The names that children give their results; anything else is not taken from them.
-_RESULT = re.compile(r"outputs\.json|[0-9]{1,6}\.npy|model\.tflite|scores\.npz")
-
-
-def _checked(
-    answer: dict[str, Any], kind: type[ReferenceAnswer] | type[ArtifactAnswer] | type[Evaluation]
-) -> tuple[str, ...]:
-    """The files of an answer, which comes from a child that is not trusted: of the right types, without paths."""
-    try:
-        files = msgspec.convert(answer, kind).files
-    except msgspec.ValidationError:
-        files = ("",)
-    if not all(_RESULT.fullmatch(name) for name in files):
-        raise EvaluationError("crash", "the process that ran the model gave an answer that is none")
+def _checked(files: tuple[str, ...]) -> tuple[str, ...]:
+    """The files of an answer, which comes from a child that is not trusted: names alone, no paths."""
+    if not all(_FILE.fullmatch(name) for name in files):
+        raise EvaluationError("crash", NO_ANSWER)
     return files
 
 
-def shown(path: str, manifest: Manifest) -> str:
-    """A path of the manifest as a user has it: from the manifest's folder, unless that is a long way round."""
+def shown(path: str, folder: str) -> str:
+    """A path of a manifest as a user has it: from the manifest's folder, unless that is a long way round."""
     real = os.path.realpath(path)
-    return min(os.path.relpath(real, os.path.realpath(manifest.folder)), real, key=len)
-
-
-def paths_of(model: ModelSpec, allow_code: bool) -> Iterator[str | None]:
-    """Every file that a child may need for a model, links aside; whole folders only where code is to be run."""
-    for spec in (model.reference, *(variant.source for variant in model.variants)):
-        yield spec.path if spec is not None else None
-    for data in (model.evaluation, *(variant.calibration for variant in model.variants)):
-        if data is not None:
-            yield from (data.path, data.labels_file, data.root if allow_code else None)
-            yield from data.roots if data.source == "python" else ()
-    for variant in model.variants:
-        yield from (variant.tflite, variant.recipe, variant.observed_outputs)
+    return min(os.path.relpath(real, os.path.realpath(folder)), real, key=len)

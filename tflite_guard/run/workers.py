@@ -22,16 +22,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar, cast
 
 import msgspec
 
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import adopt, is_full
+from tflite_guard.protocol import AnyRequest, Call, Limits, Message, Request
 
 WorkerKind = Literal["tensorflow", "litert"]
 OnProgress = Callable[[int, int], None]
 OnLog = Callable[[str], None]
+A = TypeVar("A")
+NO_ANSWER = "the process that ran the model gave an answer that cannot be read"
 
 # An answer is measurements and names, never arrays; more than this is not an answer.
 MAX_LINE = 64 * 2**20
@@ -49,16 +52,10 @@ class Confinement:
     readable: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     """Folders that are readable too, but not needed whole."""
+    roots: tuple[str, ...] = ()
+    """Those of them outside the repository, which links in data may lead to."""
     memory_bytes: int | None = None
     allow_code: bool = False
-
-
-class _Answer(msgspec.Struct):
-    """One line from a child. Exactly one field is set."""
-
-    progress: tuple[int, int] | None = None
-    error: dict[str, str] | None = None
-    result: dict[str, Any] | None = None
 
 
 class _NoAnswerError(Exception):
@@ -88,37 +85,29 @@ class Worker:
         self._busy = threading.Lock()
         self._closed = False
 
-    def request(
-        self,
-        task: str,
-        arguments: dict[str, Any],
-        *,
-        deadline: float | None = None,
-        progress: OnProgress | None = None,
-    ) -> dict[str, Any]:
-        """Have the child do one task and give its result.
+    def request(self, request: Request[A], *, deadline: float | None = None, progress: OnProgress | None = None) -> A:
+        """Have the child do one thing and give its answer.
 
         Args:
-            task: the name of a `task_…` method of `engine.tasks.Session`.
-            arguments: what the task takes, as JSON.
+            request: what to do.
             deadline: `time.monotonic()` at which to give up, in seconds.
             progress: called with (examples done, examples in all).
 
         Raises:
-            EvaluationError: the task failed, or the child crashed, hung or ran out of memory.
+            EvaluationError: it failed, or the child crashed, hung or ran out of memory.
         """
         with self._busy:
             with self._scratch_errors():
                 child = self._started()
-            return self._exchange(child, {"task": task, "arguments": arguments}, deadline, progress)
+            return self._exchange(child, request, "", deadline, progress)
 
     @contextlib.contextmanager
     def writing(
-        self, task: str, arguments: dict[str, Any], *, deadline: float | None, progress: OnProgress | None
-    ) -> Iterator[tuple[dict[str, Any], int]]:
-        """The same for a task that writes files: its result, and a descriptor of the new folder `out` that it wrote to.
+        self, request: Request[A], *, deadline: float | None, progress: OnProgress | None
+    ) -> Iterator[tuple[A, int]]:
+        """The same where files are written: the answer, and a descriptor of the new folder that they were written to.
 
-        The folder is held open since before the task began, so a child that puts a link in its place gains nothing; it
+        The folder is held open since before the request, so a child that puts a link in its place gains nothing; it
         is removed afterwards.
         """
         with contextlib.ExitStack() as stack:
@@ -130,9 +119,8 @@ class Worker:
                     adopt(out)  # the child may have another user id
                     descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                     stack.callback(os.close, descriptor)
-                request = {"task": task, "arguments": {**arguments, "out": out}}
-                result = self._exchange(child, request, deadline, progress)
-            yield result, descriptor
+                answer = self._exchange(child, request, out, deadline, progress)
+            yield answer, descriptor
 
     @contextlib.contextmanager
     def _scratch_errors(self) -> Iterator[None]:
@@ -142,18 +130,16 @@ class Worker:
             raise _no_scratch(error, os.path.dirname(self._scratch)) from None
 
     def _exchange(
-        self, child: _Child, request: dict[str, Any], deadline: float | None, progress: OnProgress | None
-    ) -> dict[str, Any]:
+        self, child: _Child, request: Request[A], out: str, deadline: float | None, progress: OnProgress | None
+    ) -> A:
         try:
-            self._send(child, request)
-            while (answer := self._receive(child, deadline)).progress is not None:
+            self._send(child, Call(cast(AnyRequest, request), out))
+            while (message := self._receive(child, deadline)).progress is not None:
                 if progress is not None:
-                    progress(*answer.progress)
-            if answer.error is not None:
-                raise EvaluationError(answer.error.get("kind", "crash"), answer.error.get("message", ""))
-            if answer.result is None:
-                raise _NoAnswerError
-            return answer.result
+                    progress(*message.progress)
+            if message.error is not None:
+                raise EvaluationError(message.error.kind, message.error.message)
+            return _answer(request, message)
         except EvaluationError:
             raise
         except (BrokenPipeError, EOFError):
@@ -165,7 +151,7 @@ class Worker:
             ) from None
         except _NoAnswerError:
             self._end(child)
-            raise EvaluationError("crash", "the process that ran the model gave an answer that is none") from None
+            raise EvaluationError("crash", NO_ANSWER) from None
         except BaseException:
             # The answer is still to come, and would be taken for the next request's.
             self._end(child)
@@ -215,23 +201,24 @@ class Worker:
             start_new_session=True,
         )
         child = _Child(process, scratch, log)
-        limits = {
-            "scratch": scratch,
-            "readable": [*self._confinement.readable, self._scratch],
-            "places": self._confinement.places,
-            "memory_bytes": self._confinement.memory_bytes,
-            "allow_code": self._confinement.allow_code,
-        }
+        limits = Limits(
+            scratch,
+            (*self._confinement.readable, self._scratch),
+            self._confinement.places,
+            self._confinement.roots,
+            self._confinement.memory_bytes,
+            self._confinement.allow_code,
+        )
         with contextlib.suppress(BrokenPipeError):  # a child dead at birth is told by the first answer
             self._send(child, limits)
         return child
 
-    def _send(self, child: _Child, message: dict[str, Any]) -> None:
+    def _send(self, child: _Child, message: Limits | Call) -> None:
         assert child.process.stdin is not None
         child.process.stdin.write(msgspec.json.encode(message) + b"\n")
         child.process.stdin.flush()
 
-    def _receive(self, child: _Child, deadline: float | None) -> _Answer:
+    def _receive(self, child: _Child, deadline: float | None) -> Message:
         assert child.process.stdout is not None
         descriptor = child.process.stdout.fileno()
         while (end := child.buffer.find(b"\n")) < 0:
@@ -246,8 +233,8 @@ class Worker:
         line = bytes(child.buffer[:end])
         del child.buffer[: end + 1]
         try:
-            return msgspec.json.decode(line, type=_Answer)
-        except msgspec.DecodeError:
+            return msgspec.json.decode(line, type=Message)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _NoAnswerError from None
 
     def _obituary(self, child: _Child) -> EvaluationError:
@@ -290,6 +277,15 @@ class Worker:
         child.log_position = os.fstat(child.log.fileno()).st_size
         if text:
             self._on_log(text.decode("utf-8", "replace"))
+
+
+def _answer(request: Request[A], message: Message) -> A:
+    """An answer of the request's type, whatever an untrusted child has said."""
+    try:
+        answer: A = msgspec.json.decode(message.result, type=request.answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _NoAnswerError from None
+    return answer
 
 
 class WorkerPool:

@@ -1,0 +1,88 @@
+"""What jobs share while they run: the cache, the children, content hashes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tflite_guard.errors import EvaluationError, UsageError
+from tflite_guard.files import make_folders, sha256_of
+from tflite_guard.manifest.types import FileSpec
+from tflite_guard.run.cache import Cache
+from tflite_guard.run.jobs import Job, Options, named_files
+from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit, readable_paths
+
+
+class Hashes:
+    """Content hashes of the files of a run, each computed once. Links in folders may lead to `roots` alone."""
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        self._roots = roots
+        self._known: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str) -> str:
+        with self._lock:
+            if path not in self._known:
+                try:
+                    self._known[path] = sha256_of(path, self._roots)
+                except OSError as error:
+                    raise EvaluationError("file", f"{path}: cannot be read ({error.strerror})") from None
+            return self._known[path]
+
+
+class Workshop:
+    """A run's cache and child processes, which see the files of its jobs and nothing else."""
+
+    def __init__(self, jobs: Sequence[Job], options: Options, on_log: OnLog | None = None) -> None:
+        self.options = options
+        roots = tuple(dict.fromkeys(root for job in jobs for root in job.data_roots))
+        readable, places = readable_paths(_needed(jobs, options, roots)), readable_paths(roots)
+        lasting = None
+        if options.cache_dir is not None:
+            _make_folder(options.cache_dir)
+            lasting = Cache(options.cache_dir)
+            readable, places = (*readable, *lasting.closed()), (*places, options.cache_dir)
+        limit = options.memory_bytes if options.memory_bytes is not None else memory_limit()
+        self.pool = WorkerPool(Confinement(readable, places, roots, limit, options.allow_code), on_log)
+        self.passing = Cache(Path(self.pool.scratch) / "store", setting="TMPDIR")
+        """For results that no later run could take: those of the user's own code, which is not hashed."""
+        self.cache = lasting or self.passing
+        self.hashes = Hashes(roots)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.jobs = options.jobs or max(1, min(len(jobs), cores // 2))
+        self.threads = max(1, cores // self.jobs)
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.pool.kill()
+        self.pool.close()
+        if self.options.cache_dir is not None:
+            self.cache.prune()
+
+
+def _needed(jobs: Sequence[Job], options: Options, roots: Sequence[str]) -> list[str]:
+    """What children may read for some jobs, links aside; whole folders only where code is to be run."""
+    found: list[str] = []
+    for named in (named for job in jobs for named in named_files(job.model)):
+        if isinstance(named, FileSpec):
+            found.append(named.path)
+        elif options.allow_code:
+            found += [named.root, *roots]
+    return found
+
+
+def _make_folder(path: str) -> None:
+    try:
+        make_folders(path)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(
+            f"{path}: the cache needs a folder, and a file is in its place; name another --cache-dir"
+        ) from None
+    except OSError as error:
+        raise EvaluationError("cache", f"{path}: cannot be made ({error.strerror}); name another --cache-dir") from None
