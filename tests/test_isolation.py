@@ -182,6 +182,7 @@ def test_a_crashing_model_is_an_error_and_the_next_is_judged(run: Run, digits: P
 def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(digits: Path) -> None:
     from tflite_guard.manifest import load
     from tflite_guard.run import pipeline
+    from tflite_guard.run.jobs import Options
 
     (digits / "hog.py").write_text(
         "import numpy as np\ndef load():\n    return {'image': np.ones((64, 2**30), np.uint8)}\n"
@@ -191,7 +192,7 @@ def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(digits: Pat
     manifest["datasets"]["test"].pop("labels")
     manifest["models"][0] |= {"metrics": ["sqnr"], "tolerances": {}}
     loaded = load(str(write_manifest(digits, manifest)), allow_code=True)
-    report = pipeline.run([loaded], pipeline.Options(allow_code=True, memory_bytes=8 * 2**30))
+    report = pipeline.run([loaded], Options(allow_code=True, memory_bytes=8 * 2**30))
     error = report.models[0].error
     assert error is not None
     assert error.kind == "out-of-memory"

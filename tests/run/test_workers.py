@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import Run, manifest_of, only, write_manifest
 from tflite_guard.errors import EvaluationError
+from tflite_guard.manifest.types import FileSpec, ReferenceSpec
+from tflite_guard.protocol import DescribeModel
 from tflite_guard.run.cache import Cache, key_of
 from tflite_guard.run.workers import Confinement, Worker
 
@@ -28,6 +30,7 @@ def load():
     os._exit(0)
 """
 SECRET = "secret-of-the-parent"
+ABSENT = DescribeModel(ReferenceSpec("tflite", FileSpec("absent.tflite")))
 
 
 def taken_over(digits: Path, action: str, files: list[str]) -> Path:
@@ -51,6 +54,9 @@ def taken_over(digits: Path, action: str, files: list[str]) -> Path:
         ('os.mkdir(out + "/outputs.json")', ["outputs.json"]),
         ("answers.write(b'[]\\n')", []),
         ("answers.write(b'not json\\n')", []),
+        ("answers.write(bytes([255, 10]))", []),
+        ("answers.write(b'[' * 100_000 + b'\\n')", []),
+        ('answers.write(b\'{{"result": {{"files": 7}}}}\\n\')', []),
     ],
 )
 def test_a_child_cannot_make_its_parent_read_other_files_or_hang(
@@ -82,7 +88,7 @@ def test_a_child_that_never_stops_talking_is_ended_in_time(tmp_path: Path) -> No
     child.process = subprocess.Popen([str(talker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     started = time.monotonic()
     with pytest.raises(EvaluationError) as raised:
-        worker.request("describe", {}, deadline=time.monotonic() + 1)
+        worker.request(ABSENT, deadline=time.monotonic() + 1)
     assert raised.value.kind == "timeout"
     assert time.monotonic() - started < 10
     worker.close()
@@ -93,9 +99,10 @@ def test_an_answer_is_never_taken_for_the_next_request(tmp_path: Path) -> None:
     first = worker._started().process.pid
     worker._receive, receive = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt), worker._receive  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        worker.request("measures", {})
+        worker.request(ABSENT)
     worker._receive = receive  # type: ignore[method-assign]
-    assert "measures" in worker.request("measures", {})
+    with pytest.raises(EvaluationError, match=r"absent\.tflite"):
+        worker.request(ABSENT)
     assert worker._started().process.pid != first
     worker.close()
 

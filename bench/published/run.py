@@ -1,6 +1,6 @@
-"""Check the published MLPerf Tiny models with tflite-guard, and compare the report with a plain loop.
+"""Check published models with tflite-guard, MLPerf Tiny's among them, and compare the report with a plain loop.
 
-FOLDER holds `models/mlperf-tiny/` and `data/`, as docs/benchmarks.md lists them. Nothing is written to it.
+FOLDER holds `models/` and `data/`, as docs/benchmarks.md lists them. Nothing is written to it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
     """Run the benchmark and give the exit code: 1 where the plain loop differs, or a model has an error."""
     arguments = _arguments()
     folder = arguments.folder.resolve()
-    with tempfile.TemporaryDirectory(prefix="mlperf-tiny-") as work:
+    with tempfile.TemporaryDirectory(prefix="published-") as work:
         manifest = write_manifest(folder, Path(work))
         started = time.perf_counter()
         report = tflite_guard.check(

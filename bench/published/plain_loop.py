@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write; default: standard output")
     parser.add_argument("--model", action="append", metavar="NAME", help="only these models; repeatable")
     arguments = parser.parse_args()
-    models, data = arguments.folder / "models" / "mlperf-tiny", arguments.folder / "data"
+    models, data = arguments.folder / "models", arguments.folder / "data"
     results = {
         name: run(models, data) for name, run in MODELS.items() if arguments.model is None or name in arguments.model
     }
@@ -51,9 +51,9 @@ def resnet8(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     """Image classification from the Keras file."""
     images, labels = _cifar10(data, "evaluation")
     calibration, _ = _cifar10(data, "calibration")
-    model = tf.keras.models.load_model(models / "ic_resnet8.h5", compile=False)
+    model = tf.keras.models.load_model(models / "mlperf-tiny" / "ic_resnet8.h5", compile=False)
     made = _conversions(model, calibration[:200])
-    published = (models / "ic_resnet8_int8.tflite").read_bytes()
+    published = (models / "mlperf-tiny" / "ic_resnet8_int8.tflite").read_bytes()
     variants = {name: _run(content, images) for name, content in made.items()}
     variants["published"] = _run(published, images)
     variants["published-reference-kernels"] = _run(published, images, OpResolverType.BUILTIN_REF)
@@ -64,10 +64,10 @@ def resnet8_flatbuffer(models: Path, data: Path) -> dict[str, dict[str, float | 
     """Image classification from the published float .tflite."""
     images, labels = _cifar10(data, "evaluation")
     calibration, _ = _cifar10(data, "calibration")
-    content = (models / "ic_resnet8_float32.tflite").read_bytes()
+    content = (models / "mlperf-tiny" / "ic_resnet8_float32.tflite").read_bytes()
     variants = {
         "int8": _run(_int8_of_flatbuffer(content, calibration[:200]), images),
-        "published": _run((models / "ic_resnet8_int8.tflite").read_bytes(), images),
+        "published": _run((models / "mlperf-tiny" / "ic_resnet8_int8.tflite").read_bytes(), images),
     }
     return _classification(_run(content, images), variants, labels.tolist())
 
@@ -75,8 +75,11 @@ def resnet8_flatbuffer(models: Path, data: Path) -> dict[str, dict[str, float | 
 def toycar(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     """The anomaly detector, which reconstructs its own input."""
     windows = np.load(data / "toycar-windows.npz")["features"]
-    model = tf.keras.models.load_model(models / "ad01.h5", compile=False)
-    made = {**_conversions(model, windows[:100]), "published": (models / "ad01_int8.tflite").read_bytes()}
+    model = tf.keras.models.load_model(models / "mlperf-tiny" / "ad01.h5", compile=False)
+    made = {
+        **_conversions(model, windows[:100]),
+        "published": (models / "mlperf-tiny" / "ad01_int8.tflite").read_bytes(),
+    }
     reference, wanted = _rows(model.predict(windows, verbose=0)), _rows(windows)
     results: dict[str, dict[str, float | None]] = {"reference": dict(_errors(reference, wanted))}
     for name, content in made.items():
@@ -93,10 +96,60 @@ def wake_word(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     """The streaming wake word, which Keras 2 saved."""
     loaded = np.load(data / "sww-samples.npz")
     specs, labels = loaded["specs"], loaded["label"]
-    model = tf_keras.models.load_model(models / "sww_ds_cnn_keras2.h5", compile=False)
-    made = {**_conversions(model, specs), "published": (models / "sww_ds_cnn_int8.tflite").read_bytes()}
+    model = tf_keras.models.load_model(models / "mlperf-tiny" / "sww_ds_cnn_keras2.h5", compile=False)
+    made = {**_conversions(model, specs), "published": (models / "mlperf-tiny" / "sww_ds_cnn_int8.tflite").read_bytes()}
     variants = {name: _run(content, specs) for name, content in made.items()}
     return _classification(_rows(model.predict(specs, verbose=0)), variants, labels.tolist())
+
+
+def visual_wake_words(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
+    """Person or no person, on photographs without labels; Keras 2 saved it."""
+    photos = np.load(data / "published" / "photo-crops.npz")["image"].astype(np.float32) * np.float32(1 / 255)
+    folder = models / "published"
+    model = tf_keras.models.load_model(folder / "vww_96.h5", compile=False)
+    made = _conversions(model, photos[:100])
+    del made["int16x8"]  # 200 images take minutes, and the kernels are those of the other models
+    made["published-float"] = (folder / "vww_96_float.tflite").read_bytes()
+    made["published"] = (folder / "vww_96_int8.tflite").read_bytes()
+    variants = {name: _run(content, photos) for name, content in made.items()}
+    return _classification(_rows(model.predict(photos, verbose=0)), variants, None)
+
+
+def resnet_large(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
+    """Image classification, a published pair."""
+    loaded = np.load(data / "published" / "cifar10-evaluation.npz")
+    return _pair(models / "published", "pretrainedResnet_large", loaded["image"].astype(np.float32), loaded["label"])
+
+
+def lstm(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
+    """A recurrent network whose state is forgotten before each digit."""
+    images, labels = _mnist(data)
+    folder = models / "published"
+    contents = [(folder / name).read_bytes() for name in ("trained_lstm.tflite", "trained_lstm_int8.tflite")]
+    reference, published = (_run(content, images, forget=True) for content in contents)
+    return _classification(reference, {"published": published}, labels.tolist())
+
+
+def mnist_conv(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
+    """Three files of one architecture; the quantized ones hold weights of their own."""
+    images, labels = _mnist(data)
+    names = {"other-weights": "conv_fc_mnist_srq_a8w8", "partly-quantized": "partly_quantized_mnist"}
+    folder = models / "published"
+    runs = {
+        name: _run((folder / f"{file}.tflite").read_bytes(), images[..., None])
+        for name, file in {"reference": "conv_fc_mnist", **names}.items()
+    }
+    return _classification(runs.pop("reference"), runs, labels.tolist())
+
+
+def _pair(folder: Path, name: str, images: Array, labels: Array) -> dict[str, dict[str, float | None]]:
+    reference, published = (_run((folder / f"{name}_{kind}.tflite").read_bytes(), images) for kind in ("float", "int8"))
+    return _classification(reference, {"published": published}, labels.tolist())
+
+
+def _mnist(data: Path) -> tuple[Array, Array]:
+    loaded = np.load(data / "published" / "mnist-evaluation.npz")
+    return loaded["image"].astype(np.float32) * np.float32(1 / 255), loaded["label"]
 
 
 MODELS: dict[str, Callable[[Path, Path], dict[str, dict[str, float | None]]]] = {
@@ -104,6 +157,10 @@ MODELS: dict[str, Callable[[Path, Path], dict[str, dict[str, float | None]]]] = 
     "resnet8-flatbuffer": resnet8_flatbuffer,
     "toycar": toycar,
     "wake-word": wake_word,
+    "visual-wake-words": visual_wake_words,
+    "resnet-large": resnet_large,
+    "lstm": lstm,
+    "mnist-conv": mnist_conv,
 }
 
 
@@ -146,13 +203,15 @@ def _int8_of_flatbuffer(content: bytes, calibration: Array) -> bytes:
     return bytes(convert.mlir_quantize(calibrated, input_data_type=tf.int8, output_data_type=tf.int8))
 
 
-def _run(content: bytes, inputs: Array, kernels: OpResolverType = OpResolverType.AUTO) -> Rows:
-    """What the .tflite gives, one example at a time, dequantized."""
+def _run(content: bytes, inputs: Array, kernels: OpResolverType = OpResolverType.AUTO, *, forget: bool = False) -> Rows:
+    """What the .tflite gives, one example at a time, dequantized; `forget` resets its state before each."""
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=kernels)
     interpreter.allocate_tensors()
     (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
     outputs: Rows = []
     for example in inputs:
+        if forget:
+            interpreter.reset_all_variables()
         interpreter.set_tensor(source["index"], _quantized(example[None], source))
         interpreter.invoke()
         outputs += _dequantized(interpreter.get_tensor(sink["index"]), sink)
@@ -179,18 +238,23 @@ def _rows(values: Array) -> Rows:
 
 
 def _classification(
-    reference: Rows, variants: dict[str, Rows], labels: list[int]
+    reference: Rows, variants: dict[str, Rows], labels: list[int] | None
 ) -> dict[str, dict[str, float | None]]:
+    """Metrics of the reference and of each variant; without labels there is no accuracy."""
     decided = [_decision(row) for row in reference]
-    results: dict[str, dict[str, float | None]] = {"reference": {"accuracy": _share_equal(decided, labels)}}
+    results: dict[str, dict[str, float | None]] = {"reference": _accuracy(decided, labels)}
     for name, outputs in variants.items():
         decisions = [_decision(row) for row in outputs]
         results[name] = {
-            "accuracy": _share_equal(decisions, labels),
+            **_accuracy(decisions, labels),
             "agreement": _share_equal(decisions, decided),
             "sqnr": _sqnr(outputs, reference),
         }
     return results
+
+
+def _accuracy(decisions: list[int], labels: list[int] | None) -> dict[str, float | None]:
+    return {} if labels is None else {"accuracy": _share_equal(decisions, labels)}
 
 
 def _decision(row: list[float]) -> int:

@@ -1,0 +1,65 @@
+"""A run's jobs are plain data: any process can do one, and gives what this one gives."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from tests.conftest import manifest_of, only, write_manifest
+from tflite_guard.manifest import load
+from tflite_guard.manifest.types import FileSpec
+from tflite_guard.results import ModelResult, Report
+from tflite_guard.run import pipeline
+from tflite_guard.run.jobs import Options, hidden_rungs, jobs, named_files
+from tflite_guard.run.steps import content
+from tflite_guard.run.workshop import Hashes
+
+
+def test_an_executor_of_other_processes_gives_the_same_report(digits: Path) -> None:
+    manifest = only(manifest_of(digits), "shipped", "int8")
+    manifest["models"] *= 2
+    manifest["models"][1] = manifest["models"][1] | {"name": "again"}
+    loaded = load(str(write_manifest(digits, manifest)))
+    here = pipeline.run([loaded], Options(jobs=1))
+    # As a cluster's would be: another interpreter, to which work travels as bytes.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        elsewhere = pipeline.run([loaded], Options(), executor=executor)
+    assert untimed(elsewhere) == untimed(here)
+    assert [model.name for model in here.models] == ["digits", "again"]
+
+
+def untimed(report: Report) -> list[ModelResult]:
+    return [
+        replace(
+            model,
+            float32=model.float32 and replace(model.float32, seconds={}, cached=False),
+            variants=tuple(replace(variant, seconds={}, cached=False) for variant in model.variants),
+        )
+        for model in report.models
+    ]
+
+
+def test_jobs_travel_as_bytes_and_name_every_file(digits: Path) -> None:
+    loaded = load(str(write_manifest(digits, manifest_of(digits))))
+    (job,) = jobs([loaded], Options())
+    assert pickle.loads(pickle.dumps(job)) == job
+    named = {Path(one.path).name for one in named_files(job.model) if isinstance(one, FileSpec)}
+    assert named == {"digits.keras", "digits_qat", "digits_int8.tflite", "evaluation.npz", "calibration.npz"}
+
+
+def test_the_float_conversion_is_a_hidden_rung_unless_asked_for(digits: Path) -> None:
+    (model,) = load(str(write_manifest(digits, only(manifest_of(digits), "int8")))).models
+    (hidden,) = hidden_rungs(model)
+    assert (hidden.conversion.quantization, hidden.conversion.source) == ("float32", model.reference)
+    assert hidden_rungs(replace(model, variants=(*model.variants, hidden))) == []
+
+
+def test_content_depends_on_what_is_in_files_and_not_on_their_names(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
+    for path, text in ((one, "a"), (same, "a"), (other, "b")):
+        path.write_text(text)
+    found = [content(FileSpec(str(path)), Hashes(())) for path in (one, same, other)]
+    assert found[0] == found[1] != found[2]
