@@ -13,7 +13,7 @@ from engine_models import Case, single_runs, without_signature
 from tflite_guard.engine import convert, graph
 from tflite_guard.engine.convert import FloatModel
 from tflite_guard.engine.tflite import Runner, inspect
-from tflite_guard.errors import ConversionError, DataError, ModelFileError
+from tflite_guard.errors import ConversionError, DataError, EvaluationError, ModelFileError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, FileSpec, ReferenceSpec
 
 
@@ -302,6 +302,52 @@ def test_a_saved_model_with_state_agrees_with_its_conversion(tmp_path: Path) -> 
     np.testing.assert_allclose(single_runs(str(path), data)["y"], wanted, rtol=1e-6)
     outputs = Runner(str(path), expected=source.names).run(data)["y"]
     np.testing.assert_allclose(outputs, wanted, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def unexported(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """A Keras 3 model written with tf.saved_model.save within a module: its copies of the weights are not restored."""
+    keras.utils.set_random_seed(12)
+    layers = [keras.Input((4,), name="x"), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]
+    module = tf.Module()
+    module.model = keras.Sequential(layers)
+    module.count = tf.Variable(1.0)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4), name="x")])
+    def serve(x: Any) -> Any:
+        return {"y": module.count * module.model(x)}
+
+    folder = str(tmp_path_factory.mktemp("unexported"))
+    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+    return folder, module.model
+
+
+@pytest.mark.parametrize("quantization", ["float32", "float16", "dynamic_range", "int8", "int16x8"])
+def test_weights_that_the_saved_model_does_not_restore_are_converted(
+    unexported: tuple[str, Any], tmp_path: Path, quantization: str
+) -> None:
+    folder, model = unexported
+    samples = [sample["x"] for sample in four_wide()]
+    source = FloatModel(ReferenceSpec("saved_model", FileSpec(folder)), str(tmp_path))
+    path = tmp_path / "m.tflite"
+    path.write_bytes(source.quantize(Conversion(quantization), four_wide))
+    wanted = np.concatenate([model(sample).numpy() for sample in samples])
+    outputs = single_runs(str(path), {"x": np.concatenate(samples)})["y"]
+    np.testing.assert_allclose(outputs, wanted, atol=0.02 * np.ptp(wanted))
+
+
+def test_a_flatbuffer_without_its_weights_is_refused(unexported: tuple[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "users.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(unexported[0]).convert())
+    assert "READ_VARIABLE" in [op.type for op in graph.read(str(path)).main.operators]
+    for opened in (lambda: Runner(str(path)), lambda: FloatModel(tflite_spec(path), str(tmp_path)).names):
+        with pytest.raises(EvaluationError, match=r"users\.tflite reads variables .*dense.*model\.export") as e:
+            opened()
+        assert e.value.kind == "unassigned-variables"
+
+
+def tflite_spec(path: Path) -> ReferenceSpec:
+    return ReferenceSpec("tflite", FileSpec(str(path)))
 
 
 def test_calibration_data_is_asked_for(conv: Case) -> None:

@@ -243,6 +243,23 @@ def test_an_unknown_signature_lists_those_there_are(saved: str) -> None:
         load_reference(ReferenceSpec("saved_model", FileSpec(saved)))
 
 
+def test_signatures_without_outputs_are_not_offered(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.count = tf.Variable(0.0)
+    spec = tf.TensorSpec((None, 2), name="x")
+
+    def count(x: Any) -> Any:
+        module.count.assign_add(tf.reduce_sum(x))
+        return {}
+
+    functions = {"count": count, "twice": lambda x: {"y": 2 * x}}
+    signatures = {name: tf.function(function, input_signature=[spec]) for name, function in functions.items()}
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=signatures)
+    for name in ("count", "serving_default"):
+        with pytest.raises(ModelFileError, match=f'no signature "{name}"; there are: twice$'):
+            load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m")), signature=name))
+
+
 def test_a_saved_model_with_fixed_shapes_is_exported_anew(saved: str, tmp_path: Path) -> None:
     plain = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="double"))
     assert plain.export(str(tmp_path / "a")) == saved

@@ -376,19 +376,82 @@ def test_an_operator_in_a_function_that_only_loading_calls(tmp_path: Path) -> No
 @pytest.mark.parametrize("directly", [False, True])
 def test_a_saver_that_a_signature_calls_is_refused(tmp_path: Path, directly: bool) -> None:
     """The saver's own functions may write files; nothing else may call them."""
+
+    def call_it(meta: Any) -> None:
+        save = next(f.signature.name for f in meta.graph_def.library.function if "traced_save" in f.signature.name)
+        node = next(n for n in meta.graph_def.node if n.name == "StatefulPartitionedCall")
+        if directly:
+            node.op = save  # the older way to call a function
+        else:
+            node.attr["f"].func.name = save
+
+    folder = changed(saved(tmp_path / "m", lambda x: x), call_it)
+    refused("saved_model", folder, "SaveV2|MergeV2Checkpoints|ShardedFilename", "unsafe-model")
+
+
+def changed(folder: Path, change: Callable[[Any], None]) -> Path:
+    """The SavedModel with its first graph edited."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    folder = saved(tmp_path / "m", lambda x: x)
     model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    meta = model.meta_graphs[0]
-    save = next(f.signature.name for f in meta.graph_def.library.function if "traced_save" in f.signature.name)
-    node = next(n for n in meta.graph_def.node if n.name == "StatefulPartitionedCall")
-    if directly:
-        node.op = save  # the older way to call a function
-    else:
-        node.attr["f"].func.name = save
+    change(model.meta_graphs[0])
     (folder / "saved_model.pb").write_bytes(model.SerializeToString())
-    refused("saved_model", folder, "SaveV2|MergeV2Checkpoints|ShardedFilename", "unsafe-model")
+    return folder
+
+
+def test_a_saver_in_place_of_the_one_that_restores_is_refused(tmp_path: Path) -> None:
+    def swap(meta: Any) -> None:
+        meta.saver_def.restore_op_name = meta.saver_def.save_tensor_name.split(":")[0]
+
+    refused("saved_model", changed(saved(tmp_path / "m", lambda x: x), swap), "SaveV2|Merge|Sharded", "unsafe-model")
+
+
+def test_only_the_signature_that_is_asked_for_is_run(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.factor = tf.Variable(2.0)
+    functions = {"serving_default": lambda x: {"y": x * module.factor}, "store": lambda x: {"y": saves(x)}}
+    signatures = {name: tf.function(function, input_signature=[X]) for name, function in functions.items()}
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=signatures)
+    accepted("saved_model", tmp_path / "m")
+    with pytest.raises(ModelFileError, match="SaveV2"):
+        check_model_file(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m")), signature="store"))
+
+
+def graph_of_tensorflow_1(folder: Path, extra: Callable[[Any], Any]) -> Path:
+    """A SavedModel as TensorFlow 1 writes it, with something more in its graph."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None, 2), name="x")
+        weights = v1.get_variable("w", initializer=np.ones((2, 2), "float32"), use_resource=True)
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": x @ weights})
+        init = extra(weights)
+        session.run(v1.variables_initializer([weights]))
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, main_op=init)
+        builder.save()
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_second_saver_that_nothing_runs_is_fine(tmp_path: Path) -> None:
+    folder = graph_of_tensorflow_1(tmp_path / "m", lambda weights: tf.compat.v1.train.Saver([weights]) and None)
+    accepted("saved_model", folder)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("how", ["main_op", "table_initializer", "local_variables"])
+def test_what_initialization_runs_is_looked_at(tmp_path: Path, how: str) -> None:
+    def extra(_weights: Any) -> Any:
+        content = tf.io.read_file("/etc/passwd")
+        if how == "main_op":
+            return content.op
+        if how == "table_initializer":
+            tf.compat.v1.add_to_collection("table_initializer", content.op)
+        else:
+            tf.compat.v1.get_variable("text", initializer=content, collections=["local_variables"], use_resource=True)
+        return None
+
+    refused("saved_model", graph_of_tensorflow_1(tmp_path / "m", extra), "ReadFile", "unsafe-model")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 50, b"hello"])

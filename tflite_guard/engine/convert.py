@@ -19,7 +19,7 @@ import tensorflow as tf
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
-from tflite_guard.engine.safety import signature_operators
+from tflite_guard.engine.saved_model import signature_operators
 from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line, names_of
 from tflite_guard.errors import ConversionError, DataError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
@@ -195,7 +195,7 @@ class FloatModel:
 
     def _refuse_loops(self) -> None:
         """TensorFlow's calibrator does not fail on a loop, it crashes the process (2.21)."""
-        if any(op.type == "WHILE" for sub in graphs.read(self._float32).subgraphs for op in sub.operators):
+        if graphs.has_loop(graphs.read(self._float32)):
             raise ConversionError(
                 "the converter cannot calibrate a model with a loop, which recurrent layers become; "
                 "build the model with unroll=True, or use dynamic_range"

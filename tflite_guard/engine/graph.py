@@ -53,6 +53,8 @@ class Operator:
     type: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    variable: str | None = None
+    """What a VAR_HANDLE is of."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,22 @@ def _indices(values: Any, length: int) -> tuple[int, ...]:
 
 def _operator(raw: Any, codes: Sequence[str], size: int) -> Operator:
     _counted(raw.InputsLength(), size)
+    kind = codes[raw.OpcodeIndex()]
     return Operator(
-        codes[raw.OpcodeIndex()],
+        kind,
         _indices(raw.InputsAsNumpy(), raw.InputsLength()),
         _indices(raw.OutputsAsNumpy(), raw.OutputsLength()),
+        _variable(raw) if kind == "VAR_HANDLE" else None,
     )
+
+
+def _variable(raw: Any) -> str:
+    table = raw.BuiltinOptions()
+    if table is None or raw.BuiltinOptionsType() != schema.BuiltinOptions.VarHandleOptions:
+        return ""
+    options = schema.VarHandleOptions()
+    options.Init(table.Bytes, table.Pos)
+    return "/".join(filter(None, (_text(options.Container()), _text(options.SharedName()))))
 
 
 def _tensor(raw: Any, constants: Sequence[bool], size: int) -> Tensor:
@@ -289,6 +302,24 @@ def has_state(graph: Graph) -> bool:
 def has_resources(graph: Graph) -> bool:
     """Whether state is kept in resource variables, which `reset_all_variables` does not reset."""
     return any(op.type in RESOURCES for sub in graph.subgraphs for op in sub.operators)
+
+
+def has_loop(graph: Graph) -> bool:
+    """Whether something is computed in a loop, as recurrent layers are unless they are unrolled."""
+    return any(op.type == "WHILE" for sub in graph.subgraphs for op in sub.operators)
+
+
+def unassigned_variables(graph: Graph) -> list[str]:
+    """Variables that are read and that no operator of the file assigns: what is read of them is anything."""
+    read: set[str] = set()
+    assigned: set[str | None] = set()
+    for sub in graph.subgraphs:
+        handles = {op.outputs[0]: op.variable or "" for op in sub.operators if op.type == "VAR_HANDLE" and op.outputs}
+        used = [(op.type, op.inputs[0]) for op in sub.operators if op.inputs]
+        read |= {handles[index] for kind, index in used if kind == "READ_VARIABLE" and index in handles}
+        assigned |= {handles.get(index) for kind, index in used if kind == "ASSIGN_VARIABLE"}
+    # Through a handle that another subgraph passed, any variable may be assigned.
+    return [] if None in assigned else sorted(read - assigned)
 
 
 def resolve_keep_float(graph: Graph, patterns: Sequence[str]) -> list[str]:

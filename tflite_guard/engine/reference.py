@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tflite_guard.engine.safety import check_model_file, keras_version, signature_operators
+from tflite_guard.engine.safety import check_model_file, keras_version
+from tflite_guard.engine.saved_model import restores_its_variables, signature_operators
 from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line
 from tflite_guard.errors import EvaluationError, ModelFileError
 from tflite_guard.manifest.types import ReferenceSpec
@@ -42,7 +43,7 @@ class Reference:
     save: Callable[[str, Any], None]
     """Writes a SavedModel whose signature is a concrete function."""
     saved_model: str | None
-    """The source itself where it is a SavedModel that needs no change."""
+    """The source itself where it is a SavedModel that converts as it is."""
     reset: Callable[[], None] | None
     """Forgets what was carried from earlier calls; None for a model without state."""
     compiled: Any
@@ -73,7 +74,7 @@ class Reference:
     def export(self, folder: str, shapes: Shapes | None = None) -> str:
         """Write a SavedModel into the folder and return where it is.
 
-        `shapes` replaces the input shapes, with the batch axis. A SavedModel that needs no change is used in place.
+        `shapes` replaces the input shapes, with the batch axis. A SavedModel that converts as it is is used in place.
         """
         if shapes is None and self.saved_model is not None:
             return self.saved_model
@@ -170,7 +171,7 @@ def _from_saved_model(spec: ReferenceSpec) -> Reference:
         names=names,
         serve=lambda **tensors: function(**tensors),
         save=save,
-        saved_model=spec.path if names.inputs == inputs else None,
+        saved_model=spec.path if names.inputs == inputs and restores_its_variables(spec.path, spec.signature) else None,
         reset=_restorer(function, spec),
         compiled=tf.function(_positional(lambda **tensors: function(**tensors), list(names.inputs))),
     )
@@ -206,7 +207,8 @@ def _loaded_saved_model(path: str) -> Any:
 
 
 def _signature_function(loaded: Any, spec: ReferenceSpec) -> Any:
-    signatures = dict(loaded.signatures)
+    # Signatures without outputs save, train or initialize.
+    signatures = {name: function for name, function in loaded.signatures.items() if function.structured_outputs}
     if spec.signature not in signatures:
         there = ", ".join(sorted(signatures)) or "none"
         raise ModelFileError(f'{spec.path} has no signature "{spec.signature}"; there are: {there}', "signature")

@@ -6,10 +6,11 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tflite_guard.engine.saved_model import MetaGraph, meta_graphs
 from tflite_guard.errors import ModelFileError
 from tflite_guard.files import lfs_pointer, sniff
 from tflite_guard.manifest.types import ReferenceSpec
@@ -53,12 +54,10 @@ CODE_FUNCTION = re.compile(
     r"(^|\.)([A-Z]\w*|function|wrap_function|(enable|disable|set)_\w+)$"
 )
 
-SAVER_OPERATORS = frozenset(
-    {"Save", "SaveSlices", "SaveV2", "Restore", "RestoreSlice", "RestoreV2", "ShardedFilename", "ShardedFilespec",
-     "MergeV2Checkpoints"}
-)  # fmt: skip
-CODE_OPERATORS = SAVER_OPERATORS | frozenset(
+RESTORE_OPERATORS = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
+CODE_OPERATORS = RESTORE_OPERATORS | frozenset(
     {
+        "Save", "SaveSlices", "SaveV2", "ShardedFilename", "ShardedFilespec", "MergeV2Checkpoints",
         "PyFunc", "PyFuncStateless", "EagerPyFunc",
         "ReadFile", "WriteFile", "MatchingFiles", "ImmutableConst", "RecordInput",
         "CacheDataset", "CacheDatasetV2", "LoadDataset", "SaveDataset", "SaveDatasetV2", "DistributedSave",
@@ -83,7 +82,7 @@ def check_model_file(spec: ReferenceSpec, *, allow_code: bool = False) -> None:
     """
     found = _found(spec.path)
     if spec.kind == "saved_model" and found == "saved_model":
-        check_saved_model(spec.path, allow_code=allow_code)
+        check_saved_model(spec.path, spec.signature, allow_code=allow_code)
     elif spec.kind == "keras" and found == "keras":
         check_keras_zip(spec.path, allow_code=allow_code)
     elif spec.kind == "keras" and found == "hdf5":
@@ -259,16 +258,19 @@ def _dataset_faults(dataset: Any) -> Iterator[str]:
         yield f"declares {dataset.nbytes} bytes where {dataset.id.get_storage_size()} are stored"
 
 
-def check_saved_model(path: str, *, allow_code: bool) -> None:
-    """Refuse a SavedModel that is incomplete, leads out of its folder, or holds file, process or Python operators."""
+def check_saved_model(path: str, signature: str, *, allow_code: bool) -> None:
+    """Refuse a SavedModel that is incomplete, leads out of its folder, or runs file, process or Python operators.
+
+    What neither loading nor the signature runs (other signatures, what training and saving left) may be anything.
+    """
     folder = Path(path).resolve()
     _check_inside(path, folder)
-    model = _parsed(path, folder / "saved_model.pb")
+    graphs = meta_graphs(path)
     if (folder / "variables").is_dir() and not (folder / "variables" / "variables.index").is_file():
         raise ModelFileError(f"{path} has no variables/variables.index; copy the whole folder again")
     if not allow_code:
-        for meta in model.meta_graphs:
-            _check_operators(path, meta)
+        for graph in graphs:
+            _check_operators(path, graph, signature)
 
 
 def _check_inside(path: str, folder: Path) -> None:
@@ -279,98 +281,17 @@ def _check_inside(path: str, folder: Path) -> None:
             )
 
 
-def _parsed(path: str, file: Path) -> Any:
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    try:
-        model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    except (DecodeError, OSError) as error:
-        raise ModelFileError(f"{path}: saved_model.pb is truncated or damaged; export the model again") from error
-    if not model.meta_graphs:
-        raise ModelFileError(f"{path}: saved_model.pb holds no graph; export the model again")
-    return model
-
-
-def signature_operators(path: str, signature: str) -> set[str]:
-    """The operators that computing a SavedModel's signature reaches, in whatever function."""
-    model = _parsed(path, Path(path) / "saved_model.pb")
-    metas = [meta for meta in model.meta_graphs if signature in meta.signature_def]
-    return {operator for meta in metas for operator in _reached_operators(meta, meta.signature_def[signature])}
-
-
-def _reached_operators(meta: Any, signature: Any) -> set[str]:
-    functions = {function.signature.name: function for function in meta.graph_def.library.function}
-    nodes = {node.name: node for node in meta.graph_def.node}
-    reached = _cone((info.name for info in signature.outputs.values()), nodes, functions)
-    return {
-        node.op for function, name in reached for node in (functions[function].node_def if function else [nodes[name]])
-    }
-
-
-def _check_operators(path: str, meta: Any) -> None:
-    functions = {function.signature.name: function for function in meta.graph_def.library.function}
-    nodes = {node.name: node for node in meta.graph_def.node}
-    saver = _saver_cone(meta, nodes, functions)
-    places = [("", meta.graph_def.node), *((name, function.node_def) for name, function in functions.items())]
-    for function, members in places:
-        for node in members:
-            exempt = node.op in SAVER_OPERATORS and (function, "" if function else node.name) in saver
-            if _runs_code(node) and not exempt:
-                raise ModelFileError(
-                    f"{path} holds the operator {node.op} ({node.name}), which reaches files or Python; {ALLOW}",
-                    "unsafe-model",
-                )
+def _check_operators(path: str, graph: MetaGraph, signature: str) -> None:
+    restoring = (node for node in graph.members(graph.restoring()) if node.op not in RESTORE_OPERATORS)
+    for node in (*graph.members(graph.signature(signature)), *graph.members(graph.loading()), *restoring):
+        if _runs_code(node):
+            raise ModelFileError(
+                f"{path} holds the operator {node.op} ({node.name}), which reaches files or Python; {ALLOW}",
+                "unsafe-model",
+            )
 
 
 def _runs_code(node: Any) -> bool:
     if node.op == "PrintV2":  # it can print into a file
         return bool(node.attr["output_stream"].s.startswith(b"file"))
     return node.op in CODE_OPERATORS or bool(CODE_PATTERN.search(node.op))
-
-
-def _saver_cone(meta: Any, nodes: dict[str, Any], functions: dict[str, Any]) -> set[tuple[str, str]]:
-    """Nodes and functions that only saving and restoring variables reaches; every SavedModel has them."""
-    saver = meta.saver_def
-    own = _cone([saver.save_tensor_name, saver.restore_op_name, saver.filename_tensor_name], nodes, functions)
-    used = [info.name for s in meta.signature_def.values() for info in (*s.inputs.values(), *s.outputs.values())]
-    used += [value for c in meta.collection_def.values() for value in c.node_list.value]
-    other = _cone(used, nodes, functions)
-    for name in meta.object_graph_def.concrete_functions:
-        other |= _function_cone(name, functions)
-    return own - other
-
-
-def _cone(tensors: Iterable[str], nodes: dict[str, Any], functions: dict[str, Any]) -> set[tuple[str, str]]:
-    """All that computing some tensors of the main graph reaches: ("", node) and (function, "")."""
-    pending = [_node_of(tensor) for tensor in tensors if tensor]
-    reached: set[tuple[str, str]] = set()
-    while pending:
-        name = pending.pop()
-        if ("", name) in reached or name not in nodes:
-            continue
-        reached.add(("", name))
-        pending.extend(_node_of(tensor) for tensor in nodes[name].input)
-        for called in _called(nodes[name]):
-            reached |= _function_cone(called, functions)
-    return reached
-
-
-def _function_cone(name: str, functions: dict[str, Any]) -> set[tuple[str, str]]:
-    pending, reached = [name], set()
-    while pending:
-        current = pending.pop()
-        if (current, "") not in reached and current in functions:
-            reached.add((current, ""))
-            pending.extend(called for node in functions[current].node_def for called in _called(node))
-    return reached
-
-
-def _called(node: Any) -> list[str]:
-    values = list(node.attr.values())
-    single = [value.func.name for value in values if value.func.name]
-    return [node.op, *single, *(function.name for value in values for function in value.list.func)]
-
-
-def _node_of(tensor: str) -> str:
-    return tensor.lstrip("^").split(":")[0]

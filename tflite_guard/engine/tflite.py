@@ -63,9 +63,11 @@ class Ports:
 def inspect(path: str) -> Ports:
     """Inputs and outputs by the names of the signature (`serving_default`, else the first).
 
-    Without a signature they are the tensors' names, less TensorFlow's `serving_default_` and `:0`.
+    Without a signature they are the tensors' names, less TensorFlow's `serving_default_` and `:0`. Raises
+    EvaluationError of kind `unassigned-variables` for a file without its weights.
     """
     graph = graphs.read(path)
+    _refuse_unassigned(path, graph)
     inputs, outputs = graphs.io_names(graph)
     tensors = graph.main.tensors
     return Ports(
@@ -74,6 +76,17 @@ def inspect(path: str) -> Ports:
         graphs.has_state(graph),
         graphs.has_resources(graph),
     )
+
+
+def _refuse_unassigned(path: str, graph: graphs.Graph) -> None:
+    missing = graphs.unassigned_variables(graph)
+    if missing:
+        raise EvaluationError(
+            "unassigned-variables",
+            f"{path} reads variables that nothing in it assigns ({', '.join(missing[:3])}): the converter left the "
+            "weights out, as it does for a Keras 3 model written with tf.saved_model.save; convert it anew from "
+            "model.export(folder), or with TFLiteConverter.from_keras_model",
+        )
 
 
 def _port(index: int, tensor: graphs.Tensor) -> Port:
