@@ -47,7 +47,7 @@ QUANTIZATIONS = {
     )
 }
 
-# Recipes of the AI Edge Quantizer 0.10 by name, and whether each needs calibration data.
+# Recipes of the LiteRT Quantizer 0.11 by name, and whether each needs calibration data.
 RECIPES = {
     "dynamic_wi8_afp32": False,
     "dynamic_wi4_afp32": False,

@@ -64,7 +64,7 @@ def test_keep_float_leaves_a_layer_in_float(conv: Case) -> None:
 
 
 def test_a_recipe_file(conv: Case, tmp_path: Path) -> None:
-    from ai_edge_quantizer import recipe
+    from litert_quantizer import recipe
 
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe.dynamic_wi8_afp32()))

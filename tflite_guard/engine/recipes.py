@@ -1,4 +1,4 @@
-"""Quantization by recipes of the AI Edge Quantizer, from a float .tflite. Loads no TensorFlow."""
+"""Quantization by recipes of the LiteRT Quantizer, from a float .tflite. Loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def quantize_with_recipe(
 
 def _imported() -> Any:
     try:
-        from ai_edge_quantizer import quantizer
+        from litert_quantizer import quantizer
     except ImportError as error:
-        message = "recipes need the AI Edge Quantizer: pip install 'tflite-guard[recipes]'"
+        message = "recipes need the LiteRT Quantizer: pip install 'tflite-guard[recipes]'"
         raise ConversionError(message, "missing-package") from error
     return quantizer
 
@@ -66,7 +66,7 @@ def _with_builtin_codes(model: bytes) -> bytes:
 
 def _rules(recipe: str) -> Recipe:
     if recipe in RECIPES:
-        from ai_edge_quantizer import recipe as recipes
+        from litert_quantizer import recipe as recipes
 
         rules: Recipe = getattr(recipes, recipe)()
         return rules
@@ -143,4 +143,4 @@ def _guarded(recipe: str, quantize: Callable[[], bytes]) -> bytes:
     except EvaluationError:
         raise
     except Exception as error:  # the quantizer raises every kind
-        raise ConversionError(f"the AI Edge Quantizer failed with recipe {recipe}: {first_line(error)}") from error
+        raise ConversionError(f"the LiteRT Quantizer failed with recipe {recipe}: {first_line(error)}") from error

@@ -85,7 +85,7 @@ class Session:
         return _write_model(model, out)
 
     def task_recipe(self, *, float32: str, variant: dict[str, Any], out: str) -> dict[str, Any]:
-        """Make one variant with the AI Edge Quantizer from a float .tflite."""
+        """Make one variant with the LiteRT Quantizer from a float .tflite."""
         from tflite_guard.engine.recipes import quantize_with_recipe
         from tflite_guard.engine.tflite import names_of
 

@@ -52,7 +52,7 @@ def _check_recipe(variant: VariantView, context: Context) -> None:
         if recipe not in RECIPES:
             context.say(node, f"unknown recipe {quoted(recipe)}{did_you_mean(recipe, RECIPES)}")
     elif (path := check_file(node, "recipe", context)) and context.once(_recipe_rules, path) is None:
-        context.say(node, f"{recipe} is not a recipe of the AI Edge Quantizer: a JSON array of rules")
+        context.say(node, f"{recipe} is not a recipe of the LiteRT Quantizer: a JSON array of rules")
 
 
 def _recipe_rules(path: str) -> list[object] | None:
