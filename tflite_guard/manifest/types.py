@@ -6,6 +6,7 @@ they hold only strings, numbers, booleans, None, tuples and dictionaries.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -138,6 +139,11 @@ class VariantSpec:
     tolerances: dict[str, Tolerance] = field(default_factory=dict)
     ignore: tuple[Ignore, ...] = ()
     line: int = 0
+
+    @property
+    def recipe_file(self) -> str | None:
+        """The path of the recipe; None where it goes by a name."""
+        return self.recipe if self.recipe is not None and os.path.isabs(self.recipe) else None
 
 
 @dataclass(frozen=True)

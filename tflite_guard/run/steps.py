@@ -166,9 +166,7 @@ class Steps:
         source = variant.source or self.model.reference
         part = _conversion_part(variant)
         calibration = self._data_key(part.calibration) if part.calibration is not None else None
-        recipe = part.recipe
-        if recipe is not None and os.path.isabs(recipe):
-            recipe = self.run.hashes(recipe)
+        recipe = self.run.hashes(part.recipe_file) if part.recipe_file else part.recipe
         how = msgspec.to_builtins(replace(part, recipe=recipe, calibration=None, source=None))
         return key_of("artifact", self._model_key(source), how, calibration, _code())
 
@@ -330,4 +328,4 @@ def paths_of(model: ModelSpec, allow_code: bool) -> Iterator[str | None]:
             yield from (data.path, data.labels_file, data.root if allow_code else None)
             yield from data.roots if data.source == "python" else ()
     for variant in model.variants:
-        yield from (variant.tflite, variant.recipe, variant.observed_outputs)
+        yield from (variant.tflite, variant.recipe_file, variant.observed_outputs)
