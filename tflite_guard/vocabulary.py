@@ -47,15 +47,31 @@ QUANTIZATIONS = {
     )
 }
 
-# Recipes of the AI Edge Quantizer 0.10 by name, and whether each needs calibration data.
+# Recipes of the LiteRT Quantizer 0.11 by name, and whether each needs calibration data. Those that it has beside these
+# make nothing to judge: recipes of several models in one file, rules for layers of one model, blocks of 8 bits, which
+# it leaves in float, blocks of 2 bits, for which LiteRT has no kernel, and 2 bits throughout, with which LiteRT reads
+# convolutions' weights from memory that nobody has written.
 RECIPES = {
     "dynamic_wi8_afp32": False,
     "dynamic_wi4_afp32": False,
+    "dynamic_wi8c_afp32": False,
+    "dynamic_wi4c_afp32": False,
+    "dynamic_wi4b32_afp32": False,
+    "dynamic_wi4b64_afp32": False,
+    "dynamic_wi8c_hr_afp32": False,
+    "dynamic_wi4c_hr_afp32": False,
+    "dynamic_wi2c_hr_afp32": False,
+    "dynamic_wi8_afp32_hadamard": False,
+    "dynamic_wi4_afp32_hadamard": False,
     "dynamic_legacy_wi8_afp32": False,
     "weight_only_wi8_afp32": False,
     "weight_only_wi4_afp32": False,
+    "default_af32w8float": False,
+    "default_af32w4float": False,
     "static_wi8_ai8": True,
     "static_wi8_ai16": True,
+    "default_a8w8": True,
+    "default_a16w8": True,
 }
 
 

@@ -135,7 +135,7 @@ def test_the_image_is_smaller_than_what_pip_installs_and_gives_the_same_results(
 def test_what_is_left_after_slimming_works_and_installs_nothing(docker: Engine, image: str) -> None:
     program = """
 import importlib.util
-import tensorflow, tf_keras, h5py, scipy.stats, ai_edge_litert.interpreter, ai_edge_quantizer, PIL.Image, httpx
+import tensorflow, tf_keras, h5py, scipy.stats, ai_edge_litert.interpreter, litert_quantizer, PIL.Image, httpx
 print("imported; pip:", importlib.util.find_spec("pip"))
 """
     said = docker.call("run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", program)

@@ -75,6 +75,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data/records.tfrecord": b"\x80\x02\0\0\0\0\0\0",
         "data/pointer.npz": POINTER,
         "recipes/static.json": json.dumps(rules).encode(),
+        "recipes/fitted.json": b'[{"algorithm_key": "GPTQ"}]',
         "recipes/weights.json": b"[{}]",
         "recipes/broken.json": b"{",
     }.items():

@@ -273,6 +273,14 @@ def test_a_quantization_aware_source_needs_no_calibration(read: Read, manifest: 
     assert message.startswith("int8 needs a calibration dataset")
 
 
+@pytest.mark.parametrize(("recipe", "calibrated"), [("static", True), ("fitted", True), ("weights", False)])
+def test_a_recipe_file_that_needs_examples_needs_calibration(
+    manifest: Make, messages: Any, recipe: str, calibrated: bool
+) -> None:
+    found = messages(manifest(variants=[{"name": "v", "recipe": f"recipes/{recipe}.json"}], calibration=None))
+    assert [m.split(";")[0] for m in found] == [f"recipes/{recipe}.json needs a calibration dataset"] * calibrated
+
+
 def test_a_name_alone_makes_no_source_quantization_aware(read: Read, manifest: Make, messages: Any) -> None:
     scoped = {"name": "scoped", "quantization": "int8", "source": {"saved_model": "models/scoped"}}
     assert only(read(manifest(variants=[scoped])))["scoped"].calibration.name == "calib"

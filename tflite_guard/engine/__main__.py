@@ -116,7 +116,7 @@ _EXTRAS = {
     "h5py": "tensorflow",
     "tf_keras": "tensorflow",
     "ai_edge_litert": "litert",
-    "ai_edge_quantizer": "recipes",
+    "litert_quantizer": "recipes",
 }
 
 

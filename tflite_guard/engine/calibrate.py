@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tflite_guard.engine import graph as graphs
-from tflite_guard.errors import ConversionError, DataError
+from tflite_guard.engine.surgery import pack, unpack
+from tflite_guard.errors import DataError
 
 Array = npt.NDArray[Any]
 Ranges = dict[str, tuple[float, float]]
@@ -124,20 +124,10 @@ def _central(counts: npt.NDArray[np.int64], limits: tuple[float, float], percent
 
 def inject(model: bytes, ranges: Ranges) -> bytes:
     """The float flatbuffer with these ranges as its tensors' calibration results; other tensors keep theirs."""
-    content = schema.ModelT.InitFromPackedBuf(model)
+    content = unpack(model)
     for tensor in content.subgraphs[0].tensors:
         limits = ranges.get(tensor.name.decode("utf-8", "replace"))
         if limits is not None:
             tensor.quantization = tensor.quantization or schema.QuantizationParametersT()
             tensor.quantization.min, tensor.quantization.max = [limits[0]], [limits[1]]
     return pack(content)
-
-
-def pack(content: Any) -> bytes:
-    """A flatbuffer from its object form."""
-    builder = flatbuffers.Builder(1 << 20)
-    try:
-        builder.Finish(content.Pack(builder), graphs.IDENTIFIER)
-    except (flatbuffers.builder.BuilderSizeError, MemoryError) as error:
-        raise ConversionError("the model is too large for a flatbuffer (2 GB)") from error
-    return bytes(builder.Output())

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
@@ -20,10 +18,11 @@ from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
 from tflite_guard.engine.saved_model import signature_operators
-from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line, names_of
-from tflite_guard.errors import ConversionError, DataError, EvaluationError
+from tflite_guard.engine.surgery import with_float32_constants
+from tflite_guard.engine.tflite import calibration_examples, first_line, names_of
+from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
-from tflite_guard.protocol import Names, TensorInfo
+from tflite_guard.protocol import Names
 
 Array = npt.NDArray[Any]
 Calibration = Callable[[], Iterator[dict[str, Array]]]
@@ -81,6 +80,11 @@ class FloatModel:
             return _float_flatbuffer(self._spec.path)
         return self._convert(_plain)
 
+    @cached_property
+    def _flatbuffer(self) -> bytes:
+        """The .tflite as the calibrator takes it."""
+        return with_float32_constants(self._float32)
+
     def float32(self) -> bytes:
         """The model without quantization; a .tflite's own bytes."""
         return self._float32
@@ -107,7 +111,7 @@ class FloatModel:
                     "convolution and matrix product in float; name a dataset as calibration",
                     "no-calibration",
                 )
-        self._refuse_loops()
+        graphs.refuse_loops(graphs.read(self._float32))
         if calibration is None:
             raise ConversionError(
                 f"{quantization} needs calibration data; name a dataset as calibration", "no-calibration"
@@ -181,7 +185,7 @@ class FloatModel:
         options = conversion.calibration_options
         if self._spec.kind == "tflite":
             return _guarded(
-                lambda: _int16x8_flatbuffer(self._float32, self._listed(calibration, options), conversion.io)
+                lambda: _int16x8_flatbuffer(self._flatbuffer, self._listed(calibration, options), conversion.io)
             )
 
         def setup(converter: Any) -> None:
@@ -192,14 +196,6 @@ class FloatModel:
             _set_io(converter, conversion.io)
 
         return self._convert(setup)
-
-    def _refuse_loops(self) -> None:
-        """TensorFlow's calibrator does not fail on a loop, it crashes the process (2.21)."""
-        if graphs.has_loop(graphs.read(self._float32)):
-            raise ConversionError(
-                "the converter cannot calibrate a model with a loop, which recurrent layers become; "
-                "build the model with unroll=True, or use dynamic_range"
-            )
 
     def _refuse_integer_inputs(self) -> None:
         """The converter asks for ranges of integer inputs too, which it never records."""
@@ -265,7 +261,7 @@ class FloatModel:
 
     def _calibrated_once(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
         if self._spec.kind == "tflite":
-            return _guarded(lambda: _calibrated_flatbuffer(self._float32, self._listed(calibration, options)))
+            return _guarded(lambda: _calibrated_flatbuffer(self._flatbuffer, self._listed(calibration, options)))
 
         def setup(converter: Any) -> None:
             _optimized(converter)
@@ -275,16 +271,11 @@ class FloatModel:
         return self._convert(setup)
 
     def _samples(self, calibration: Calibration, options: CalibrationOptions) -> Iterator[dict[str, Array]]:
-        empty = True
-        for sample in islice(calibration(), options.samples):
-            empty = False
-            yield {name: _sample(name, info, sample) for name, info in self.names.inputs.items()}
-        if empty:
-            raise DataError("the calibration data has no examples")
+        return calibration_examples(calibration(), self.names.inputs, options.samples)
 
     def _listed(self, calibration: Calibration, options: CalibrationOptions) -> Callable[[], Iterator[list[Array]]]:
         """Samples in the order of the flatbuffer's inputs, as a file without a signature needs them."""
-        graph = graphs.read(self._float32)
+        graph = graphs.read(self._flatbuffer)
         names = {index: name for name, index in graphs.input_indices(graph).items()}
         order = [names[index] for index in graph.main.inputs]
         return lambda: ([sample[name] for name in order] for sample in self._samples(calibration, options))
@@ -309,14 +300,6 @@ def _int16x8_flatbuffer(model: bytes, samples: Callable[[], Iterator[list[Array]
 
     made = calibrator.Calibrator(calibrator.add_intermediate_tensors(model))
     return bytes(made.calibrate_and_quantize(samples, IO_TYPES[io], IO_TYPES[io], True, tf.int16, tf.int64))
-
-
-def _sample(name: str, info: TensorInfo, sample: Mapping[str, Array]) -> Array:
-    """One example in the input's dtype, repeated where the model prescribes a larger batch."""
-    values = np.asarray(sample[name])
-    check_dtype(name, values, info.dtype)
-    check_shape(name, values, info.shape)
-    return np.repeat(cast(name, values, info.dtype), info.shape[0] or 1 if info.shape else 1, axis=0)
 
 
 def _plain(_converter: Any) -> None:

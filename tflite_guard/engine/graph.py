@@ -121,7 +121,7 @@ def _graph(model: Any, size: int) -> Graph:
         raise ValueError("no subgraph")
     subgraphs = tuple(_subgraph(model.Subgraphs(i), codes, constants, size) for i in range(count))
     signatures = [model.SignatureDefs(i) for i in range(_counted(model.SignatureDefsLength(), size))]
-    return Graph(subgraphs, {_text(s.SignatureKey()): _signature(s, subgraphs, size) for s in signatures})
+    return Graph(subgraphs, {text(s.SignatureKey()): _signature(s, subgraphs, size) for s in signatures})
 
 
 def _counted(length: int, size: int) -> int:
@@ -130,7 +130,8 @@ def _counted(length: int, size: int) -> int:
     return length
 
 
-def _text(raw: bytes | None) -> str:
+def text(raw: bytes | None) -> str:
+    """A name as the file has it, whatever its bytes."""
     return (raw or b"").decode("utf-8", "replace")
 
 
@@ -145,7 +146,7 @@ TYPE_NAMES: dict[int, str] = {
 def _operator_name(code: Any) -> str:
     builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # old files set only the deprecated field
     if builtin == schema.BuiltinOperator.CUSTOM:
-        return _text(code.CustomCode())
+        return text(code.CustomCode())
     return OPERATOR_NAMES.get(builtin, f"operator {builtin}")
 
 
@@ -185,7 +186,7 @@ def _variable(raw: Any) -> str:
         return ""
     options = schema.VarHandleOptions()
     options.Init(table.Bytes, table.Pos)
-    return "/".join(filter(None, (_text(options.Container()), _text(options.SharedName()))))
+    return "/".join(filter(None, (text(options.Container()), text(options.SharedName()))))
 
 
 def _tensor(raw: Any, constants: Sequence[bool], size: int) -> Tensor:
@@ -194,7 +195,7 @@ def _tensor(raw: Any, constants: Sequence[bool], size: int) -> Tensor:
     quantization = raw.Quantization()
     scaled = quantization is not None and quantization.ScaleLength() > 0
     return Tensor(
-        name=_text(raw.Name()),
+        name=text(raw.Name()),
         shape=shape,
         shape_signature=tuple(None if s < 0 else s for s in signature),
         dtype=TYPE_NAMES[raw.Type()],
@@ -221,8 +222,8 @@ def _signature(raw: Any, subgraphs: Sequence[Subgraph], size: int) -> Signature:
         raise ValueError("a signature leads outside")
     return Signature(
         index,
-        {_text(entry.Name()): entry.TensorIndex() for entry in inputs},
-        {_text(entry.Name()): entry.TensorIndex() for entry in outputs},
+        {text(entry.Name()): entry.TensorIndex() for entry in inputs},
+        {text(entry.Name()): entry.TensorIndex() for entry in outputs},
     )
 
 
@@ -304,11 +305,6 @@ def has_resources(graph: Graph) -> bool:
     return any(op.type in RESOURCES for sub in graph.subgraphs for op in sub.operators)
 
 
-def has_loop(graph: Graph) -> bool:
-    """Whether something is computed in a loop, as recurrent layers are unless they are unrolled."""
-    return any(op.type == "WHILE" for sub in graph.subgraphs for op in sub.operators)
-
-
 def unassigned_variables(graph: Graph) -> list[str]:
     """Variables that are read and that no operator of the file assigns: what is read of them is anything."""
     read: set[str] = set()
@@ -320,6 +316,17 @@ def unassigned_variables(graph: Graph) -> list[str]:
         assigned |= {handles.get(index) for kind, index in used if kind == "ASSIGN_VARIABLE"}
     # Through a handle that another subgraph passed, any variable may be assigned.
     return [] if None in assigned else sorted(read - assigned)
+
+
+def refuse_loops(graph: Graph) -> None:
+    """Raise ConversionError for a graph with a loop: TensorFlow's calibrator does not fail on one but crashes the
+    process (2.21), and LiteRT shows no tensor inside of it.
+    """
+    if any(op.type == "WHILE" for sub in graph.subgraphs for op in sub.operators):
+        raise ConversionError(
+            "a model with a loop, which recurrent layers become, cannot be calibrated; "
+            "build the model with unroll=True, or use dynamic_range or a dynamic recipe"
+        )
 
 
 def resolve_keep_float(graph: Graph, patterns: Sequence[str]) -> list[str]:

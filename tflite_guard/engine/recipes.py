@@ -1,4 +1,4 @@
-"""Quantization by recipes of the AI Edge Quantizer, from a float .tflite. Loads no TensorFlow."""
+"""Quantization by recipes of the LiteRT Quantizer, from a float .tflite. Loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as schema
 
 from tflite_guard.engine import graph as graphs
-from tflite_guard.engine.calibrate import Ranges, measured_ranges, pack
-from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line
+from tflite_guard.engine.calibrate import Ranges, measured_ranges
+from tflite_guard.engine.surgery import with_builtin_codes, with_float32_constants
+from tflite_guard.engine.tflite import calibration_examples, first_line
 from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions
+from tflite_guard.protocol import TensorInfo
 from tflite_guard.vocabulary import RECIPES
 
 Array = npt.NDArray[Any]
@@ -35,91 +35,90 @@ def quantize_with_recipe(
 ) -> bytes:
     """The float .tflite quantized by a recipe: one of RECIPES by name, or the path of a recipe file.
 
-    Its own calibration smooths ranges over the examples; `measured` ranges, and files without a signature, which
-    its calibration cannot read, get each tensor's true range. Raises ConversionError.
+    The quantizer's own calibration smooths ranges over the examples; `measured` ranges, and files without a
+    signature, which its calibration cannot read, get each tensor's true range. Raises ConversionError.
     """
     quantizer_module = _imported()
-    prepared = _with_builtin_codes(model)
-    rules = _rules(recipe) + _float_rules(graphs.read(prepared), keep_float)
-    return _guarded(
-        recipe, lambda: _quantized(quantizer_module.Quantizer(prepared, rules), prepared, recipe, calibration, options)
-    )
+    prepared = with_float32_constants(with_builtin_codes(model))
+    rules = recipe if recipe in RECIPES else _rules(recipe)
+    names = graphs.resolve_keep_float(graphs.read(prepared), keep_float)
+
+    def quantize() -> bytes:
+        quantizer = quantizer_module.Quantizer(prepared, rules)
+        for name in names:
+            quantizer.update_quantization_recipe(f"^{re.escape(name)};?$", "*", algorithm_key="no_quantize")
+        ranges = _ranges(quantizer, prepared, recipe, calibration, options) if quantizer.need_calibration else None
+        return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+
+    return _guarded(recipe, quantize)
 
 
 def _imported() -> Any:
     try:
-        from ai_edge_quantizer import quantizer
+        from litert_quantizer import quantizer
     except ImportError as error:
-        message = "recipes need the AI Edge Quantizer: pip install 'tflite-guard[recipes]'"
+        message = "recipes need the LiteRT Quantizer: pip install 'tflite-guard[recipes]'"
         raise ConversionError(message, "missing-package") from error
     return quantizer
 
 
-def _with_builtin_codes(model: bytes) -> bytes:
-    """The model with `builtinCode` set everywhere: where only the older field is, biases would come out invalid."""
-    content = schema.ModelT.InitFromPackedBuf(model)
-    stale = [c for c in content.operatorCodes if c.builtinCode < c.deprecatedBuiltinCode]
-    for code in stale:
-        code.builtinCode = code.deprecatedBuiltinCode
-    return pack(content) if stale else model
-
-
-def _rules(recipe: str) -> Recipe:
-    if recipe in RECIPES:
-        from ai_edge_quantizer import recipe as recipes
-
-        rules: Recipe = getattr(recipes, recipe)()
-        return rules
+def _rules(path: str) -> Recipe:
     try:
-        loaded = json.loads(Path(recipe).read_bytes())
+        loaded = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise ConversionError(f"{recipe} cannot be read as a recipe ({first_line(error)})") from error
+        raise ConversionError(f"{path} cannot be read as a recipe ({first_line(error)})") from error
     if not isinstance(loaded, list) or not all(isinstance(rule, dict) for rule in loaded):
         raise ConversionError(
-            f"{recipe} is no recipe: it must be a list of rules, as Quantizer.get_quantization_recipe gives"
+            f"{path} is no recipe: it must be a list of rules, as Quantizer.get_quantization_recipe gives"
         )
     return loaded
 
 
-def _float_rules(graph: graphs.Graph, keep_float: Sequence[str]) -> Recipe:
-    names = graphs.resolve_keep_float(graph, keep_float)
-    rule = {"operation": "*", "algorithm_key": "no_quantize", "op_config": {}}
-    return [{"regex": f"^{re.escape(name)};?$", **rule} for name in names]
-
-
-def _quantized(
-    quantizer: Any, model: bytes, recipe: str, calibration: Calibration | None, options: CalibrationOptions
-) -> bytes:
-    ranges = _ranges(quantizer, model, recipe, calibration, options) if quantizer.need_calibration else None
-    return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
-
-
 def _ranges(
     quantizer: Any, model: bytes, recipe: str, calibration: Calibration | None, options: CalibrationOptions
-) -> Any:
+) -> dict[str, Any]:
+    graph = graphs.read(model)
+    graphs.refuse_loops(graph)
     if calibration is None:
         raise ConversionError(
             f"recipe {recipe} needs calibration data; name a dataset as calibration", "no-calibration"
         )
-    graph = graphs.read(model)
-    key = next(iter(graph.signatures), None)
-    if key is None or options.ranges == "measured" or options.clip_percentile is not None:
-        examples = lambda: _samples(graph, calibration, options)  # noqa: E731
-        return _as_statistics(graph, measured_ranges(model, examples, options.clip_percentile))
-    return quantizer.calibrate({key: list(_samples(graph, calibration, options))})
-
-
-def _samples(graph: graphs.Graph, calibration: Calibration, options: CalibrationOptions) -> Iterator[dict[str, Array]]:
     inputs = {name: graph.main.tensors[index] for name, index in graphs.input_indices(graph).items()}
-    for sample in islice(calibration(), options.samples):
-        yield {name: _sample(name, tensor, sample) for name, tensor in inputs.items()}
+    infos = {name: TensorInfo(tensor.shape_signature, tensor.dtype) for name, tensor in inputs.items()}
+
+    def examples() -> Iterator[dict[str, Array]]:
+        return calibration_examples(calibration(), infos, options.samples)
+
+    signature = next(iter(graph.signatures), None)
+    if signature is None or options.ranges == "measured" or options.clip_percentile is not None:
+        _refuse_fitted_weights(quantizer, recipe)
+        return _as_statistics(graph, measured_ranges(model, examples, options.clip_percentile))
+    return _smoothed(quantizer, model, signature, examples())
 
 
-def _sample(name: str, tensor: graphs.Tensor, sample: Mapping[str, Array]) -> Array:
-    values = np.asarray(sample[name])
-    check_dtype(name, values, tensor.dtype)
-    check_shape(name, values, tensor.shape_signature)
-    return cast(name, values, tensor.dtype)
+def _refuse_fitted_weights(quantizer: Any, recipe: str) -> None:
+    """Without its own statistics GPTQ does not fail, it leaves the weights in float."""
+    if any(rule["algorithm_key"] == "GPTQ" for rule in quantizer.get_quantization_recipe()):
+        raise ConversionError(
+            f"recipe {recipe} fits weights to activations (GPTQ), for which ranges do not suffice; "
+            "leave out measured ranges and clip_percentile, and give the .tflite a signature"
+        )
+
+
+def _smoothed(quantizer: Any, model: bytes, signature: str, examples: Iterator[Mapping[str, Array]]) -> dict[str, Any]:
+    """The quantizer's own calibration. Its `calibrate` would make a list of all examples, so each goes in by itself;
+    the results are the same. Between examples it forgets a model's state.
+    """
+    from litert_quantizer.calibrator import Calibrator
+    from litert_quantizer.recipe_manager import RecipeManager
+
+    rules = RecipeManager()
+    rules.load_quantization_recipe(quantizer.get_quantization_recipe())
+    calibrator = Calibrator(model)
+    for example in examples:
+        calibrator.calibrate({signature: [example]}, rules)
+    statistics: dict[str, Any] = calibrator.get_model_qsvs()
+    return statistics
 
 
 def _as_statistics(graph: graphs.Graph, ranges: Ranges) -> dict[str, dict[str, Array]]:
@@ -140,7 +139,7 @@ def _guarded(recipe: str, quantize: Callable[[], bytes]) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they concern whoever wrote the library, not its user's user
             return quantize()
-    except EvaluationError:
+    except (EvaluationError, MemoryError):
         raise
     except Exception as error:  # the quantizer raises every kind
-        raise ConversionError(f"the AI Edge Quantizer failed with recipe {recipe}: {first_line(error)}") from error
+        raise ConversionError(f"the LiteRT Quantizer failed with recipe {recipe}: {first_line(error)}") from error

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -410,6 +411,27 @@ def cast(name: str, values: Array, dtype: str) -> Array:
                 f"input {name}: the value {low if low < limits.min else high} does not fit the model's {dtype}"
             )
     return values.astype(target)
+
+
+def calibration_examples(
+    examples: Iterable[Mapping[str, Array]], inputs: Mapping[str, TensorInfo], samples: int | None
+) -> Iterator[dict[str, Array]]:
+    """At most so many examples (None: all), batches of one, as the model takes them: in its dtypes, and repeated
+    where it prescribes a larger batch. Raises DataError for one that does not fit, or where there is none.
+    """
+    empty = True
+    for example in islice(examples, samples):
+        empty = False
+        yield {name: _fitted(name, info, np.asarray(example[name])) for name, info in inputs.items()}
+    if empty:
+        raise DataError("the calibration data has no examples")
+
+
+def _fitted(name: str, info: TensorInfo, values: Array) -> Array:
+    check_dtype(name, values, info.dtype)
+    check_shape(name, values, info.shape)
+    fixed = info.shape[0] if info.shape else 1
+    return np.repeat(cast(name, values, info.dtype), fixed or 1, axis=0)
 
 
 def quantize(values: Array, port: Port) -> Array:

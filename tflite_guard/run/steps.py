@@ -238,7 +238,7 @@ def environment() -> dict[str, Any]:
         "tf_keras": _version("tf-keras"),
         "h5py": _version("h5py"),
         "ai_edge_litert": _version("ai-edge-litert"),
-        "ai_edge_quantizer": _version("ai-edge-quantizer"),
+        "litert_quantizer": _version("litert-quantizer"),
         "numpy": _version("numpy"),
         "pillow": _version("pillow"),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -52,7 +52,7 @@ def _check_recipe(variant: VariantView, context: Context) -> None:
         if recipe not in RECIPES:
             context.say(node, f"unknown recipe {quoted(recipe)}{did_you_mean(recipe, RECIPES)}")
     elif (path := check_file(node, "recipe", context)) and context.once(_recipe_rules, path) is None:
-        context.say(node, f"{recipe} is not a recipe of the AI Edge Quantizer: a JSON array of rules")
+        context.say(node, f"{recipe} is not a recipe of the LiteRT Quantizer: a JSON array of rules")
 
 
 def _recipe_rules(path: str) -> list[object] | None:
@@ -140,10 +140,14 @@ def _needs_calibration(variant: VariantView, context: Context) -> bool:
         return variant.calibrated and not trained
     if escapes(recipe, context):
         return False
-    return any(_quantizes_activations(rule) for rule in context.once(_recipe_rules, context.real_path(recipe)) or ())
+    return any(_asks_for_examples(rule) for rule in context.once(_recipe_rules, context.real_path(recipe)) or ())
 
 
-def _quantizes_activations(rule: object) -> bool:
-    """A rule with fixed activation ranges (`activation_tensor_config`), which come from calibration."""
-    config = rule.get("op_config") if isinstance(rule, dict) else None
-    return isinstance(config, dict) and bool(config.get("activation_tensor_config"))
+def _asks_for_examples(rule: object) -> bool:
+    """A rule with fixed activation ranges (`activation_tensor_config`), or with weights fitted to activations."""
+    if not isinstance(rule, dict):
+        return False
+    config = rule.get("op_config")
+    return rule.get("algorithm_key") == "GPTQ" or (
+        isinstance(config, dict) and bool(config.get("activation_tensor_config"))
+    )
