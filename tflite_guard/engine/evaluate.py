@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.datasets import Batch, Dataset, about
+from tflite_guard.datasets.arrays import write_npz
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
 from tflite_guard.engine.names import Names, TensorInfo
@@ -143,7 +144,7 @@ class Scorer:
             if isinstance(column, _Column)
             for key, value in concatenate(column.scores).items()
         }
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        write_npz(path, arrays)
 
 
 @dataclass(frozen=True)
