@@ -175,14 +175,16 @@ def validate(manifests: tuple[str, ...], data_roots: tuple[str, ...], allow_code
 @click.option(
     "-o", "--output", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE", help="The manifest to write."
 )
-@click.option("--force", is_flag=True, help="Overwrite an existing manifest.")
+@click.option("--signature", metavar="NAME", help="Which signature of a SavedModel or .tflite that has several.")
+@click.option("--force", is_flag=True, help="Overwrite an existing manifest, and its random data.")
 @VERBOSE
-def init(model: str, data: str | None, output: str, force: bool, verbose: bool) -> None:
+def init(model: str, data: str | None, output: str, signature: str | None, force: bool, verbose: bool) -> None:
     """Write a manifest that works for MODEL, with DATA (.npz) if given."""
     from tflite_guard.init import write_manifest
 
     _require_place(output)
-    for line in write_manifest(model, data, output, force=force, on_log=_log if verbose else None):
+    log = _log if verbose else None
+    for line in write_manifest(model, data, output, signature=signature, force=force, on_log=log):
         click.echo(line)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tflite_guard.errors import DataError, EvaluationError, UsageError
-from tflite_guard.files import find_root, sniff, write_atomically
+from tflite_guard.errors import DataError, EvaluationError, ModelFileError, UsageError
+from tflite_guard.files import contained, find_root, lfs_pointer, sniff, write_atomically
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import describe
@@ -18,9 +21,12 @@ from tflite_guard.vocabulary import DEFAULT_MANIFEST, ReferenceKind
 
 KINDS: dict[str, ReferenceKind] = {"keras": "keras", "hdf5": "keras", "saved_model": "saved_model", "tflite": "tflite"}
 RANDOM_EXAMPLES = 64
+RANDOM_BYTES = 64 * 2**20
+LABEL_NAMES = frozenset({"label", "labels", "y", "target", "targets", "class", "classes"})
 MAX_DROP = 0.01
 MIN_AGREEMENT = 0.97
 MIN_SQNR_DB = 10.0
+BY_HAND = 'rename the arrays as the model\'s inputs, or write the manifest\'s "inputs" and "preprocess" by hand'
 
 
 @dataclass(frozen=True)
@@ -30,53 +36,88 @@ class _Array:
     shape: tuple[int, ...]
     dtype: str
 
+    def __str__(self) -> str:
+        return f"{list(self.shape)} {self.dtype}"
+
+
+@dataclass(frozen=True)
+class _Port:
+    """One input or output of the model. A first dimension of 1 or None is the batch; no dimensions are a scalar's."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return "[" + ", ".join("?" if size is None else str(size) for size in self.shape) + f"] {self.dtype}"
+
+    def takes(self, array: _Array) -> bool:
+        """Whether an array holds one example a row, and numbers that can become the port's without loss of meaning."""
+        kind, own = _kind(array.dtype), _kind(self.dtype)
+        as_numbers = kind == own or (kind in "iu" and own in "iu") or (kind in "biu" and own == "f")
+        return as_numbers and any(_agree(array.shape[1:], example) for example in self.examples())
+
+    def examples(self) -> Iterator[tuple[int | None, ...]]:
+        """The shapes that one example can have; a first dimension above 1 may be a batch or the example's own."""
+        if self.shape:
+            yield self.shape[1:]
+        if not self.shape or (self.shape[0] or 1) > 1:
+            yield self.shape
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a model takes and gives; aliases are other names for the same, from layers and keys of dictionaries."""
+
+    inputs: dict[str, _Port]
+    outputs: dict[str, _Port]
+    input_aliases: dict[str, str] = field(default_factory=dict)
+    output_aliases: dict[str, str] = field(default_factory=dict)
+
 
 def write_manifest(
-    model: str, data: str | None, output: str, *, force: bool = False, on_log: Callable[[str], None] | None = None
+    model: str,
+    data: str | None,
+    output: str,
+    *,
+    signature: str | None = None,
+    force: bool = False,
+    on_log: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
     """Write a manifest that passes `validate` and runs; yields what was done, a line each.
 
     Without data, an .npz of random inputs is written beside it, which checks that conversion works and
-    says nothing of accuracy.
+    says nothing of accuracy. `signature` chooses among several of a SavedModel or .tflite.
 
     Raises:
-        UsageError: the model is of no supported kind, or the manifest exists already.
-        EvaluationError: the model cannot be loaded.
-        DataError: no array of the data fits an input.
+        UsageError: the model is of no supported kind, or a file to write exists already.
+        EvaluationError: the model cannot be loaded or evaluated, or a file cannot be written.
+        DataError: it is not certain which array of the data belongs to which input.
     """
-    if os.path.exists(output) and not force:
-        raise UsageError(f"{output}: exists already; use --force to overwrite it, or -o to write another")
-    for path in filter(None, (model, data)):
-        if not os.path.exists(path):
-            raise UsageError(f"{path}: no such file or folder")
-    kind = KINDS.get(sniff(model))
-    if kind is None:
-        raise UsageError(f"{model}: is no .keras, .h5, SavedModel or .tflite that can be read")
+    kind = _kind_of(model, signature)
     folder = os.path.dirname(os.path.abspath(output))
-    root = find_root(folder)
-    for path in filter(None, (model, data)):
-        if not os.path.realpath(path).startswith(os.path.realpath(root) + os.sep):
-            raise UsageError(
-                f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)"
-            )
-    try:
-        described = describe(ReferenceSpec(kind, FileSpec(os.path.realpath(model))), Options(), on_log)
-    except EvaluationError as error:
-        raise EvaluationError(error.kind, str(error).replace(os.path.realpath(model), model)) from None
-    names = asdict(described)
-    if data is None:
-        data = _random_data(names["inputs"], Path(folder) / f"{Path(output).stem}-random.npz")
+    random = None if data is not None else os.path.join(folder, f"{Path(output).stem}-random.npz")
+    _check_places(model, data, folder)
+    for path in filter(None, (output, random)):
+        if os.path.lexists(path) and not force:
+            raise UsageError(f"{path}: exists already; use --force to overwrite it, or -o to write another")
+    names = _names(kind, model, signature, on_log)
+    if random is None:
+        assert data is not None
+        found = _arrays(data)
+        notes = ["calibration uses the evaluation data for now; name a sample of the training data for honest figures"]
+    else:
+        data = os.path.relpath(random)
+        made = _random_arrays(names, model)
+        found = {name: _Array(array.shape, str(array.dtype)) for name, array in made.items()}
+        _write(random, _npz(made))
+        count = len(next(iter(made.values())))
         notes = [
-            f"{data}: {RANDOM_EXAMPLES} random examples; they show that conversion works, not how accurate it is",
+            f"{data}: random examples (n = {count}); they show that conversion works, not how accurate it is",
             "replace them with real data and labels",
         ]
-    else:
-        notes = ["calibration uses the evaluation data for now; name a sample of the training data for honest figures"]
-    manifest = _manifest(kind, model, data, folder, names)
-    try:
-        write_atomically(output, (json.dumps(manifest, indent=2) + "\n").encode())
-    except OSError as error:
-        raise EvaluationError("file", f"{output}: cannot be written ({error.strerror}); name another with -o") from None
+    reference = {kind: _relative(model, folder)} | ({"signature": signature} if signature is not None else {})
+    manifest = _manifest(kind, reference, Path(model).stem, _dataset(data, folder, found, names, notes), names)
+    _write(output, (json.dumps(manifest, indent=2) + "\n").encode())
     yield from notes
     variants = ", ".join(
         variant if isinstance(variant, str) else variant["name"] for variant in manifest["models"][0]["variants"]
@@ -85,90 +126,198 @@ def write_manifest(
     yield "next: tflite-guard check" + ("" if output == DEFAULT_MANIFEST else f" {output}")
 
 
-def _manifest(kind: str, model: str, data: str, folder: str, names: dict[str, Any]) -> dict[str, Any]:
-    arrays = _arrays(data)
-    inputs, casts = _inputs(names["inputs"], arrays, data)
-    labels = _labels(arrays, set(inputs.values()), names["outputs"])
-    dataset: dict[str, Any] = {"source": "npz", "path": _relative(data, folder), "inputs": inputs}
-    if labels is not None:
-        dataset["labels"] = labels
-    if casts:
-        dataset["preprocess"] = casts
+def _kind_of(model: str, signature: str | None) -> ReferenceKind:
+    if not os.path.exists(model):
+        raise UsageError(f"{model}: no such file or folder")
+    if lfs_pointer(model):
+        raise UsageError(f"{model}: is a Git LFS pointer, not the model itself; run `git lfs pull`")
+    kind = KINDS.get(sniff(model))
+    if kind is None:
+        raise UsageError(f"{model}: is no .keras, .h5, SavedModel or .tflite that can be read")
+    if kind == "keras" and signature is not None:
+        raise UsageError(f"{model}: --signature is for a SavedModel or a .tflite; a Keras model has none")
+    return kind
+
+
+def _check_places(model: str, data: str | None, folder: str) -> None:
+    root = find_root(folder)
+    for path in filter(None, (model, data)):
+        if not os.path.exists(path):
+            raise UsageError(f"{path}: no such file or folder")
+        if not contained(path, [root]):
+            raise UsageError(
+                f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)"
+            )
+
+
+def _names(kind: ReferenceKind, model: str, signature: str | None, on_log: Callable[[str], None] | None) -> _Names:
+    """What the model takes and gives. Raises EvaluationError for what cannot be evaluated, such as text."""
+    real = os.path.realpath(model)
+    reference = (
+        ReferenceSpec(kind, FileSpec(real)) if signature is None else ReferenceSpec(kind, FileSpec(real), signature)
+    )
+    try:
+        described = describe(reference, Options(), on_log)
+    except EvaluationError as error:
+        advice = "; choose one with --signature" if error.kind == "signature" else ""
+        raise EvaluationError(error.kind, str(error).replace(real, model) + advice) from None
+    sides = {}
+    for side, infos in (("inputs", described.inputs), ("outputs", described.outputs)):
+        sides[side] = {name: _Port(info.shape, info.dtype) for name, info in infos.items()}
+        if not sides[side]:
+            raise ModelFileError(f"{model}: has no {side}; there is nothing to evaluate")
+        for name, port in sides[side].items():
+            if _kind(port.dtype) not in "biuf":
+                message = f"{model}: {side[:-1]} {name!r} holds {port.dtype} values, which cannot be evaluated; "
+                raise ModelFileError(message + "export the model without that part", "unsupported-type")
+    if len(sides["inputs"]) > 1 and "" in sides["inputs"]:
+        raise ModelFileError(f"{model}: an input has no name, so no array can be bound to it; convert it with names")
+    return _Names(**sides, input_aliases=described.input_aliases, output_aliases=described.output_aliases)
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise EvaluationError("file", f"{path}: cannot be written ({error.strerror}); name another with -o") from None
+
+
+def _manifest(
+    kind: ReferenceKind, reference: dict[str, str], name: str, dataset: dict[str, Any], names: _Names
+) -> dict[str, Any]:
+    labelled = "labels" in dataset
     entry: dict[str, Any] = {
-        "name": Path(model).stem,
-        "reference": {kind: _relative(model, folder)},
+        "name": name,
+        "reference": reference,
         "evaluation": "evaluation",
         "calibration": "evaluation",
-        "metrics": ["accuracy", "agreement"] if labels is not None else ["sqnr", "cosine_similarity"],
+        "metrics": ["accuracy", "agreement"] if labelled else ["sqnr", "cosine_similarity"],
         "tolerances": {"accuracy": {"max_drop": MAX_DROP}, "agreement": {"min": MIN_AGREEMENT}}
-        if labels is not None
+        if labelled
         else {"sqnr": {"min": MIN_SQNR_DB}},
         "variants": _variants(kind, names),
     }
     return {"schema_version": 1, "datasets": {"evaluation": dataset}, "models": [entry]}
 
 
-def _variants(kind: str, names: dict[str, Any]) -> list[Any]:
-    floats = all(info["dtype"].startswith("float") for side in ("inputs", "outputs") for info in names[side].values())
+def _variants(kind: ReferenceKind, names: _Names) -> list[Any]:
+    floats = all(port.dtype.startswith("float") for port in (*names.inputs.values(), *names.outputs.values()))
     int8: Any = {"name": "int8", "quantization": "int8", "io": "int8"} if floats else "int8"
     return ["float32", int8] if kind == "tflite" else ["float32", "float16", "dynamic_range", int8]
 
 
-def _inputs(
-    wanted: dict[str, Any], arrays: dict[str, _Array], data: str
-) -> tuple[dict[str, str], list[dict[str, str]] | dict[str, list[dict[str, str]]]]:
-    """Model input to key, by name and then by shape; and the casts that differing dtypes need."""
-    inputs: dict[str, str] = {}
-    casts: dict[str, list[dict[str, str]]] = {}
-    for name, info in wanted.items():
-        free = {key: array for key, array in arrays.items() if key not in inputs.values() and _fits(array, info)}
-        if not free:
-            held = ", ".join(f"{key} {list(array.shape)} {array.dtype}" for key, array in arrays.items())
+def _dataset(data: str, folder: str, arrays: Mapping[str, _Array], names: _Names, notes: list[str]) -> dict[str, Any]:
+    """The manifest's dataset; `notes` gains what a reader should know of how it came about."""
+    inputs = _inputs(names, arrays, data)
+    lone = len(inputs) == 1
+    dataset: dict[str, Any] = {
+        "source": "npz",
+        "path": _relative(data, folder),
+        "inputs": inputs.get("", inputs),  # a lone input without a name
+    }
+    labels = _labels(names, {key: array for key, array in arrays.items() if key not in inputs.values()}, data)
+    if len(labels) == 1:
+        dataset["labels"] = labels[0]
+    elif labels:
+        notes.append(f'{data}: {" and ".join(labels)} could each be the labels; none is used: add "labels" by hand')
+    casts = {
+        name: [{"cast": names.inputs[name].dtype}]
+        for name, key in inputs.items()
+        if _kind(arrays[key].dtype) != _kind(names.inputs[name].dtype)
+    }
+    if casts:
+        dataset["preprocess"] = next(iter(casts.values())) if lone else casts
+    return dataset
+
+
+def _inputs(names: _Names, arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
+    """Model input to array: by its exact name, then by another name of it, then where only one is possible.
+
+    Names come before shapes for all inputs, so that an array with one input's name never goes to another.
+    """
+    inputs = {name: name for name in names.inputs if name in arrays}
+    for name in names.inputs:
+        known = [alias for alias, own in names.input_aliases.items() if own == name and alias in arrays]
+        if name not in inputs and len(known) > 1:
+            raise DataError(f"{data}: {' and '.join(known)} are both names of input {name!r}; {BY_HAND}")
+        if name not in inputs and known:
+            inputs[name] = known[0]
+    for name, key in inputs.items():
+        if not names.inputs[name].takes(arrays[key]):
             raise DataError(
-                f"{data}: no array fits input {name!r} of shape {_shape(info)} {info['dtype']} (it holds {held})"
+                f"{data}: array {key!r} {arrays[key]} does not fit the input of its name, which takes "
+                f"{names.inputs[name]}; change the array, or write the manifest's dataset by hand with preprocess steps"
             )
-        key = name if name in free else next(iter(free))
-        inputs[name] = key
-        if _kind(free[key].dtype) != _kind(info["dtype"]):
-            casts[name] = [{"cast": info["dtype"]}]
-    if len(wanted) == 1:
-        return inputs, next(iter(casts.values()), [])
-    return inputs, casts
+    taken = {*inputs.values(), *_named_as_labels(names, arrays)}
+    free = {key: array for key, array in arrays.items() if key not in taken}
+    left = {name: port for name, port in names.inputs.items() if name not in inputs}
+    inputs |= _only_fits(left, free, data)
+    return {name: inputs[name] for name in names.inputs}
 
 
-def _labels(arrays: dict[str, _Array], taken: set[str], outputs: dict[str, Any]) -> str | None:
-    """The key of class labels: one integer an example, where the model has one output of classes."""
-    if len(outputs) != 1:
-        return None
-    (output,) = outputs.values()
-    if len(output["shape"]) != 2 or not output["dtype"].startswith("float"):
-        return None
-    found = [
+def _only_fits(ports: Mapping[str, _Port], arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
+    """Each input's array where it alone fits and fits no other input. Raises DataError where that leaves a doubt."""
+    fitting = {name: [key for key, array in arrays.items() if port.takes(array)] for name, port in ports.items()}
+    for name, keys in fitting.items():
+        rivals = [other for other, others in fitting.items() if other != name and set(keys) & set(others)]
+        if len(keys) == 1 and not rivals:
+            continue
+        listed = ", ".join(f"{key} {arrays[key]}" for key in keys or arrays) or "no other array"
+        wanted = f"input {name!r} {ports[name]}"
+        if not keys:
+            raise DataError(f"{data}: no array fits {wanted} (there is {listed}); {BY_HAND}")
+        contested = f", which could also be {' or '.join(map(repr, rivals))}" if rivals else ""
+        raise DataError(f"{data}: it is not certain which array is {wanted}: {listed}{contested}; {BY_HAND}")
+    return {name: keys[0] for name, keys in fitting.items()}
+
+
+def _named_as_labels(names: _Names, arrays: Mapping[str, _Array]) -> list[str]:
+    """The arrays that bear an output's name, or that of labels, such as `y`, `y_test` or `labels`."""
+    known = {*names.outputs, *names.output_aliases} - {*names.inputs, *names.input_aliases}
+    return [
         key
-        for key, array in arrays.items()
-        if key not in taken and len(array.shape) == 1 and _kind(array.dtype) in "iu"
+        for key in arrays
+        if key in known or (key not in names.inputs and LABEL_NAMES & set(re.split(r"[^a-z]+", key.lower())))
     ]
-    return next(
-        (key for key in found if "label" in key or key in ("y", "target")), found[0] if len(found) == 1 else None
-    )
 
 
-def _fits(array: _Array, info: dict[str, Any]) -> bool:
-    shape = info["shape"]
-    tail = array.shape[1:]
-    return len(tail) == len(shape) - 1 and all(
-        want is None or want == have for want, have in zip(shape[1:], tail, strict=True)
-    )
+def _labels(names: _Names, arrays: Mapping[str, _Array], data: str) -> list[str]:
+    """What can be the class numbers of a model with one output of classes: by name, else by the values.
+
+    One integer an example; of arrays without a telling name, one that reaches from the first class to the last.
+    """
+    if len(names.outputs) != 1:
+        return []
+    ((_, output),) = names.outputs.items()
+    if len(output.shape) != 2 or _kind(output.dtype) != "f":
+        return []
+    whole = [key for key, array in arrays.items() if len(array.shape) == 1 and _kind(array.dtype) in "iu"]
+    named = [key for key in _named_as_labels(names, arrays) if key in whole]
+    classes = max(output.shape[1] or 0, 2)
+    return named or [key for key in whole if _range(data, key) == (0, classes - 1)]
 
 
-def _shape(info: dict[str, Any]) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in info["shape"]) + "]"
+def _range(data: str, key: str) -> tuple[int, int]:
+    """The least and the greatest value of an array of integers."""
+    from tflite_guard.datasets.arrays import open_npz
+
+    reader = open_npz(data, [key])
+    parts = [read[key] for read in reader.read([key], range(reader.examples), 2**16)]
+    return min((int(min(part)) for part in parts), default=0), max((int(max(part)) for part in parts), default=0)
+
+
+def _agree(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(w is None or w == s for s, w in zip(shape, wanted, strict=True))
 
 
 def _kind(dtype: str) -> str:
+    """NumPy's letter for a kind of numbers; `O` for what is none."""
     import numpy as np
 
-    return np.dtype(dtype).kind
+    try:
+        return np.dtype(dtype).kind
+    except TypeError:
+        return "O"
 
 
 def _arrays(data: str) -> dict[str, _Array]:
@@ -178,18 +327,39 @@ def _arrays(data: str) -> dict[str, _Array]:
     return {key: _Array(tuple(header.shape), str(header.dtype)) for key, header in npz_headers(data).items()}
 
 
-def _random_data(inputs: dict[str, Any], path: Path) -> str:
-    """Random inputs of the right shapes: reals in [0, 1), integers 0 and 1."""
+def _random_arrays(names: _Names, model: str) -> dict[str, Any]:
+    """Random inputs of the right shapes, (n, ...): reals in [0, 1), integers 0 and 1; unknown dimensions are 1."""
     import numpy as np
 
+    shapes = {name: _example(port, names) for name, port in names.inputs.items()}
+    size = sum(math.prod(shapes[name]) * np.dtype(port.dtype).itemsize for name, port in names.inputs.items())
+    count = min(RANDOM_EXAMPLES, RANDOM_BYTES // max(size, 1))
+    if count == 0:
+        raise UsageError(
+            f"{model}: one random example would take {size / 2**20:,.0f} MiB; give examples of your own as DATA (.npz)"
+        )
     rng = np.random.default_rng(0)
     arrays = {}
-    for name, info in inputs.items():
-        shape = (RANDOM_EXAMPLES, *(size or 1 for size in info["shape"][1:]))
-        real = np.dtype(info["dtype"]).kind == "f"
-        arrays[name] = (rng.random(shape) if real else rng.integers(0, 2, shape)).astype(info["dtype"])
-    np.savez_compressed(path, allow_pickle=False, **arrays)
-    return os.path.relpath(path)
+    for name, port in names.inputs.items():
+        shape = (count, *shapes[name])
+        values = rng.random(shape, np.float32) if _kind(port.dtype) == "f" else rng.integers(0, 2, shape, np.uint8)
+        arrays[name or "input"] = values.astype(port.dtype)
+    return arrays
+
+
+def _example(port: _Port, names: _Names) -> tuple[int, ...]:
+    """The shape of one example: without the batch, which is there when it is 1, unknown, or the same everywhere."""
+    first = {other.shape[:1] for other in (*names.inputs.values(), *names.outputs.values())}
+    batched = port.shape and (port.shape[0] in (None, 1) or (len(port.shape) > 1 and len(first) == 1))
+    return tuple(size or 1 for size in (port.shape[1:] if batched else port.shape))
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    from tflite_guard.datasets.arrays import write_npz
+
+    content = io.BytesIO()
+    write_npz(content, arrays)
+    return content.getvalue()
 
 
 def _relative(path: str, folder: str) -> str:

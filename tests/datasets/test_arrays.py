@@ -225,3 +225,14 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     command = [sys.executable, "-c", script, str(tmp_path / "a.npz")]
     grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert grown < 50
+
+
+def test_arrays_are_written_under_any_name_and_nothing_else_is(tmp_path):
+    rng = np.random.default_rng(0)
+    named = {name: rng.random((3, 2)) for name in ("file", "allow_pickle", "compressed", "a/b", "")}
+    named["count"] = np.arange(3, dtype=np.int8)
+    arrays.write_npz(tmp_path / "made.npz", named)
+    with np.load(tmp_path / "made.npz") as read:
+        assert list(read) == list(named)
+        for name, array in named.items():
+            np.testing.assert_array_equal(read[name], array, strict=True)

@@ -77,6 +77,44 @@ def test_resize_is_pillows_bilinear_filter(size):
     assert run(FLOATS.astype(np.float64), {"resize": size}).dtype == np.float64
 
 
+SIZES = [
+    ((48, 48), (20, 20)), ((7, 5), (13, 11)), ((13, 11), (7, 5)), ((5, 6), (5, 6)), ((5, 4), (1, 1)), ((1, 1), (3, 4)),
+    ((97, 101), (33, 29)), ((31, 64), (30, 96)), ((2, 3), (200, 100)), ((2, 1000), (1, 1001)),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int16"])
+@pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area"])
+def test_resize_without_antialiasing_is_tensorflows(method, dtype):
+    import tensorflow as tf
+
+    rng = np.random.default_rng(1)
+    for (height, width), size in SIZES:
+        images = (rng.random((2, height, width, 3)) * 255).astype(dtype)
+        expected = tf.image.resize(images, size, method=method, antialias=False).numpy()
+        result = run(images, {"resize": {"size": list(size), "method": method}})
+        assert result.dtype == (dtype if method == "nearest" else "float32")
+        np.testing.assert_allclose(result, expected, rtol=0, atol=0 if method == "nearest" else 1e-4 * 255)
+
+
+def test_resize_is_bilinear_by_default_and_antialiased_only_where_asked():
+    size = [3, 2]
+    plain = run(BYTES, {"resize": {"size": size, "method": "bilinear", "antialias": False}})
+    np.testing.assert_array_equal(run(BYTES, {"resize": {"size": size}}), plain)
+    np.testing.assert_array_equal(run(BYTES[..., 0], {"resize": {"size": size}}), plain[..., 0])
+    pillow = run(BYTES, {"resize": size})
+    np.testing.assert_array_equal(run(BYTES, {"resize": {"size": size, "antialias": True}}), pillow, strict=True)
+    assert np.abs(plain - pillow).max() > 20
+
+
+def test_transpose_reorders_the_axes_of_one_example():
+    result = run(BYTES, {"transpose": [2, 0, 1]})
+    assert result.shape == (4, 3, 6, 5)
+    assert all(result[n, c, y, x] == BYTES[n, y, x, c] for n, y, x, c in np.ndindex(BYTES.shape))
+    np.testing.assert_array_equal(run(result, {"transpose": [1, 2, 0]}), BYTES)
+
+
 def test_images_of_unlike_size_are_resized_one_by_one():
     images = [BYTES[0], BYTES[1, :4], BYTES[2, :, :2]]
     result = run(images, {"resize": [3, 3]}, {"scale": 2})
@@ -125,6 +163,13 @@ def test_reshape_gives_the_shape_of_one_example():
         ({"normalize": {"mean": 0, "std": [1, 0, 1]}}, "std must not be zero"),
         ({"resize": [0, 3]}, "two whole numbers of at least 1"),
         ({"resize": 3}, "two whole numbers of at least 1"),
+        ({"resize": {"size": [0, 3]}}, "two whole numbers of at least 1"),
+        ({"resize": {"size": [3, 3], "method": "cubic"}}, "'cubic' is not one of 'bilinear', 'nearest'"),
+        ({"resize": {"size": [3, 3], "method": "area", "antialias": True}}, "for 'bilinear' alone, not for 'area'"),
+        ({"resize": {"shape": [3, 3]}}, "there is no 'shape'; it takes 'size'"),
+        ({"transpose": [0, 1]}, r"needs each of \[0, 1, 2\] once, for examples of shape \(6, 5, 3\), not \[0, 1\]"),
+        ({"transpose": [0, 1, 1]}, r"each of \[0, 1, 2\] once"),
+        ({"transpose": 1}, r"each of \[0, 1, 2\] once"),
         ({"channels": "gbr"}, "'gbr' is not one of"),
         ({"expand_dims": 4}, "axis must lie from -4 to 3"),
         ({"reshape": [7]}, r"an example of shape \(6, 5, 3\) cannot become \[7\]"),

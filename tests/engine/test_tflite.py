@@ -309,3 +309,25 @@ def test_a_version_without_kernel_is_named(conv: Case, tmp_path: Path) -> None:
     ) as e:
         Runner(path)
     assert e.value.kind == "no-kernel"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "advice"),
+    [
+        ((12, 12, 3), (None, 3, 12, 12), '{"transpose": [2, 0, 1]}'),
+        ((3, 8, 9), (None, 8, 9, 3), '{"transpose": [1, 2, 0]}'),
+        ((3, 8, 9), (None, None, None, 3), '{"transpose": [1, 2, 0]}'),
+        ((5, 7), (1, 7, 5), '{"transpose": [1, 0]}'),
+        ((12, 12), (None, 12, 12, 1), "expand_dims"),
+        ((9, 9, 3), (None, 8, 8, 3), "resize"),
+        (tuple(range(2, 12)), (None, *range(11, 1, -1)), "reshape"),
+    ],
+)
+def test_axes_in_another_order_are_told_with_the_step_that_orders_them(
+    given: tuple[int, ...], wanted: tuple[int | None, ...], advice: str
+) -> None:
+    data = np.broadcast_to(np.float32(0), (2, *given))
+    with pytest.raises(DataError) as raised:
+        tflite.check_shape("image", data, wanted)
+    assert advice in str(raised.value)
+    assert ("transpose" in str(raised.value)) != ("reshape" in str(raised.value))

@@ -151,7 +151,13 @@ def test_a_dataset_keeps_everything_it_says(read: Read, manifest: Make, project:
         "labels": "label",
         "labels_file": "data/labels.csv",
         "class_order": ["cat", "dog"],
-        "preprocess": [{"resize": [8.0, 8]}, {"expand_dims": 0.0}, {"scale": 2}],
+        "preprocess": [
+            {"resize": [8.0, 8]},
+            {"resize": {"size": [9.0, 8], "method": "area"}},
+            {"transpose": [2.0, 0, 1]},
+            {"expand_dims": 0.0},
+            {"scale": 2},
+        ],
         "limit": 5.0,
         "seed": 3,
     }
@@ -159,8 +165,12 @@ def test_a_dataset_keeps_everything_it_says(read: Read, manifest: Make, project:
     assert model.evaluation.inputs == "image"
     assert model.evaluation.labels_file == str(project / "data/labels.csv")
     assert model.evaluation.class_order == ("cat", "dog")
-    assert model.evaluation.preprocess == ({"resize": [8, 8]}, {"expand_dims": 0}, {"scale": 2})
-    assert [type(size) for size in model.evaluation.preprocess[0]["resize"]] == [int, int]
+    resize, area, transpose, *rest = model.evaluation.preprocess
+    assert (resize, area, transpose) == (
+        {"resize": [8, 8]}, {"resize": {"size": [9, 8], "method": "area"}}, {"transpose": [2, 0, 1]},
+    )  # fmt: skip
+    assert rest == [{"expand_dims": 0}, {"scale": 2}]
+    assert {type(n) for n in (*resize["resize"], *area["resize"]["size"], *transpose["transpose"])} == {int}
     assert (model.evaluation.limit, model.evaluation.seed) == (5, 3)
 
 

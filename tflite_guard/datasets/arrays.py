@@ -128,6 +128,17 @@ def open_npy(files: Mapping[str, str]) -> NpyReader:
     return NpyReader(files, agree(" and ".join(dict.fromkeys(files.values())), lengths))
 
 
+def write_npz(target: str | Path | IO[bytes], arrays: Mapping[str, Array]) -> None:
+    """Write arrays as a compressed .npz, under whatever names: numpy.savez takes some for its own parameters.
+
+    Raises OSError when the file cannot be written.
+    """
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
 def hold(where: str, arrays: Mapping[str, Any], keys: Sequence[str]) -> ArrayReader:
     """Serves arrays from memory. Raises DataError for a missing key, a scalar or Python objects."""
     require_keys(where, keys, [str(key) for key in arrays])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tflite_guard.datasets.resampling import METHODS, resample
 from tflite_guard.datasets.sources import Array, Column, near, require_numbers
 from tflite_guard.errors import DataError
 
@@ -88,30 +89,51 @@ def normalize(array: Array, argument: Any, where: str) -> Array:
     return (values - mean) / std
 
 
-def resize(array: Array, size: Any, where: str) -> Array:
-    """Resizes images (n, h, w) or (n, h, w, channels) to [height, width] with Pillow's bilinear filter.
+def resize(array: Array, argument: Any, where: str) -> Array:
+    """Resizes images (n, h, w) or (n, h, w, channels).
 
-    The filter widens when it shrinks an image (antialiasing), so it differs from tf.image.resize, whose
-    default does not. uint8 stays uint8, rounded after each direction; floats are computed in float32 and keep
-    their type; other integers become float32.
+    [height, width] is Pillow's bilinear filter, which widens when it shrinks an image (antialiasing): uint8 stays
+    uint8, rounded after each direction; floats are computed in float32 and keep their type; other integers become
+    float32. {"size": [height, width], "method": …} is tf.image.resize, float32 except that `nearest` keeps the type.
+    With "antialias": true, which is for `bilinear` alone, it is Pillow's filter again.
     """
-    from PIL import Image
-
-    if not _is_size(size):
-        raise DataError(f"{where}: needs [height, width], two whole numbers of at least 1, not {size!r}")
+    size, method = _resizing(argument, where)
     if array.ndim not in (3, 4) or 0 in array.shape[1:]:
         raise DataError(f"{where}: needs images of shape (h, w) or (h, w, channels), not {array.shape[1:]}")
-    height, width = size
-    exact = array.dtype == np.uint8
-    source = np.ascontiguousarray(array if exact else _floating(array, where).astype(np.float32))
-    planes = source[..., np.newaxis] if array.ndim == 3 else source
-    result = np.empty((len(planes), height, width, planes.shape[-1]), source.dtype)
-    for image, target in zip(planes, result, strict=True):
-        for channel in range(planes.shape[-1]):
+    planes = array[..., np.newaxis] if array.ndim == 3 else array
+    resized = _antialiased(planes, size, where) if method is None else resample(planes, size, method)
+    return resized[..., 0] if array.ndim == 3 else resized
+
+
+def _resizing(argument: Any, where: str) -> tuple[tuple[int, int], str | None]:
+    """(height, width), and the method without antialiasing; None is Pillow's bilinear filter, with it."""
+    written = argument if isinstance(argument, Mapping) else {"size": argument, "antialias": True}
+    unknown = set(written) - {"size", "method", "antialias"}
+    if unknown:
+        raise DataError(f"{where}: there is no {min(unknown)!r}; it takes 'size', 'method' and 'antialias'")
+    size: Any = written.get("size")
+    method, antialias = written.get("method", "bilinear"), written.get("antialias", False)
+    if not _is_size(size):
+        raise DataError(f"{where}: needs [height, width], two whole numbers of at least 1, not {size!r}")
+    if method not in METHODS:
+        raise DataError(f"{where}: {method!r} is not one of {', '.join(map(repr, METHODS))}")
+    if antialias and method != "bilinear":
+        raise DataError(f"{where}: antialiasing is for 'bilinear' alone, not for {method!r}")
+    return (size[0], size[1]), None if antialias else method
+
+
+def _antialiased(images: Array, size: tuple[int, int], where: str) -> Array:
+    """Images (n, h, w, channels) through Pillow's bilinear filter."""
+    from PIL import Image
+
+    exact = images.dtype == np.uint8
+    source = np.ascontiguousarray(images if exact else _floating(images, where).astype(np.float32))
+    result = np.empty((len(source), *size, source.shape[-1]), source.dtype)
+    for image, target in zip(source, result, strict=True):
+        for channel in range(source.shape[-1]):
             plane = Image.fromarray(np.ascontiguousarray(image[..., channel]))
-            target[..., channel] = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
-    resized = result[..., 0] if array.ndim == 3 else result
-    return resized.astype(array.dtype, copy=False) if array.dtype.kind == "f" else resized
+            target[..., channel] = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR))
+    return result.astype(images.dtype, copy=False) if images.dtype.kind == "f" else result
 
 
 def channels(array: Array, order: Any, where: str) -> Array:
@@ -152,6 +174,14 @@ def reshape(array: Array, shape: Any, where: str) -> Array:
         raise DataError(f"{where}: an example of shape {array.shape[1:]} cannot become {list(shape)}") from error
 
 
+def transpose(array: Array, axes: Any, where: str) -> Array:
+    """Reorders the axes of each example, which count from 0 without the batch: [2, 0, 1] puts channels first."""
+    places = list(range(array.ndim - 1))
+    if not isinstance(axes, list | tuple) or not all(map(_is_whole, axes)) or sorted(axes) != places:
+        raise DataError(f"{where}: needs each of {places} once, for examples of shape {array.shape[1:]}, not {axes!r}")
+    return array.transpose(0, *(axis + 1 for axis in axes))
+
+
 STEPS: dict[str, Callable[[Array, Any, str], Array]] = {
     "cast": cast,
     "scale": scale,
@@ -161,6 +191,7 @@ STEPS: dict[str, Callable[[Array, Any, str], Array]] = {
     "channels": channels,
     "expand_dims": expand_dims,
     "reshape": reshape,
+    "transpose": transpose,
 }
 
 

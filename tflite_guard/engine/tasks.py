@@ -25,6 +25,7 @@ from tflite_guard.protocol import (
     Names,
     ReferenceOutputs,
     RunReference,
+    TensorInfo,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Session:
 
     def _describe(self, request: DescribeModel) -> Names:
         spec = request.reference
-        return _float_names(spec.path) if spec.kind == "tflite" else self._source(spec).names
+        return _float_names(spec.path, spec.signature) if spec.kind == "tflite" else self._source(spec).names
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
         from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
@@ -180,16 +181,31 @@ def _quiet(_done: int, _total: int) -> None:
     pass
 
 
-def _float_names(path: str) -> Names:
-    """A float .tflite's inputs and outputs; refuses a quantized one, which can be no float reference."""
+def _float_names(path: str, signature: str | None = None) -> Names:
+    """A float .tflite's inputs and outputs; refuses a quantized one, which can be no float reference.
+
+    With `signature` they are that signature's, which must be there unless the file has at most one.
+    """
     from tflite_guard.engine import graph
     from tflite_guard.engine.tflite import names_of
 
-    quantized = graph.quantized_tensors(graph.read(path))
+    model = graph.read(path)
+    quantized = graph.quantized_tensors(model)
     if quantized:
         raise ModelFileError(
             f"{path}: is quantized ({quantized[0]}); a reference must be a float model, name the float .tflite"
         )
+    chosen = model.signatures.get(signature or "")
+    if chosen is not None:
+        tensors = model.subgraphs[chosen.subgraph].tensors
+        inputs, outputs = (
+            {name: TensorInfo(tensors[i].shape_signature, tensors[i].dtype) for name, i in side.items()}
+            for side in (chosen.inputs, chosen.outputs)
+        )
+        return Names(inputs, outputs)
+    if signature is not None and (len(model.signatures) > 1 or signature != ReferenceSpec.signature):
+        there = ", ".join(sorted(model.signatures)) or "none"
+        raise ModelFileError(f'{path} has no signature "{signature}"; there are: {there}', "signature")
     return names_of(path)
 
 

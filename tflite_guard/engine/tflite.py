@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tflite_guard.engine import graph as graphs
-from tflite_guard.engine.names import compatible, shape_text
+from tflite_guard.engine.names import compatible, permutation, shape_text
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.vocabulary import Kernels
@@ -392,10 +392,13 @@ def check_shape(name: str, values: Array, wanted: tuple[int | None, ...]) -> Non
     if not compatible(values.shape, wanted):
         takes = shape_text((None, *wanted[1:]))
         given = shape_text((None, *values.shape[1:]))
-        raise DataError(
-            f"input {name}: the model takes {takes} and the data is {given}; mend the data, or add a preprocess step "
-            "(resize, reshape, expand_dims, channels)"
+        axes = permutation(values.shape[1:], wanted[1:])
+        advice = (
+            f'add the preprocess step {{"transpose": {axes}}}'
+            if axes
+            else "mend the data, or add a preprocess step (resize, reshape, expand_dims, channels)"
         )
+        raise DataError(f"input {name}: the model takes {takes} and the data is {given}; {advice}")
 
 
 def cast(name: str, values: Array, dtype: str) -> Array:
