@@ -20,7 +20,7 @@ from tflite_guard import files, vocabulary
 from tflite_guard.errors import ManifestError
 from tflite_guard.manifest import Manifest, load
 from tflite_guard.manifest.schema import schema, schema_text
-from tflite_guard.manifest.types import CalibrationOptions, Ignore, MetricSpec, Tolerance
+from tflite_guard.manifest.types import CalibrationOptions, FunctionSpec, Ignore, MetricSpec, Tolerance
 
 Read = Callable[..., Manifest]
 Make = Callable[..., dict[str, Any]]
@@ -41,8 +41,8 @@ def test_paths_are_resolved_against_the_manifest(read: Read, manifest: Make, pro
     assert loaded.folder == str(project)
     assert (model.reference.kind, model.reference.path) == ("keras", str(project / "models/digits.keras"))
     assert model.evaluation.path == str(project / "data/evaluation.npz")
-    assert model.evaluation.root == str(project)
-    assert only(loaded)["shipped"].tflite == str(project / "app/digits_int8.tflite")
+    assert loaded.folder == str(project)
+    assert only(loaded)["shipped"].conversion.tflite.path == str(project / "app/digits_int8.tflite")
 
 
 def test_the_manifest_carries_the_hash_of_its_bytes(tmp_path: Path, project: Path) -> None:
@@ -55,13 +55,18 @@ def test_the_manifest_carries_the_hash_of_its_bytes(tmp_path: Path, project: Pat
 
 def test_a_short_variant_is_a_quantization_named_after_itself(read: Read, manifest: Make) -> None:
     variant = only(read(manifest(variants=["int8"])))["int8"]
-    assert (variant.quantization, variant.io, variant.kernels, variant.require_integer) == (
+    assert (
+        variant.conversion.quantization,
+        variant.conversion.io,
+        variant.evaluation.kernels,
+        variant.judgement.require_integer,
+    ) == (
         "int8",
         "float32",
         "default",
         False,
     )
-    assert variant.calibration.name == "calib"
+    assert variant.conversion.calibration.name == "calib"
 
 
 def test_a_variant_keeps_everything_it_says(read: Read, manifest: Make, project: Path) -> None:
@@ -79,22 +84,27 @@ def test_a_variant_keeps_everything_it_says(read: Read, manifest: Make, project:
         "calibration_options": {"samples": 10.0, "clip_percentile": 99.9},
     }
     variant = only(read(manifest(variants=[written])))["v"]
-    assert (variant.io, variant.keep_float, variant.kernels, variant.require_integer) == (
+    assert (
+        variant.conversion.io,
+        variant.conversion.keep_float,
+        variant.evaluation.kernels,
+        variant.judgement.require_integer,
+    ) == (
         "uint8",
         ("dense",),
         "reference",
         True,
     )
-    assert variant.source.path == str(project / "models/pruned")
-    assert (variant.source.kind, variant.source.signature) == ("saved_model", "serve")
-    assert variant.source.input_shapes == {"x": (1, 8)}
-    assert variant.observed_outputs == str(project / "data/recorded.npz")
-    assert variant.observed_tolerance == 1
-    assert variant.ignore == (Ignore("r", "why"),)
-    assert variant.calibration_options == CalibrationOptions(10, 99.9, "measured")
+    assert variant.conversion.source.path == str(project / "models/pruned")
+    assert (variant.conversion.source.kind, variant.conversion.source.signature) == ("saved_model", "serve")
+    assert variant.conversion.source.input_shapes == {"x": (1, 8)}
+    assert variant.evaluation.observed_outputs.path == str(project / "data/recorded.npz")
+    assert variant.judgement.observed_tolerance == 1
+    assert variant.judgement.ignore == (Ignore("r", "why"),)
+    assert variant.conversion.calibration_options == CalibrationOptions(10, 99.9, "measured")
 
 
-def test_metrics_in_both_forms(read: Read, manifest: Make) -> None:
+def test_metrics_in_both_forms(read: Read, manifest: Make, project: Path) -> None:
     metrics = [
         "accuracy",
         {"metric": "top_k_accuracy", "name": "top3", "k": 3},
@@ -106,7 +116,7 @@ def test_metrics_in_both_forms(read: Read, manifest: Make) -> None:
         MetricSpec("accuracy", "accuracy"),
         MetricSpec("top3", "top_k_accuracy", k=3),
         MetricSpec("mae", "mae", higher_is_better=False),
-        MetricSpec("cost", "python", python="m.n:cost"),
+        MetricSpec("cost", "python", python=FunctionSpec("m.n:cost", str(project))),
     )
 
 
@@ -163,7 +173,7 @@ def test_a_dataset_keeps_everything_it_says(read: Read, manifest: Make, project:
     }
     (model,) = read(manifest(datasets={"test": test})).models
     assert model.evaluation.inputs == "image"
-    assert model.evaluation.labels_file == str(project / "data/labels.csv")
+    assert model.evaluation.labels_file.path == str(project / "data/labels.csv")
     assert model.evaluation.class_order == ("cat", "dog")
     resize, area, transpose, *rest = model.evaluation.preprocess
     assert (resize, area, transpose) == (
@@ -177,7 +187,7 @@ def test_a_dataset_keeps_everything_it_says(read: Read, manifest: Make, project:
 def test_a_pinned_hash_is_compared_and_kept_in_lower_case(read: Read, manifest: Make, project: Path) -> None:
     pin = hashlib.sha256((project / "models/digits.keras").read_bytes()).hexdigest()
     (model,) = read(manifest(reference={"keras": "models/digits.keras", "sha256": pin.upper()})).models
-    assert model.reference.sha256 == pin
+    assert model.reference.file.sha256 == pin
 
 
 # --- inheritance
@@ -194,13 +204,13 @@ def test_tolerances_merge_key_by_key_from_the_outside_in(read: Read, manifest: M
     )
     model, other = read(written).models
     plain, inner = model.variants
-    assert plain.tolerances["accuracy"].limits() == {"max_drop": 0.01, "max_regression": 0.5}
-    assert inner.tolerances["accuracy"].limits() == {"max_drop": 0.02, "max_regression": 0.5}
-    assert inner.tolerances["accuracy"].level == "warning"
-    agreement = inner.tolerances["agreement"]
+    assert plain.judgement.tolerances["accuracy"].limits() == {"max_drop": 0.01, "max_regression": 0.5}
+    assert inner.judgement.tolerances["accuracy"].limits() == {"max_drop": 0.02, "max_regression": 0.5}
+    assert inner.judgement.tolerances["accuracy"].level == "warning"
+    agreement = inner.judgement.tolerances["agreement"]
     assert agreement == Tolerance(min=0.9, line=agreement.line, lines={"min": agreement.line + 1})
-    assert set(inner.tolerances) == {"accuracy", "agreement"}
-    assert set(other.variants[0].tolerances) == {"sqnr"}
+    assert set(inner.judgement.tolerances) == {"accuracy", "agreement"}
+    assert set(other.variants[0].judgement.tolerances) == {"sqnr"}
 
 
 def test_a_tolerance_knows_the_line_of_the_innermost_object(read: Read, manifest: Make) -> None:
@@ -216,7 +226,7 @@ def test_a_tolerance_knows_the_line_of_the_innermost_object(read: Read, manifest
     )
     (model,) = read(text).models
     lines = text.split("\n")
-    outer, inner = (variant.tolerances["accuracy"].line for variant in model.variants)
+    outer, inner = (variant.judgement.tolerances["accuracy"].line for variant in model.variants)
     assert '"max_drop"' in lines[outer]
     assert '"level"' in lines[inner]
     assert lines[outer - 1].strip() == lines[inner - 1].strip() == '"accuracy": {'
@@ -231,7 +241,7 @@ def test_a_tolerance_knows_the_line_of_each_limits_own_key(read: Read, manifest:
     text = json.dumps(written, indent=1)
     (model,) = read(text).models
     lines = text.split("\n")
-    outer, inner = (variant.tolerances["accuracy"].lines for variant in model.variants)
+    outer, inner = (variant.judgement.tolerances["accuracy"].lines for variant in model.variants)
     assert [lines[inner[limit] - 1].strip() for limit in ("min", "max_drop")] == ['"min": 0.9,', '"max_drop": 0.02']
     assert lines[outer["max_drop"] - 1].strip() == '"max_drop": 0.3'
     assert set(inner) == {"min", "max_drop"}
@@ -252,9 +262,13 @@ def test_settings_come_from_the_innermost_place(read: Read, manifest: Make) -> N
     variants = ["int8", {"name": "own", "quantization": "int8", "kernels": "default", "calibration": "test"}]
     loaded = read(manifest(defaults=defaults, calibration_options={"samples": 20}, variants=variants, calibration=None))
     short, own = only(loaded).values()
-    assert (short.kernels, short.require_integer, short.calibration.name) == ("reference", True, "calib")
-    assert short.calibration_options == CalibrationOptions(20, None, "measured")
-    assert (own.kernels, own.calibration.name) == ("default", "test")
+    assert (short.evaluation.kernels, short.judgement.require_integer, short.conversion.calibration.name) == (
+        "reference",
+        True,
+        "calib",
+    )
+    assert short.conversion.calibration_options == CalibrationOptions(20, None, "measured")
+    assert (own.evaluation.kernels, own.conversion.calibration.name) == ("default", "test")
     (model,) = read(manifest(defaults=defaults, variants=None, evaluation=None, calibration=None)).models
     assert [variant.name for variant in model.variants] == ["int8"]
 
@@ -264,21 +278,25 @@ def test_what_does_not_concern_a_variant_is_not_inherited(read: Read, manifest: 
     variants += [{"name": "weights", "recipe": "weight_only_wi8_afp32"}, {"name": "static", "recipe": "static_wi8_ai8"}]
     options = {"samples": 7, "clip_percentile": 99}
     found = only(read(manifest(variants=variants, require_integer=True, calibration_options=options)))
-    assert {name for name, variant in found.items() if variant.calibration} == {"int16x8", "static"}
-    assert {name for name, variant in found.items() if variant.require_integer} == {"int16x8", "static", "shipped"}
-    assert found["float16"].calibration_options == CalibrationOptions()
-    assert found["int16x8"].calibration_options == CalibrationOptions(7)
-    assert found["static"].calibration_options == CalibrationOptions(7, 99, "measured")
+    assert {name for name, variant in found.items() if variant.conversion.calibration} == {"int16x8", "static"}
+    assert {name for name, variant in found.items() if variant.judgement.require_integer} == {
+        "int16x8",
+        "static",
+        "shipped",
+    }
+    assert found["float16"].conversion.calibration_options == CalibrationOptions()
+    assert found["int16x8"].conversion.calibration_options == CalibrationOptions(7)
+    assert found["static"].conversion.calibration_options == CalibrationOptions(7, 99, "measured")
 
 
 def test_a_quantization_aware_source_needs_no_calibration(read: Read, manifest: Make, messages: Any) -> None:
     trained = {"name": "qat", "quantization": "int8", "source": {"saved_model": "models/digits_qat"}}
     pruned = {"name": "pruned", "quantization": "int8", "source": {"saved_model": "models/pruned"}}
     # It may be trained in part only, which the engine sees: the data are there for it.
-    assert only(read(manifest(variants=[trained])))["qat"].calibration.name == "calib"
+    assert only(read(manifest(variants=[trained])))["qat"].conversion.calibration.name == "calib"
     assert messages(manifest(variants=[trained | {"calibration": "calib"}])) == []
-    assert only(read(manifest(variants=[trained], calibration=None)))["qat"].calibration is None
-    assert only(read(manifest(variants=[pruned])))["pruned"].calibration.name == "calib"
+    assert only(read(manifest(variants=[trained], calibration=None)))["qat"].conversion.calibration is None
+    assert only(read(manifest(variants=[pruned])))["pruned"].conversion.calibration.name == "calib"
     (message,) = messages(manifest(variants=[trained, pruned], calibration=None))
     assert message.startswith("int8 needs a calibration dataset")
 
@@ -293,7 +311,7 @@ def test_a_recipe_file_that_needs_examples_needs_calibration(
 
 def test_a_name_alone_makes_no_source_quantization_aware(read: Read, manifest: Make, messages: Any) -> None:
     scoped = {"name": "scoped", "quantization": "int8", "source": {"saved_model": "models/scoped"}}
-    assert only(read(manifest(variants=[scoped])))["scoped"].calibration.name == "calib"
+    assert only(read(manifest(variants=[scoped])))["scoped"].conversion.calibration.name == "calib"
     (message,) = messages(manifest(variants=[scoped], calibration=None))
     assert message.startswith("int8 needs a calibration dataset")
 

@@ -15,7 +15,7 @@ from scipy.stats import entropy
 
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.judgement.intervals import newcombe_paired, wilson
-from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.manifest.types import FunctionSpec, MetricSpec
 from tflite_guard.metrics import BY_NAME, concatenate, measure, measure_python, per_example
 from tflite_guard.metrics.bootstrap import resample
 from tflite_guard.results import Measurement
@@ -484,7 +484,9 @@ def test_a_difference_beyond_float64_is_an_error():
 
     low, high = np.full((5, 1), -1.7e308), np.full((5, 1), 1.7e308)
     for outputs, reference in ((low, high), (high, high)):
-        found = measure_python(spec_of("python", python="m:f"), function, [outputs], [reference], None)
+        found = measure_python(
+            spec_of("python", python=FunctionSpec("m:f", "")), function, [outputs], [reference], None
+        )
         assert (found.value, found.drop) == (None, None)
         assert "not a finite number" in (found.error or "")
     one = measure_python(spec_of("python"), lambda outputs, _: outputs[0][0, 0], [low], [high], None)
@@ -662,7 +664,7 @@ def test_tied_scores_are_ranked_as_scikit_learn_does(rows):
 
 def own(function, labels=None, groups=None, **options):
     outputs, reference, _ = models()
-    spec = MetricSpec(name="own", metric="python", python="pkg.own:score", **options)
+    spec = MetricSpec(name="own", metric="python", python=FunctionSpec("pkg.own:score", ""), **options)
     return measure_python(spec, function, {"y": outputs}, {"y": reference}, labels, groups=groups)
 
 
