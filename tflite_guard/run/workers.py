@@ -62,7 +62,7 @@ class _Answer(msgspec.Struct):
 
 
 class _NoAnswerError(Exception):
-    """A child said something that is no answer."""
+    """A child said something that is no answer; the message is what."""
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Worker:
             if answer.error is not None:
                 raise EvaluationError(answer.error.get("kind", "crash"), answer.error.get("message", ""))
             if answer.result is None:
-                raise _NoAnswerError
+                raise _NoAnswerError("an answer that is none")
             return answer.result
         except EvaluationError:
             raise
@@ -163,9 +163,9 @@ class Worker:
             raise EvaluationError(
                 "timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)"
             ) from None
-        except _NoAnswerError:
+        except _NoAnswerError as error:
             self._end(child)
-            raise EvaluationError("crash", "the process that ran the model gave an answer that is none") from None
+            raise EvaluationError("crash", f"the process that ran the model gave {error}") from None
         except BaseException:
             # The answer is still to come, and would be taken for the next request's.
             self._end(child)
@@ -240,15 +240,17 @@ class Worker:
             if (wait is not None and wait <= 0) or not select.select([descriptor], [], [], wait)[0]:
                 raise TimeoutError
             block = os.read(descriptor, 2**16)
-            if not block or len(child.buffer) > MAX_LINE:
+            if not block:
                 raise EOFError
+            if len(child.buffer) > MAX_LINE:
+                raise _NoAnswerError(f"an answer of more than {MAX_LINE / 2**20:.0f} MiB")
             child.buffer += block
         line = bytes(child.buffer[:end])
         del child.buffer[: end + 1]
         try:
             return msgspec.json.decode(line, type=_Answer)
         except msgspec.DecodeError:
-            raise _NoAnswerError from None
+            raise _NoAnswerError("an answer that is none") from None
 
     def _obituary(self, child: _Child) -> EvaluationError:
         """Why a child is gone, in words."""
