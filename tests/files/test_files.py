@@ -123,7 +123,8 @@ def test_links_within_a_folder_are_followed(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model")
     (folder / "link").symlink_to("a/z")
     (folder / "again").symlink_to("a")
-    assert {"link", "again/z", "again/é"} < set(files.files_below(str(folder)))
+    found = ["B", "a.txt", "a/z", "a/é", "again/z", "again/é", "b", "link"]
+    assert sorted(files.files_below(str(folder))) == found
 
 
 def test_only_files_are_hashed(tmp_path: Path) -> None:
@@ -146,6 +147,41 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model")
     (folder / "a/back").symlink_to(folder)
     assert sorted(files.files_below(str(folder))) == ["B", "a.txt", "a/z", "a/é", "b"]
+
+
+def test_a_link_that_leads_elsewhere_is_seen_wherever_the_folders_are_met_first(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model")
+    hashes = set()
+    for target in ("a", "z1"):
+        (folder / "z1").mkdir(exist_ok=True)
+        (folder / "z1/z").write_bytes(b"another")
+        for link in (folder / "m", folder / "B1/deep"):
+            link.parent.mkdir(exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(folder / target)
+            hashes.add(files.sha256_of(str(folder)))
+    assert len(hashes) == 4
+
+
+def test_links_to_folders_of_links_do_not_multiply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = 0
+
+    def counting(folder: str) -> list[os.DirEntry[str]]:
+        nonlocal listed
+        entries = real(folder)
+        listed += len(entries)
+        assert listed < 50_000
+        return entries
+
+    real = files._entries
+    monkeypatch.setattr(files, "_entries", counting)
+    for level in range(5):
+        (tmp_path / f"model/{level}").mkdir(parents=True)
+        for number in range(300):
+            (tmp_path / f"model/{level}/{number}").symlink_to(tmp_path / f"model/{level + 1}")
+    (tmp_path / "model/5").mkdir()
+    with pytest.raises(OSError, match="more than 100 links lead to folders met before; remove some"):
+        files.sha256_of(str(tmp_path / "model"))
 
 
 def test_containment_is_judged_after_links(tmp_path: Path) -> None:
@@ -225,3 +261,10 @@ def test_a_path_is_named_as_its_repository_has_it(tmp_path: Path, monkeypatch: p
     (tmp_path / "repository/.git").mkdir()
     for path in (folder / "tflite-guard.json", "repository/models/../models/vision/tflite-guard.json"):
         assert files.repository_path(str(path)) == "models/vision/tflite-guard.json"
+
+
+def test_everything_lies_under_the_root_of_the_disk() -> None:
+    assert files.under("/a", "/")
+    assert files.under("/a/b", "/a")
+    assert files.under("/a", "/a")
+    assert not files.under("/ab", "/a")

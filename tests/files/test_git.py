@@ -73,6 +73,41 @@ def test_what_cannot_be_known_is_not_guessed(tmp_path: Path) -> None:
     assert tracked(str(root / ".cache")) is None
 
 
+def extensions(root: Path) -> list[bytes]:
+    """The names of the extensions in an index of version 2, as they follow one another from the first on."""
+    content = (root / ".git/index").read_bytes()
+    known = (b"TREE", b"REUC", b"link", b"UNTR", b"FSMN", b"EOIE", b"IEOT", b"sdir")
+    position = min(content.find(name) for name in known if name in content)
+    names = []
+    while position < len(content) - 20:
+        names.append(content[position : position + 4])
+        position += 8 + int.from_bytes(content[position + 4 : position + 8], "big")
+    return names
+
+
+def test_a_split_index_and_a_sparse_one_are_known_by_any_of_their_extensions(tmp_path: Path) -> None:
+    root = repository(tmp_path / "r")
+    git(root, "config", "core.untrackedCache", "true")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "all")
+    git(root, "status")
+    assert extensions(root)[0] == b"TREE"
+    assert tracked(str(root / ".cache")) is True
+    git(root, "sparse-checkout", "set", "--cone", "--sparse-index", "deep")
+    assert b"sdir" in extensions(root)[1:]
+    for folder in (".cache", "deep", "unknown"):
+        assert tracked(str(root / folder)) is None
+    git(root, "sparse-checkout", "disable")
+    assert tracked(str(root / ".cache")) is True
+    whole = (root / ".git/index").read_bytes()
+    for extension, known in ((b"NEW1", True), (b"new1", None), (b"link", None), (b"1new", None)):
+        added = whole[:-20] + extension + (3).to_bytes(4, "big") + b"abc" + whole[-20:]
+        (root / ".git/index").write_bytes(added)
+        assert tracked(str(root / ".cache")) is known
+    (root / ".git/index").write_bytes(whole[:-20] + b"NEW1" + (300).to_bytes(4, "big") + b"abc" + whole[-20:])
+    assert tracked(str(root / ".cache")) is None
+
+
 @given(st.binary(max_size=200), st.integers(2, 4), st.integers(0, 3))
 def test_an_index_of_any_bytes_is_read_or_not_known(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes, version: int, count: int

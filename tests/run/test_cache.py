@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,72 @@ def test_an_edited_index_counts_as_absent(cache: Cache, source: Path, edit: obje
     index = entry.folder / "entry.json"
     index.write_text(edit(index.read_text()))  # type: ignore[operator]
     assert cache.peek(KEY) is None
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def put_in_place(path: Path, kind: str) -> None:
+    """Something else where a file or folder was."""
+    kept = path.with_name("kept")
+    path.rename(kept)
+    match kind:
+        case "link":
+            path.symlink_to(kept)
+        case "dangling":
+            path.symlink_to("nowhere")
+        case "pipe":
+            os.mkfifo(path)
+        case "file":
+            path.write_text("{}")
+        case "folder":
+            path.mkdir()
+    if kind not in ("link",):
+        remove(kept)
+
+
+@pytest.mark.parametrize("kind", ["missing", "link", "dangling", "pipe", "file", "folder"])
+@pytest.mark.parametrize("place", ["entry.json", "model.tflite", ".", ".."])
+def test_whatever_is_in_an_entrys_place_counts_as_absent_and_is_made_again(
+    cache: Cache, source: Path, place: str, kind: str
+) -> None:
+    entry = cache.put(KEY, {"model.tflite": source}, {"size": 5000})
+    put_in_place({".": entry.folder, "..": entry.folder.parent}.get(place, entry.folder / place), kind)
+    if (place, kind) != ("..", "link"):  # the same entry, verified
+        assert cache.get(KEY) is None
+    cache.put(KEY, {"model.tflite": source}, {"size": 5000})
+    found = cache.get(KEY)
+    assert found is not None
+    assert (found.folder / "model.tflite").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b'{"files": {}, "meta": {"a": "\xff"}, "check": ""}',
+        b"[" * 100_000,
+        b'{"files": {}, "meta": {"a": ' + b"[" * 100_000,
+        b'{"files": [], "meta": {}, "check": ""}',
+        b'{"files": {"model.tflite": 1}, "meta": {}, "check": ""}',
+        b'{"files": {}, "meta": [], "check": ""}',
+        b'{"files": {}, "meta": {}, "check": 1}',
+        b'{"files": {}, "meta": {}}',
+        b"null",
+    ],
+)
+def test_an_index_of_anything_counts_as_absent_and_is_made_again(cache: Cache, source: Path, content: bytes) -> None:
+    entry = cache.put(KEY, {"model.tflite": source}, {})
+    (entry.folder / "entry.json").write_bytes(content)
+    cache.put(KEY, {"model.tflite": source}, {})  # not looked up before
+    assert cache.get(KEY) is not None
+    (entry.folder / "entry.json").write_bytes(content)
+    assert cache.get(KEY) is None
+    assert not entry.folder.exists()
 
 
 def test_an_entry_moved_to_another_key_counts_as_absent(cache: Cache, source: Path) -> None:

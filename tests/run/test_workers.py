@@ -94,6 +94,20 @@ def test_a_child_that_never_stops_talking_is_ended_in_time(tmp_path: Path) -> No
     worker.close()
 
 
+def test_a_child_whose_line_never_ends_is_ended_for_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tflite_guard.run.workers.MAX_LINE", 2**20)
+    worker = Worker("litert", str(tmp_path), Confinement(allow_code=True))
+    child = worker._started()
+    child.process.kill()
+    child.process.communicate()
+    child.process = subprocess.Popen(["cat", "/dev/zero"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with pytest.raises(EvaluationError, match="gave an answer of more than 1 MiB") as raised:
+        worker.request(ABSENT, deadline=time.monotonic() + 60)
+    assert raised.value.kind == "crash"
+    assert child.process.returncode is not None
+    worker.close()
+
+
 def test_an_answer_is_never_taken_for_the_next_request(tmp_path: Path) -> None:
     worker = Worker("litert", str(tmp_path), Confinement())
     first = worker._started().process.pid

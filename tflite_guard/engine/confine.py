@@ -23,6 +23,8 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+from tflite_guard.files import under
+
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH = 1
 _GET_VERSION = 1
@@ -197,7 +199,7 @@ def _in_reach(scratch: str, readable: Sequence[str], places: Sequence[str]) -> b
     if any(map(_is_closed, _packages())) or any(_is_closed(place, os.X_OK) for place in places):
         return False
     # The folder that the scratch folder lies in is only passed through, not listed.
-    return not _holds_closed([path for path in readable if not scratch.startswith(path + os.sep)], places)
+    return not _holds_closed([path for path in readable if not under(scratch, path)], places)
 
 
 def _packages() -> Iterator[str]:
@@ -227,7 +229,7 @@ def _holds_closed(needed: Sequence[str], places: Sequence[str]) -> bool:
             real = entry.path
             if entry.is_symlink():
                 real = os.path.realpath(real)
-                if not any(real == place or real.startswith(place + os.sep) for place in allowed):
+                if not any(under(real, place) for place in allowed):
                     continue
             elif real in places:
                 continue

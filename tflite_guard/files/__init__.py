@@ -17,6 +17,8 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_MAX_BYTES = 1024  # the specification's own bound for a pointer file
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CHUNK = 1 << 20
+_AGAIN_MAX = 100
+"""Folders that may be met again through links. Links to folders of links multiply: ten of ten are a million."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,14 +44,15 @@ def files_below(folder: str, roots: Sequence[str] = ()) -> Iterator[str]:
     """The files below a folder as relative POSIX paths, in no order; links are followed, never in a circle.
 
     Raises OSError, whose `strerror` names the entry, for a link out of the folder and the roots, which could
-    lead over the whole disk, and for what is neither a file nor a folder.
+    lead over the whole disk, for links that lead to the same folders again and again, and for what is neither a
+    file nor a folder.
     """
     allowed = [os.path.realpath(place) for place in (folder, *roots)]
-    seen: set[str] = set()
-    pending = [""]
+    again = 0
+    seen = {allowed[0]}
+    pending = [("", seen.copy())]
     while pending:
-        inside = pending.pop()
-        seen.add(os.path.realpath(os.path.join(folder, inside)))
+        inside, above = pending.pop()
         for entry in _entries(os.path.join(folder, inside)):
             name = os.path.join(inside, entry.name)
             if entry.is_symlink():
@@ -57,14 +60,27 @@ def files_below(folder: str, roots: Sequence[str] = ()) -> Iterator[str]:
             if not entry.is_dir():
                 _check_regular(entry.path, name, entry.is_file())
                 yield name.replace(os.sep, "/")
-            elif os.path.realpath(entry.path) not in seen:
-                pending.append(name)
+                continue
+            real = os.path.realpath(entry.path)
+            if real in above:
+                continue
+            again += real in seen
+            if again > _AGAIN_MAX:
+                what = f"{name}: more than {_AGAIN_MAX} links lead to folders met before; remove some"
+                raise OSError(errno.ELOOP, what, entry.path)
+            seen.add(real)
+            pending.append((name, above | {real}))
 
 
 def contained(path: str, roots: Sequence[str]) -> bool:
     """Whether a path lies at or under one of the roots once every symbolic link is resolved."""
     real = os.path.realpath(path)
-    return any(_under(real, os.path.realpath(root)) for root in roots)
+    return any(under(real, os.path.realpath(root)) for root in roots)
+
+
+def under(path: str, root: str) -> bool:
+    """Whether one absolute path is another or lies below it, by their letters alone."""
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
 def lfs_pointer(path: str) -> bool:
@@ -120,7 +136,7 @@ def repository_path(path: str) -> str:
     """A file's path relative to its repository's root, with `/`; without git, relative to where we are."""
     real = os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
     root = root_above(os.path.dirname(real))
-    if not os.path.exists(os.path.join(root, ".git")) and _under(real, os.getcwd()):
+    if not os.path.exists(os.path.join(root, ".git")) and under(real, os.getcwd()):
         root = os.getcwd()
     return Path(os.path.relpath(real, root)).as_posix()
 
@@ -176,10 +192,6 @@ def _head(path: str) -> bytes:
         return file.read(64)
 
 
-def _under(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
-
-
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name, reverse=True)
@@ -187,7 +199,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _check_link(path: str, name: str, allowed: Sequence[str]) -> None:
     real = os.path.realpath(path)
-    if not any(_under(real, root) for root in allowed):
+    if not any(under(real, root) for root in allowed):
         what = f"{name} leads out of the folder, to {real}; copy it, or allow its place with --data-root"
         raise OSError(errno.EINVAL, what, path)
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from tflite_guard.files import root_above
 
 _EXTENDED = 0x4000
-_NAMES_ELSEWHERE = b"link"
-"""The extension of a split index, whose other half is in another file."""
 
 
 def tracked(folder: str) -> bool | None:
@@ -67,9 +65,23 @@ def _names(content: bytes) -> list[bytes]:
         name += content[position:end]
         position = end + 1 if version == 4 else start + (end - start + 8) // 8 * 8
         names.append(name)
-    if content[position : position + 4] == _NAMES_ELSEWHERE:
-        raise ValueError("a split index")
+    _check_extensions(content, position, len(content) - (32 if sha256 else 20))
     return names
+
+
+def _check_extensions(content: bytes, position: int, end: int) -> None:
+    """Raise ValueError where what follows the entries changes what they mean, or cannot be told.
+
+    An extension whose name begins with a capital may be ignored. Others say that names are elsewhere: `link` in another
+    file (a split index), `sdir` behind the folders that stand for them (a sparse index).
+    """
+    while position < end:
+        name, size = struct.unpack_from(">4sI", content, position)
+        if not b"A" <= name[:1] <= b"Z":
+            raise ValueError(f"the extension {name!r}")
+        position += 8 + size
+    if position != end:
+        raise ValueError("the entries do not end where the extensions begin")
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:

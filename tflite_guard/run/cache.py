@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,19 @@ class Entry:
         """The path of one file whose content is what was stored, else None."""
         path = self.folder / name
         try:
-            return path if _hash(path) == self.files.get(name) else None
-        except OSError:
+            with _regular(path) as stream:
+                return path if hashlib.file_digest(stream, "sha256").hexdigest() == self.files.get(name) else None
+        except (OSError, ValueError):  # a name in a damaged index may hold anything
             return None
+
+
+class _Index(msgspec.Struct):
+    """What an entry says of itself."""
+
+    files: dict[str, str]
+    meta: dict[str, Any]
+    check: str
+    """The hash of the key and of what is above."""
 
 
 class Cache:
@@ -78,20 +89,15 @@ class Cache:
     def peek(self, key: str) -> Entry | None:
         """The entry of a key with its metadata verified and its files not read."""
         folder = self._place(key)
-        try:
-            raw = msgspec.json.decode((folder / _INDEX).read_bytes())
-            entry = Entry(folder, raw["files"], raw["meta"])
-            intact = raw["check"] == key_of(key, entry.files, entry.meta)
-        except FileNotFoundError:
+        if not os.path.lexists(folder):
             return None
-        except (OSError, msgspec.DecodeError, KeyError, TypeError):
-            intact = False
-        if not intact:
+        index = _read_index(folder, key)
+        if index is None:
             self._discard(folder)
             return None
         with contextlib.suppress(OSError):  # a read-only cache still answers
             os.utime(folder)
-        return entry
+        return Entry(folder, index.files, index.meta)
 
     def put(
         self, key: str, files: Mapping[str, str | Path], meta: dict[str, Any], *, folder: int | None = None
@@ -106,13 +112,15 @@ class Cache:
         """
         place = self._place(key)
         try:
+            if os.path.lexists(place.parent) and (place.parent.is_symlink() or not place.parent.is_dir()):
+                self._discard(place.parent)
             make_folders(place.parent)
             temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
         except OSError as error:
             raise self._unwritable(error) from None
         try:
             hashes = {name: _copy(source, temporary / name, folder) for name, source in files.items()}
-            index = {"files": hashes, "meta": meta, "check": key_of(key, hashes, meta)}
+            index = _Index(hashes, meta, key_of(key, hashes, meta))
             with (temporary / _INDEX).open("xb") as stream:
                 stream.write(msgspec.json.encode(index))
                 stream.flush()
@@ -120,7 +128,8 @@ class Cache:
             temporary.chmod(0o755)
             for path in (temporary, *temporary.iterdir()):
                 adopt(path)
-            with contextlib.suppress(FileExistsError, OSError):
+            self.peek(key)  # discards what is damaged in its place
+            with contextlib.suppress(OSError):  # another was first
                 temporary.rename(place)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -176,22 +185,35 @@ class Cache:
         )
 
 
+def _read_index(folder: Path, key: str) -> _Index | None:
+    """The index of a key's entry, or None when it is not there, damaged, or another's."""
+    if folder.is_symlink():
+        return None
+    try:
+        with _regular(folder / _INDEX) as stream:
+            index = msgspec.json.decode(stream.read(), type=_Index)
+        return index if index.check == key_of(key, index.files, index.meta) else None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _copy(source: str | Path, target: Path, folder: int | None) -> str:
-    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     digest = hashlib.sha256()
-    with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "a result is no regular file", str(source))
+    with _regular(source, folder) as reader, target.open("xb") as writer:
         while block := reader.read(_BLOCK):
             digest.update(block)
             writer.write(block)
     return digest.hexdigest()
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _regular(path: str | Path, folder: int | None = None) -> BufferedReader:
+    """A regular file, opened to read. Raises OSError for anything else; links are not followed."""
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "a result is no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def _used(path: Path) -> float:

@@ -34,7 +34,8 @@ WorkerKind = Literal["tensorflow", "litert"]
 OnProgress = Callable[[int, int], None]
 OnLog = Callable[[str], None]
 A = TypeVar("A")
-NO_ANSWER = "the process that ran the model gave an answer that cannot be read"
+UNREADABLE = "an answer that cannot be read"
+NO_ANSWER = f"the process that ran the model gave {UNREADABLE}"
 
 # An answer is measurements and names, never arrays; more than this is not an answer.
 MAX_LINE = 64 * 2**20
@@ -59,7 +60,7 @@ class Confinement:
 
 
 class _NoAnswerError(Exception):
-    """A child said something that is no answer."""
+    """A child said something that is no answer; the message is what."""
 
 
 @dataclass
@@ -149,9 +150,9 @@ class Worker:
             raise EvaluationError(
                 "timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)"
             ) from None
-        except _NoAnswerError:
+        except _NoAnswerError as error:
             self._end(child)
-            raise EvaluationError("crash", NO_ANSWER) from None
+            raise EvaluationError("crash", f"the process that ran the model gave {error}") from None
         except BaseException:
             # The answer is still to come, and would be taken for the next request's.
             self._end(child)
@@ -227,15 +228,17 @@ class Worker:
             if (wait is not None and wait <= 0) or not select.select([descriptor], [], [], wait)[0]:
                 raise TimeoutError
             block = os.read(descriptor, 2**16)
-            if not block or len(child.buffer) > MAX_LINE:
+            if not block:
                 raise EOFError
+            if len(child.buffer) > MAX_LINE:
+                raise _NoAnswerError(f"an answer of more than {MAX_LINE / 2**20:.0f} MiB")
             child.buffer += block
         line = bytes(child.buffer[:end])
         del child.buffer[: end + 1]
         try:
             return msgspec.json.decode(line, type=Message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise _NoAnswerError from None
+            raise _NoAnswerError(UNREADABLE) from None
 
     def _obituary(self, child: _Child) -> EvaluationError:
         """Why a child is gone, in words."""
@@ -284,7 +287,7 @@ def _answer(request: Request[A], message: Message) -> A:
     try:
         answer: A = msgspec.json.decode(message.result, type=request.answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _NoAnswerError from None
+        raise _NoAnswerError(UNREADABLE) from None
     return answer
 
 
