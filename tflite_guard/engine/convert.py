@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -12,18 +12,18 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
 from tflite_guard.engine.safety import signature_operators
-from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line, names_of
+from tflite_guard.engine.tflite import Model, first_line
 from tflite_guard.errors import ConversionError, DataError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
-from tflite_guard.protocol import Names, TensorInfo
+from tflite_guard.protocol import Names
 
 Array = npt.NDArray[Any]
 Calibration = Callable[[], Iterator[dict[str, Array]]]
@@ -73,7 +73,11 @@ class FloatModel:
     @cached_property
     def names(self) -> Names:
         """The names that calibration data goes by."""
-        return names_of(self._spec.path) if self._spec.kind == "tflite" else self.reference.names
+        if self._spec.kind != "tflite":
+            return self.reference.names
+        model = Model.read(self._spec.path, self._spec.signature)
+        model.require_main("the converter")
+        return model.names
 
     @cached_property
     def _float32(self) -> bytes:
@@ -128,7 +132,7 @@ class FloatModel:
 
     @cached_property
     def _single_export(self) -> str:
-        shapes = {name: (1, *info.shape[1:]) for name, info in self.names.inputs.items()}
+        shapes = {name: info.shape and (1, *info.shape[1:]) for name, info in self.names.inputs.items()}
         return self.reference.export(mkdtemp(prefix="export-single-", dir=self._scratch), shapes)
 
     def _convert(self, setup: Callable[[Any], None]) -> bytes:
@@ -278,7 +282,7 @@ class FloatModel:
         empty = True
         for sample in islice(calibration(), options.samples):
             empty = False
-            yield {name: _sample(name, info, sample) for name, info in self.names.inputs.items()}
+            yield feeds.sample(self.names.inputs, sample)
         if empty:
             raise DataError("the calibration data has no examples")
 
@@ -309,14 +313,6 @@ def _int16x8_flatbuffer(model: bytes, samples: Callable[[], Iterator[list[Array]
 
     made = calibrator.Calibrator(calibrator.add_intermediate_tensors(model))
     return bytes(made.calibrate_and_quantize(samples, IO_TYPES[io], IO_TYPES[io], True, tf.int16, tf.int64))
-
-
-def _sample(name: str, info: TensorInfo, sample: Mapping[str, Array]) -> Array:
-    """One example in the input's dtype, repeated where the model prescribes a larger batch."""
-    values = np.asarray(sample[name])
-    check_dtype(name, values, info.dtype)
-    check_shape(name, values, info.shape)
-    return np.repeat(cast(name, values, info.dtype), info.shape[0] or 1 if info.shape else 1, axis=0)
 
 
 def _plain(_converter: Any) -> None:

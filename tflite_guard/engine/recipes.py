@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import Ranges, measured_ranges, pack
-from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line
+from tflite_guard.engine.tflite import first_line
 from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions
+from tflite_guard.protocol import TensorInfo
 from tflite_guard.vocabulary import RECIPES
 
 Array = npt.NDArray[Any]
@@ -110,16 +112,10 @@ def _ranges(
 
 
 def _samples(graph: graphs.Graph, calibration: Calibration, options: CalibrationOptions) -> Iterator[dict[str, Array]]:
-    inputs = {name: graph.main.tensors[index] for name, index in graphs.input_indices(graph).items()}
+    tensors = {name: graph.main.tensors[index] for name, index in graphs.input_indices(graph).items()}
+    inputs = {name: TensorInfo(tensor.shape_signature, tensor.dtype) for name, tensor in tensors.items()}
     for sample in islice(calibration(), options.samples):
-        yield {name: _sample(name, tensor, sample) for name, tensor in inputs.items()}
-
-
-def _sample(name: str, tensor: graphs.Tensor, sample: Mapping[str, Array]) -> Array:
-    values = np.asarray(sample[name])
-    check_dtype(name, values, tensor.dtype)
-    check_shape(name, values, tensor.shape_signature)
-    return cast(name, values, tensor.dtype)
+        yield feeds.sample(inputs, sample)
 
 
 def _as_statistics(graph: graphs.Graph, ranges: Ranges) -> dict[str, dict[str, Array]]:
