@@ -7,6 +7,7 @@ strictly against these types.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,6 +15,7 @@ import msgspec
 
 from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec
 from tflite_guard.results import Artifact, ErrorInfo, Measurement
+from tflite_guard.vocabulary import StateUse
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,26 @@ class TensorInfo:
 
     shape: tuple[int | None, ...]
     dtype: str
+
+    @property
+    def example_shapes(self) -> tuple[tuple[int | None, ...], ...]:
+        """The shapes that one example of an input may have, the likelier first.
+
+        A leading axis of None or 1 counts the batch, and an example is the rest. A longer one belongs to the example
+        (one waveform of 5,360 samples), or is a batch of fixed size, which one example then fills: never of single
+        numbers, of which a waveform would be one each.
+        """
+        lead, rest = self.shape[:1], self.shape[1:]
+        if lead in ((), (None,), (1,)):
+            return (rest,)
+        return (self.shape, rest) if rest else (self.shape,)
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether data of this shape, whose first axis counts examples, is such examples."""
+        return any(
+            len(shape) == len(example) + 1 and all(s in (None, d) for s, d in zip(example, shape[1:], strict=True))
+            for example in self.example_shapes
+        )
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,34 @@ class Names:
     outputs: dict[str, TensorInfo]
     input_aliases: dict[str, str] = field(default_factory=dict)
     output_aliases: dict[str, str] = field(default_factory=dict)
+    signature: str | None = None
+    """The signature's own name; None where a file has none."""
+
+    def input(self, name: str) -> str:
+        """The canonical name of an input that goes by its name, an alias or `#index`; any other name as it is."""
+        return _canonical(name, self.inputs, self.input_aliases)
+
+    def output(self, name: str) -> str:
+        """The canonical name of an output that goes by its name, an alias or `#index`; any other name as it is."""
+        return _canonical(name, self.outputs, self.output_aliases)
+
+
+def _canonical(name: str, known: Mapping[str, TensorInfo], aliases: Mapping[str, str]) -> str:
+    if name in known:
+        return name
+    if name in aliases:
+        return aliases[name]
+    return dict(zip((f"#{index}" for index in range(len(known))), known, strict=True)).get(name, name)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What running a model showed of it that a reader of its figures should know."""
+
+    state_reset: bool = False
+    """It carries state from call to call, and was given each example as if it were its first."""
+    batch_dependent: bool = False
+    """An example's outputs depend on what else is in its batch, so that it was run one example at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +95,7 @@ class ReferenceOutputs:
     examples: int
     names: Names | None
     """None where the reference is recorded outputs."""
+    facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
@@ -79,6 +130,7 @@ class Evaluation:
     artifact: Artifact
     observed: ObservedMeasured | None
     files: tuple[str, ...] = ()
+    facts: Facts = Facts()
 
 
 Answer = TypeVar("Answer")
@@ -105,6 +157,7 @@ class RunReference(Request[ReferenceOutputs], frozen=True, tag="reference"):
     reference: ReferenceSpec
     dataset: DatasetSpec
     threads: int
+    state: StateUse = "reset"
 
 
 class Convert(Request[Converted], frozen=True, tag="convert"):
@@ -134,6 +187,9 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     metrics: tuple[MetricSpec, ...]
     options: EvaluationOptions
     threads: int
+    signature: str | None = None
+    """The one that the manifest names; None where it does not say."""
+    state: StateUse = "reset"
 
 
 AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate

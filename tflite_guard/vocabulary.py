@@ -14,11 +14,14 @@ REPORT_VERSION = 1
 DEFAULT_MANIFEST = "tflite-guard.json"
 FAIL_ON = ("error", "warning", "never")
 COMMENT_ON = ("auto", "always", "failures")
+SERVING_DEFAULT = "serving_default"
+"""TensorFlow's own name for the signature of a model that has one."""
 
 ReferenceKind = Literal["keras", "saved_model", "tflite", "outputs"]
 SourceKind = Literal["npz", "npy", "images", "csv", "tfrecord", "python"]
 Kernels = Literal["default", "reference"]
 Ranges = Literal["converter", "measured"]
+StateUse = Literal["reset", "kept"]
 ToleranceKind = Literal["max_drop", "max_relative_drop", "min", "max", "max_regression"]
 
 

@@ -87,9 +87,9 @@ def test_a_manifest_of_tflite_files_needs_only_litert(light: Call, litert: Call,
     # The reference's outputs as any framework could have recorded them: here the shipped file's own.
     recorder = """
 import sys, numpy as np
-from tflite_guard.engine.tflite import Runner
+from tflite_guard.engine.tflite import Model, Runner
 images = np.load("data/evaluation.npz")["image"].astype(np.float32) / 16
-(outputs,) = Runner("app/digits_int8.tflite").run({"image": images}).values()
+(outputs,) = Runner(Model.read("app/digits_int8.tflite")).run({"image": images}).values()
 np.savez("data/recorded.npz", probabilities=outputs)
 """
     python = str(Path(litert("--version", cwd=digits).args[0]).with_name("python"))

@@ -13,7 +13,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from tflite_guard.engine.convert import FloatModel
+from tflite_guard.engine.tflite import Model, Runner
 from tflite_guard.manifest.types import Conversion, FileSpec, ReferenceSpec
+from tflite_guard.protocol import Names
 
 EXAMPLES = 24
 
@@ -57,6 +59,17 @@ class Case:
 
 def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(7).normal(size=(EXAMPLES, *shape)).astype("float32")
+
+
+def runners(path: str, expected: Names | None = None, threads: int = 2) -> list[Runner]:
+    """Interpreters of one file, as an evaluation opens them."""
+    model = Model.read(path)
+    return [Runner(model, expected=expected) for _ in range(threads)]
+
+
+def runner(path: str, expected: Names | None = None) -> Runner:
+    """One interpreter, bound to a reference's names or to the file's own."""
+    return runners(path, expected, 1)[0]
 
 
 def single_runs(path: str, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine_models import Case, single_runs, without_signature
+from engine_models import Case, runner, single_runs, without_signature
 
 from tflite_guard.engine import convert, graph
 from tflite_guard.engine.convert import FloatModel
-from tflite_guard.engine.tflite import Runner, inspect
+from tflite_guard.engine.tflite import Model
 from tflite_guard.errors import ConversionError, DataError, EvaluationError, ModelFileError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, FileSpec, ReferenceSpec
 
@@ -39,7 +39,7 @@ def public(case: Case, io: str, folder: Path) -> str:
 @pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
 def test_int8_equals_the_public_converters_bit_for_bit(conv: Case, io: str, tmp_path: Path) -> None:
     theirs = public(conv, io, tmp_path)
-    wanted = Runner(theirs, expected=conv.source.names).run(conv.data)
+    wanted = runner(theirs, conv.source.names).run(conv.data)
     outputs = single_runs(conv.tflite("int8", io), conv.data)
     np.testing.assert_array_equal(outputs["output_0"], wanted["output_0"])
     assert abs(Path(theirs).stat().st_size - Path(conv.tflite("int8", io)).stat().st_size) <= 256
@@ -47,7 +47,7 @@ def test_int8_equals_the_public_converters_bit_for_bit(conv: Case, io: str, tmp_
 
 def test_several_inputs_calibrate_by_name(branches: Case) -> None:
     """`right` is a hundred times `left`: if they were mixed up, the quantized outputs would be far off."""
-    wanted = branches.source.reference.predict(branches.data)
+    wanted = branches.source.reference.run(branches.data)
     outputs = single_runs(branches.tflite("int8"), branches.data)
     for name, values in wanted.items():
         assert np.abs(outputs[name] - values).max() < 0.02 * np.ptp(values)
@@ -64,19 +64,19 @@ def test_converting_twice_gives_the_same_bytes(conv: Case, quantization: str, tm
     [("float32", 1e-5), ("float16", 1e-2), ("dynamic_range", 2e-2), ("int8", 5e-2), ("int16x8", 2e-2)],
 )
 def test_every_quantization_follows_the_reference(conv: Case, quantization: str, tolerance: float) -> None:
-    wanted = conv.source.reference.predict(conv.data)["output_0"]
+    wanted = conv.source.reference.run(conv.data)["output_0"]
     np.testing.assert_allclose(single_runs(conv.tflite(quantization), conv.data)["output_0"], wanted, atol=tolerance)
 
 
 @pytest.mark.parametrize("io", ["int8", "uint8"])
 def test_io_is_as_asked(conv: Case, io: str) -> None:
-    ports = inspect(conv.tflite("int8", io))
+    ports = Model.read(conv.tflite("int8", io))
     assert [p.dtype for p in (*ports.inputs.values(), *ports.outputs.values())] == [io, io]
-    assert [p.dtype for p in inspect(conv.tflite("int16x8", "int16")).inputs.values()] == ["int16"]
+    assert [p.dtype for p in Model.read(conv.tflite("int16x8", "int16")).inputs.values()] == ["int16"]
 
 
 def test_integer_inputs_stay_as_they_are(branches: Case) -> None:
-    assert {name: port.dtype for name, port in inspect(branches.tflite("int8", "int8")).inputs.items()} == {
+    assert {name: port.dtype for name, port in Model.read(branches.tflite("int8", "int8")).inputs.items()} == {
         "ids": "int32",
         "left": "int8",
         "right": "int8",
@@ -170,7 +170,7 @@ def test_a_flatbuffer_without_signature_quantizes_too(conv: Case, tmp_path: Path
     source = FloatModel(ReferenceSpec("tflite", FileSpec(bare)), str(tmp_path))
     path = tmp_path / "quantized.tflite"
     path.write_bytes(source.quantize(Conversion(quantization), conv.calibration))
-    outputs = Runner(str(path), expected=conv.source.names).run(conv.data)["output_0"]
+    outputs = runner(str(path), conv.source.names).run(conv.data)["output_0"]
     np.testing.assert_array_equal(outputs, single_runs(conv.tflite(quantization), conv.data)["output_0"])
 
 
@@ -212,11 +212,11 @@ def test_a_quantization_aware_source_needs_no_calibration(trained: str, tmp_path
     path = tmp_path / "trained.tflite"
     path.write_bytes(source.quantize(Conversion("int8", io=io), None))
     assert graph.float_operators(graph.read(str(path))) == []
-    ports = inspect(str(path))
+    ports = Model.read(str(path))
     assert ports.inputs["x"].dtype == io
     data = {"x": np.random.default_rng(1).normal(size=(6, 4)).astype("float32")}
     outputs = single_runs(str(path), data)["y"]
-    np.testing.assert_allclose(outputs, source.reference.predict(data)["y"], atol=12 / 255 + 1e-4)
+    np.testing.assert_allclose(outputs, source.reference.run(data)["y"], atol=12 / 255 + 1e-4)
 
 
 def test_a_name_alone_makes_no_source_quantization_aware(tmp_path: Path) -> None:
@@ -295,12 +295,12 @@ def test_a_saved_model_with_state_agrees_with_its_conversion(tmp_path: Path) -> 
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": serve})
     source = FloatModel(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))), str(tmp_path))
     data = {"x": np.random.default_rng(1).normal(size=(6, 3)).astype("float32")}
-    wanted = source.reference.predict(data)["y"]
+    wanted = source.reference.run(data)["y"]
     np.testing.assert_allclose(wanted, 2 * data["x"], rtol=1e-6)
     path = tmp_path / "m.tflite"
     path.write_bytes(source.float32())
     np.testing.assert_allclose(single_runs(str(path), data)["y"], wanted, rtol=1e-6)
-    outputs = Runner(str(path), expected=source.names).run(data)["y"]
+    outputs = runner(str(path), source.names).run(data)["y"]
     np.testing.assert_allclose(outputs, wanted, rtol=1e-6)
 
 
@@ -340,7 +340,7 @@ def test_a_flatbuffer_without_its_weights_is_refused(unexported: tuple[str, Any]
     path = tmp_path / "users.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(unexported[0]).convert())
     assert "READ_VARIABLE" in [op.type for op in graph.read(str(path)).main.operators]
-    for opened in (lambda: Runner(str(path)), lambda: FloatModel(tflite_spec(path), str(tmp_path)).names):
+    for opened in (lambda: Model.read(str(path)), lambda: FloatModel(tflite_spec(path), str(tmp_path)).names):
         with pytest.raises(EvaluationError, match=r"users\.tflite reads variables .*dense.*model\.export") as e:
             opened()
         assert e.value.kind == "unassigned-variables"
@@ -383,13 +383,13 @@ def test_a_loop_is_refused_before_it_crashes_the_calibrator(looped: Case) -> Non
 
 
 def test_a_model_that_converts_only_with_a_batch_of_one_does(looped: Case) -> None:
-    wanted = looped.source.reference.predict(looped.data)["output_0"]
+    wanted = looped.source.reference.run(looped.data)["output_0"]
     np.testing.assert_allclose(single_runs(looped.tflite("float32"), looped.data)["output_0"], wanted, atol=1e-5)
 
 
 def test_state_left_by_predictions_is_not_exported(stateful: Case, tmp_path: Path) -> None:
     source = FloatModel(stateful.spec, str(tmp_path))
-    wanted = source.reference.predict(stateful.data)["output_0"]
+    wanted = source.reference.run(stateful.data)["output_0"]
     path = tmp_path / "stateful.tflite"
     path.write_bytes(source.float32())
     np.testing.assert_allclose(single_runs(str(path), stateful.data)["output_0"], wanted, atol=1e-5)
@@ -404,8 +404,8 @@ def test_a_fixed_batch_calibrates(make_case: Any) -> None:
     x = keras.Input(batch_shape=(4, 3), name="x")
     data = {"x": np.random.default_rng(0).normal(size=(24, 3)).astype("float32")}
     case = make_case("four", keras.Model(x, keras.layers.Dense(2)(x)), data)
-    outputs = Runner(case.tflite("int8"), expected=case.source.names).run(data)["output_0"]
-    np.testing.assert_allclose(outputs, case.source.reference.predict(data)["output_0"], atol=0.1)
+    outputs = runner(case.tflite("int8"), case.source.names).run(data)["output_0"]
+    np.testing.assert_allclose(outputs, case.source.reference.run(data)["output_0"], atol=0.1)
 
 
 def test_a_damaged_reference_says_so_through_the_source(tmp_path: Path) -> None:

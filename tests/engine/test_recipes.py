@@ -13,11 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from engine_models import Case, edited, normal, single_runs, without_signature
+from engine_models import Case, edited, normal, runner, single_runs, without_signature
 
 from tflite_guard.engine import graph
 from tflite_guard.engine.recipes import quantize_with_recipe
-from tflite_guard.engine.tflite import Runner
 from tflite_guard.errors import ConversionError, DataError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions
 from tflite_guard.vocabulary import RECIPES
@@ -51,8 +50,8 @@ def evaluated(case: Case, model: bytes, folder: Path) -> float:
     """The outputs' ratio of signal to noise in decibels."""
     path = folder / "m.tflite"
     path.write_bytes(model)
-    wanted = case.source.reference.predict(case.data)["output_0"]
-    outputs = Runner(str(path), expected=case.source.names).run(case.data)["output_0"]
+    wanted = case.source.reference.run(case.data)["output_0"]
+    outputs = runner(str(path), case.source.names).run(case.data)["output_0"]
     return float(10 * np.log10(np.square(wanted).sum() / np.square(outputs - wanted).sum()))
 
 
@@ -191,8 +190,8 @@ def test_a_failure_has_the_recipes_name_and_the_quantizers_reason(conv: Case) ->
 def test_measured_ranges_give_what_the_converter_gives_with_them(branches: Case, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes(quantize_with_recipe(float32(branches), "static_wi8_ai8", branches.calibration, (), MEASURED))
-    wanted = branches.source.reference.predict(branches.data)
-    for name, values in Runner(str(path), expected=branches.source.names).run(branches.data).items():
+    wanted = branches.source.reference.run(branches.data)
+    for name, values in runner(str(path), branches.source.names).run(branches.data).items():
         assert np.abs(values - wanted[name]).max() < 0.02 * np.ptp(wanted[name])
 
 
@@ -230,8 +229,8 @@ def test_a_file_without_signature_is_calibrated_too(conv: Case, tmp_path: Path) 
     bare = Path(without_signature(conv.tflite("float32"), tmp_path / "bare.tflite")).read_bytes()
     path = tmp_path / "m.tflite"
     path.write_bytes(quantize_with_recipe(bare, "static_wi8_ai8", conv.calibration))
-    wanted = conv.source.reference.predict(conv.data)["output_0"]
-    outputs = Runner(str(path), expected=conv.source.names).run(conv.data)["output_0"]
+    wanted = conv.source.reference.run(conv.data)["output_0"]
+    outputs = runner(str(path), conv.source.names).run(conv.data)["output_0"]
     np.testing.assert_allclose(outputs, wanted, atol=0.1)
 
 
@@ -262,7 +261,7 @@ def test_no_tensorflow_is_loaded_for_flatbuffers(conv: Case) -> None:
     program = (
         "import sys; from pathlib import Path; from tflite_guard.engine import calibrate, graph, recipes, tflite; "
         "model = Path(sys.argv[1]).read_bytes(); recipes.quantize_with_recipe(model, 'dynamic_wi8_afp32', None); "
-        "tflite.Runner(sys.argv[1]); "
+        "tflite.Runner(tflite.Model.read(sys.argv[1])); "
         "print(sorted({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules)), file=sys.stderr)"
     )
     command = [sys.executable, "-c", program, conv.tflite("float32")]

@@ -19,7 +19,7 @@ from tflite_guard.protocol import TensorInfo
 def test_predictions_are_the_models_own(conv: Case) -> None:
     model = keras.saving.load_model(conv.path)
     np.testing.assert_allclose(
-        load_reference(conv.spec).predict(conv.data)["output_0"],
+        load_reference(conv.spec).run(conv.data)["output_0"],
         model.predict(conv.data["image"], verbose=0),
         atol=1e-6,
     )
@@ -41,7 +41,7 @@ def test_layers_are_aliases_of_outputs(branches: Case) -> None:
 
 def test_inputs_and_outputs_go_by_name(branches: Case) -> None:
     model = keras.saving.load_model(branches.path)
-    outputs = load_reference(branches.spec).predict(dict(reversed(branches.data.items())))
+    outputs = load_reference(branches.spec).run(dict(reversed(branches.data.items())))
     wanted = model.predict(branches.data, verbose=0)
     for name in ("zeta", "alpha"):
         np.testing.assert_allclose(outputs[name], wanted[name], rtol=1e-5)
@@ -62,30 +62,30 @@ def test_the_export_gives_the_same(branches: Case, tmp_path: Path) -> None:
     reference = load_reference(branches.spec)
     exported = load_reference(ReferenceSpec("saved_model", FileSpec(reference.export(str(tmp_path / "out")))))
     assert exported.names.inputs == reference.names.inputs
-    wanted = reference.predict(branches.data)
-    for name, values in exported.predict(branches.data).items():
+    wanted = reference.run(branches.data)
+    for name, values in exported.run(branches.data).items():
         np.testing.assert_allclose(values, wanted[name], rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_and_normalization_are_in_inference_mode(make_case: Any) -> None:
     layers = [keras.Input((4,), name="x"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.9)]
     case = make_case("dropped", keras.Sequential(layers), {"x": normal(4)})
-    outputs = case.source.reference.predict(case.data)["output_0"]
+    outputs = case.source.reference.run(case.data)["output_0"]
     np.testing.assert_allclose(outputs, case.data["x"] / np.sqrt(1 + 1e-3), rtol=1e-5)
 
 
 def test_state_is_reset_before_every_example(stateful: Case) -> None:
     reference = load_reference(stateful.spec)
-    together = reference.predict(stateful.data)["output_0"]
+    together = reference.run(stateful.data)["output_0"]
     alone = [
-        load_reference(stateful.spec).predict({"steps": stateful.data["steps"][i : i + 1]})["output_0"] for i in (0, 9)
+        load_reference(stateful.spec).run({"steps": stateful.data["steps"][i : i + 1]})["output_0"] for i in (0, 9)
     ]
     np.testing.assert_allclose(together[[0, 9]], np.concatenate(alone), atol=1e-6)
 
 
 def test_a_model_that_takes_one_example_at_a_time_gets_one(fixed: Case) -> None:
     reference = load_reference(fixed.spec)
-    outputs = reference.predict(fixed.data)["output_0"]
+    outputs = reference.run(fixed.data)["output_0"]
     model = keras.saving.load_model(fixed.path)
     wanted = np.concatenate([model(fixed.data["x"][i : i + 1]).numpy() for i in range(EXAMPLES)])
     np.testing.assert_allclose(outputs, wanted, atol=1e-6)
@@ -94,7 +94,7 @@ def test_a_model_that_takes_one_example_at_a_time_gets_one(fixed: Case) -> None:
 def test_a_fixed_batch_is_filled_up(make_case: Any) -> None:
     x = keras.Input(batch_shape=(5, 4), name="x")
     case = make_case("five", keras.Model(x, keras.layers.Dense(2)(x)), {"x": normal(4)})
-    outputs = case.source.reference.predict(case.data)["output_0"]
+    outputs = case.source.reference.run(case.data)["output_0"]
     assert outputs.shape == (EXAMPLES, 2)
     kernel, bias = keras.saving.load_model(case.path).get_weights()
     np.testing.assert_allclose(outputs, case.data["x"] @ kernel + bias, atol=1e-5)
@@ -124,13 +124,13 @@ def test_input_shapes_fix_unknown_dimensions(make_case: Any) -> None:
 )
 def test_data_that_does_not_fit_is_an_error(conv: Case, values: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        conv.source.reference.predict({"image": values})
+        conv.source.reference.run({"image": values})
 
 
 def test_keras_3_h5(conv: Case, tmp_path: Path) -> None:
     model = keras.saving.load_model(conv.path)
     model.save(tmp_path / "m.h5")
-    outputs = load_reference(ReferenceSpec("keras", FileSpec(str(tmp_path / "m.h5")))).predict(conv.data)["output_0"]
+    outputs = load_reference(ReferenceSpec("keras", FileSpec(str(tmp_path / "m.h5")))).run(conv.data)["output_0"]
     np.testing.assert_allclose(outputs, model.predict(conv.data["image"], verbose=0), atol=1e-6)
 
 
@@ -144,9 +144,9 @@ def test_h5_that_only_keras_2_reads(tmp_path: Path) -> None:
     model.save(path)
     data = {"x": normal(8, 8, 3)}
     reference = load_reference(ReferenceSpec("keras", FileSpec(path)))
-    np.testing.assert_allclose(reference.predict(data)["output_0"], model.predict(data["x"], verbose=0), atol=1e-5)
+    np.testing.assert_allclose(reference.run(data)["output_0"], model.predict(data["x"], verbose=0), atol=1e-5)
     exported = load_reference(ReferenceSpec("saved_model", FileSpec(reference.export(str(tmp_path / "out")))))
-    np.testing.assert_allclose(exported.predict(data)["output_0"], reference.predict(data)["output_0"], atol=1e-5)
+    np.testing.assert_allclose(exported.run(data)["output_0"], reference.run(data)["output_0"], atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +169,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_saved_model_by_signature(saved: str) -> None:
     data = {"x": normal(3)}
-    double = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="double")).predict(data)
+    double = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="double")).run(data)
     np.testing.assert_array_equal(double["y"], data["x"] * 2)
     assert double["count"].tolist() == [3] * EXAMPLES
-    half = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="half")).predict(data)
+    half = load_reference(ReferenceSpec("saved_model", FileSpec(saved), signature="half")).run(data)
     np.testing.assert_array_equal(half["y"], data["x"] / 2)
 
 
@@ -219,23 +219,23 @@ def test_a_saved_models_state_is_reset_before_every_example(tmp_path: Path, chan
     wanted = [signature(x=tf.constant(data[i : i + 1]))["y"].numpy() for i, signature in enumerate(signatures)]
     reference = load_reference(ReferenceSpec("saved_model", FileSpec(path)))
     for _ in range(2):
-        np.testing.assert_array_equal(reference.predict({"x": data})["y"][:3], np.concatenate(wanted))
+        np.testing.assert_array_equal(reference.run({"x": data})["y"][:3], np.concatenate(wanted))
 
 
 def test_state_of_a_saved_model_does_not_reach_its_export(tmp_path: Path) -> None:
     path = counters(tmp_path / "m", CHANGES[0])
     reference = load_reference(ReferenceSpec("saved_model", FileSpec(path)))
-    wanted = reference.predict({"x": normal(3)})["y"]
+    wanted = reference.run({"x": normal(3)})["y"]
     again = load_reference(
         ReferenceSpec("saved_model", FileSpec(reference.export(str(tmp_path / "out"), {"x": (1, 3)})))
     )
-    np.testing.assert_array_equal(again.predict({"x": normal(3)})["y"], wanted)
+    np.testing.assert_array_equal(again.run({"x": normal(3)})["y"], wanted)
 
 
 def test_a_signature_that_only_reads_its_variables_takes_whole_batches(tmp_path: Path) -> None:
     path = counters(tmp_path / "m", CHANGES[0])
-    assert load_reference(ReferenceSpec("saved_model", FileSpec(path), signature="peek")).reset is None
-    assert load_reference(ReferenceSpec("saved_model", FileSpec(path))).reset is not None
+    assert load_reference(ReferenceSpec("saved_model", FileSpec(path), signature="peek")).stateful is False
+    assert load_reference(ReferenceSpec("saved_model", FileSpec(path))).stateful
 
 
 def test_an_unknown_signature_lists_those_there_are(saved: str) -> None:
@@ -269,7 +269,7 @@ def test_a_saved_model_with_fixed_shapes_is_exported_anew(saved: str, tmp_path: 
     folder = fixed.export(str(tmp_path / "b"))
     again = load_reference(ReferenceSpec("saved_model", FileSpec(folder), signature="double"))
     assert again.names.inputs["x"].shape == (None, 3)
-    np.testing.assert_array_equal(again.predict({"x": normal(3)})["y"], normal(3) * 2)
+    np.testing.assert_array_equal(again.run({"x": normal(3)})["y"], normal(3) * 2)
 
 
 def test_strings_are_refused(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_model_that_fails_says_how(tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"), signatures={"serving_default": grown})
     reference = load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))))
     with pytest.raises(EvaluationError, match=r"m cannot be run: .*reshape") as e:
-        reference.predict({"x": normal(3)})
+        reference.run({"x": normal(3)})
     assert "\n" not in str(e.value)
 
 
@@ -316,4 +316,4 @@ def test_what_went_wrong_in_a_graph_is_told_not_only_where(tmp_path: Path) -> No
     tf.saved_model.save(Divides(), str(tmp_path / "m"))
     source = load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))))
     with pytest.raises(EvaluationError, match=r"cannot be run: .*division by zero"):
-        source.predict({"values": np.zeros((1, 2), np.int32)})
+        source.run({"values": np.zeros((1, 2), np.int32)})

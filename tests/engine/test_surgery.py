@@ -7,13 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from engine_models import Case, edited, normal, single_runs
+from engine_models import Case, edited, normal, runner, single_runs
 
 from tflite_guard.engine import graph
 from tflite_guard.engine.convert import FloatModel
 from tflite_guard.engine.recipes import quantize_with_recipe
 from tflite_guard.engine.surgery import with_float32_constants
-from tflite_guard.engine.tflite import Runner
 from tflite_guard.errors import ModelFileError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, FileSpec, ReferenceSpec
 
@@ -44,7 +43,7 @@ def widened(case: Case, folder: Path) -> str:
 def noise(path: str, case: Case) -> float:
     """What is lost to the float32 model, as a share of its outputs' spread."""
     wanted = single_runs(case.tflite("float32"), case.data)["output_0"]
-    outputs = Runner(path, expected=case.source.names).run(case.data)["output_0"]
+    outputs = runner(path, case.source.names).run(case.data)["output_0"]
     return float(np.sqrt(np.mean(np.square(outputs - wanted))) / np.std(wanted))
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_models import EXAMPLES, Case, edited, single_runs, without_signature
+from engine_models import EXAMPLES, Case, edited, runner, runners, single_runs, without_signature
 
 from tflite_guard.datasets import Batch
-from tflite_guard.engine import tflite
-from tflite_guard.engine.tflite import Runner, evaluate_batches, inspect
+from tflite_guard.engine import feeds, tflite
+from tflite_guard.engine.running import run_batches
+from tflite_guard.engine.tflite import Model, Runner
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.protocol import Names, TensorInfo
 
@@ -41,7 +42,7 @@ def collected(results: Any) -> dict[str, np.ndarray]:
 )
 def test_batches_in_threads_give_what_a_loop_of_single_examples_gives(conv: Case, quantization: str, io: str) -> None:
     path = conv.tflite(quantization, io)
-    results = collected(evaluate_batches(path, batches(conv.data, 7), "default", 2, conv.source.names))
+    results = collected(run_batches(runners(path, conv.source.names), batches(conv.data, 7)))
     np.testing.assert_array_equal(results["output_0"], single_runs(path, conv.data)["output_0"])
 
 
@@ -49,7 +50,7 @@ def test_inputs_and_outputs_go_by_name(branches: Case) -> None:
     path = branches.tflite("int8", "int8")
     wanted = single_runs(path, branches.data)
     shuffled = {name: branches.data[name] for name in ("right", "ids", "left")}
-    results = collected(evaluate_batches(path, batches(shuffled, 5), "default", 2, branches.source.names))
+    results = collected(run_batches(runners(path, branches.source.names), batches(shuffled, 5)))
     assert set(results) == {"zeta", "alpha"}
     for name, values in results.items():
         np.testing.assert_array_equal(values, wanted[name])
@@ -65,7 +66,7 @@ def test_order_is_kept_and_little_is_held(conv: Case) -> None:
             yield batch
 
     starts = []
-    for done, (batch, _) in enumerate(evaluate_batches(conv.tflite("int8"), stream(), "default", 2)):
+    for done, (batch, _) in enumerate(run_batches(runners(conv.tflite("int8")), stream())):
         starts.append(batch.start)
         assert drawn - done <= 5
     assert starts == sorted(starts)
@@ -73,12 +74,12 @@ def test_order_is_kept_and_little_is_held(conv: Case) -> None:
 
 
 def test_no_batches_give_nothing(conv: Case) -> None:
-    assert list(evaluate_batches(conv.tflite("int8"), [], "default", 2)) == []
+    assert list(run_batches(runners(conv.tflite("int8")), [])) == []
 
 
 def test_stopping_in_the_middle_leaves_no_thread(conv: Case) -> None:
     before = threading.active_count()
-    stream = evaluate_batches(conv.tflite("int8"), batches(conv.data, 2), "default", 2)
+    stream = run_batches(runners(conv.tflite("int8")), batches(conv.data, 2))
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
@@ -86,7 +87,7 @@ def test_stopping_in_the_middle_leaves_no_thread(conv: Case) -> None:
 
 def test_state_is_forgotten_before_every_example(stateful: Case) -> None:
     path = stateful.tflite("float32")
-    results = collected(evaluate_batches(path, batches(stateful.data, 8), "default", 2, stateful.source.names))
+    results = collected(run_batches(runners(path, stateful.source.names), batches(stateful.data, 8)))
     np.testing.assert_array_equal(results["output_0"], single_runs(path, stateful.data)["output_0"])
 
 
@@ -102,16 +103,17 @@ def test_lstm_operator_with_variable_tensors_is_reset(tmp_path: Path) -> None:
     tf.saved_model.save(model, str(tmp_path / "m"), signatures={"serving_default": function})
     path = tmp_path / "m.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "m")).convert())
-    assert inspect(str(path)).state
+    assert runner(str(path)).stateful
     data = {"steps": np.random.default_rng(1).normal(size=(6, 5, 3)).astype("float32")}
-    np.testing.assert_array_equal(Runner(str(path)).run(data)["out"], single_runs(str(path), data)["out"])
+    np.testing.assert_array_equal(runner(str(path)).run(data)["out"], single_runs(str(path), data)["out"])
 
 
 def test_a_batch_that_cannot_be_resized_goes_one_by_one(fixed: Case) -> None:
     path = fixed.tflite("int8")
-    runner = Runner(path, expected=fixed.source.names)
-    np.testing.assert_array_equal(runner.run(fixed.data)["output_0"], single_runs(path, fixed.data)["output_0"])
-    assert runner.one_by_one
+    one = runner(path, fixed.source.names)
+    np.testing.assert_array_equal(one.run(fixed.data)["output_0"], single_runs(path, fixed.data)["output_0"])
+    assert one.one_by_one
+    assert not one.batch_dependent
 
 
 def test_a_batch_that_gives_something_else_goes_one_by_one(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_a_batch_that_gives_something_else_goes_one_by_one(tmp_path: Path) -> No
     path = tmp_path / "m.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "m")).convert())
     data = {"x": np.random.default_rng(0).normal(size=(9, 3)).astype("float32")}
-    results = collected(evaluate_batches(str(path), batches(data, 4), "default", 2))
+    results = collected(run_batches(runners(str(path)), batches(data, 4)))
     np.testing.assert_array_equal(results["y"], np.repeat(data["x"].max(axis=1, keepdims=True), 3, axis=1))
 
 
@@ -141,13 +143,13 @@ def test_a_model_without_batch_axis_gets_one(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert())
     data = np.arange(12, dtype="float32").reshape(4, 3)
-    [output] = Runner(str(path)).run({"x": data}).values()
+    [output] = runner(str(path)).run({"x": data}).values()
     np.testing.assert_array_equal(output, (data * data).sum(axis=1))
 
 
 def test_without_signature_names_come_from_the_reference(conv: Case, tmp_path: Path) -> None:
     path = without_signature(conv.tflite("int8"), tmp_path / "bare.tflite")
-    outputs = Runner(path, expected=conv.source.names).run(conv.data)
+    outputs = runner(path, conv.source.names).run(conv.data)
     np.testing.assert_array_equal(outputs["output_0"], single_runs(conv.tflite("int8"), conv.data)["output_0"])
 
 
@@ -162,13 +164,13 @@ def test_without_signature_equal_shapes_are_refused_and_not_guessed(branches: Ca
     with pytest.raises(
         EvaluationError, match=r"no input corresponds without doubt to the reference's (left|right)"
     ) as e:
-        Runner(path, expected=branches.source.names)
+        runner(path, branches.source.names)
     assert e.value.kind == "binding"
 
 
 def test_outputs_without_names_are_bound_by_their_only_shape(branches: Case, tmp_path: Path) -> None:
     path = without_signature(branches.tflite("float32"), tmp_path / "bare.tflite")
-    outputs = Runner(path, expected=branches.source.names).run(branches.data)
+    outputs = runner(path, branches.source.names).run(branches.data)
     wanted = single_runs(branches.tflite("float32"), branches.data)
     np.testing.assert_array_equal(outputs["zeta"], wanted["zeta"])
     np.testing.assert_array_equal(outputs["alpha"], wanted["alpha"])
@@ -177,20 +179,20 @@ def test_outputs_without_names_are_bound_by_their_only_shape(branches: Case, tmp
 def test_an_alias_finds_its_port(conv: Case) -> None:
     info = conv.source.names
     names = Names({"photo": info.inputs["image"]}, info.outputs, input_aliases={"image": "photo"})
-    outputs = Runner(conv.tflite("float32"), expected=names).run({"photo": conv.data["image"]})
+    outputs = runner(conv.tflite("float32"), names).run({"photo": conv.data["image"]})
     assert outputs["output_0"].shape == (EXAMPLES, 10)
 
 
 def test_another_shape_than_the_reference_is_an_error(conv: Case) -> None:
     names = Names(conv.source.names.inputs, {"output_0": TensorInfo((None, 11), "float32")})
     with pytest.raises(EvaluationError, match=r"reference's output_0 \[\?, 11\] float32 .*output_0 \[\?, 10\]"):
-        Runner(conv.tflite("float32"), expected=names)
+        runner(conv.tflite("float32"), names)
 
 
 def test_an_input_that_the_reference_has_not_is_an_error(branches: Case) -> None:
     inputs = {name: info for name, info in branches.source.names.inputs.items() if name != "left"}
     with pytest.raises(EvaluationError, match="has an input that the reference has not: left"):
-        Runner(branches.tflite("float32"), expected=Names(inputs, branches.source.names.outputs))
+        runner(branches.tflite("float32"), Names(inputs, branches.source.names.outputs))
 
 
 @pytest.mark.parametrize(
@@ -208,30 +210,29 @@ def test_an_input_that_the_reference_has_not_is_an_error(branches: Case) -> None
 )
 def test_data_that_does_not_fit_is_an_error(conv: Case, values: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Runner(conv.tflite("int8", "int8"), expected=conv.source.names).run({"image": values})
+        runner(conv.tflite("int8", "int8"), conv.source.names).run({"image": values})
 
 
 def test_missing_data_names_the_input(branches: Case) -> None:
     with pytest.raises(DataError, match="no array for the model's input left"):
-        Runner(branches.tflite("float32")).run({name: branches.data[name] for name in ("right", "ids")})
+        runner(branches.tflite("float32")).run({name: branches.data[name] for name in ("right", "ids")})
 
 
 def test_kinds_are_cast_without_a_word_where_nothing_is_lost(conv: Case, branches: Case) -> None:
-    runner = Runner(conv.tflite("float32"))
+    one = runner(conv.tflite("float32"))
     np.testing.assert_array_equal(
-        runner.run({"image": conv.data["image"].astype("float64")})["output_0"], runner.run(conv.data)["output_0"]
+        one.run({"image": conv.data["image"].astype("float64")})["output_0"], one.run(conv.data)["output_0"]
     )
     large = branches.data | {"ids": branches.data["ids"] + 2**40}
     with pytest.raises(DataError, match=r"input ids: the value \d+ does not fit the model's int32"):
-        Runner(branches.tflite("float32")).run(large)
+        runner(branches.tflite("float32")).run(large)
 
 
 def test_integers_are_refused_for_an_integer_model_that_stands_for_a_float_one(conv: Case) -> None:
     raw = np.zeros((2, 8, 8, 1), "uint8")
     path = conv.tflite("int8", "uint8")
     with pytest.raises(DataError, match="cast"):
-        Runner(path, expected=conv.source.names).run({"image": raw})
-    assert Runner(path).run({"image": raw})["output_0"].shape == (2, 10)
+        runner(path, conv.source.names).run({"image": raw})
 
 
 @pytest.mark.parametrize(("io", "limits"), [("int8", (-128, 127)), ("uint8", (0, 255))])
@@ -245,9 +246,9 @@ def test_inputs_are_rounded_and_clipped(io: str, limits: tuple[int, int]) -> Non
 
 def test_kernels_can_be_chosen(conv: Case) -> None:
     path = conv.tflite("int8")
-    reference = Runner(path, "reference").run(conv.data)["output_0"]
-    default = Runner(path, "default").run(conv.data)["output_0"]
-    step = inspect(conv.tflite("int8", "int8")).outputs["output_0"].scale
+    reference = Runner(Model.read(path), "reference").run(conv.data)["output_0"]
+    default = Runner(Model.read(path), "default").run(conv.data)["output_0"]
+    step = Model.read(conv.tflite("int8", "int8")).outputs["output_0"].scale
     assert np.abs(reference - default).max() <= 4 * step
 
 
@@ -257,8 +258,8 @@ def test_unknown_sizes_come_from_the_data(make_case: Any) -> None:
     image = keras.Input((None, None, 1), name="image")
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image)))
     case = make_case("sizes", model, {"image": np.random.default_rng(0).normal(size=(6, 9, 7, 1)).astype("float32")})
-    outputs = Runner(case.tflite("float32"), expected=case.source.names).run(case.data)
-    np.testing.assert_allclose(outputs["output_0"], case.source.reference.predict(case.data)["output_0"], atol=1e-6)
+    outputs = runner(case.tflite("float32"), case.source.names).run(case.data)
+    np.testing.assert_allclose(outputs["output_0"], case.source.reference.run(case.data)["output_0"], atol=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x1c\0\0\0TFL3" + b"\0" * 40])
@@ -266,7 +267,7 @@ def test_a_file_that_is_no_model_is_refused(content: bytes, tmp_path: Path) -> N
     path = tmp_path / "bad.tflite"
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=r"bad\.tflite"):
-        Runner(str(path))
+        runner(str(path))
 
 
 def test_a_truncated_model_is_refused(conv: Case, tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_a_truncated_model_is_refused(conv: Case, tmp_path: Path) -> None:
     path = tmp_path / "cut.tflite"
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelFileError, match=r"cut\.tflite"):
-        Runner(str(path))
+        runner(str(path))
 
 
 def test_an_operator_without_kernel_is_named(conv: Case, tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ def test_an_operator_without_kernel_is_named(conv: Case, tmp_path: Path) -> None
     with pytest.raises(
         EvaluationError, match="needs the custom operator MyOperator, for which LiteRT has no kernel"
     ) as e:
-        Runner(edited(conv.tflite("float32"), tmp_path / "custom.tflite", custom))
+        runner(edited(conv.tflite("float32"), tmp_path / "custom.tflite", custom))
     assert e.value.kind == "no-kernel"
 
 
@@ -295,7 +296,7 @@ def test_a_flex_operator_is_named(conv: Case, tmp_path: Path) -> None:
         content.operatorCodes[0].customCode = b"FlexErfinv"
 
     with pytest.raises(EvaluationError, match="needs the TensorFlow operator Erfinv") as e:
-        Runner(edited(conv.tflite("float32"), tmp_path / "flex.tflite", flex))
+        runner(edited(conv.tflite("float32"), tmp_path / "flex.tflite", flex))
     assert e.value.kind == "no-kernel"
 
 
@@ -307,7 +308,7 @@ def test_a_version_without_kernel_is_named(conv: Case, tmp_path: Path) -> None:
     with pytest.raises(
         EvaluationError, match=r"newer version of the operator .*CONV_2D.*; install a newer ai-edge-litert"
     ) as e:
-        Runner(path)
+        runner(path)
     assert e.value.kind == "no-kernel"
 
 
@@ -328,6 +329,6 @@ def test_axes_in_another_order_are_told_with_the_step_that_orders_them(
 ) -> None:
     data = np.broadcast_to(np.float32(0), (2, *given))
     with pytest.raises(DataError) as raised:
-        tflite.check_shape("image", data, wanted)
+        feeds.examples("image", TensorInfo(wanted, "float32"), data)
     assert advice in str(raised.value)
     assert ("transpose" in str(raised.value)) != ("reshape" in str(raised.value))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, assert_never
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, assert_never
 
 import numpy as np
 
@@ -24,8 +24,11 @@ from tflite_guard.datasets.sources import (
 )
 from tflite_guard.errors import DataError
 from tflite_guard.manifest.types import DatasetSpec
+from tflite_guard.protocol import Names
 
-__all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "about", "open_dataset"]
+__all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "about", "canonical", "open_dataset"]
+
+T = TypeVar("T")
 
 TfrecordOpener = Callable[[str, Mapping[str, Mapping[str, Any]]], Reader]
 """Opens a TFRecord file (path, features); given from outside, because it needs TensorFlow."""
@@ -113,6 +116,30 @@ def open_dataset(
     if not len(rows):
         raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
     return Dataset(spec, inputs, labels, steps, reader, rows)
+
+
+def canonical(spec: DatasetSpec, names: Names) -> DatasetSpec:
+    """The dataset with its inputs, labels and preprocessing by a model's canonical names.
+
+    A manifest may name them by alias or `#index` as well; what the model does not have stays, for `open_dataset` to
+    tell. Raises DataError where two names are of one input or output.
+    """
+    inputs, labels, steps = spec.inputs, spec.labels, spec.preprocess
+    return replace(
+        spec,
+        inputs=_renamed(spec, inputs, names.input, "inputs") if isinstance(inputs, dict) else inputs,
+        labels=_renamed(spec, labels, names.output, "labels") if isinstance(labels, dict) else labels,
+        preprocess=_renamed(spec, steps, names.input, "preprocess") if isinstance(steps, dict) else steps,
+    )
+
+
+def _renamed(spec: DatasetSpec, written: Mapping[str, T], name_of: Callable[[str], str], what: str) -> dict[str, T]:
+    renamed: dict[str, T] = {}
+    for name, value in written.items():
+        if name_of(name) in renamed:
+            raise DataError(f"dataset {spec.name!r}: {what!r} names {name_of(name)!r} twice, once as {name!r}")
+        renamed[name_of(name)] = value
+    return renamed
 
 
 @contextmanager

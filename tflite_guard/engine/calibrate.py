@@ -30,12 +30,13 @@ def measured_ranges(
     """Each float activation's smallest and largest value over the examples, by tensor name.
 
     `examples` is called once, or twice with `clip_percentile`, which keeps the central so many percent of the
-    values. Examples are batches of one by signature input name.
+    values. Examples are what the model takes, by input name.
     """
     interpreter = _instrumented(model)
-    tensors = _activations(graphs.read(model))
+    graph = graphs.read(model)
+    tensors = _activations(graph)
     limits = dict.fromkeys(tensors, (np.inf, -np.inf))
-    for values in _observed(interpreter, model, examples(), tensors):
+    for values in _observed(interpreter, graph, examples(), tensors):
         for index, value in values.items():
             low, high = limits[index]
             limits[index] = (min(low, float(value.min())), max(high, float(value.max())))
@@ -43,7 +44,7 @@ def measured_ranges(
     if not seen:
         raise DataError("the calibration data has no examples")
     if clip_percentile is not None:
-        seen = _clipped(_observed(interpreter, model, examples(), tensors), seen, clip_percentile)
+        seen = _clipped(_observed(interpreter, graph, examples(), tensors), seen, clip_percentile)
     return {tensors[index]: pair for index, pair in seen.items()}
 
 
@@ -64,11 +65,11 @@ def _activations(graph: graphs.Graph) -> dict[int, str]:
 
 
 def _observed(
-    interpreter: Interpreter, model: bytes, examples: Iterable[Mapping[str, Array]], tensors: Iterable[int]
+    interpreter: Interpreter, graph: graphs.Graph, examples: Iterable[Mapping[str, Array]], tensors: Iterable[int]
 ) -> Iterator[dict[int, Array]]:
     """The finite, non-empty activations of each example."""
-    inputs = graphs.input_indices(graphs.read(model))
-    state = graphs.has_state(graphs.read(model))
+    inputs = graphs.input_indices(graph)
+    state = graphs.has_state(graph)
     for example in examples:
         _feed(interpreter, {inputs[name]: value for name, value in example.items()})
         if state:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
+from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
 from tflite_guard.engine.saved_model import signature_operators
 from tflite_guard.engine.surgery import with_float32_constants
-from tflite_guard.engine.tflite import calibration_examples, first_line, names_of
+from tflite_guard.engine.tflite import Model, first_line
 from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
 from tflite_guard.protocol import Names
@@ -72,7 +73,11 @@ class FloatModel:
     @cached_property
     def names(self) -> Names:
         """The names that calibration data goes by."""
-        return names_of(self._spec.path) if self._spec.kind == "tflite" else self.reference.names
+        if self._spec.kind != "tflite":
+            return self.reference.names
+        model = Model.read(self._spec.path, self._spec.signature)
+        model.require_main("the converter")
+        return model.names
 
     @cached_property
     def _float32(self) -> bytes:
@@ -132,7 +137,7 @@ class FloatModel:
 
     @cached_property
     def _single_export(self) -> str:
-        shapes = {name: (1, *info.shape[1:]) for name, info in self.names.inputs.items()}
+        shapes = {name: info.shape and (1, *info.shape[1:]) for name, info in self.names.inputs.items()}
         return self.reference.export(mkdtemp(prefix="export-single-", dir=self._scratch), shapes)
 
     def _convert(self, setup: Callable[[Any], None]) -> bytes:
@@ -271,7 +276,7 @@ class FloatModel:
         return self._convert(setup)
 
     def _samples(self, calibration: Calibration, options: CalibrationOptions) -> Iterator[dict[str, Array]]:
-        return calibration_examples(calibration(), self.names.inputs, options.samples)
+        return feeds.calibration_examples(calibration(), self.names.inputs, options.samples)
 
     def _listed(self, calibration: Calibration, options: CalibrationOptions) -> Callable[[], Iterator[list[Array]]]:
         """Samples in the order of the flatbuffer's inputs, as a file without a signature needs them."""

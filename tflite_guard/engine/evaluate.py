@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,14 +14,15 @@ from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
-from tflite_guard.engine.tflite import Port, bind, dequantize, evaluate_batches, inspect, names_of
-from tflite_guard.errors import DataError
+from tflite_guard.engine.running import run_batches
+from tflite_guard.engine.tflite import Model, Port, Runner, dequantize
+from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example
 from tflite_guard.protocol import Evaluation, Measured, Names, ObservedMeasured, TensorInfo
 from tflite_guard.results import Artifact, Measurement
-from tflite_guard.vocabulary import METRICS, Kernels
+from tflite_guard.vocabulary import METRICS, Kernels, StateUse
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -82,20 +83,19 @@ class Scorer:
 
     def __init__(self, specs: Sequence[MetricSpec], names: Names, dataset: DatasetSpec) -> None:
         self._dataset = dataset
-        self._aliases = names.output_aliases
         self._groups: list[Array] = []
         self._columns: list[_Column | _Whole] = []
-        labels = _label_keys(dataset, self._aliases)
-        unknown = [key for key in labels if key and key not in names.outputs]
-        if unknown:
-            held = ", ".join(map(repr, names.outputs))
-            raise DataError(
-                f"dataset {dataset.name!r} has labels for output {unknown[0]!r}, which is none (there are {held})"
-            )
+        labels = [""] if isinstance(dataset.labels, str) else list(dataset.labels or ())
+        for key in labels:
+            if key and key not in names.outputs:
+                raise DataError(
+                    f"dataset {dataset.name!r} has labels for output {key!r}, which is none "
+                    f"(there are {_listed(names.outputs)})"
+                )
         for spec in specs:
             if spec.metric == "size_bytes":
                 continue
-            spec = replace(spec, output=self._aliases.get(spec.output, spec.output) if spec.output else None)
+            spec = _canonical(spec, names)
             if spec.python is not None:
                 self._columns.append(_Whole(spec, _labels_of(spec, spec.output, labels)))
                 continue
@@ -114,10 +114,9 @@ class Scorer:
 
     def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
         """Score one batch; every array's first axis is the batch's."""
-        labels = {self._aliases.get(key, key): value for key, value in batch.labels.items()}
         with about(self._dataset):
             for column in self._columns:
-                column.add(outputs, reference, labels, batch.start)
+                column.add(outputs, reference, batch.labels, batch.start)
         if batch.groups is not None:
             self._groups.append(batch.groups)
 
@@ -132,13 +131,15 @@ class Scorer:
 class Subject:
     """What is evaluated: a .tflite, the data, and the reference outputs to compare with."""
 
-    tflite: str
+    model: Model
     recorded: Outputs
     names: Names
     dataset: DatasetSpec
+    """Its inputs and labels by canonical name."""
     metrics: Sequence[MetricSpec]
     threads: int
     open_data: Open
+    state: StateUse = "reset"
 
     def data(self) -> Dataset:
         """The evaluation data, from its start."""
@@ -150,12 +151,15 @@ class Subject:
             )
         return data
 
-    def run(self, kernels: Kernels) -> Iterator[tuple[Batch, dict[str, Array]]]:
+    def runners(self, kernels: Kernels) -> list[Runner]:
+        """An interpreter for each thread."""
+        return [Runner(self.model, kernels, self.names) for _ in range(self.threads)]
+
+    def run(self, runners: Sequence[Runner]) -> Iterator[tuple[Batch, dict[str, Array]]]:
         """Batches with the .tflite's outputs by canonical name."""
         data = self.data()
-        batches = data.batches(batch_size(data))
         with about(self.dataset):
-            yield from evaluate_batches(self.tflite, batches, kernels, self.threads, self.names)
+            yield from run_batches(runners, data.batches(batch_size(data)), self.state)
 
     def scorer(self) -> Scorer:
         """A collector of this subject's metrics."""
@@ -168,46 +172,49 @@ class Subject:
 
 def evaluate(subject: Subject, options: EvaluationOptions, progress: OnProgress) -> Evaluation:
     """Evaluate a .tflite: its measurements, what it holds, and how recorded outputs compare."""
-    model = graph.read(subject.tflite)
+    model = subject.model
     scorer = subject.scorer()
-    for batch, outputs in subject.run(options.kernels):
+    runners = subject.runners(options.kernels)
+    for batch, outputs in subject.run(runners):
         count = _length(outputs)
-        require_finite(subject.tflite, outputs, batch.start)
-        scorer.add(batch, outputs, subject.reference_rows(batch, count))
+        reference = subject.reference_rows(batch, count)
+        require_finite(model.path, outputs, batch.start, converted=True)
+        for name, values in outputs.items():
+            _require_shape(f"{model.path}: output {name!r}", values, "the reference's", reference[name])
+        scorer.add(batch, outputs, reference)
         progress(batch.start + count, subject.recorded.examples)
-    size = Path(subject.tflite).stat().st_size
+    size = Path(model.path).stat().st_size
     return Evaluation(
         measurements=_ordered([*scorer.measurements(), *_sizes(subject.metrics, size)], subject.metrics),
-        artifact=_artifact(model, size, sha256_of(subject.tflite), options.integer),
+        artifact=_artifact(model.graph, size, sha256_of(model.path), options.integer),
         observed=_observe(subject, options) if options.observed_outputs is not None else None,
+        facts=runners[0].facts(subject.state),
     )
 
 
-def names_for(tflite: str, described: Names | None, recorded: Outputs) -> Names:
+def names_for(model: Model, described: Names | None, recorded: Outputs) -> Names:
     """The reference's names; where it is recorded outputs, the file's inputs and the recording's outputs."""
     if described is not None:
         return described
-    own = names_of(tflite)
-    return Names(own.inputs, {name: TensorInfo(*recorded.kind(name)) for name in recorded.names})
+    return replace(model.names, outputs={name: TensorInfo(*recorded.kind(name)) for name in recorded.names})
 
 
 def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
     """What the user's own application gave for this artifact, scored, and its distance from both kernels."""
     assert options.observed_outputs is not None
     path = options.observed_outputs.path
-    ports = bind(
-        subject.tflite, inspect(subject.tflite).outputs, subject.names.outputs, subject.names.output_aliases, "output"
-    )
     scorer = subject.scorer()
     steps = {}
     for kernels in get_args(Kernels):
         largest = 0.0
         theirs = _Rows(recorded_outputs(path, subject.dataset, subject.open_data))
-        for batch, outputs in subject.run(kernels):
+        runners = subject.runners(kernels)
+        ports = runners[0].outputs
+        for batch, outputs in subject.run(runners):
             count = _length(outputs)
             observed = _dequantized(_named(theirs.take(count), subject.names, path), ports)
             for name, ours in outputs.items():
-                _require_shape(path, name, observed[name], ours)
+                _require_shape(path, observed[name], f"the model's output {name!r}", ours)
                 largest = max(largest, _steps(observed[name], ours, ports[name]))
             if kernels == options.kernels:
                 scorer.add(batch, observed, subject.reference_rows(batch, count))
@@ -217,7 +224,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
 
 def _named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]:
     """Recorded arrays by canonical name: their key, an alias, or the only one."""
-    arrays = {names.output_aliases.get(key, key): array for key, array in arrays.items()}
+    arrays = {names.output(key): array for key, array in arrays.items()}
     if len(arrays) == 1 and len(names.outputs) == 1:
         return dict(zip(names.outputs, arrays.values(), strict=True))
     missing = [name for name in names.outputs if name not in arrays]
@@ -235,11 +242,14 @@ def _dequantized(arrays: dict[str, Array], ports: dict[str, Port]) -> dict[str, 
     }
 
 
-def _require_shape(path: str, name: str, observed: Array, ours: Array) -> None:
-    if observed.shape != ours.shape:
-        theirs, wanted = list(observed.shape[1:]), list(ours.shape[1:])
-        raise DataError(
-            f"{path}: has shape {theirs} an example where the model's output {name!r} has {wanted}; record it as it is"
+def _require_shape(what: str, values: Array, other: str, wanted: Array) -> None:
+    """Raise EvaluationError of kind `output-shape` unless both hold examples of one shape."""
+    if values.shape != wanted.shape:
+        given, should = list(values.shape[1:]), list(wanted.shape[1:])
+        raise EvaluationError(
+            "output-shape",
+            f"{what} has shape {given} an example, where {other} has {should}; only outputs of one shape can be "
+            "compared: convert or record them alike",
         )
 
 
@@ -293,30 +303,28 @@ def _artifact(model: graph.Graph, size: int, sha256: str, integer: bool | None) 
     return Artifact(size, sha256, count, tuple(floats) if integer or mixed else ())
 
 
-def _label_keys(dataset: DatasetSpec, aliases: dict[str, str]) -> list[str]:
-    if dataset.labels is None:
-        return []
-    if isinstance(dataset.labels, str):
-        return [""]
-    return [aliases.get(name, name) for name in dataset.labels]
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _canonical(spec: MetricSpec, names: Names) -> MetricSpec:
+    """The metric with its output and labels by canonical name. Raises DataError for an output that there is not."""
+    output = None if spec.output is None else names.output(spec.output)
+    if output is not None and output not in names.outputs:
+        raise DataError(f"metric {spec.name!r} names output {spec.output!r}; the model has {_listed(names.outputs)}")
+    return replace(spec, output=output, labels=None if spec.labels is None else names.output(spec.labels))
 
 
 def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -> list[str]:
     """The outputs that a metric is of: the named one, the only one, or for fidelity each by itself."""
     if spec.output is not None:
-        if spec.output not in names:
-            raise DataError(
-                f"metric {spec.name!r} names output {spec.output!r}; the model has {', '.join(map(repr, names))}"
-            )
         return [spec.output]
     if len(names) == 1 or not METRICS[spec.metric].needs_labels:
         return list(names)
     labelled = [name for name in names if name in labels]
     if len(labelled) == 1:
         return labelled
-    raise DataError(
-        f'metric {spec.name!r} does not say which output it is of; add "output": one of {", ".join(map(repr, names))}'
-    )
+    raise DataError(f'metric {spec.name!r} does not say which output it is of; add "output": one of {_listed(names)}')
 
 
 def _labels_of(spec: MetricSpec, output: str | None, labels: Sequence[str]) -> str | None:

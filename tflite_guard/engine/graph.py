@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from tflite_guard.errors import ConversionError, ModelFileError
+from tflite_guard.errors import ConversionError, EvaluationError, ModelFileError
+from tflite_guard.vocabulary import SERVING_DEFAULT
 
 IDENTIFIER = b"TFL3"
 # What reading a malformed flatbuffer raises: offsets that lead outside, impossible lengths, wrong text.
@@ -69,8 +70,12 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class Signature:
-    """Names of inputs and outputs, to tensor indices of one subgraph."""
+    """Names of inputs and outputs, to tensor indices of one subgraph, in the subgraph's order.
 
+    What has no name goes by `#` and its place. Without `key` it is not in the file, and the names are the tensors'.
+    """
+
+    key: str | None
     subgraph: int
     inputs: dict[str, int]
     outputs: dict[str, int]
@@ -215,38 +220,67 @@ def _zero_points(quantization: Any) -> npt.NDArray[np.int64]:
 
 def _signature(raw: Any, subgraphs: Sequence[Subgraph], size: int) -> Signature:
     index = raw.SubgraphIndex()
-    last = len(subgraphs[index].tensors)
+    subgraph = subgraphs[index]
     inputs = [raw.Inputs(i) for i in range(_counted(raw.InputsLength(), size))]
     outputs = [raw.Outputs(i) for i in range(_counted(raw.OutputsLength(), size))]
-    if any(entry.TensorIndex() >= last for entry in (*inputs, *outputs)):
+    if any(entry.TensorIndex() >= len(subgraph.tensors) for entry in (*inputs, *outputs)):
         raise ValueError("a signature leads outside")
-    return Signature(
-        index,
-        {text(entry.Name()): entry.TensorIndex() for entry in inputs},
-        {text(entry.Name()): entry.TensorIndex() for entry in outputs},
-    )
+    key = text(raw.SignatureKey())
+    return Signature(key, index, _in_order(inputs, subgraph.inputs), _in_order(outputs, subgraph.outputs))
 
 
-def io_names(graph: Graph) -> tuple[dict[str, int], dict[str, int]]:
-    """Inputs and outputs, name to tensor index: by the signature (`serving_default`, else the first).
+def _in_order(entries: Sequence[Any], order: Sequence[int]) -> dict[str, int]:
+    named = [(text(entry.Name()), int(entry.TensorIndex())) for entry in entries]
+    place = {index: place for place, index in enumerate(order)}
+    return _by_name(sorted(named, key=lambda pair: place.get(pair[1], len(order))))
 
-    Without one, the tensors' names less TensorFlow's `serving_default_` and `:0`.
+
+def _by_name(named: Sequence[tuple[str, int]]) -> dict[str, int]:
+    return {name or f"#{place}": index for place, (name, index) in enumerate(named)}
+
+
+def choose_signature(graph: Graph, path: str, asked: str | None = None, reference: str | None = None) -> Signature:
+    """The signature to run: the one that is asked for, else the only one, the reference's own, `serving_default`.
+
+    Signatures without inputs or outputs are not looked at unless asked for. Where none is left, it is the first
+    subgraph, by its tensors' names. Raises EvaluationError of kind `signature` where none can be chosen.
     """
-    signature = graph.signatures.get("serving_default") or next(iter(graph.signatures.values()), None)
-    if signature is not None and signature.subgraph == 0:
-        return signature.inputs, signature.outputs
-    return _stripped(graph, graph.main.inputs), _stripped(graph, graph.main.outputs)
+    if asked is not None:
+        if asked not in graph.signatures:
+            raise _unknown_signature(path, f'has no signature "{asked}"', graph.signatures)
+        return graph.signatures[asked]
+    usable = {key: signature for key, signature in graph.signatures.items() if signature.inputs and signature.outputs}
+    if len(usable) <= 1:
+        return next(iter(usable.values()), None) or _unnamed(graph)
+    for key in (reference, SERVING_DEFAULT):
+        if key in usable:
+            return usable[key]
+    raise _unknown_signature(path, "has several signatures", usable, '; say which with "signature"')
+
+
+def _unknown_signature(path: str, what: str, known: Iterable[str], advice: str = "") -> EvaluationError:
+    there = ", ".join(map(repr, known)) or "none"
+    return EvaluationError("signature", f"{path} {what} (there are: {there}){advice}")
+
+
+def _unnamed(graph: Graph) -> Signature:
+    """The first subgraph by its tensors' names, less TensorFlow's `serving_default_` and `:0`."""
+    return Signature(None, 0, _stripped(graph, graph.main.inputs), _stripped(graph, graph.main.outputs))
 
 
 def _stripped(graph: Graph, indices: Sequence[int]) -> dict[str, int]:
-    full = {graph.main.tensors[i].name: i for i in indices}
-    short = {re.sub(r"^serving_default_|:0$", "", name): i for name, i in full.items()}
-    return short if len(short) == len(full) else full
+    full = [(graph.main.tensors[i].name, i) for i in indices]
+    short = [(re.sub(r"^serving_default_|:0$", "", name), i) for name, i in full]
+    for named in (short, full):
+        if len({name for name, _ in named if name}) == sum(1 for name, _ in named if name):
+            return _by_name(named)
+    return _by_name([("", i) for i in indices])
 
 
 def input_indices(graph: Graph) -> dict[str, int]:
-    """Input name to tensor index."""
-    return io_names(graph)[0]
+    """Input name to tensor index, of the first subgraph: that which is quantized."""
+    first = [found for found in graph.signatures.values() if found.subgraph == 0 and found.inputs and found.outputs]
+    return (first[0] if first else _unnamed(graph)).inputs
 
 
 def float_operators(graph: Graph) -> list[str]:

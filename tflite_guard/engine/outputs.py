@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tflite_guard.datasets import Dataset
 from tflite_guard.datasets.arrays import npz_headers
+from tflite_guard.engine.running import require_shape
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import DatasetSpec, FileSpec
 
@@ -66,16 +67,25 @@ def write_outputs(
     return (INDEX, *arrays), done
 
 
-def require_finite(source: str, outputs: dict[str, Array], start: int) -> None:
-    """Raise EvaluationError of kind `non-finite-output` where a batch that begins at example `start` holds NaN."""
+def require_finite(source: str, outputs: dict[str, Array], start: int, *, converted: bool = False) -> None:
+    """Raise EvaluationError of kind `non-finite-output` where a batch that begins at example `start` holds NaN.
+
+    `converted` says that the reference's outputs are finite, so that it is the conversion that brought it.
+    """
+    cause = (
+        "the reference's is finite there, so the conversion did it; look for values that the narrower types cannot "
+        "hold (beyond 65,504 in float16), or keep those layers in float"
+        if converted
+        else "such outputs cannot be judged; find what overflows or divides by zero in the model, or leave the "
+        "example out"
+    )
     for name, array in outputs.items():
         finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if not finite.all():
             first = start + int(np.flatnonzero(~finite)[0])
             raise EvaluationError(
                 "non-finite-output",
-                f"{source}: output {name!r} holds NaN or infinity, first in example {first} (from 0), and such outputs "
-                "cannot be judged; find what overflows or divides by zero in the model, or leave the example out",
+                f"{source}: output {name!r} holds NaN or infinity, first in example {first} (from 0); {cause}",
             )
 
 
@@ -95,12 +105,7 @@ class _Growing:
     def append(self, name: str, rows: Array) -> None:
         if self._rows == 0:
             self._tail, self._dtype = rows.shape[1:], rows.dtype
-        elif rows.shape[1:] != self._tail:
-            raise EvaluationError(
-                "output-shape",
-                f"{name} changes its shape between examples, from {list(self._tail)} to "
-                f"{list(rows.shape[1:])}; give every example the same shape with `resize` or `reshape`",
-            )
+        require_shape(name, self._tail, rows.shape[1:])
         self._stream.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
         self._rows += len(rows)
 
@@ -141,20 +146,20 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
     Raises:
         DataError: the file does not hold one row for each example of the source.
     """
-    source = replace(evaluation, preprocess=(), labels=None, group=None)
+    source = replace(evaluation, preprocess=(), labels=None, group=None, limit=None)
     keys = list(npz_headers(path))
     recorded = replace(
         source, source="npz", file=FileSpec(path), inputs={key: key for key in keys}, columns=None, features=None
     )
-    whole = open_data(replace(recorded, limit=None), keys).examples
+    whole = open_data(recorded, keys).examples
     inputs = [source.inputs] if isinstance(source.inputs, str) else list(source.inputs)
-    expected = open_data(replace(evaluation, limit=None), inputs).examples
+    expected = open_data(source, inputs).examples
     if whole != expected:
         raise DataError(
             f"{path}: holds outputs of {whole} examples where the evaluation data has {expected} (before `limit`); "
             "record one row for each"
         )
-    for batch in open_data(recorded, keys).batches(256, with_labels=False):
+    for batch in open_data(replace(recorded, limit=evaluation.limit), keys).batches(256, with_labels=False):
         yield batch.inputs
 
 

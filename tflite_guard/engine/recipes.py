@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import Ranges, measured_ranges
 from tflite_guard.engine.surgery import with_builtin_codes, with_float32_constants
-from tflite_guard.engine.tflite import calibration_examples, first_line
+from tflite_guard.engine.tflite import first_line
 from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions
 from tflite_guard.protocol import TensorInfo
@@ -87,7 +88,7 @@ def _ranges(
     infos = {name: TensorInfo(tensor.shape_signature, tensor.dtype) for name, tensor in inputs.items()}
 
     def examples() -> Iterator[dict[str, Array]]:
-        return calibration_examples(calibration(), infos, options.samples)
+        return feeds.calibration_examples(calibration(), infos, options.samples)
 
     signature = next(iter(graph.signatures), None)
     if signature is None or options.ranges == "measured" or options.clip_percentile is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tflite_guard.engine.running import Running
 from tflite_guard.engine.safety import check_model_file, keras_version
 from tflite_guard.engine.saved_model import restores_its_variables, signature_operators
-from tflite_guard.engine.tflite import cast, check_dtype, check_shape, first_line
+from tflite_guard.engine.tflite import first_line
 from tflite_guard.errors import EvaluationError, ModelFileError
 from tflite_guard.manifest.types import ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
+from tflite_guard.vocabulary import SERVING_DEFAULT
 
 Array = npt.NDArray[Any]
 Serve = Callable[..., dict[str, Any]]
@@ -31,13 +33,9 @@ CHANGES_VARIABLE = re.compile(
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A loaded float model. Predictions come from the model itself, never from its export."""
+class Source:
+    """How a loaded model is called, exported and reset, whichever kind it is of."""
 
-    path: str
-    signature: str
-    names: Names
-    """With the dimensions that the manifest fixes."""
     serve: Serve
     """Inference on tensors, by keyword, to tensors by canonical output name."""
     save: Callable[[str, Any], None]
@@ -46,64 +44,48 @@ class Reference:
     """The source itself where it is a SavedModel that converts as it is."""
     reset: Callable[[], None] | None
     """Forgets what was carried from earlier calls; None for a model without state."""
-    compiled: Any
 
-    def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by canonical name, float32 or integers, the first axis that of the inputs (n, …)."""
-        feeds = {name: _feed(name, info, np.asarray(inputs[name])) for name, info in self.names.inputs.items()}
-        examples = len(next(iter(feeds.values())))
-        batch = 1 if self.reset else fixed_batch(self.names)
-        if batch is None:
-            together = self._together(feeds, examples)
-            if together is not None:
-                return together
-            batch = 1
-        parts = [self._chunk(feeds, start, batch) for start in range(0, examples, batch)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.names.outputs}
 
-    def _together(self, feeds: Mapping[str, Array], examples: int) -> dict[str, Array] | None:
-        """Outputs of the whole batch; None when the model takes one example at a time although it says otherwise."""
+class Reference(Running):
+    """A loaded float model. Predictions come from the model itself, never from its export."""
+
+    def __init__(self, path: str, signature: str, names: Names, source: Source) -> None:
+        """`names` has the dimensions that the manifest fixes."""
+        fixed = fixed_batch(names)
+        super().__init__(path, names.inputs, stateful=source.reset is not None, fixed_batch=fixed)
+        self.signature = signature
+        self.names = names
+        self._source = source
+        self._compiled = tf.function(_positional(source.serve, list(names.inputs)))
+
+    def call(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of one call by canonical name: float32, integers as they are."""
         try:
-            outputs = self._call(feeds)
-        except EvaluationError:
-            if examples == 1:
-                raise
-            return None
-        return outputs if all(out.ndim and len(out) == examples for out in outputs.values()) else None
+            outputs = self._compiled(*(tf.constant(tensors[name]) for name in self.names.inputs))
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise EvaluationError("run", f"{self.path} cannot be run: {_reason(error)}") from error
+        return {name: _plain(outputs[name].numpy()) for name in self.names.outputs}
+
+    def restart(self) -> None:
+        """Forget what earlier calls left."""
+        if self._source.reset is not None:
+            self._source.reset()
 
     def export(self, folder: str, shapes: Shapes | None = None) -> str:
         """Write a SavedModel into the folder and return where it is.
 
         `shapes` replaces the input shapes, with the batch axis. A SavedModel that converts as it is is used in place.
         """
-        if shapes is None and self.saved_model is not None:
-            return self.saved_model
-        if self.reset:
-            self.reset()  # what earlier calls left would become the export's initial state
+        if shapes is None and self._source.saved_model is not None:
+            return self._source.saved_model
+        self.restart()  # what earlier calls left would become the export's initial state
         wanted = shapes or {name: info.shape for name, info in self.names.inputs.items()}
-        self.save(folder, self._concrete(wanted))
+        self._source.save(folder, self._concrete(wanted))
         return folder
 
     def _concrete(self, shapes: Shapes) -> Any:
         specs = {name: tf.TensorSpec(shapes[name], info.dtype, name=name) for name, info in self.names.inputs.items()}
-        return tf.function(_positional(self.serve, list(specs)), input_signature=list(specs.values()))
-
-    def _chunk(self, feeds: Mapping[str, Array], start: int, batch: int) -> dict[str, Array]:
-        """Outputs of one fixed batch; the last example is repeated where fewer are left."""
-        if self.reset:
-            self.reset()
-        own = fixed_batch(self.names) or 1
-        index = np.arange(start, start + own).clip(max=len(next(iter(feeds.values()))) - 1)
-        left = min(batch, len(next(iter(feeds.values()))) - start)
-        outputs = self._call({name: values[index] for name, values in feeds.items()})
-        return {name: out[:left] if out.ndim else out[None] for name, out in outputs.items()}
-
-    def _call(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        try:
-            outputs = self.compiled(*(tf.constant(feeds[name]) for name in self.names.inputs))
-        except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise EvaluationError("run", f"{self.path} cannot be run: {_reason(error)}") from error
-        return {name: _plain(outputs[name].numpy()) for name in self.names.outputs}
+        return tf.function(_positional(self._source.serve, list(specs)), input_signature=list(specs.values()))
 
 
 def _reason(error: Exception) -> str:
@@ -128,14 +110,8 @@ def _plain(values: Array) -> Array:
     return values if values.dtype.kind in "iub" else values.astype(np.float32)
 
 
-def _feed(name: str, info: TensorInfo, values: Array) -> Array:
-    check_dtype(name, values, info.dtype)
-    check_shape(name, values, info.shape)
-    return cast(name, values, info.dtype)
-
-
 def fixed_batch(names: Names) -> int | None:
-    """The batch that the model's inputs prescribe, or None when it is free."""
+    """The batch that the model's inputs prescribe (for whole examples: their first axis), or None when it is free."""
     sizes = [info.shape[0] for info in names.inputs.values() if info.shape]
     return next((size for size in sizes if size is not None), None)
 
@@ -153,40 +129,38 @@ def load_reference(spec: ReferenceSpec, *, allow_code: bool = False) -> Referenc
 
 def _from_saved_model(spec: ReferenceSpec) -> Reference:
     loaded = _loaded_saved_model(spec.path)
-    function = _signature_function(loaded, spec)
+    signature = spec.signature or SERVING_DEFAULT
+    function = _signature_function(loaded, spec.path, signature)
     inputs = {name: _info(tensor) for name, tensor in function.structured_input_signature[1].items()}
     outputs = {name: _info(tensor) for name, tensor in function.structured_outputs.items()}
-    names = Names(_fixed(inputs, spec), outputs)
+    names = _fixed(Names(inputs, outputs, signature=signature), spec)
     _refuse_strings(names, spec.path)
 
     def save(folder: str, concrete: Any) -> None:
         module = tf.Module()
         module.source = loaded  # keeps its variables and tables
         module.serve = concrete
-        tf.saved_model.save(module, folder, signatures={spec.signature: concrete})
+        tf.saved_model.save(module, folder, signatures={signature: concrete})
 
-    return Reference(
-        path=spec.path,
-        signature=spec.signature,
-        names=names,
+    source = Source(
         serve=lambda **tensors: function(**tensors),
         save=save,
-        saved_model=spec.path if names.inputs == inputs and restores_its_variables(spec.path, spec.signature) else None,
-        reset=_restorer(function, spec),
-        compiled=tf.function(_positional(lambda **tensors: function(**tensors), list(names.inputs))),
+        saved_model=spec.path if names.inputs == inputs and restores_its_variables(spec.path, signature) else None,
+        reset=_restorer(function, spec.path, signature),
     )
+    return Reference(spec.path, signature, names, source)
 
 
-def _restorer(function: Any, spec: ReferenceSpec) -> Callable[[], None] | None:
+def _restorer(function: Any, path: str, signature: str) -> Callable[[], None] | None:
     """Gives the variables of a signature that changes some the values that the file has; None when it changes none."""
-    changing = sorted(filter(CHANGES_VARIABLE.search, signature_operators(spec.path, spec.signature)))
+    changing = sorted(filter(CHANGES_VARIABLE.search, signature_operators(path, signature)))
     if not changing:
         return None
     # Which of them change is not told; assigning a tensor shares its memory, so the weights cost next to nothing.
     saved = [(variable, tf.constant(variable.numpy())) for variable in function.variables]
     if not saved:
         raise ModelFileError(
-            f"{spec.path} changes state ({changing[0]}) that cannot be reset between examples; "
+            f"{path} changes state ({changing[0]}) that cannot be reset between examples; "
             "keep it in a tf.Variable of the model"
         )
 
@@ -206,13 +180,13 @@ def _loaded_saved_model(path: str) -> Any:
         ) from error
 
 
-def _signature_function(loaded: Any, spec: ReferenceSpec) -> Any:
+def _signature_function(loaded: Any, path: str, signature: str) -> Any:
     # Signatures without outputs save, train or initialize.
     signatures = {name: function for name, function in loaded.signatures.items() if function.structured_outputs}
-    if spec.signature not in signatures:
+    if signature not in signatures:
         there = ", ".join(sorted(signatures)) or "none"
-        raise ModelFileError(f'{spec.path} has no signature "{spec.signature}"; there are: {there}', "signature")
-    return signatures[spec.signature]
+        raise ModelFileError(f'{path} has no signature "{signature}"; there are: {there}', "signature")
+    return signatures[signature]
 
 
 def _info(tensor: Any) -> TensorInfo:
@@ -221,25 +195,26 @@ def _info(tensor: Any) -> TensorInfo:
     return TensorInfo(tuple(tensor.shape.as_list()), tensor.dtype.name)
 
 
-def _fixed(inputs: Mapping[str, TensorInfo], spec: ReferenceSpec) -> dict[str, TensorInfo]:
-    """The inputs with the manifest's `input_shapes` in place of unknown dimensions, the batch axis left free."""
-    unknown = [name for name in spec.input_shapes if name not in inputs]
+def _fixed(names: Names, spec: ReferenceSpec) -> Names:
+    """The names with the manifest's `input_shapes` in place of unknown dimensions, the batch axis left free."""
+    wanted = {names.input(name): shape for name, shape in spec.input_shapes.items()}
+    unknown = [name for name in wanted if name not in names.inputs]
     if unknown:
         raise ModelFileError(
-            f"{spec.path}: input_shapes names {unknown[0]}, which is no input of it ({', '.join(inputs)})",
+            f"{spec.path}: input_shapes names {unknown[0]}, which is no input of it ({', '.join(names.inputs)})",
             "input-shapes",
         )
-    return {name: _with_shape(name, info, spec) for name, info in inputs.items()}
+    inputs = {name: _with_shape(name, info, wanted.get(name), spec.path) for name, info in names.inputs.items()}
+    return replace(names, inputs=inputs)
 
 
-def _with_shape(name: str, info: TensorInfo, spec: ReferenceSpec) -> TensorInfo:
-    wanted = spec.input_shapes.get(name)
+def _with_shape(name: str, info: TensorInfo, wanted: Sequence[int] | None, path: str) -> TensorInfo:
     if wanted is None:
         return info
     agrees = len(wanted) == len(info.shape) and all(s in (None, w) for s, w in zip(info.shape, wanted, strict=True))
     if not agrees:
         raise ModelFileError(
-            f"{spec.path}: input_shapes gives {name} {list(wanted)}, but the model has {list(info.shape)}",
+            f"{path}: input_shapes gives {name} {list(wanted)}, but the model has {list(info.shape)}",
             "input-shapes",
         )
     return TensorInfo((info.shape[0], *wanted[1:]), info.dtype)
@@ -262,28 +237,19 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
     labels = _unique([_label(tensor) for tensor in flat])
     inputs = {label: _keras_info(tensor) for label, tensor in zip(labels, flat, strict=True)}
     serve = _keras_serve(keras, model, labels)
-    fixed = _fixed(inputs, spec)
-    outputs = _outputs(serve, fixed)
-    names = Names(fixed, outputs, _input_aliases(keras, model, labels), _output_aliases(model, list(outputs)))
+    given = _fixed(Names(inputs, {}, _input_aliases(keras, model, labels), signature=SERVING_DEFAULT), spec)
+    outputs = _outputs(serve, given.inputs)
+    names = replace(given, outputs=outputs, output_aliases=_output_aliases(model, list(outputs)))
     _refuse_strings(names, spec.path)
 
     def save(folder: str, concrete: Any) -> None:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        archive.add_endpoint(spec.signature, concrete)
+        archive.add_endpoint(SERVING_DEFAULT, concrete)
         concrete.get_concrete_function()
         archive.write_out(folder, **({"verbose": False} if keras.__name__ == "keras" else {}))
 
-    return Reference(
-        path=spec.path,
-        signature=spec.signature,
-        names=names,
-        serve=serve,
-        save=save,
-        saved_model=None,
-        reset=_resetter(model),
-        compiled=tf.function(_positional(serve, list(fixed))),
-    )
+    return Reference(spec.path, SERVING_DEFAULT, names, Source(serve, save, None, _resetter(model)))
 
 
 def _loaded_keras(path: str, allow_code: bool) -> tuple[Any, Any]:
@@ -386,9 +352,10 @@ def _outputs(serve: Serve, inputs: Mapping[str, TensorInfo]) -> dict[str, Tensor
 
 def _input_aliases(keras: Any, model: Any, labels: Sequence[str]) -> dict[str, str]:
     structure = _input_structure(model)
-    named = zip((tensor.name.split(":")[0] for tensor in _tensors(keras, structure)), labels, strict=True)
-    keys = zip(sorted(structure), labels, strict=True) if isinstance(structure, dict) else ()
-    return {alias: label for alias, label in (*named, *keys) if alias not in labels}
+    layers = [tensor.name.split(":")[0] for tensor in _tensors(keras, structure)]
+    keys = sorted(structure) if isinstance(structure, dict) and len(structure) == len(labels) else []
+    named = (*zip(layers, labels, strict=True), *zip(keys, labels, strict=False))
+    return {alias: label for alias, label in named if alias not in labels}
 
 
 def _output_aliases(model: Any, outputs: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from tflite_guard.engine.saved_model import MetaGraph, meta_graphs
 from tflite_guard.errors import ModelFileError
 from tflite_guard.files import lfs_pointer, sniff
 from tflite_guard.manifest.types import ReferenceSpec
+from tflite_guard.vocabulary import SERVING_DEFAULT
 
 MAX_UNPACKED = 4 << 30
 MAX_RATIO = 200
@@ -82,7 +83,7 @@ def check_model_file(spec: ReferenceSpec, *, allow_code: bool = False) -> None:
     """
     found = _found(spec.path)
     if spec.kind == "saved_model" and found == "saved_model":
-        check_saved_model(spec.path, spec.signature, allow_code=allow_code)
+        check_saved_model(spec.path, spec.signature or SERVING_DEFAULT, allow_code=allow_code)
     elif spec.kind == "keras" and found == "keras":
         check_keras_zip(spec.path, allow_code=allow_code)
     elif spec.kind == "keras" and found == "hdf5":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
-from tflite_guard.datasets import Dataset, about, open_dataset
-from tflite_guard.errors import ModelFileError
+from tflite_guard.datasets import Dataset, about, canonical, open_dataset
+from tflite_guard.errors import DataError, ModelFileError
 from tflite_guard.manifest.types import Conversion, DatasetSpec, ReferenceSpec
 from tflite_guard.protocol import (
     AnyRequest,
@@ -25,11 +26,12 @@ from tflite_guard.protocol import (
     Names,
     ReferenceOutputs,
     RunReference,
-    TensorInfo,
 )
+from tflite_guard.vocabulary import StateUse
 
 if TYPE_CHECKING:
     from tflite_guard.engine.convert import FloatModel
+    from tflite_guard.engine.tflite import Model
 
 Calibration = Callable[[], Iterator[dict[str, Any]]]
 OnProgress = Callable[[int, int], None]
@@ -67,48 +69,57 @@ class Session:
 
     def _describe(self, request: DescribeModel) -> Names:
         spec = request.reference
-        return _float_names(spec.path, spec.signature) if spec.kind == "tflite" else self._source(spec).names
+        return _float_model(spec).names if spec.kind == "tflite" else self._source(spec).names
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
         from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
+        from tflite_guard.engine.running import Running, run_batches
 
         spec, data = request.reference, request.dataset
         if spec.kind == "outputs":
             recorded = recorded_outputs(spec.path, data, self._open)
             files, examples = write_outputs(recorded, out, self._progress, spec.path)
             return ReferenceOutputs(files, examples, None)
+        runners: Sequence[Running]
         if spec.kind == "tflite":
-            from tflite_guard.engine.tflite import evaluate_batches
+            from tflite_guard.engine.tflite import Runner
 
-            names = _float_names(spec.path)
-            opened = self._open(data, list(names.inputs))
-            batches = opened.batches(batch_size(opened), with_labels=False)
-            stream = (outputs for _, outputs in evaluate_batches(spec.path, batches, "default", request.threads))
+            model = _float_model(spec)
+            names = model.names
+            runners = [Runner(model) for _ in range(request.threads)]
         else:
             source = self._source(spec)
-            names = source.names
-            opened = self._open(data, list(names.inputs))
-            batches = opened.batches(batch_size(opened), with_labels=False)
-            stream = (source.reference.predict(batch.inputs) for batch in batches)
+            names, runners = source.names, [source.reference]
+        # Of what is beside the inputs, only groups say how a model is run: those in which its state is kept.
+        data = replace(_with_state(data, request.state), labels=None)
+        if request.state == "reset":
+            data = replace(data, group=None)
+        opened = self._open(canonical(data, names), list(names.inputs))
         with about(data):
+            batches = opened.batches(batch_size(opened))
+            stream = (outputs for _, outputs in run_batches(runners, batches, request.state))
             files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)
-        return ReferenceOutputs(files, examples, names)
+        return ReferenceOutputs(files, examples, names, runners[0].facts(request.state))
 
     def _convert(self, request: Convert, out: str) -> Converted:
         conversion = request.conversion
         assert conversion.source is not None
         source = self._source(conversion.source)
         with about(conversion.calibration):
-            model = source.quantize(conversion, self._calibration(conversion, list(source.names.inputs)))
+            model = source.quantize(conversion, self._calibration(conversion, source.names))
         return _written(model, out)
 
     def _recipe(self, request: ApplyRecipe, out: str) -> Converted:
         from tflite_guard.engine.recipes import quantize_with_recipe
-        from tflite_guard.engine.tflite import names_of
+        from tflite_guard.engine.tflite import Model
 
         conversion = request.conversion
         assert conversion.recipe is not None
-        calibration = self._calibration(conversion, list(names_of(request.float32).inputs))
+        assert conversion.source is not None
+        asked = conversion.source.signature if conversion.source.kind == "tflite" else None
+        source = Model.read(request.float32, asked)
+        source.require_main("a recipe")
+        calibration = self._calibration(conversion, source.names)
         recipe = conversion.recipe if isinstance(conversion.recipe, str) else conversion.recipe.path
         with about(conversion.calibration):
             model = quantize_with_recipe(
@@ -123,16 +134,21 @@ class Session:
     def _evaluate(self, request: Evaluate) -> Evaluation:
         from tflite_guard.engine.evaluate import Subject, evaluate, names_for
         from tflite_guard.engine.outputs import Outputs
+        from tflite_guard.engine.tflite import Model
 
         recorded = Outputs(request.reference)
+        own = None if request.names is None else request.names.signature
+        model = Model.read(request.tflite, request.signature, own)
+        names = names_for(model, request.names, recorded)
         subject = Subject(
-            request.tflite,
-            recorded,
-            names_for(request.tflite, request.names, recorded),
-            request.dataset,
-            request.metrics,
-            request.threads,
-            self._open,
+            model=model,
+            recorded=recorded,
+            names=names,
+            dataset=canonical(_with_state(request.dataset, request.state), names),
+            metrics=request.metrics,
+            threads=request.threads,
+            open_data=self._open,
+            state=request.state,
         )
         return evaluate(subject, request.options, self._progress)
 
@@ -150,15 +166,15 @@ class Session:
 
         return open_dataset(spec, input_names, allow_code=self._allow_code, tfrecord=read_tfrecord, roots=self._roots)
 
-    def _calibration(self, conversion: Conversion, input_names: list[str]) -> Calibration | None:
+    def _calibration(self, conversion: Conversion, names: Names) -> Calibration | None:
         """The calibration examples, one at a time; the same object for the same data, so that ranges are kept."""
         if conversion.calibration is None:
             return None
-        data, samples = conversion.calibration, conversion.calibration_options.samples
-        key = msgspec.json.encode((data, samples, input_names))
+        data, samples = canonical(conversion.calibration, names), conversion.calibration_options.samples
+        key = msgspec.json.encode((data, samples, list(names.inputs)))
 
         def examples() -> Iterator[dict[str, Any]]:
-            batches = self._open(data, input_names).batches(1, with_labels=False)
+            batches = self._open(data, list(names.inputs)).batches(1, with_labels=False)
             return (batch.inputs for batch in islice(batches, samples))
 
         return self._calibrations.setdefault(key, examples)
@@ -181,32 +197,28 @@ def _quiet(_done: int, _total: int) -> None:
     pass
 
 
-def _float_names(path: str, signature: str | None = None) -> Names:
-    """A float .tflite's inputs and outputs; refuses a quantized one, which can be no float reference.
+def _with_state(data: DatasetSpec, state: StateUse) -> DatasetSpec:
+    """The dataset itself. Raises DataError where it cannot be the sequence that a kept state is carried through."""
+    if state == "kept" and data.limit is not None:
+        raise DataError(
+            f"dataset {data.name!r} has a `limit`, which leaves examples out, and state that is kept needs every one "
+            "in order; remove `limit`"
+        )
+    return data
 
-    With `signature` they are that signature's, which must be there unless the file has at most one.
-    """
+
+def _float_model(spec: ReferenceSpec) -> Model:
+    """A float .tflite; refuses a quantized one, which can be no float reference."""
     from tflite_guard.engine import graph
-    from tflite_guard.engine.tflite import names_of
+    from tflite_guard.engine.tflite import Model
 
-    model = graph.read(path)
-    quantized = graph.quantized_tensors(model)
+    model = Model.read(spec.path, spec.signature)
+    quantized = graph.quantized_tensors(model.graph)
     if quantized:
         raise ModelFileError(
-            f"{path}: is quantized ({quantized[0]}); a reference must be a float model, name the float .tflite"
+            f"{spec.path}: is quantized ({quantized[0]}); a reference must be a float model, name the float .tflite"
         )
-    chosen = model.signatures.get(signature or "")
-    if chosen is not None:
-        tensors = model.subgraphs[chosen.subgraph].tensors
-        inputs, outputs = (
-            {name: TensorInfo(tensors[i].shape_signature, tensors[i].dtype) for name, i in side.items()}
-            for side in (chosen.inputs, chosen.outputs)
-        )
-        return Names(inputs, outputs)
-    if signature is not None and (len(model.signatures) > 1 or signature != ReferenceSpec.signature):
-        there = ", ".join(sorted(model.signatures)) or "none"
-        raise ModelFileError(f'{path} has no signature "{signature}"; there are: {there}', "signature")
-    return names_of(path)
+    return model
 
 
 def _written(model: bytes, out: str) -> Converted:

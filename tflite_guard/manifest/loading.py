@@ -41,7 +41,7 @@ from tflite_guard.manifest.views import (
     kind_of_model,
     model_views,
 )
-from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, Kernels, ReferenceKind
+from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, Kernels, ReferenceKind, StateUse
 
 _SIZE_MAX = 200_000
 
@@ -163,6 +163,7 @@ def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) 
         evaluation=datasets[str(view.settings["evaluation"].value())],
         metrics=tuple(metric.spec for metric in view.metrics),
         variants=tuple(_variant(variant, reference, computed, datasets, context) for variant in view.variants),
+        state=cast(StateUse, view.settings["state"].value()) if "state" in view.settings else "reset",
         line=view.node.line,
     )
 
@@ -173,7 +174,7 @@ def _reference(node: Node, context: Context) -> ReferenceSpec:
     return ReferenceSpec(
         kind=cast(ReferenceKind, kind),
         file=_file(str(path.value()), context, written.get("sha256")),
-        signature=written.get("signature", "serving_default"),
+        signature=written.get("signature"),
         input_shapes={name: tuple(map(int, shape)) for name, shape in written.get("input_shapes", {}).items()},
     )
 
@@ -213,7 +214,7 @@ def _conversion(
     context: Context,
 ) -> Conversion:
     if "tflite" in own:
-        return Conversion(tflite=_file(own["tflite"], context, own.get("sha256")))
+        return Conversion(tflite=_file(own["tflite"], context, own.get("sha256")), signature=own.get("signature"))
     source = _reference(view.own["source"], context) if "source" in view.own else reference
     return Conversion(
         quantization=own.get("quantization"),

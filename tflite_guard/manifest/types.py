@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tflite_guard.vocabulary import Kernels, Ranges, ReferenceKind, SourceKind, ToleranceKind
+from tflite_guard.vocabulary import Kernels, Ranges, ReferenceKind, SourceKind, StateUse, ToleranceKind
 
 _TITLE = {"title": True}
 """Marks a field that messages need and results do not depend on."""
@@ -41,7 +41,8 @@ class ReferenceSpec:
 
     kind: ReferenceKind
     file: FileSpec
-    signature: str = "serving_default"
+    signature: str | None = None
+    """None where the manifest does not say: then a SavedModel's is `serving_default`."""
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -151,6 +152,8 @@ class Conversion:
 
     quantization: str | None = None
     tflite: FileSpec | None = None
+    signature: str | None = None
+    """Which of an existing .tflite's; None where the manifest does not say."""
     recipe: str | FileSpec | None = None
     """A recipe's name, or a recipe file."""
     source: ReferenceSpec | None = None
@@ -202,6 +205,8 @@ class ModelSpec:
     evaluation: DatasetSpec
     metrics: tuple[MetricSpec, ...]
     variants: tuple[VariantSpec, ...]
+    state: StateUse = "reset"
+    """What a model carries from call to call: forgotten before each example, or kept within a group of them."""
     line: int = 0
 
 

@@ -152,7 +152,7 @@ def _model(
     quantization_aware: Callable[[str], bool],
 ) -> ModelView:
     layers = [layer for layer in (defaults, node) if layer is not None]
-    settings = _innermost(layers, (*INHERITED, "evaluation", "metrics", "variants"))
+    settings = _innermost(layers, (*INHERITED, "evaluation", "metrics", "state", "variants"))
     evaluation = settings.get("evaluation")
     dataset = datasets.get(str(evaluation.value())) if datasets and evaluation else None
     metrics = settings.get("metrics")

@@ -82,7 +82,7 @@ class Steps:
         """The reference's outputs over the evaluation data."""
         model = self.job.model
         worker = self.workers.tensorflow if model.reference.kind in ("keras", "saved_model") else self.workers.litert
-        request = RunReference(model.reference, model.evaluation, self.workshop.threads)
+        request = RunReference(model.reference, model.evaluation, self.workshop.threads, model.state)
         return self._step(self._reference_key, worker, request, None, "reference")
 
     def prepare(self) -> None:
@@ -120,6 +120,8 @@ class Steps:
             metrics=model.metrics,
             options=variant.evaluation,
             threads=self.workshop.threads,
+            signature=_signature(variant.conversion),
+            state=model.state,
         )
         done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
         found: Evaluation = done.answer
@@ -133,12 +135,12 @@ class Steps:
 
     @cached_property
     def _reference_key(self) -> _Key:
-        return self._key("reference", self.job.model.reference, self.job.model.evaluation)
+        return self._key("reference", self.job.model.reference, self.job.model.evaluation, self.job.model.state)
 
     def _evaluation_key(self, variant: VariantSpec) -> _Key:
         """Depends on everything but what is allowed, so that changing a tolerance runs nothing again."""
         model = self.job.model
-        parts = (model.reference, model.evaluation, model.metrics, variant.conversion, variant.evaluation)
+        parts = (model.reference, model.evaluation, model.metrics, model.state, variant.conversion, variant.evaluation)
         return self._key("evaluation", *parts)
 
     def _key(self, step: str, *parts: Any) -> _Key:
@@ -218,6 +220,13 @@ def _code() -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return key_of(digest.hexdigest(), environment())
+
+
+def _signature(conversion: Conversion) -> str | None:
+    """The signature that the manifest names, of the artifact itself or of the .tflite that it is made from."""
+    if conversion.source is not None and conversion.source.kind == "tflite":
+        return conversion.source.signature
+    return conversion.signature
 
 
 def _version(*names: str) -> str | None:

@@ -236,4 +236,6 @@ def _wrong_hash(path: str, pinned: str, roots: Sequence[str]) -> str | None:
 def check_reference(node: Node, context: Context) -> None:
     """Add the problems of the file of a reference or source."""
     kind, path = kind_of_model(node)
+    if (signature := node.get("signature")) is not None and kind not in ("saved_model", "tflite"):
+        context.say_key(signature, '"signature" has a meaning only beside "saved_model" or "tflite"')
     check_file(path, kind, context, node.get("sha256"))
