@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -21,7 +20,7 @@ from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
 from tflite_guard.engine.safety import signature_operators
 from tflite_guard.engine.tflite import Model, first_line
-from tflite_guard.errors import ConversionError, DataError, EvaluationError
+from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
 from tflite_guard.protocol import Names
 
@@ -279,12 +278,7 @@ class FloatModel:
         return self._convert(setup)
 
     def _samples(self, calibration: Calibration, options: CalibrationOptions) -> Iterator[dict[str, Array]]:
-        empty = True
-        for sample in islice(calibration(), options.samples):
-            empty = False
-            yield feeds.sample(self.names.inputs, sample)
-        if empty:
-            raise DataError("the calibration data has no examples")
+        return feeds.calibration_examples(calibration(), self.names.inputs, options.samples)
 
     def _listed(self, calibration: Calibration, options: CalibrationOptions) -> Callable[[], Iterator[list[Array]]]:
         """Samples in the order of the flatbuffer's inputs, as a file without a signature needs them."""

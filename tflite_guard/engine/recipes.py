@@ -6,7 +6,6 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +113,7 @@ def _ranges(
 def _samples(graph: graphs.Graph, calibration: Calibration, options: CalibrationOptions) -> Iterator[dict[str, Array]]:
     tensors = {name: graph.main.tensors[index] for name, index in graphs.input_indices(graph).items()}
     inputs = {name: TensorInfo(tensor.shape_signature, tensor.dtype) for name, tensor in tensors.items()}
-    for sample in islice(calibration(), options.samples):
-        yield feeds.sample(inputs, sample)
+    return feeds.calibration_examples(calibration(), inputs, options.samples)
 
 
 def _as_statistics(graph: graphs.Graph, ranges: Ranges) -> dict[str, dict[str, Array]]:
