@@ -41,22 +41,18 @@ def alone(info: TensorInfo, rows: Array, index: int) -> Array:
     return np.repeat(rows[index : index + 1], info.shape[0] or 1, axis=0)
 
 
-def sample(inputs: Mapping[str, TensorInfo], one: Mapping[str, Array]) -> dict[str, Array]:
-    """The only example of a batch as the model takes it, by input name. Raises DataError where it does not fit."""
-    return {name: alone(info, examples(name, info, np.asarray(one[name])), 0) for name, info in inputs.items()}
-
-
 def calibration_examples(
-    rows: Iterable[Mapping[str, Array]], inputs: Mapping[str, TensorInfo], most: int | None
+    batches: Iterable[Mapping[str, Array]], inputs: Mapping[str, TensorInfo], samples: int | None
 ) -> Iterator[dict[str, Array]]:
-    """At most so many examples (None: all), batches of one, as the model takes them.
+    """At most so many examples (None: all), given as batches of one, each as the model takes it.
 
     Raises DataError for one that does not fit, or where there is none.
     """
     empty = True
-    for one in islice(rows, most):
+    for one in islice(batches, samples):
         empty = False
-        yield sample(inputs, one)
+        rows = {name: examples(name, info, np.asarray(one[name])) for name, info in inputs.items()}
+        yield {name: alone(info, rows[name], 0) for name, info in inputs.items()}
     if empty:
         raise DataError("the calibration data has no examples")
 
