@@ -12,7 +12,7 @@ from engine_models import Case, normal, single_runs, without_signature
 from tflite_guard.engine import graph
 from tflite_guard.engine.calibrate import inject, measured_ranges
 from tflite_guard.engine.convert import FloatModel
-from tflite_guard.errors import DataError
+from tflite_guard.errors import ConversionError, DataError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion
 
 MEASURED = CalibrationOptions(ranges="measured")
@@ -131,3 +131,16 @@ def ranged(tensor: Any) -> bool:
 def test_no_examples_are_an_error(conv: Case) -> None:
     with pytest.raises(DataError, match="the calibration data has no examples"):
         measured_ranges(Path(conv.tflite("float32")).read_bytes(), lambda: iter(()))
+
+
+def test_examples_that_give_no_range_are_told_from_none(conv: Case) -> None:
+    nothing_finite = {"image": np.full((1, 8, 8, 1), np.nan, "float32")}
+    with pytest.raises(DataError, match="nothing but NaN and infinity"):
+        measured_ranges(Path(conv.tflite("float32")).read_bytes(), lambda: iter([nothing_finite]))
+
+
+def test_a_model_without_float_activations_has_nothing_to_quantize(make_case: Callable[..., Case]) -> None:
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    case = make_case("integers", keras.Model(ids, keras.ops.add(ids, ids)), {"ids": np.ones((2, 3), "int32")})
+    with pytest.raises(ConversionError, match="computes nothing in float"):
+        measured_ranges(Path(case.tflite("float32")).read_bytes(), lambda: iter([{"ids": np.ones((1, 3), "int32")}]))

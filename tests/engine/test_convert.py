@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,16 @@ from tflite_guard.errors import ConversionError, DataError, EvaluationError, Mod
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, FileSpec, ReferenceSpec
 
 
-def public(case: Case, io: str, folder: Path) -> str:
+def public(case: Case, io: str, folder: Path, operators: Sequence[Any] = ()) -> str:
     """The model that TensorFlow's documentation tells a user to make."""
     model = keras.saving.load_model(case.path)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    order = [name.name for name in model.inputs]
+    converter.target_spec.supported_ops = list(operators) or converter.target_spec.supported_ops
 
     def samples() -> Iterator[list[np.ndarray]]:
         for sample in case.calibration():
-            yield [sample[name].astype("float32" if name != "ids" else "int32") for name in order]
+            yield [sample[tensor.name].astype(tensor.dtype) for tensor in model.inputs]
 
     converter.representative_dataset = samples
     converter.inference_input_type = converter.inference_output_type = getattr(tf, io)
@@ -395,9 +396,109 @@ def test_state_left_by_predictions_is_not_exported(stateful: Case, tmp_path: Pat
     np.testing.assert_allclose(single_runs(str(path), stateful.data)["output_0"], wanted, atol=1e-5)
 
 
-def test_int16x8_with_integer_inputs_is_an_error(branches: Case) -> None:
-    with pytest.raises(ConversionError, match=r"int16x8 cannot be made .* integer inputs \(ids\)"):
+def test_int16x8_of_looked_up_integers_is_what_the_converter_cannot_do(branches: Case) -> None:
+    with pytest.raises(ConversionError, match=r"range of ids, .* int16x8 of this model: use int8"):
         branches.source.quantize(Conversion("int16x8"), branches.calibration)
+
+
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
+def test_int16x8_of_pixels_that_are_rescaled_inside(make_case: Any, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(9)
+    pixels = keras.Input((6, 6, 3), dtype="uint8", name="pixels")
+    rescaled = keras.layers.Rescaling(1 / 127.5, -1)(pixels)
+    model = keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(rescaled))))
+    data = {"pixels": np.random.default_rng(2).integers(0, 256, (24, 6, 6, 3)).astype("uint8")}
+    case = make_case("pixels", model, data)
+    theirs = public(case, "float32", tmp_path, [convert.INT16X8, tf.lite.OpsSet.TFLITE_BUILTINS])
+    outputs = single_runs(case.tflite("int16x8"), data)["output_0"]
+    np.testing.assert_array_equal(outputs, single_runs(theirs, data)["output_0"])
+    assert np.abs(outputs - model(data["pixels"]).numpy()).max() < 0.02
+
+
+FLOATS = {"float16": "mixed_float16", "bfloat16": "mixed_bfloat16", "float64": "float64"}
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_a_float_type_without_operators_is_told(make_case: Any, kind: str) -> None:
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, keras.layers.Dense(2, dtype=FLOATS[kind])(x))
+    case = make_case(kind, model, {"x": np.zeros((2, 3), "float32")})
+    with pytest.raises(ConversionError, match=rf"computes in {kind}, .*\(BiasAdd, MatMul\).*dtype policy float32"):
+        case.source.float32()
+
+
+def test_unknown_dimensions_are_told_with_their_cure(make_case: Any) -> None:
+    image = keras.Input((None, None, 3), name="image")
+    hidden = keras.layers.UpSampling2D(2)(keras.layers.Conv2D(4, 3, padding="same")(image))
+    case = make_case("free", keras.Model(image, keras.layers.Conv2D(2, 1)(hidden)), {})
+    with pytest.raises(
+        ConversionError, match=r'Conv2D while dimensions .* "input_shapes": \{"image": \[1, \?, \?, 3\]\}'
+    ):
+        case.source.float32()
+    sized = ReferenceSpec("keras", FileSpec(str(case.path)), input_shapes={"image": (1, 8, 6, 3)})
+    assert graph.read(FloatModel(sized, str(case.scratch)).float32()).main.tensors[0].shape == (1, 8, 6, 3)
+
+
+def test_what_the_converter_printed_is_the_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    reason = "type of return operand 0 ('tensor<1x2xi8>') doesn't match function result type ('tensor<1x2xf32>')"
+
+    def failing(message: str) -> Any:
+        def fail() -> bytes:
+            os.write(2, f"W0000 loc(fused[a: b]): error: {reason}\n".encode())
+            raise RuntimeError(message)
+
+        return fail
+
+    os.write(2, b"error: of something before\n")
+    with pytest.raises(ConversionError) as told:
+        convert._guarded(failing(""))
+    assert str(told.value) == f"the converter failed: {reason}"
+    with pytest.raises(ConversionError, match="the converter failed: node 3 failed to prepare"):
+        convert._guarded(failing("node 3 failed to prepare"))
+    assert reason in capfd.readouterr().err
+
+
+def test_a_failure_is_not_waited_for_twice(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = keras.Input((3, 3), name="matrix")
+    case = make_case("twice", keras.Model(matrix, keras.ops.cholesky(matrix)), {})
+    tried = 0
+    once = FloatModel._once
+
+    def counted(source: FloatModel, folder: str, setup: Any) -> bytes:
+        nonlocal tried
+        tried += 1
+        return once(source, folder, setup)
+
+    monkeypatch.setattr(FloatModel, "_once", counted)
+    for quantization in ("float32", "dynamic_range", "int8", "int16x8"):
+        with pytest.raises(ConversionError, match="no built-in operator for Cholesky"):
+            case.source.quantize(Conversion(quantization), case.calibration)
+    assert tried == 2  # with a free batch and with one example
+
+
+def test_a_failed_calibration_is_remembered(conv: Case, tmp_path: Path) -> None:
+    passes = 0
+
+    def empty() -> Iterator[dict[str, np.ndarray]]:
+        nonlocal passes
+        passes += 1
+        return iter(())
+
+    source = FloatModel(conv.spec, str(tmp_path))
+    for io in ("float32", "int8"):
+        with pytest.raises(DataError, match="no examples"):
+            source.quantize(Conversion("int8", io=io), empty)
+    assert passes == 1
+
+
+def test_a_failed_load_is_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(b"")
+    source = FloatModel(ReferenceSpec("keras", FileSpec(str(path))), str(tmp_path))
+    for change in (lambda: None, path.unlink):
+        change()
+        with pytest.raises(ModelFileError, match="zero bytes"):
+            source.float32()
 
 
 def test_a_fixed_batch_calibrates(make_case: Any) -> None:

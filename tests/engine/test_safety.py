@@ -190,10 +190,22 @@ def test_keras_2_functions_that_compute_are_fine(tmp_path: Path) -> None:
     accepted("keras", tmp_path / "m.h5")
 
 
-def test_deep_configurations_are_refused(conv: Case, tmp_path: Path) -> None:
-    deep = b'{"a":' * 300 + b"1" + b"}" * 300
+def test_deep_configurations_are_refused_for_what_they_are(conv: Case, tmp_path: Path) -> None:
+    deep = b'{"a":' * 600 + b"1" + b"}" * 600
     path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({"config.json": deep}))
-    refused("keras", path, "nested deeper", "unsafe-model")
+    refused("keras", path, "nested more than 500 levels deep", "too-deep")
+
+
+def test_models_within_models_are_looked_through(tmp_path: Path) -> None:
+    def nested(layer: Any) -> Path:
+        for _ in range(40):
+            layer = keras.Sequential([keras.Input((2,)), layer])
+        layer.save(tmp_path / "m.keras")
+        return tmp_path / "m.keras"
+
+    accepted("keras", nested(keras.layers.Dense(2)))
+    program = keras.layers.Lambda(lambda x: x * 2, name="twice")
+    refused("keras", nested(program), r"a Lambda layer \(twice\), which runs code", "unsafe-model")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])

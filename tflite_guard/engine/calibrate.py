@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.surgery import pack, unpack
-from tflite_guard.errors import DataError
+from tflite_guard.errors import ConversionError, DataError
 
 Array = npt.NDArray[Any]
 Ranges = dict[str, tuple[float, float]]
@@ -30,19 +30,26 @@ def measured_ranges(
     """Each float activation's smallest and largest value over the examples, by tensor name.
 
     `examples` is called once, or twice with `clip_percentile`, which keeps the central so many percent of the
-    values. Examples are what the model takes, by input name.
+    values. Examples are what the model takes, by input name. Raises DataError where there are none or where no
+    value is finite, ConversionError for a model without float activations.
     """
     interpreter = _instrumented(model)
     graph = graphs.read(model)
     tensors = _activations(graph)
     limits = dict.fromkeys(tensors, (np.inf, -np.inf))
+    if not tensors:
+        raise ConversionError("the model computes nothing in float, so there is nothing to quantize")
+    observed = 0
     for values in _observed(interpreter, graph, examples(), tensors):
+        observed += 1
         for index, value in values.items():
             low, high = limits[index]
             limits[index] = (min(low, float(value.min())), max(high, float(value.max())))
     seen = {index: pair for index, pair in limits.items() if pair[0] <= pair[1]}
-    if not seen:
+    if not observed:
         raise DataError("the calibration data has no examples")
+    if not seen:
+        raise DataError("on the calibration data the model computes nothing but NaN and infinity; mend the data")
     if clip_percentile is not None:
         seen = _clipped(_observed(interpreter, graph, examples(), tensors), seen, clip_percentile)
     return {tensors[index]: pair for index, pair in seen.items()}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy.typing as npt
 import tensorflow as tf
@@ -17,7 +19,7 @@ import tensorflow as tf
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges
-from tflite_guard.engine.reference import Reference, fixed_batch, load_reference
+from tflite_guard.engine.reference import Reference, Shapes, fixed_batch, load_reference
 from tflite_guard.engine.saved_model import signature_operators
 from tflite_guard.engine.surgery import with_float32_constants
 from tflite_guard.engine.tflite import Model, first_line
@@ -25,6 +27,7 @@ from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
 from tflite_guard.protocol import Names
 
+T = TypeVar("T")
 Array = npt.NDArray[Any]
 Calibration = Callable[[], Iterator[dict[str, Array]]]
 """Called anew for every pass; gives examples as batches of one by canonical input name."""
@@ -32,6 +35,16 @@ Calibration = Callable[[], Iterator[dict[str, Array]]]
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 INT16X8 = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
 FAKE_QUANT = "FakeQuant"
+# TensorFlow's operators that become or join a built-in one of another name.
+FOLDED = frozenset({"AvgPool", "AvgPool3D", "BiasAdd", "Einsum", "FusedBatchNormV3", "MatMul", "MaxPool", "Max", "Min"})
+OTHER_FLOATS = {"f16": "float16", "bf16": "bfloat16", "f64": "float64"}
+ERROR_LINE = re.compile(r"(?:\berror: (?:loc\(.*\): )?|Failed to quantize[^:]*: )(.+)")
+# Exceptions that only say that something failed, or begin with where it did.
+BARE = re.compile(r"^\w+$|^Failed to quantize[^:]*$|\berror: ")
+LOG = 2
+"""The descriptor that TensorFlow prints to."""
+LOG_READ = 1 << 20
+"""Bytes of the log in which a failed conversion's reason is looked for."""
 CALIBRATIONS_KEPT = 4
 """Each is a float model in memory; the variants of a model seldom differ in their calibration."""
 
@@ -46,6 +59,40 @@ def quantize_calibrated(calibrated: bytes, io: str, float_nodes: Sequence[str] =
     options = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
     nodes = set(float_nodes) or None
     return _guarded(lambda: deduplicate_readonly_buffers(mlir_quantize(calibrated, denylisted_nodes=nodes, **options)))
+
+
+class UnsupportedError(ConversionError):
+    """What the converter can make nothing of, whatever the quantization."""
+
+
+class Remembered(Generic[T]):
+    """A property computed once, of which a failure is kept too: it takes as long as a success."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self._kept = f"{compute.__name__}, remembered"
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        if self._kept not in instance.__dict__:
+            instance.__dict__[self._kept] = outcome(lambda: self._compute(instance))
+        kept: T | EvaluationError = instance.__dict__[self._kept]
+        return settled(kept)
+
+
+def outcome(compute: Callable[[], T]) -> T | EvaluationError:
+    """What is computed, or the error that says why it cannot be."""
+    try:
+        return compute()
+    except EvaluationError as error:
+        return error
+
+
+def settled(result: T | EvaluationError) -> T:
+    """The result of an outcome; raises its error."""
+    if isinstance(result, EvaluationError):
+        raise result.with_traceback(None)
+    return result
 
 
 class FloatModel:
@@ -63,9 +110,10 @@ class FloatModel:
         self._scratch = scratch
         self._allow_code = allow_code
         self._quantizer = quantizer
-        self._calibrated: dict[tuple[Calibration, CalibrationOptions], bytes] = {}
+        self._calibrated: dict[tuple[Calibration, CalibrationOptions], bytes | EvaluationError] = {}
+        self._unsupported: UnsupportedError | None = None
 
-    @cached_property
+    @Remembered
     def reference(self) -> Reference:
         """The loaded model, where it is one of Keras's or a SavedModel."""
         return load_reference(self._spec, allow_code=self._allow_code)
@@ -79,7 +127,7 @@ class FloatModel:
         model.require_main("the converter")
         return model.names
 
-    @cached_property
+    @Remembered
     def _float32(self) -> bytes:
         if self._spec.kind == "tflite":
             return _float_flatbuffer(self._spec.path)
@@ -131,14 +179,23 @@ class FloatModel:
         operators = signature_operators(self._export, self.reference.signature)
         return any(operator.startswith(FAKE_QUANT) for operator in operators)
 
-    @cached_property
+    @Remembered
     def _export(self) -> str:
-        return self.reference.export(mkdtemp(prefix="export-", dir=self._scratch))
+        return self._exported("export-")
 
-    @cached_property
+    @Remembered
     def _single_export(self) -> str:
         shapes = {name: info.shape and (1, *info.shape[1:]) for name, info in self.names.inputs.items()}
-        return self.reference.export(mkdtemp(prefix="export-single-", dir=self._scratch), shapes)
+        return self._exported("export-single-", shapes)
+
+    def _exported(self, prefix: str, shapes: Shapes | None = None) -> str:
+        reference = self.reference
+        try:
+            return reference.export(mkdtemp(prefix=prefix, dir=self._scratch), shapes)
+        except (EvaluationError, OSError, MemoryError):
+            raise
+        except Exception as error:  # Keras and TensorFlow raise every kind here
+            raise ConversionError(f"{self._spec.path} cannot be exported: {first_line(error)}") from error
 
     def _convert(self, setup: Callable[[Any], None]) -> bytes:
         return self._from_export(lambda folder: self._once(folder, setup))
@@ -148,6 +205,15 @@ class FloatModel:
 
         What other conversions needed is not remembered: a variant is the same whichever were made before it.
         """
+        if self._unsupported:
+            raise self._unsupported.with_traceback(None)
+        try:
+            return self._either_export(convert)
+        except UnsupportedError as error:
+            self._unsupported = error
+            raise
+
+    def _either_export(self, convert: Callable[[str], bytes]) -> bytes:
         try:
             return convert(self._export)
         except ConversionError:
@@ -161,7 +227,7 @@ class FloatModel:
             setup(converter)
             return bytes(converter.convert())
 
-        return _guarded(convert)
+        return _guarded(convert, self.names)
 
     def _weights_only(self, conversion: Conversion) -> bytes:
         _refuse_keep_float(conversion)
@@ -186,7 +252,6 @@ class FloatModel:
     def _int16x8(self, conversion: Conversion, calibration: Calibration) -> bytes:
         _refuse_keep_float(conversion)
         _refuse_measured(conversion)
-        self._refuse_integer_inputs()
         options = conversion.calibration_options
         if self._spec.kind == "tflite":
             return _guarded(
@@ -201,14 +266,6 @@ class FloatModel:
             _set_io(converter, conversion.io)
 
         return self._convert(setup)
-
-    def _refuse_integer_inputs(self) -> None:
-        """The converter asks for ranges of integer inputs too, which it never records."""
-        integers = [name for name, info in self.names.inputs.items() if not info.dtype.startswith("float")]
-        if integers:
-            raise ConversionError(
-                f"int16x8 cannot be made by the converter for a model with integer inputs ({integers[0]})"
-            )
 
     def _int8(self, conversion: Conversion, calibration: Calibration) -> bytes:
         calibrated = self._calibrate(calibration, conversion.calibration_options)
@@ -245,7 +302,7 @@ class FloatModel:
             debugger = debug.QuantizationDebugger(converter=converter, debug_dataset=samples, debug_options=options)
             return bytes(debugger.get_nondebug_quantized_model())
 
-        return self._from_export(lambda folder: _guarded(lambda: convert(folder)))
+        return self._from_export(lambda folder: _guarded(lambda: convert(folder), self.names))
 
     def _calibrate(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
         """The float flatbuffer with ranges."""
@@ -253,8 +310,8 @@ class FloatModel:
         if key not in self._calibrated:
             while len(self._calibrated) >= CALIBRATIONS_KEPT:
                 del self._calibrated[next(iter(self._calibrated))]
-            self._calibrated[key] = self._ranged(calibration, options)
-        return self._calibrated[key]
+            self._calibrated[key] = outcome(lambda: self._ranged(calibration, options))
+        return settled(self._calibrated[key])
 
     def _ranged(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
         if not _measured(options):
@@ -340,8 +397,9 @@ def _refuse_measured(conversion: Conversion) -> None:
         )
 
 
-def _guarded(convert: Callable[[], bytes]) -> bytes:
+def _guarded(convert: Callable[[], bytes], names: Names | None = None) -> bytes:
     """Run the converter; its exceptions become one short message."""
+    start = _log_size()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they concern whoever wrote the library, not its user's user
@@ -351,15 +409,71 @@ def _guarded(convert: Callable[[], bytes]) -> bytes:
     except Exception as error:  # the converter raises every kind
         if isinstance(error.__context__, EvaluationError):
             raise error.__context__ from None
-        raise ConversionError(explain(str(error) or type(error).__name__)) from error
+        raise explain(str(error) or type(error).__name__, _logged(start), names) from error
 
 
-def explain(message: str) -> str:
-    """The converter's failure in one sentence."""
-    flex = re.search(r"TF Select ops: (.+)", message)
-    if flex:
-        return f"the converter has no built-in operator for {flex[1].strip()}; replace it in the model"
-    custom = re.search(r"Custom ops: (.+)", message)
-    if custom:
-        return f"the converter has no operator for {custom[1].strip()}; replace it in the model"
-    return f"the converter failed: {first_line(message)}"
+def _log_size() -> int:
+    return os.fstat(LOG).st_size
+
+
+def _logged(start: int) -> str:
+    """What was printed since the log had this many bytes, from C++ too. Nothing where the log is no file."""
+    if not stat.S_ISREG(os.fstat(LOG).st_mode):
+        return ""
+    try:
+        return os.pread(LOG, LOG_READ, start).decode("utf-8", "replace")
+    except OSError:  # open for writing only
+        return ""
+
+
+def explain(message: str, printed: str = "", names: Names | None = None) -> ConversionError:
+    """The converter's failure in one sentence, from its exception and from what it printed before."""
+    missing = re.search(r"(?:TF Select|Custom) ops: (.+)", message)
+    if missing:
+        return UnsupportedError(_unsupported(missing[1].strip(), message, names))
+    unranged = re.search(r"Max and min for dynamic tensors should be recorded.*Failed for tensor (\S+)", message)
+    if unranged:
+        name = re.sub(r"^serving_default_|:\d+$", "", unranged[1])
+        return ConversionError(
+            f"the converter asks for a range of {name}, which it records of no integers; it cannot make int16x8 of "
+            "this model: use int8"
+        )
+    told = ERROR_LINE.findall(f"{message}\n{printed}") if BARE.search(first_line(message)) else []
+    return ConversionError(f"the converter failed: {first_line(told[0] if told else message)}")
+
+
+def _unsupported(operators: str, message: str, names: Names | None) -> str:
+    """Why operators have no built-in counterpart: by the types that the converter gives for their operands."""
+    operands = "".join(re.findall(r"^\s*tf\.\w+\((.*?)\) ->", message, re.M))
+    built_in = [_built_in(operator) for operator in re.split(r",\s*", operators)]
+    other_float = re.search(r"\b(?:\S*x)?(bf16|f16|f64)>", operands)
+    if other_float and any(built_in):
+        return (
+            f"the model computes in {OTHER_FLOATS[other_float[1]]}, for which the converter has no built-in operators "
+            f"({operators}); build the model with the dtype policy float32, load its weights and save it"
+        )
+    unknown = _unknown_dimensions(names)
+    if unknown and re.search(r"tensor<[^,>]*x\?", operands) and all(built_in):
+        return (
+            f"the converter cannot convert {operators} while dimensions are unknown; give them their sizes in the "
+            f'manifest, beside the model: "input_shapes": {{{unknown}}}'
+        )
+    return f"the converter has no built-in operator for {operators}; replace it in the model"
+
+
+def _unknown_dimensions(names: Names | None) -> str:
+    """The inputs with unknown dimensions besides the batch, as `input_shapes` has them, with ? for the unknown."""
+    free = {name: info.shape for name, info in (names.inputs if names else {}).items() if None in info.shape[1:]}
+    return ", ".join(
+        f'"{name}": [{", ".join("?" if size is None else str(size) for size in (1, *shape[1:]))}]'
+        for name, shape in free.items()
+    )
+
+
+def _built_in(operator: str) -> bool:
+    """Whether one of TensorFlow's operators becomes a built-in one, when all is known of its operands."""
+    return operator in FOLDED or _plain_name(operator) in map(_plain_name, graphs.OPERATOR_NAMES.values())
+
+
+def _plain_name(operator: str) -> str:
+    return re.sub(r"_|v\d+$|native$|backpropinput$", "", operator.lower())

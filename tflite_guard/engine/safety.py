@@ -21,7 +21,8 @@ MAX_RATIO = 200
 RATIO_FROM = 256 << 20
 """Below this many unpacked bytes no ratio is suspicious: a freshly initialised layer is zeros."""
 MAX_CONFIG = 64 << 20
-MAX_DEPTH = 100
+MAX_DEPTH = 500
+"""Levels of a configuration; a model within a model takes three. Keras itself loads no deeper ones."""
 WEIGHTS = "model.weights.h5"
 
 ALLOW = "run with --allow-code only if you trust whoever made it"
@@ -179,30 +180,38 @@ def keras_version(path: str) -> str | None:
 
 
 def _check_config(path: str, config: Any, allow_code: bool) -> None:
-    code = None if allow_code else next(_code_in(config), None)
+    code = None if allow_code else next(_code_in(path, config), None)
     if code:
         raise ModelFileError(f"{path} holds {code}, which runs code when it is loaded; {ALLOW}", "unsafe-model")
 
 
-def _code_in(config: Any, depth: int = 0) -> Iterator[str]:
+def _code_in(path: str, config: Any) -> Iterator[str]:
     """What in a Keras configuration is or names a program."""
-    if depth > MAX_DEPTH:
-        yield f"a configuration nested deeper than {MAX_DEPTH}"
-    elif isinstance(config, dict):
-        name = config.get("class_name")
-        if name in CODE_LAYERS:
-            own = config.get("config")
-            yield f"a {name} layer" + (f" ({own['name']})" if isinstance(own, dict) and "name" in own else "")
-        elif name in FUNCTION_LAYERS and not _plain_function(config.get("config")):
-            own = config.get("config")
-            yield f"a {name} layer of {own.get('function') if isinstance(own, dict) else None}"
-        if isinstance(config.get("vocabulary"), str):
-            yield "a vocabulary read from a file"
-        for value in config.values():
-            yield from _code_in(value, depth + 1)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _code_in(value, depth + 1)
+    pending = [(config, 0)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ModelFileError(
+                f"{path} has a configuration nested more than {MAX_DEPTH} levels deep, which is not looked through; "
+                "build the model with fewer models within models",
+                "too-deep",
+            )
+        if isinstance(value, dict):
+            yield from _code_of(value)
+            pending += [(inner, depth + 1) for inner in reversed(value.values())]
+        elif isinstance(value, list):
+            pending += [(inner, depth + 1) for inner in reversed(value)]
+
+
+def _code_of(config: dict[str, Any]) -> Iterator[str]:
+    """The program that one object of a configuration is, those within it aside."""
+    name, own = str(config.get("class_name")), config.get("config")
+    if name in CODE_LAYERS:
+        yield f"a {name} layer" + (f" ({own['name']})" if isinstance(own, dict) and "name" in own else "")
+    elif name in FUNCTION_LAYERS and not _plain_function(own):
+        yield f"a {name} layer of {own.get('function') if isinstance(own, dict) else None}"
+    if isinstance(config.get("vocabulary"), str):
+        yield "a vocabulary read from a file"
 
 
 def _plain_function(config: Any) -> bool:
