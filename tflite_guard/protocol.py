@@ -38,6 +38,16 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What running a model showed of it that a reader of its figures should know."""
+
+    state_reset: bool = False
+    """It carries state from call to call, and was given each example as if it were its first."""
+    batch_dependent: bool = False
+    """An example's outputs depend on what else is in its batch, so that it was run one example at a time."""
+
+
+@dataclass(frozen=True)
 class ReferenceOutputs:
     """The reference has been run: its outputs are in files of the folder `out`."""
 
@@ -45,6 +55,7 @@ class ReferenceOutputs:
     examples: int
     names: Names | None
     """None where the reference is recorded outputs."""
+    facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,7 @@ class Evaluation:
     artifact: Artifact
     observed: ObservedMeasured | None
     files: tuple[str, ...] = ()
+    facts: Facts = Facts()
 
 
 Answer = TypeVar("Answer")
