@@ -203,6 +203,8 @@ class ModelSpec:
     metrics: tuple[MetricSpec, ...]
     variants: tuple[VariantSpec, ...]
     line: int = 0
+    ignore: tuple[Ignore, ...] = ()
+    """Accepted of the model itself, and of each of its variants."""
 
 
 @dataclass(frozen=True)
