@@ -1,4 +1,4 @@
-"""Write docs/manifest.md from the manifest's JSON Schema; with --check, fail when it is stale.
+"""Write docs/manifest.md from the manifest's JSON Schema and docs/rules.md from the rules; --check fails if stale.
 
 python docs/generate.py
 python docs/generate.py --check
@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tflite_guard.rules import RULES, Rule
+
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "schemas" / "manifest-v1.schema.json"
 PAGE = ROOT / "docs" / "manifest.md"
+RULES_PAGE = ROOT / "docs" / "rules.md"
 
 HEAD = """# The manifest
 
@@ -32,6 +35,34 @@ wrong with one, each problem with its line and column. For completion and hover 
 
 ## Keys
 """
+
+
+RULES_HEAD = """# Rules
+
+<!-- Generated from tflite_guard/rules.py by docs/generate.py; edit the rules. -->
+
+What a report can say beside its figures. A finding of severity `error` makes its variant at least `fail`, a `warning`
+at least `warn`; a `note` changes no verdict. A finding about the reference concerns the whole model. Findings that you
+have looked at and accept go to `ignore`, on the variant or on the model:
+
+```json
+"ignore": [{"rule": "partially-quantized", "reason": "the device has a float unit"}]
+```
+
+They stay in every report, marked as ignored and with the reason, and make no verdict worse.
+"""
+
+
+def rules_page() -> str:
+    """What each rule says and what to do, findings first."""
+    findings = [_rule(rule) for rule in RULES.values() if rule.finding]
+    verdicts = [_rule(rule) for rule in RULES.values() if not rule.finding]
+    intro = "Exceeded limits and missing values. They cannot be ignored; the limits are the manifest's own.\n"
+    return "\n".join([RULES_HEAD, "## Findings\n", *findings, "## Verdicts\n", intro, *verdicts])
+
+
+def _rule(rule: Rule) -> str:
+    return f"### {rule.id}\n\n{rule.title} ({rule.severity}). {rule.meaning}\n\n{rule.advice}\n"
 
 
 def page(schema: dict[str, Any]) -> str:
@@ -117,12 +148,15 @@ def title(name: str) -> str:
 
 
 def main(arguments: list[str]) -> str | None:
-    """Write the page, or with --check say that it is stale."""
-    text = page(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    """Write the pages, or with --check say which are stale."""
+    pages = {PAGE: page(json.loads(SCHEMA.read_text(encoding="utf-8"))), RULES_PAGE: rules_page()}
     if arguments == ["--check"]:
-        current = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-        return None if current == text else f"{PAGE.name} is stale: run python docs/generate.py"
-    PAGE.write_text(text, encoding="utf-8")
+        stale = [
+            path.name for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+        ]
+        return f"{', '.join(stale)} stale: run python docs/generate.py" if stale else None
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
     return None
 
 

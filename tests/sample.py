@@ -23,7 +23,7 @@ from tflite_guard.results import (
 )
 
 
-def metric(name: str, value: float | None, verdict: Verdict, **settings: Any) -> MetricResult:
+def metric(name: str, value: float | None, verdict: Verdict | None, **settings: Any) -> MetricResult:
     defaults: dict[str, Any] = {
         "name": name,
         "metric": name,
@@ -106,6 +106,7 @@ def fixed() -> Report:
             "phone.npz",
             (accuracy(0.90, (0.06, 0.10), Verdict.FAIL),),
             {"default": 3.0, "reference": 0.0},
+            "default",
             1.0,
             Verdict.FAIL,
             Verdict.FAIL,
@@ -115,7 +116,7 @@ def fixed() -> Report:
         "int16",
         Verdict.PASS,
         accuracy(0.975, (-0.004, 0.024), Verdict.PASS, conclusive=False, baseline=0.979, regression=0.004),
-        findings=(Finding("underpowered-evaluation", "warning", "accuracy: 1,000 examples are too few"),),
+        findings=(Finding("underpowered-evaluation", "note", "accuracy: 1,000 examples are too few"),),
     )
     proof = variant(
         "proof",
@@ -192,6 +193,43 @@ def fixed() -> Report:
     )
 
 
+def full() -> Report:
+    """The fixed report with one more model, which has every kind of finding and a reference with tolerances."""
+    coarse = variant(
+        "int8",
+        Verdict.WARN,
+        accuracy(0.965, (0.005, 0.025), Verdict.PASS, conclusive=False),
+        metric("agreement", 0.971, None, confidence_interval=(0.958, 0.98), interval_method="wilson"),
+        findings=(
+            Finding("coarse-output", "warning", "accuracy: 476 of 1,000 decisions are ties", evidence={"ties": 476}),
+            Finding("partially-quantized", "note", "1 of 12 operators compute in float", ignored="the DSP has floats"),
+        ),
+    )
+    ignored = Finding("nothing-quantized", "warning", "no tensor is quantized", ignored="it is small anyway")
+    accepted = variant("dynamic_range", Verdict.PASS, accuracy(0.98, (0.0, 0.004), Verdict.PASS), findings=(ignored,))
+    unjudged = variant("float16", Verdict.PASS, metric("agreement", 1.0, None))
+    suspect = ModelResult(
+        "suspect",
+        ManifestInfo("vision/tflite-guard.json", "models/vision/tflite-guard.json", "2" * 64),
+        ReferenceResult(
+            "keras",
+            "models/suspect.keras",
+            {"accuracy": 0.98},
+            Verdict.FAIL,
+            (metric("accuracy", 0.98, Verdict.FAIL, tolerance={"min": 0.99, "line": 52}, failed_limit="min"),),
+        ),
+        (coarse, accepted, unjudged),
+        Verdict.FAIL,
+        line=50,
+        findings=(
+            Finding("reference-suspect", "warning", "the reference decides for class 3 on all 1,000 examples"),
+            Finding("batch-dependent", "warning", "an example's outputs depend on its batch", ignored="as trained"),
+        ),
+    )
+    report = fixed()
+    return replace(report, models=(*report.models, suspect))
+
+
 COMMANDS = [
     "\x1b[31mred\x1b[0m",
     "a\nb\rc\r\nd",
@@ -239,7 +277,7 @@ HOSTILE = st.one_of(st.text(max_size=300), st.sampled_from(COMMANDS))
 
 def named(text: str) -> Report:
     """The fixed report with a text from a file in every place where one can be."""
-    report = fixed()
+    report = full()
 
     def metric(one: MetricResult) -> MetricResult:
         error = None if one.error is None else text
@@ -248,10 +286,13 @@ def named(text: str) -> Report:
 
     def variant(one: VariantResult) -> VariantResult:
         finding = Finding("partially-quantized", "note", text, tensor=text, operator=text)
+        warning, ignored = replace(finding, severity="warning"), replace(finding, ignored=text)
         observed = one.observed and replace(one.observed, path=text, metrics=tuple(map(metric, one.observed.metrics)))
         error = one.error and ErrorInfo(one.error.kind, text)
         metrics = tuple(map(metric, one.metrics))
-        return replace(one, name=text, metrics=metrics, findings=(finding,), observed=observed, error=error)
+        return replace(
+            one, name=text, metrics=metrics, findings=(finding, warning, ignored), observed=observed, error=error
+        )
 
     def model(one: ModelResult) -> ModelResult:
         return replace(
@@ -262,6 +303,9 @@ def named(text: str) -> Report:
             variants=tuple(map(variant, one.variants)),
             error=one.error and ErrorInfo(one.error.kind, text),
             notes=(text,),
+            findings=tuple(
+                replace(finding, message=text, ignored=finding.ignored and text) for finding in one.findings
+            ),
         )
 
     return replace(report, models=tuple(map(model, report.models)), notes=(text,))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import EXAMPLES, ROOT, Finished, Run, manifest_of, only, run_cli, write_manifest
 from tests.plain_loop import real_outputs
-from tflite_guard.reports import FILES
+from tflite_guard.reports import FORMATS
 
 VARIANTS = ["float32", "float16", "dynamic_range", "int8", "int16", "qat", "shipped"]
 
@@ -203,7 +203,7 @@ def test_the_report_folder_holds_every_rendering(run: Run, digits: Path, tmp_pat
         "check", digits / "tflite-guard.json", "--report-dir", folder, "--format", f"json={tmp_path / 'r.json'}"
     )
     assert finished.code == 0
-    assert sorted(os.listdir(folder)) == sorted(FILES.values())
+    assert sorted(os.listdir(folder)) == sorted(one.file for one in FORMATS.values())
     assert finished.out == ""
     again = run("report", folder / "report.json")
     assert again.out == (folder / "report.txt").read_text()

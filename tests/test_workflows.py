@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.github_api import GitHub, Pull, Token
 from tests.sample import fixed
 from tests.workflows import ACTION, DECLARED, DOCUMENTS, PROJECT, Source, own, shown, tool, valid, workflows
-from tflite_guard.reports import FILES, FORMATS
+from tflite_guard.reports import FORMATS
 
 PAGE = (ROOT / "docs/github-action.md").read_text()
 SCHEMAS = {
@@ -158,7 +158,9 @@ def test_the_readme_shows_the_documented_workflows() -> None:
 
 def test_the_formats_for_other_ci_are_those_that_exist() -> None:
     page = (ROOT / "docs/other-ci.md").read_text()
-    assert dict(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", page, re.MULTILINE)) == FILES
+    assert dict(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", page, re.MULTILINE)) == {
+        one.name: one.file for one in FORMATS.values()
+    }
 
 
 def test_the_version_that_the_documents_install_is_this_one() -> None:
@@ -232,7 +234,7 @@ def test_the_documented_workflow_comments_on_a_pull_request_from_a_fork(source: 
     assert set(step["env"]) == {"GITHUB_TOKEN", *runs[0]}
     report, event, tools = tmp_path / "report/report.json", tmp_path / "event.json", tmp_path / "tools"
     report.parent.mkdir()
-    report.write_text(FORMATS["json"](fixed()))
+    report.write_text(FORMATS["json"].text(fixed()))
     head = {"head_branch": "fix", "head_repository": {"full_name": "ada/app", "owner": {"login": "ada"}}}
     event.write_text(json.dumps({"workflow_run": {"id": 40, "run_attempt": 1, "head_sha": "a" * 40, **head}}))
     (tmp_path / "venv").symlink_to(sys.prefix)

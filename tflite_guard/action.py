@@ -17,7 +17,7 @@ from tflite_guard import checking, commenting
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import write_atomically
 from tflite_guard.files.git import tracked
-from tflite_guard.reports import FILES, FORMATS, markdown
+from tflite_guard.reports import FORMATS, markdown, wording
 from tflite_guard.reports.annotations import problem_annotations, remark
 from tflite_guard.reports.annotations import render as annotations_of
 from tflite_guard.results import Report, Verdict
@@ -296,7 +296,7 @@ class _Step:
         for name in inputs.renderings:
             # What an earlier run or the commit left there would be taken for this run's.
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(report_dir, FILES[name]))
+                os.unlink(os.path.join(report_dir, FORMATS[name].file))
         if inputs.cache_dir is not None:
             self._refuse_foreign(self._inside(inputs.cache_dir, "cache-dir"), plain(inputs.cache_dir))
 
@@ -325,7 +325,7 @@ class _Step:
         return os.path.normpath(os.path.join(self._working_directory, file))
 
     def _report(self, inputs: Inputs, rendering: str) -> str:
-        return self.shown(os.path.join(inputs.report_dir, FILES[rendering]))
+        return self.shown(os.path.join(inputs.report_dir, FORMATS[rendering].file))
 
     def say(self, text: str) -> None:
         """Lines for the log that no text of a pull request can turn into commands."""
@@ -358,17 +358,18 @@ class _Step:
         if report.models:
             stop = secrets.token_hex(16)
             print(f"::stop-commands::{stop}")
-            self.say(FORMATS["text"](report))
+            self.say(FORMATS["text"].text(report))
             print(f"::{stop}::", flush=True)
         if self.annotates and report.models:
             print(annotations_of(report, rest), end="", flush=True)
         if self.summarizes:
             self._append(self._summary, markdown.render(report, rest=rest))
-        verdicts = [variant.verdict for model in report.models for variant in model.variants]
+        variants, references = wording.verdicts(report)
+        verdicts = [*variants, *references]
         self.output("verdict", report.verdict.value)
         self.output("failed-count", str(sum(one in (Verdict.FAIL, Verdict.ERROR) for one in verdicts)))
         self.output("warned-count", str(verdicts.count(Verdict.WARN)))
-        self.output("checked-count", str(len(verdicts)))
+        self.output("checked-count", str(len(variants)))
         for name, rendering in OUTPUTS.items():
             self.output(name, self._report(inputs, rendering) if inputs and rendering in inputs.renderings else "")
         if inputs is None:

@@ -97,19 +97,21 @@ def write(
     Raises:
         EvaluationError: a file could not be written; all others are.
     """
-    from tflite_guard.reports import FILES, FORMATS
+    from tflite_guard.reports import FORMATS
 
     # A link that a pull request put into the report folder must not say where a file goes.
     targets = [(name, file, True) for name, file in files]
     if folder is not None:
         filed(folder, partial(make_folders, folder))
-        targets += [(name, os.path.join(folder, FILES[name]), False) for name in names or FORMATS]
+        targets += [(name, os.path.join(folder, FORMATS[name].file), False) for name in names or FORMATS]
     failures = []
     for name, file, follow in targets:
-        try:
-            filed(file, partial(write_atomically, file, FORMATS[name](report).encode(), follow=follow))
-        except EvaluationError as error:
-            failures.append(error)
+        for own, text in FORMATS[name].files(report).items():
+            path = file if own == FORMATS[name].file else os.path.join(os.path.dirname(file), own)
+            try:
+                filed(path, partial(write_atomically, path, text.encode(), follow=follow))
+            except EvaluationError as error:
+                failures.append(error)
     if failures:
         raise failures[0]
 

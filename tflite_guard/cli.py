@@ -16,6 +16,7 @@ import click
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full
+from tflite_guard.reports import FORMATS
 from tflite_guard.text.plain import logged, plain
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 INTERRUPTED = 130
-FORMAT_NAMES = ("text", "json", "github", "markdown", "sarif", "junit", "gitlab")
 
 MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
 DATA_ROOT = click.option(
@@ -99,7 +99,7 @@ def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., A
 def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]",
-                     help=f"A rendering ({', '.join(FORMAT_NAMES)}) to standard output or to a file. Repeatable. "
+                     help=f"A rendering ({', '.join(FORMATS)}) to standard output or to a file. Repeatable. "
                           "Default: text."),
         click.option("--report-dir", metavar="DIR", help="Write report.json and every rendering there."),
     ):  # fmt: skip
@@ -397,8 +397,8 @@ def _targets(formats: Sequence[str], report_dir: str | None = None) -> list[tupl
     targets = []
     for item in formats or ("text",):
         name, _, file = item.partition("=")
-        if name not in FORMAT_NAMES:
-            raise UsageError(f"--format {name}: unknown; there are {', '.join(FORMAT_NAMES)}")
+        if name not in FORMATS:
+            raise UsageError(f"--format {name}: unknown; there are {', '.join(FORMATS)}")
         if file:
             _require_place(file)
         targets.append((name, file or None))
@@ -441,8 +441,6 @@ def _write_failure(error: GuardError, targets: Sequence[tuple[str, str | None]],
 
 
 def _print(report: Report, name: str) -> None:
-    from tflite_guard.reports import FORMATS
-
     if name == "text" and sys.stdout.isatty():
         from rich.console import Console
 
@@ -450,7 +448,7 @@ def _print(report: Report, name: str) -> None:
 
         Console().print(View(report))
     else:
-        click.echo(FORMATS[name](report), nl=False)
+        click.echo(FORMATS[name].text(report), nl=False)
 
 
 @contextmanager

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+Severity = Literal["error", "warning", "note"]
+"""How serious a finding is: an error fails its variant, a warning makes it `warn`, a note changes no verdict."""
+
 
 class Verdict(StrEnum):
     """How a metric, a variant or a run came out."""
@@ -20,10 +23,10 @@ class Verdict(StrEnum):
     ERROR = "error"
 
     @staticmethod
-    def worst(verdicts: Iterable[Verdict]) -> Verdict:
-        """The worst of some verdicts; PASS when there are none."""
+    def worst(verdicts: Iterable[Verdict | None]) -> Verdict:
+        """The worst of some verdicts; PASS when there are none. What was not judged, None, has no say."""
         order = list(Verdict)
-        return max(verdicts, key=order.index, default=Verdict.PASS)
+        return max((one for one in verdicts if one is not None), key=order.index, default=Verdict.PASS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class MetricResult:
     higher_is_better: bool
     tolerance: dict[str, Any] | None
     """As the manifest has it, with the line that set it."""
-    verdict: Verdict
+    verdict: Verdict | None
+    """None without a tolerance: it was measured and not judged."""
     conclusive: bool | None
     """The interval lies wholly on one side of every limit; None without an interval or a tolerance."""
     failed_limit: str | None = None
@@ -91,6 +95,11 @@ class MetricResult:
     regression: float | None = None
     """How much worse than the baseline, positive is worse; None too where it is infinite."""
     error: str | None = None
+
+    @property
+    def problem(self) -> Verdict | None:
+        """WARN, FAIL or ERROR; None where it passed or was not judged."""
+        return None if self.verdict is Verdict.PASS else self.verdict
 
 
 @dataclass(frozen=True)
@@ -104,16 +113,24 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a user should know about a variant."""
+    """Something a user should know about a variant, or about a model's reference."""
 
     rule: str
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     message: str
     primary: bool = False
     evidence: dict[str, Any] = field(default_factory=dict)
     experiment: Experiment | None = None
     tensor: str | None = None
     operator: str | None = None
+    ignored: str | None = None
+    """Why the manifest accepts it; it then stays in the report and makes no verdict worse."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it makes of the variant or model that it is of, at least."""
+        of: dict[Severity, Verdict] = {"error": Verdict.FAIL, "warning": Verdict.WARN, "note": Verdict.PASS}
+        return Verdict.PASS if self.ignored is not None else of[self.severity]
 
 
 @dataclass(frozen=True)
@@ -154,10 +171,12 @@ class Observed:
     metrics: tuple[MetricResult, ...]
     max_steps: dict[str, float]
     """Kernels to the largest difference from our own run, in quantization steps (of float: in units)."""
+    kernels: str
+    """The kernels whose difference is judged: the variant's own."""
     tolerance: float | None
     """`observed_tolerance`, in quantization steps."""
-    steps_verdict: Verdict
-    """How the difference in steps came out; PASS without a tolerance."""
+    steps_verdict: Verdict | None
+    """How the difference in steps came out; None without a tolerance."""
     verdict: Verdict
 
 
@@ -177,6 +196,13 @@ class VariantResult:
     seconds: dict[str, float]
     observed: Observed | None = None
     line: int = 0
+
+    @property
+    def judged(self) -> Verdict | None:
+        """The verdict; None where nothing was judged, so that there is nothing to have passed."""
+        held = [*(metric.verdict for metric in self.metrics), *([self.observed.steps_verdict] if self.observed else ())]
+        held += [metric.verdict for metric in self.observed.metrics] if self.observed else []
+        return None if self.verdict is Verdict.PASS and not any(held) else self.verdict
 
 
 @dataclass(frozen=True)
@@ -198,6 +224,10 @@ class ReferenceResult:
     kind: str
     path: str
     metrics: dict[str, float | None]
+    verdict: Verdict | None = None
+    """How it came out against its own tolerances; None without any."""
+    checks: tuple[MetricResult, ...] = ()
+    """Its own values, each judged by its tolerance in `reference.tolerances`."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +244,13 @@ class ModelResult:
     error: ErrorInfo | None = None
     notes: tuple[str, ...] = ()
     line: int = 0
+    findings: tuple[Finding, ...] = ()
+    """What concerns the reference, and so every variant."""
+
+    @property
+    def reference_verdict(self) -> Verdict:
+        """What the reference's tolerances and findings make of the model, at least."""
+        return Verdict.worst([self.reference.verdict, *(finding.verdict for finding in self.findings)])
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ SARIF, the pages of `docs/rules` and `ignore` in a manifest are made from, and h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-Severity = Literal["error", "warning", "note"]
+from tflite_guard.results import Finding, Severity
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ _ALL = (
         finding=False,
     ),
     Rule(
+        "reference-tolerance",
+        "error",
+        "The reference itself is out of tolerance",
+        "The float reference's own value is outside the limits that the manifest sets in `reference.tolerances`.",
+        "Mend the reference, its preprocessing or the evaluation data: what is compared with a bad reference proves "
+        "nothing.",
+        finding=False,
+    ),
+    Rule(
         "not-proven",
         "error",
         "A required proof is missing",
@@ -62,10 +71,67 @@ _ALL = (
     ),
     Rule(
         "underpowered-evaluation",
-        "warning",
+        "note",
         "Too few examples",
         "The confidence interval holds the limit: with other examples the verdict could differ.",
         "Evaluate on more examples. The message says about how many would do.",
+    ),
+    Rule(
+        "reference-suspect",
+        "warning",
+        "The reference looks broken",
+        "The float reference does no better on these data than a constant answer would, decides for one class always, "
+        "gives the same outputs for every example, or gives nothing but zeros and ones. A variant that agrees with it "
+        "then proves nothing.",
+        "Check the preprocessing (scale, order of the channels, resizing, layout), the labels and the order of the "
+        "classes. The message says what was seen.",
+    ),
+    Rule(
+        "batch-dependent",
+        "warning",
+        "An example's outputs depend on its batch",
+        "The same example gives other outputs in a batch than alone, as with batch normalization left in training "
+        "mode. Everything was then run one example at a time, as an application does.",
+        "Export the model for inference (in Keras: `training=False`), so that an example's outputs are its own.",
+    ),
+    Rule(
+        "state-reset",
+        "note",
+        "State was reset before each example",
+        "The model carries state from one call to the next, and each example was evaluated as if it were the first.",
+        "Where the application keeps the state between calls, make an example of a whole sequence.",
+    ),
+    Rule(
+        "nothing-quantized",
+        "warning",
+        "Nothing is quantized",
+        "A quantization was asked for, and no tensor of the file is quantized: it is a float model under another name.",
+        "The quantizer leaves small constants in float (under 1,024 elements in `dynamic_range`), and operators that "
+        "it does not know. Choose `int8`, or drop the variant.",
+    ),
+    Rule(
+        "coarse-output",
+        "warning",
+        "The output is too coarse to decide",
+        "In many examples several of the largest outputs are equal, where the reference's are not: the output's few "
+        "quantization steps cannot tell the classes apart, and the lowest index decides.",
+        "Take the logits as the model's output, without the softmax, or leave the last operators in float with "
+        "`keep_float`.",
+    ),
+    Rule(
+        "constant-output",
+        "warning",
+        "An output never varies",
+        "The variant gives the same output for every example, where the reference's varies.",
+        "Look at the calibration data and the scales of the output: everything is rounded or clipped to one value.",
+    ),
+    Rule(
+        "select-ops",
+        "note",
+        "Operators outside the built-in set",
+        "The file holds operators that LiteRT does not have by itself: of TensorFlow (Flex) or custom ones.",
+        "Link what implements them into the application (for Flex, the Select TF operators), or replace them. "
+        "Microcontrollers cannot run them.",
     ),
     Rule(
         "partially-quantized",
@@ -85,3 +151,8 @@ _ALL = (
 
 RULES = {rule.id: rule for rule in _ALL}
 """By id, in the order in which SARIF lists them."""
+
+
+def finding(rule: str, message: str, *, severity: Severity | None = None, **evidence: Any) -> Finding:
+    """A finding of a rule, with the rule's severity unless another is given; the keywords are its evidence."""
+    return Finding(rule, severity or RULES[rule].severity, message, evidence=evidence)

@@ -80,7 +80,7 @@ def test_a_variant_keeps_everything_it_says(read: Read, manifest: Make, project:
         "require_integer": True,
         "observed_outputs": "data/recorded.npz",
         "observed_tolerance": 1,
-        "ignore": [{"rule": "r", "reason": "why"}],
+        "ignore": [{"rule": "select-ops", "reason": "why"}],
         "calibration_options": {"samples": 10.0, "clip_percentile": 99.9},
     }
     variant = only(read(manifest(variants=[written])))["v"]
@@ -100,7 +100,7 @@ def test_a_variant_keeps_everything_it_says(read: Read, manifest: Make, project:
     assert variant.conversion.source.input_shapes == {"x": (1, 8)}
     assert variant.evaluation.observed_outputs.path == str(project / "data/recorded.npz")
     assert variant.judgement.observed_tolerance == 1
-    assert variant.judgement.ignore == (Ignore("r", "why"),)
+    assert variant.judgement.ignore == (Ignore("select-ops", "why"),)
     assert variant.conversion.calibration_options == CalibrationOptions(10, 99.9, "measured")
 
 
@@ -479,7 +479,7 @@ def test_the_schema_is_valid_draft_2020_12() -> None:
     Draft202012Validator.check_schema(json.loads(schema_text("manifest-v1")))
 
 
-def test_the_page_about_the_manifest_is_current() -> None:
+def test_the_pages_about_the_manifest_and_the_rules_are_current() -> None:
     script = Path(__file__).parents[2] / "docs" / "generate.py"
     result = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")

@@ -83,8 +83,8 @@ def test_errors_come_first_then_proven_failures_then_warnings_then_notices() -> 
         ("error", "digits / worse: accuracy"),
         ("error", "digits / proof: accuracy"),
         ("warning", "digits / int8: sqnr"),
-        ("warning", "digits / int16: underpowered-evaluation"),
         ("notice", "digits / int8: partially-quantized"),
+        ("notice", "digits / int16: underpowered-evaluation"),
     ]
 
 

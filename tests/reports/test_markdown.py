@@ -123,7 +123,7 @@ def test_a_cut_rendering_is_the_one_that_was_read() -> None:
 )
 def test_the_title_says_how_it_came_out(verdicts: tuple[Verdict, ...], title: str) -> None:
     worst = Verdict.worst(verdicts)
-    variants = tuple(variant(verdict, verdict) for verdict in verdicts)
+    variants = tuple(variant(one, one, metric("accuracy", 0.9, one)) for one in verdicts)
     report = replace(fixed(), models=(replace(fixed().models[2], variants=variants, verdict=worst),), verdict=worst)
     assert text_of(github(render(report))[0]) == title
 
@@ -222,14 +222,14 @@ def test_an_error_of_many_variants_names_some_of_them() -> None:
 
 def test_findings_and_notes_are_told_once() -> None:
     text = "calibration says little"
-    finding = Finding("few-examples", "warning", text)
+    finding = Finding("few-examples", "note", text)
     model = fixed().models[2]
     variants = tuple(replace(model.variants[0], name=name, findings=(finding,)) for name in ("int8", "int16"))
     no_interval = replace(accuracy(0.98, (0, 0), Verdict.PASS), confidence_interval=None, interval_note="one group")
     variants += (variant("int4", Verdict.PASS, no_interval),)
     report = replace(fixed(), models=(replace(model, variants=variants, notes=("a note of the model",)),))
     items = [text_of(item) for item in github(render(report)).iter("li")]
-    assert f"⚠️ int8 , int16 : {text} ( few-examples )" in items
+    assert f"ℹ️ int8 , int16 : {text} ( few-examples )" in items
     assert "ℹ️ no interval for accuracy : one group" in items
     assert "ℹ️ a note of the model" in items
 

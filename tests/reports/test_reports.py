@@ -15,6 +15,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -23,10 +24,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.sample import HOSTILE, fixed, metric, named
+from tests.sample import HOSTILE, fixed, full, metric, named
 from tflite_guard import results
 from tflite_guard.errors import UsageError
-from tflite_guard.reports import FILES, FORMATS
+from tflite_guard.reports import FORMATS
 from tflite_guard.reports.alerts import alerts
 from tflite_guard.reports.json import read
 from tflite_guard.reports.terminal import View
@@ -41,16 +42,16 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/report-v1.schema.json"
 
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_the_rendering_is_the_one_that_was_read(name: str) -> None:
-    path = GOLDEN / FILES[name]
-    rendered = FORMATS[name](fixed())
+    path = GOLDEN / FORMATS[name].file
+    rendered = FORMATS[name].text(full())
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(rendered)
     assert rendered == path.read_text()
 
 
 def test_the_json_is_valid_and_reads_back_the_same() -> None:
-    jsonschema.validate(json.loads(FORMATS["json"](fixed())), SCHEMA, cls=jsonschema.Draft202012Validator)
-    assert read(str(GOLDEN / "report.json")) == fixed()
+    jsonschema.validate(json.loads(FORMATS["json"].text(full())), SCHEMA, cls=jsonschema.Draft202012Validator)
+    assert read(str(GOLDEN / "report.json")) == full()
 
 
 def test_the_schema_has_exactly_the_fields_of_the_types() -> None:
@@ -86,9 +87,9 @@ def test_text_from_files_cannot_move_the_cursor_or_break_a_line(text: str) -> No
 @settings(deadline=None)
 @given(HOSTILE)
 def test_hostile_names_change_neither_the_lines_nor_the_rest_of_a_report(text: str) -> None:
-    rendered = FORMATS["text"](named(text))
+    rendered = FORMATS["text"].text(named(text))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", rendered)
-    assert rendered.rstrip().splitlines()[-2].startswith("✗ error  3 models, 8 variants:")
+    assert any(line.startswith("✗ error  4 models, 11 variants:") for line in rendered.splitlines()[-3:])
     assert not any("##[" in line or line.lstrip().startswith("::") for line in rendered.splitlines())
 
 
@@ -227,7 +228,7 @@ def test_models_of_one_name_are_told_apart_by_their_manifests(
 def test_every_rendering_tells_models_of_one_name_apart() -> None:
     report = same_names(at("vision/t.json"), at("audio/t.json"))
     for name in set(FORMATS) - {"json"}:
-        rendered = html.unescape(re.sub("</?code>", "", FORMATS[name](report))).replace("%3A", ":")
+        rendered = html.unescape(re.sub("</?code>", "", FORMATS[name].text(report))).replace("%3A", ":")
         for folder in ("vision", "audio"):
             assert f"{folder}: digits / int8" in rendered or name == "junit", name
             assert f"{folder}: digits" in rendered, name
@@ -238,8 +239,59 @@ def test_every_rendering_tells_models_of_one_name_apart() -> None:
     assert {alert.fingerprint for alert in alerts(alone)} < together
 
 
+def test_a_metric_without_a_tolerance_and_a_variant_of_nothing_else_have_no_tick() -> None:
+    text = [" ".join(line.split()) for line in FORMATS["text"].text(full()).splitlines()]
+    assert "float16 24.0 kB agreement – 1.0000 – – – –" in text
+    assert "1 without a tolerance" in " ".join(text[-3:])
+    markdown = FORMATS["markdown"].text(full())
+    assert "–\N{NO-BREAK SPACE}<code>float16</code>" in markdown
+    assert "–\N{NO-BREAK SPACE}<code>agreement</code>" in markdown
+    suite = ElementTree.fromstring(FORMATS["junit"].text(full())).findall("testsuite")[-1]
+    skipped = [case.attrib["name"] for case in suite.findall("testcase") if case.find("skipped") is not None]
+    assert (skipped, suite.attrib["skipped"]) == (["int8: agreement", "float16: agreement"], "2")
+    unjudged = json.loads(FORMATS["json"].text(full()))["models"][-1]["variants"][-1]["metrics"][0]
+    assert unjudged["verdict"] is None
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_an_ignored_finding_stays_with_its_reason_and_is_no_warning(name: str) -> None:
+    """In every rendering, and of a variant as of a model."""
+    report = full()
+    rendered = html.unescape(re.sub("</?code>", "", FORMATS[name].text(report)))
+    for message, reason in (("no tensor is quantized", "it is small anyway"), ("depend on its batch", "as trained")):
+        assert message in rendered
+        assert reason in rendered
+    model = replace(
+        report.models[-1], variants=report.models[-1].variants[1:2], findings=report.models[-1].findings[1:]
+    )
+    model = replace(model, reference=replace(model.reference, verdict=None, checks=()), verdict=Verdict.PASS)
+    assert model.reference_verdict is Verdict.PASS
+    calm = FORMATS[name].text(replace(report, models=(model,), verdict=Verdict.PASS, notes=()))
+    assert not re.search(
+        r"::warning|⚠|\"severity\": \"m|with warnings|^!|<failure|warning:.*warning", calm, re.MULTILINE
+    )
+    if name == "sarif":
+        results = json.loads(calm)["runs"][0]["results"]
+        given = [result["suppressions"] for result in results]
+        assert given == [[{"kind": "external", "justification": why}] for why in ("as trained", "it is small anyway")]
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"json"}))
+def test_what_is_wrong_with_the_reference_is_told_with_the_problems(name: str) -> None:
+    rendered = html.unescape(re.sub("</?code>", "", FORMATS[name].text(full())))
+    assert "the reference decides for class 3 on all 1,000 examples" in rendered
+    assert re.search(r"accuracy is 0\.98(00)?, below the minimum of 0\.99", rendered)
+
+
+def test_one_table_names_the_renderings_and_their_files(tmp_path: Path) -> None:
+    assert [one.name for one in FORMATS.values()] == list(FORMATS)
+    assert len({one.file for one in FORMATS.values()}) == len(FORMATS)
+    for one in FORMATS.values():
+        assert list(one.files(fixed())) == [one.file]
+
+
 def test_a_report_that_is_not_one_is_refused(tmp_path: Path) -> None:
-    raw = json.loads(FORMATS["json"](fixed()))
+    raw = json.loads(FORMATS["json"].text(fixed()))
     for edit in ({"schema_version": 2}, {"verdict": "good"}, {"models": [{}]}, {"extra": 1}):
         path = tmp_path / "report.json"
         path.write_text(json.dumps(raw | edit))
@@ -315,7 +367,7 @@ def _read_and_render(raw: Any) -> None:
         except UsageError:
             return
     for name in FORMATS:
-        FORMATS[name](report)
+        FORMATS[name].text(report)
 
 
 def _written(raw: Any) -> bytes:

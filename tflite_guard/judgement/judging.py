@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tflite_guard.judgement.verdict import judge, within_steps
-from tflite_guard.manifest.types import Conversion, FileSpec, VariantSpec
+from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, VariantSpec
 from tflite_guard.protocol import Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
@@ -18,6 +18,7 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
+from tflite_guard.rules import finding
 
 Recorded = Callable[[str], float | None]
 """A metric's name to its value in the baseline."""
@@ -55,10 +56,10 @@ def variant_result(
     metrics, findings = _judged(evaluation.measurements, variant, baseline)
     made = evaluation.artifact
     observed = _observed(evaluation.observed, variant)
-    findings = [*findings, *_integer_findings(made, variant)]
+    findings = accepted([*findings, *_integer_findings(made, variant)], variant.judgement.ignore)
     error = _float_operators_error(made, variant)
-    verdicts = [*(metric.verdict for metric in metrics), observed.verdict if observed else Verdict.PASS]
-    ignored = {entry.rule for entry in variant.judgement.ignore}
+    verdicts = [*(metric.verdict for metric in metrics), *(finding.verdict for finding in findings)]
+    verdicts += [observed.verdict] if observed else []
     return VariantResult(
         name=variant.name,
         quantization=how,
@@ -66,13 +67,19 @@ def variant_result(
         cached=outcome.cached,
         artifact=made,
         metrics=tuple(metrics),
-        findings=tuple(finding for finding in findings if finding.rule not in ignored),
+        findings=tuple(findings),
         remedies=(),
         error=error,
         seconds=seconds,
         observed=observed,
         line=variant.line,
     )
+
+
+def accepted(findings: Sequence[Finding], ignore: Sequence[Ignore]) -> list[Finding]:
+    """The findings, those that the manifest accepts with its reason."""
+    reasons = {entry.rule: entry.reason for entry in ignore}
+    return [replace(one, ignored=reasons.get(one.rule)) for one in findings]
 
 
 def _how(conversion: Conversion) -> str | None:
@@ -100,11 +107,13 @@ def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observ
         return None
     tolerance = variant.judgement.observed_tolerance
     metrics, _ = _judged(observed.measurements, variant, lambda _: None)
-    own = within_steps(observed.max_steps[variant.evaluation.kernels], tolerance)
+    kernels = variant.evaluation.kernels
+    own = within_steps(observed.max_steps[kernels], tolerance)
     return Observed(
         path=Path(variant.evaluation.observed_outputs.path).name,
         metrics=tuple(metrics),
         max_steps=observed.max_steps,
+        kernels=kernels,
         tolerance=tolerance,
         steps_verdict=own,
         verdict=Verdict.worst([own, *(metric.verdict for metric in metrics)]),
@@ -115,7 +124,7 @@ def _integer_findings(made: Artifact, variant: VariantSpec) -> list[Finding]:
     if not made.float_operators or variant.judgement.require_integer:
         return []
     message = f"{_float_operators(made)}; a device without float support cannot run it"
-    return [Finding("partially-quantized", "note", message, evidence={"float_operators": list(made.float_operators)})]
+    return [finding("partially-quantized", message, float_operators=list(made.float_operators))]
 
 
 def _float_operators_error(made: Artifact, variant: VariantSpec) -> ErrorInfo | None:

@@ -21,6 +21,7 @@ from tflite_guard.judgement.intervals import (
 )
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.results import Finding, Measurement, MetricResult, Verdict
+from tflite_guard.rules import finding
 from tflite_guard.text import figures
 from tflite_guard.vocabulary import ToleranceKind
 
@@ -69,14 +70,14 @@ def judge(
 
     `baseline` is the value recorded for this metric: None without one, infinity where the outputs then
     equalled the reference's, which any that no longer do have lost beyond every limit. A metric that could not be
-    computed is an error whatever the tolerance; one without a tolerance passes. Findings have the
+    computed is an error whatever the tolerance; one without a tolerance has no verdict. Findings have the
     rules `underpowered-evaluation`, `not-proven` and `no-baseline`.
     """
     error = _error(measurement, tolerance)
     if error is not None:
         return _result(measurement, tolerance, baseline, Verdict.ERROR, error=error), ()
     if tolerance is None:
-        return _result(measurement, None, baseline, Verdict.PASS), ()
+        return _result(measurement, None, baseline, None), ()
     bounds = _bounds(measurement, tolerance, baseline)
     failed = next((bound for bound in bounds if _fails(bound, tolerance.require)), None)
     beyond = Verdict.WARN if tolerance.level == "warning" else Verdict.FAIL
@@ -91,9 +92,14 @@ def judge(
     return result, tuple(_findings(measurement, tolerance, baseline, bounds))
 
 
-def within_steps(difference: float, tolerance: float | None) -> Verdict:
-    """The verdict on the largest difference between recorded outputs and our own, in quantization steps."""
-    if tolerance is None or difference <= tolerance * (1 + RELATIVE_SLACK):
+def within_steps(difference: float, tolerance: float | None) -> Verdict | None:
+    """The verdict on the largest difference between recorded outputs and our own, in quantization steps.
+
+    None without a tolerance.
+    """
+    if tolerance is None:
+        return None
+    if difference <= tolerance * (1 + RELATIVE_SLACK):
         return Verdict.PASS
     return Verdict.FAIL
 
@@ -185,12 +191,11 @@ def _findings(
     if tolerance.require == "proven_pass" and unproven:
         yield _not_proven(measurement, tolerance, unproven[0])
     if tolerance.max_regression is not None and baseline is None:
-        yield Finding(
-            rule="no-baseline",
-            severity="note",
-            message=f"{measurement.name}: the baseline holds no value, so max_regression is not applied; "
+        yield finding(
+            "no-baseline",
+            f"{measurement.name}: the baseline holds no value, so max_regression is not applied; "
             "record one with `tflite-guard baseline update`",
-            evidence={"metric": measurement.name},
+            metric=measurement.name,
         )
 
 
@@ -200,30 +205,29 @@ def _underpowered(measurement: Measurement, tolerance: Tolerance, needed: int | 
         allowed += f" (here {figures.number(bound.limit, measurement.metric)})"
     quantity = "drop" if bound.kind in ("max_drop", "max_relative_drop") else "value"
     enough = "more than a million examples" if needed is None else f"about {needed:,} examples"
-    return Finding(
-        rule="underpowered-evaluation",
-        severity="warning",
-        message=f"{measurement.name}: {measurement.examples:,} examples are too few to tell whether the {quantity} is "
+    return finding(
+        "underpowered-evaluation",
+        f"{measurement.name}: {measurement.examples:,} examples are too few to tell whether the {quantity} is "
         f"within {bound.kind} {allowed}: its 95 % interval is {figures.interval(bound.interval, measurement.metric)}; "
         f"{enough} would do at the rates seen",
-        evidence={
-            "metric": measurement.name,
-            "examples": measurement.examples,
-            "needed": needed,
-            "limit": bound.kind,
-            "limit_value": bound.limit,
-        },
+        metric=measurement.name,
+        examples=measurement.examples,
+        needed=needed,
+        limit=bound.kind,
+        limit_value=bound.limit,
     )
 
 
 def _not_proven(measurement: Measurement, tolerance: Tolerance, bound: _Bound) -> Finding:
     why = measurement.interval_note or "this metric has none"
-    return Finding(
-        rule="not-proven",
-        severity="warning" if tolerance.level == "warning" else "error",
-        message=f"{measurement.name}: {bound.kind} requires a proven pass, but there is no confidence interval to "
+    return finding(
+        "not-proven",
+        f"{measurement.name}: {bound.kind} requires a proven pass, but there is no confidence interval to "
         f'prove it with: {why}; remove "require" to let the measured value decide',
-        evidence={"metric": measurement.name, "examples": measurement.examples, "limit": bound.kind},
+        severity="warning" if tolerance.level == "warning" else None,
+        metric=measurement.name,
+        examples=measurement.examples,
+        limit=bound.kind,
     )
 
 
@@ -257,7 +261,7 @@ def _result(
     measurement: Measurement,
     tolerance: Tolerance | None,
     baseline: float | None,
-    verdict: Verdict,
+    verdict: Verdict | None,
     *,
     failed_limit: ToleranceKind | None = None,
     conclusive: bool | None = None,

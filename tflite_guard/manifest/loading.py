@@ -157,15 +157,21 @@ def _step(written: dict[str, Any]) -> dict[str, Any]:
 def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) -> ModelSpec:
     computed = {metric.spec.name for metric in view.metrics}
     reference = _reference(view.node.content["reference"], context)
+    ignored = _ignore(view.node.get("ignore"))
     return ModelSpec(
         name=view.name,
         reference=reference,
         evaluation=datasets[str(view.settings["evaluation"].value())],
         metrics=tuple(metric.spec for metric in view.metrics),
-        variants=tuple(_variant(variant, reference, computed, datasets, context) for variant in view.variants),
+        variants=tuple(_variant(variant, reference, ignored, computed, datasets, context) for variant in view.variants),
         state=cast(StateUse, view.settings["state"].value()) if "state" in view.settings else "reset",
         line=view.node.line,
+        ignore=ignored,
     )
+
+
+def _ignore(node: Node | None) -> tuple[Ignore, ...]:
+    return tuple(Ignore(**entry.value()) for entry in (node.elements() if node else ()))
 
 
 def _reference(node: Node, context: Context) -> ReferenceSpec:
@@ -182,6 +188,7 @@ def _reference(node: Node, context: Context) -> ReferenceSpec:
 def _variant(
     view: VariantView,
     reference: ReferenceSpec,
+    ignored: tuple[Ignore, ...],
     computed: set[str],
     datasets: dict[str, DatasetSpec],
     context: Context,
@@ -198,7 +205,7 @@ def _variant(
         ),
         judgement=Judgement(
             tolerances={name: _tolerance(found) for name, found in view.tolerances.items() if name in computed},
-            ignore=tuple(Ignore(**entry) for entry in own.get("ignore", ())),
+            ignore=(*ignored, *_ignore(view.own.get("ignore"))),
             require_integer=require_integer,
             observed_tolerance=own.get("observed_tolerance"),
         ),

@@ -208,6 +208,8 @@ class ModelSpec:
     state: StateUse = "reset"
     """What a model carries from call to call: forgotten before each example, or kept within a group of them."""
     line: int = 0
+    ignore: tuple[Ignore, ...] = ()
+    """Accepted of the model itself, and of each of its variants."""
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,44 @@
-"""Renderings: each a function of a finished report."""
+"""Renderings: each a function of a finished report, whose module is loaded when it is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from tflite_guard.reports import gitlab, json, junit, markdown, sarif, terminal
-from tflite_guard.reports.annotations import render as github
-from tflite_guard.results import Report
+if TYPE_CHECKING:
+    from tflite_guard.results import Report
 
-FORMATS: dict[str, Callable[[Report], str]] = {
-    "text": terminal.render,
-    "json": json.render,
-    "github": github,
-    "markdown": markdown.render,
-    "sarif": sarif.render,
-    "junit": junit.render,
-    "gitlab": gitlab.render,
+
+@dataclass(frozen=True)
+class Format:
+    """One rendering: a module of this package whose `render` takes a report."""
+
+    name: str
+    file: str
+    """The name of its file in a report folder; of several files, of the one that is printed."""
+    module: str
+
+    def files(self, report: Report) -> dict[str, str]:
+        """Its files, name to text. A `render` gives the text of the only one, or all of them so."""
+        rendered: str | dict[str, str] = import_module(f"{__name__}.{self.module}").render(report)
+        return {self.file: rendered} if isinstance(rendered, str) else rendered
+
+    def text(self, report: Report) -> str:
+        """What is printed."""
+        return self.files(report)[self.file]
+
+
+FORMATS = {
+    one.name: one
+    for one in (
+        Format("text", "report.txt", "terminal"),
+        Format("json", "report.json", "json"),
+        Format("github", "annotations.txt", "annotations"),
+        Format("markdown", "report.md", "markdown"),
+        Format("sarif", "report.sarif", "sarif"),
+        Format("junit", "report.junit.xml", "junit"),
+        Format("gitlab", "report.gitlab.json", "gitlab"),
+    )
 }
-FILES = {
-    "text": "report.txt",
-    "json": "report.json",
-    "github": "annotations.txt",
-    "markdown": "report.md",
-    "sarif": "report.sarif",
-    "junit": "report.junit.xml",
-    "gitlab": "report.gitlab.json",
-}
-"""The name of each rendering in a report folder."""
+"""By name, in the order in which they are offered."""

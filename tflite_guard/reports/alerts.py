@@ -10,16 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Literal
 
 from tflite_guard.reports import wording
-from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.results import Finding, MetricResult, ModelResult, Report, Severity, VariantResult, Verdict
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
 
-Level = Literal["error", "warning", "note"]
-LEVELS: dict[Verdict, Level] = {Verdict.ERROR: "error", Verdict.FAIL: "error", Verdict.WARN: "warning"}
-ORDER: tuple[Level, ...] = ("error", "warning", "note")
+LEVELS: dict[Verdict, Severity] = {Verdict.ERROR: "error", Verdict.FAIL: "error", Verdict.WARN: "warning"}
+ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 WITHOUT_REFERENCE = ("min", "max", "max_regression")
 """The limits whose failure is told without the float reference."""
 NOT_EVALUATED = "could-not-evaluate/"
@@ -28,9 +26,9 @@ NOT_EVALUATED = "could-not-evaluate/"
 
 @dataclass(frozen=True)
 class Alert:
-    """One problem or finding of one variant."""
+    """One problem or finding of one variant, or of a model."""
 
-    level: Level
+    level: Severity
     verdict: Verdict | None
     """None of a finding."""
     rule: str
@@ -44,6 +42,8 @@ class Alert:
     line: int
     """Of the manifest; 0 where unknown."""
     fingerprint: str
+    ignored: str | None = None
+    """Of a finding that the manifest accepts: why."""
 
     @property
     def where(self) -> str:
@@ -55,7 +55,7 @@ def alerts(report: Report) -> list[Alert]:
     """Problems, and findings that no problem tells of, the worst first; no two have one fingerprint."""
     found = [alert for problem in wording.problems(report) for alert in _of_problem(problem)]
     titles = wording.titles(report)
-    found += [_of_finding(titles[id(one[0])], *one) for one in untold_findings(report)]
+    found += [_of_finding(titles[id(model)], model, variant, one) for model, variant, one in untold_findings(report)]
     seen: Counter[str] = Counter()
     for position, alert in enumerate(found):
         seen[alert.fingerprint] += 1
@@ -64,12 +64,14 @@ def alerts(report: Report) -> list[Alert]:
     return sorted(found, key=lambda alert: ORDER.index(alert.level))
 
 
-def untold_findings(report: Report) -> Iterator[tuple[ModelResult, VariantResult, Finding]]:
-    """Findings but those that a problem gives as its cause, in the report's order."""
+def untold_findings(report: Report) -> Iterator[tuple[ModelResult, VariantResult | None, Finding]]:
+    """Findings but those that are problems or the cause of one, in the report's order; a model's are of no variant."""
     for model in report.models:
+        yield from ((model, None, finding) for finding in model.findings if finding.verdict is Verdict.PASS)
         for variant in model.variants:
             for finding in variant.findings:
-                if not finding.primary or variant.verdict is Verdict.PASS:
+                cause = finding.primary and finding.ignored is None and variant.verdict is not Verdict.PASS
+                if not cause and not wording.is_problem(variant, finding):
                     yield model, variant, finding
 
 
@@ -95,17 +97,20 @@ def explained(problem: wording.Problem) -> str:
 
 def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
     """One for each variant, so that a variant's does not change when another comes to share its error."""
-    rule, metric = _rule(problem), problem.metric
+    rule = _rule(problem)
     lines = {variant.name: variant.line for variant in problem.model.variants}
+    finding = problem.finding
+    more = () if finding is None else (finding.tensor, finding.operator)
     for variant in problem.variants or (None,):
+        metric = problem.metric if finding is None else _metric(problem.model, variant, finding)
         line = problem.line
         if variant is not None and len(problem.variants) > 1:
             line = lines[variant] or line
         name = None if metric is None else metric.name
-        identity = fingerprint(rule, problem.model, variant, name, problem.observed)
+        identity = fingerprint(rule, problem.model, variant, name, problem.observed, *more)
         yield Alert(
             LEVELS[problem.verdict],
-            problem.verdict,
+            problem.verdict if finding is None else None,
             rule,
             problem.model,
             problem.title,
@@ -120,27 +125,39 @@ def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
 def _rule(problem: wording.Problem) -> str:
     if problem.observed:
         return "observed-outputs"
+    if problem.finding is not None:
+        return problem.rule
+    if problem.rule == "reference" and problem.metric is not None and problem.metric.error is None:
+        return "reference-tolerance"
     if problem.metric is None:
         return NOT_EVALUATED + plain(problem.rule, 100)
     return "metric-not-computed" if problem.metric.error is not None else "tolerance-exceeded"
 
 
-def _of_finding(title: str, model: ModelResult, variant: VariantResult, finding: Finding) -> Alert:
+def _metric(model: ModelResult, variant: str | None, finding: Finding) -> MetricResult | None:
+    """The metric of a variant that a finding is about, if it is about one."""
     of = finding.evidence.get("metric")
-    metric = next((one for one in variant.metrics if one.name == of), None)
+    metrics = (one for owner in model.variants if owner.name == variant for one in owner.metrics)
+    return next((one for one in metrics if one.name == of), None)
+
+
+def _of_finding(title: str, model: ModelResult, variant: VariantResult | None, finding: Finding) -> Alert:
+    whose = None if variant is None else variant.name
+    metric = _metric(model, whose, finding)
     name = None if metric is None else metric.name
-    identity = fingerprint(finding.rule, model, variant.name, name, False, finding.tensor, finding.operator)
+    identity = fingerprint(finding.rule, model, whose, name, False, finding.tensor, finding.operator)
     return Alert(
         finding.severity,
         None,
         plain(finding.rule, 100),
         model,
         title,
-        variant.name,
+        whose,
         metric,
-        plain(finding.message, wording.LONGEST_MESSAGE),
-        variant.line or model.line,
+        wording.told(finding),
+        (variant.line if variant else 0) or model.line,
         identity,
+        finding.ignored,
     )
 
 

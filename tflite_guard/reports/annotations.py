@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tflite_guard import errors
 from tflite_guard.files import repository_path
 from tflite_guard.reports import wording
-from tflite_guard.reports.alerts import LEVELS, ORDER, Level, explained, untold_findings
-from tflite_guard.results import ModelResult, Report
+from tflite_guard.reports.alerts import LEVELS, ORDER, explained, untold_findings
+from tflite_guard.results import ModelResult, Report, Severity, VariantResult
 from tflite_guard.text.plain import logged, plain
 
 REST = "report.json has all of them"
@@ -20,12 +20,12 @@ LONGEST_MESSAGE = 4096
 LONGEST_TITLE = 255
 LONGEST_WHERE = 200
 LONGEST_PATH = 4096
-COMMANDS: dict[Level, str] = {"error": "error", "warning": "warning", "note": "notice"}
+COMMANDS: dict[Severity, str] = {"error": "error", "warning": "warning", "note": "notice"}
 
 
 @dataclass(frozen=True)
 class _Annotation:
-    level: Level
+    level: Severity
     title: str
     message: str
     path: str = ""
@@ -57,14 +57,18 @@ def problem_annotations(problems: Sequence[errors.ManifestProblem], rest: str = 
     return _written([_of_manifest(problem) for problem in problems], rest)
 
 
-def remark(level: Level, title: str, message: str) -> str:
+def remark(level: Severity, title: str, message: str) -> str:
     """One command, without the end of its line, for what concerns no model and no place."""
     return str(_Annotation(level, plain(title), plain(message, LONGEST_MESSAGE)))
 
 
 def _of_problem(problem: wording.Problem) -> _Annotation:
     where = _cut(logged(problem.where), LONGEST_WHERE)
-    if problem.metric is not None:
+    if problem.finding is not None:
+        what = problem.rule
+    elif problem.metric is not None and not problem.variants:
+        what = f"reference {plain(problem.metric.name)}"
+    elif problem.metric is not None:
         what = ("observed " if problem.observed else "") + plain(problem.metric.name)
     else:
         what = "observed outputs" if problem.observed else "could not be evaluated"
@@ -72,21 +76,21 @@ def _of_problem(problem: wording.Problem) -> _Annotation:
 
 
 def _of_findings(report: Report) -> Iterator[_Annotation]:
-    """Each finding once, with all the variants that it is of."""
-    found: dict[tuple[int, Level, str, str], list[tuple[str, int]]] = {}
+    """Each finding that is no problem once, with all the variants that it is of; ignored ones as notices."""
+    found: dict[tuple[int, Severity, str, str], list[VariantResult | None]] = {}
     models, titles = {id(model): model for model in report.models}, wording.titles(report)
     for model, variant, finding in untold_findings(report):
-        key = (id(model), finding.severity, finding.rule, finding.message)
-        found.setdefault(key, []).append((plain(variant.name), variant.line or model.line))
+        severity = finding.severity if finding.ignored is None else "note"
+        found.setdefault((id(model), severity, finding.rule, wording.told(finding)), []).append(variant)
     for (of, severity, rule, message), variants in found.items():
-        model = models[of]
-        names = ", ".join(name for name, _ in variants)
-        where = _cut(logged(f"{titles[of]} / {names}"), LONGEST_WHERE)
-        shown = plain(message, wording.LONGEST_MESSAGE)
-        yield _at(severity, model, variants[0][1], where, plain(rule, 100), shown)
+        model, named = models[of], [variant for variant in variants if variant is not None]
+        names = ", ".join(plain(variant.name) for variant in named)
+        where = _cut(logged(titles[of] + (f" / {names}" if names else "")), LONGEST_WHERE)
+        line = (named[0].line if named else 0) or model.line
+        yield _at(severity, model, line, where, plain(rule, 100), message)
 
 
-def _at(level: Level, model: ModelResult, line: int, where: str, what: str, message: str) -> _Annotation:
+def _at(level: Severity, model: ModelResult, line: int, where: str, what: str, message: str) -> _Annotation:
     # The runner's log shows the message without the title, so the message too says where.
     return _Annotation(level, f"{where}: {what}", f"{where}: {message}", model.manifest.repository_path, line)
 
@@ -98,13 +102,13 @@ def _of_manifest(problem: errors.ManifestProblem) -> _Annotation:
 
 
 def _written(annotations: Iterable[_Annotation], rest: str) -> str:
-    by_level: dict[Level, list[_Annotation]] = {level: [] for level in ORDER}
+    by_level: dict[Severity, list[_Annotation]] = {level: [] for level in ORDER}
     for annotation in annotations:
         by_level[annotation.level].append(annotation)
     return "".join(f"{one}\n" for level, of_one in by_level.items() for one in _limited(level, of_one, rest))
 
 
-def _limited(level: Level, annotations: list[_Annotation], rest: str) -> list[_Annotation]:
+def _limited(level: Severity, annotations: list[_Annotation], rest: str) -> list[_Annotation]:
     if len(annotations) <= MOST:
         return annotations
     more = wording.count(len(annotations) - MOST + 1, f"more {COMMANDS[level]}")

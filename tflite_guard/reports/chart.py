@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from tflite_guard.results import MetricResult, Verdict
+from tflite_guard.results import MetricResult
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
 
@@ -44,8 +44,8 @@ def row(name: str, metric: MetricResult) -> Row | None:
         return None
     low, high = sorted(metric.confidence_interval)
     remark = figures.signed(metric.drop).rjust(8)
-    if metric.verdict is not Verdict.PASS:
-        remark += f"  {metric.verdict.value}"
+    if metric.problem:
+        remark += f"  {metric.problem.value}"
     if metric.conclusive is False:
         remark += "  ?"
     return Row(_short(name), metric.drop, (low, high), float(limit), remark)

@@ -7,14 +7,14 @@ from hashlib import sha256
 from typing import Any
 
 from tflite_guard.reports import json
-from tflite_guard.reports.alerts import Alert, Level, alerts
+from tflite_guard.reports.alerts import Alert, alerts
 from tflite_guard.reports.wording import LONGEST_MESSAGE
-from tflite_guard.results import Report, Verdict
+from tflite_guard.results import Report, Severity, Verdict
 from tflite_guard.text.plain import plain
 from tflite_guard.vocabulary import DEFAULT_MANIFEST
 
 SEVERITIES = {Verdict.ERROR: "blocker", Verdict.FAIL: "critical", Verdict.WARN: "minor"}
-OF_FINDINGS: dict[Level, str] = {"error": "major", "warning": "minor", "note": "info"}
+OF_FINDINGS: dict[Severity, str] = {"error": "major", "warning": "minor", "note": "info"}
 LONGEST_PATH = 4096
 
 
@@ -40,7 +40,8 @@ def _of_run(note: str) -> dict[str, Any]:
 
 
 def _issue(alert: Alert) -> dict[str, Any]:
-    severity = OF_FINDINGS[alert.level] if alert.verdict is None else SEVERITIES[alert.verdict]
+    level = alert.level if alert.ignored is None else "note"
+    severity = OF_FINDINGS[level] if alert.verdict is None else SEVERITIES[alert.verdict]
     return {
         "description": f"{alert.where}: {alert.message}",
         "check_name": alert.rule,

@@ -17,7 +17,7 @@ TAGS = {Verdict.ERROR: "error", Verdict.FAIL: "failure"}
 
 
 def render(report: Report) -> str:
-    """The report as test results; warnings pass, with what they say as output."""
+    """The report as test results; warnings pass, with what they say as output; what has no tolerance is skipped."""
     root = ElementTree.Element("testsuites", name="tflite-guard")
     titles = wording.titles(report)
     suites = [_suite(model, titles[id(model)], report) for model in report.models] or [_nothing(report)]
@@ -32,16 +32,15 @@ def render(report: Report) -> str:
 
 
 def _suite(model: ModelResult, title: str, report: Report) -> ElementTree.Element:
-    cases = [case for variant in model.variants for case in _cases(variant)]
+    cases = [*_of_reference(model), *(case for variant in model.variants for case in _cases(variant))]
     if model.error is not None and all(variant.error is None for variant in model.variants):
         cases = [*cases, _case(None, "evaluation", Verdict.ERROR, model.error.message, 0)]
     for case, name in zip(cases, _apart([case.attrib["name"] for case in cases]), strict=True):
         case.set("classname", title)
         case.set("name", name)
     suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
-    for name, tag in (("failures", "failure"), ("errors", "error")):
+    for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
-    suite.set("skipped", "0")
     suite.set("time", _seconds(_spent(model)))
     suite.set("file", plain(model.manifest.repository_path))
     properties = ElementTree.SubElement(suite, "properties")
@@ -75,6 +74,15 @@ def _apart(names: list[str]) -> Iterator[str]:
         yield shown
 
 
+def _of_reference(model: ModelResult) -> Iterator[ElementTree.Element]:
+    """What the reference itself is tested for, and findings about it that make a verdict worse."""
+    for check in model.reference.checks:
+        yield _case(None, f"reference: {plain(check.name)}", check.verdict, _failure(check), 0)
+    for finding in model.findings:
+        if finding.verdict is not Verdict.PASS:
+            yield _case(None, f"reference: {plain(finding.rule)}", finding.verdict, finding.message, 0)
+
+
 def _cases(variant: VariantResult) -> Iterator[ElementTree.Element]:
     # What was measured is the whole variant's time; its first case carries it.
     seconds = sum(variant.seconds.values())
@@ -83,13 +91,16 @@ def _cases(variant: VariantResult) -> Iterator[ElementTree.Element]:
         seconds = 0
 
 
-def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict, str]]:
-    """What a variant is tested for, how that came out, and in words if it did not pass."""
+def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict | None, str]]:
+    """What a variant is tested for, how that came out (None: not judged), and in words if it did not pass."""
     if variant.error is not None or not (variant.metrics or variant.observed):
         message = "" if variant.error is None else variant.error.message
         yield "evaluation", Verdict.ERROR if variant.error else variant.verdict, message
     for metric in variant.metrics:
         yield plain(metric.name), metric.verdict, _failure(metric)
+    for finding in variant.findings:
+        if wording.is_problem(variant, finding):
+            yield plain(finding.rule), finding.verdict, finding.message
     if variant.observed is None:
         return
     for metric in variant.observed.metrics:
@@ -99,14 +110,17 @@ def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict, str]]:
 
 
 def _failure(metric: MetricResult) -> str:
-    return "" if metric.verdict is Verdict.PASS else wording.failure(metric)
+    return wording.failure(metric) if metric.problem else ""
 
 
 def _case(
-    variant: VariantResult | None, name: str, verdict: Verdict, message: str, seconds: float
+    variant: VariantResult | None, name: str, verdict: Verdict | None, message: str, seconds: float
 ) -> ElementTree.Element:
     case = ElementTree.Element("testcase", name=name, time=_seconds(seconds))
     if verdict is Verdict.PASS:
+        return case
+    if verdict is None:
+        ElementTree.SubElement(case, "skipped", message="measured and not judged: it has no tolerance")
         return case
     said = plain(message, wording.LONGEST_MESSAGE)
     cause = "" if variant is None else plain(wording.cause(variant) or "", wording.LONGEST_MESSAGE)
@@ -143,11 +157,9 @@ def _figures(name: str, metric: MetricResult) -> Iterator[tuple[str, str]]:
 
 def _said(model: ModelResult) -> str:
     """The findings and notes, a line each."""
-    lines = [
-        f"{finding.severity}: {plain(variant.name)}: {plain(finding.message, 2000)} ({plain(finding.rule)})"
-        for variant in model.variants
-        for finding in variant.findings
-    ]
+    found = [("", finding) for finding in model.findings]
+    found += [(f"{plain(variant.name)}: ", finding) for variant in model.variants for finding in variant.findings]
+    lines = [f"{wording.label(one)}: {whose}{wording.told(one)} ({plain(one.rule)})" for whose, one in found]
     return "\n".join(lines + [f"note: {plain(note, 2000)}" for note in model.notes])
 
 

@@ -16,7 +16,7 @@ from tflite_guard.reports.fitting import Block, Item, Page, size
 from tflite_guard.reports.markup import MARKS, code, direction, escaped, prose
 from tflite_guard.reports.variant_table import table
 from tflite_guard.reports.wording import Problem, count
-from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
 from tflite_guard.text.plain import plain
 
 SUMMARY_LIMIT = 1_000_000
@@ -82,19 +82,19 @@ def _notes(report: Report) -> Block:
 
 def _verdict(report: Report) -> str:
     """The title: what is worst, in words."""
-    variants = [variant.verdict for model in report.models for variant in model.variants]
-    counts, of = Counter(variants), f"of {count(len(variants), 'variant')}"
-    match report.verdict:
-        case Verdict.ERROR if counts[Verdict.ERROR]:
-            also = f", {counts[Verdict.FAIL]} out of tolerance" if counts[Verdict.FAIL] else ""
-            return f"{counts[Verdict.ERROR]} {of} could not be evaluated{also}"
-        case Verdict.ERROR:
-            return "not everything could be evaluated" if variants else "nothing was checked"
-        case Verdict.FAIL:
-            return f"{counts[Verdict.FAIL]} {of} out of tolerance"
-        case Verdict.WARN:
-            return f"{counts[Verdict.WARN]} {of} with warnings"
-    return f"{count(len(variants), 'variant')} within tolerance" if variants else "nothing was checked"
+    variants, references = wording.verdicts(report)
+    if not variants:
+        return "nothing was checked"
+    counts, amiss = Counter(variants), Counter(references)
+    if report.verdict is Verdict.PASS:
+        return _came_out([variant for model in report.models for variant in model.variants], "variant")
+    worst = [f"{counts[report.verdict]} of {count(len(variants), 'variant')}"] if counts[report.verdict] else []
+    worst += [count(amiss[report.verdict], "reference")] if amiss[report.verdict] else []
+    if not worst:
+        return "not everything could be evaluated"
+    failed = counts[Verdict.FAIL] if report.verdict is Verdict.ERROR else 0
+    also = f", {failed} out of tolerance" if failed else ""
+    return f"{' and '.join(worst)} {wording.WORDS[report.verdict]}{also}"
 
 
 def _changes(report: Report) -> str:
@@ -107,6 +107,7 @@ def _changes(report: Report) -> str:
 def _problem(problem: Problem) -> Item:
     where = code(problem.title) + (f" / {_names(problem.variants)}" if problem.variants else "")
     cause = "" if problem.cause is None else f"<br>Cause: {prose(problem.cause)}"
+    cause += f" ({code(problem.rule)})" if problem.finding is not None else ""
     return Item(f"<li>{MARKS[problem.verdict]} <b>{where}</b> {_sentence(problem)}{cause}</li>\n", "problem")
 
 
@@ -129,11 +130,16 @@ def _section(model: ModelResult, called: str) -> Block:
     title = f"{MARKS[model.verdict]} {code(called)}"
     rest = table(model, ([model.float32] if model.float32 else []) + calm)
     if not urgent:
-        within = f"{title} {count(len(calm), 'variant')} within tolerance"
-        return _folded(within, [_about(model), rest, _chart(model), _remarks(model)])
-    others = f"{count(len(calm), 'other variant')} within tolerance" if calm else "The float conversion alone"
+        return _folded(f"{title} {_came_out(calm, 'variant')}", [_about(model), rest, _chart(model), _remarks(model)])
+    others = _came_out(calm, "other variant") if calm else "The float conversion alone"
     folded = _folded(others, [rest])
     return Block(f"<h3>{title}</h3>\n", [_about(model), table(model, urgent), _chart(model), folded, _remarks(model)])
+
+
+def _came_out(variants: Sequence[VariantResult], noun: str) -> str:
+    """How many came out how, e.g. `2 variants within tolerance, 1 variant without a tolerance`."""
+    counts = Counter(variant.judged for variant in variants)
+    return ", ".join(f"{count(number, noun)} {wording.WORDS[one]}" for one, number in counts.items())
 
 
 def _needs_attention(variant: VariantResult) -> bool:
@@ -169,7 +175,7 @@ def _chart(model: ModelResult) -> Block:
 
 
 def _says_more(rows: list[tuple[MetricResult, chart.Row]]) -> bool:
-    return len(rows) > 1 or any(m.verdict is not Verdict.PASS or m.conclusive is False for m, _ in rows)
+    return len(rows) > 1 or any(m.problem or m.conclusive is False for m, _ in rows)
 
 
 def _plot(name: str, rows: list[chart.Row]) -> str:
@@ -182,7 +188,8 @@ def _plot(name: str, rows: list[chart.Row]) -> str:
 def _remarks(model: ModelResult) -> Block:
     """Findings, why intervals are missing, and notes."""
     items = [
-        f"{SEVERITIES[finding.severity]} {_names(names)}: {prose(finding.message)} ({code(finding.rule)})"
+        f"{_severity(finding)} {_names(names) + ': ' if names else ''}{prose(wording.told(finding))} "
+        f"({code(finding.rule)})"
         for finding, names in wording.findings(model)
     ]
     items += [
@@ -190,6 +197,12 @@ def _remarks(model: ModelResult) -> Block:
     ]
     items += [f"ℹ️ {prose(note)}" for note in model.notes]
     return _list(Item(f"<li>{item}</li>\n") for item in items)
+
+
+def _severity(finding: Finding) -> str:
+    return (
+        SEVERITIES[finding.severity] if finding.ignored is None else f"{SEVERITIES['note']} {wording.label(finding)}:"
+    )
 
 
 def _environment(report: Report) -> Block:

@@ -10,7 +10,7 @@ from tflite_guard.reports import wording
 from tflite_guard.results import Verdict
 from tflite_guard.text.plain import plain
 
-MARKS = {Verdict.PASS: "✅", Verdict.WARN: "⚠️", Verdict.FAIL: "❌", Verdict.ERROR: "❌"}
+MARKS = {Verdict.PASS: "✅", Verdict.WARN: "⚠️", Verdict.FAIL: "❌", Verdict.ERROR: "❌", None: "–"}
 LONGEST_NAME = 100
 """In tables, where a longer name would push the figures out of sight."""
 # What GitHub takes for nothing else: plain words and numbers too short to be a commit.

@@ -109,8 +109,16 @@ def _result(alert: Alert, rule: int) -> dict[str, Any]:
         ],
         # GitHub reads this name alone. Without it, variants that share the line of a tolerance become one alert.
         "partialFingerprints": {"primaryLocationLineHash": alert.fingerprint},
+        **_suppressions(alert),
         "properties": _figures(alert),
     }
+
+
+def _suppressions(alert: Alert) -> dict[str, Any]:
+    """Of an ignored finding: that the manifest, which is outside of what is judged, accepts it, and why."""
+    if alert.ignored is None:
+        return {}
+    return {"suppressions": [{"kind": "external", "justification": plain(alert.ignored, LONGEST_MESSAGE)}]}
 
 
 def _logical(alert: Alert) -> Sequence[dict[str, str]]:

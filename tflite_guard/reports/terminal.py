@@ -63,7 +63,9 @@ class View:
         problems = wording.problems(report)
         for problem in problems:
             mark = (f"{wording.MARKS[problem.verdict]} ", STYLES[problem.verdict])
-            yield from _wrapped(Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}"), console, options)
+            rule = (f" ({problem.rule})", "dim") if problem.finding is not None else ""
+            told = Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}", rule)
+            yield from _wrapped(told, console, options)
         if problems:
             yield Text("")
         for position, model in enumerate(report.models):
@@ -164,7 +166,7 @@ def _rows(model: ModelResult, variant: VariantResult, name: str, narrow: bool) -
         [*_cells(metric, " " * narrow + what, with_baseline, narrow), _mark(metric.verdict, metric.conclusive, narrow)]
         for metric, what in told
     ]
-    mark = _mark(variant.verdict, None, narrow)
+    mark = _mark(variant.judged, None, narrow)
     if narrow:
         return [[title, size, times, Text(""), Text(""), Text(""), mark], *rows]
     rows = rows or [[*(Text("") for _ in range(6 + with_baseline)), mark]]
@@ -174,7 +176,7 @@ def _rows(model: ModelResult, variant: VariantResult, name: str, narrow: bool) -
 
 def _cells(metric: MetricResult, prefix: str, with_baseline: bool, narrow: bool) -> list[Text]:
     """A metric's; a narrow table has the baseline below the value."""
-    style = "" if metric.verdict is Verdict.PASS else STYLES[metric.verdict]
+    style = STYLES[metric.problem] if metric.problem else ""
     value, baseline = Text(wording.value_of(metric), style), Text(wording.baseline_of(metric), "dim")
     if narrow and wording.change(metric):
         value = Text.assemble(value, "\n", ("was ", "dim"), baseline)
@@ -189,8 +191,9 @@ def _cells(metric: MetricResult, prefix: str, with_baseline: bool, narrow: bool)
     ]
 
 
-def _mark(verdict: Verdict, conclusive: bool | None, narrow: bool) -> Text:
-    text = Text(wording.MARKS[verdict] if narrow else f"{wording.MARKS[verdict]} {verdict.value}", STYLES[verdict])
+def _mark(verdict: Verdict | None, conclusive: bool | None, narrow: bool) -> Text:
+    word = "" if narrow or verdict is None else f" {verdict.value}"
+    text = Text(wording.MARKS[verdict] + word, STYLES[verdict] if verdict else "dim")
     if conclusive is False:
         text.append(" ?", "yellow")
     return text
@@ -208,8 +211,10 @@ def _findings(model: ModelResult) -> Iterator[Text]:
     """Each finding once, with all the variants that it is of; then why intervals are missing."""
     for finding, names in wording.findings(model):
         style = {"error": "bold red", "warning": "yellow", "note": "dim"}[finding.severity]
-        what = f"{', '.join(map(plain, names))}: {plain(finding.message, wording.LONGEST_MESSAGE)} "
-        yield Text.assemble((f"  {finding.severity}: ", style), what, (f"({plain(finding.rule)})", "dim"))
+        whose = f"{', '.join(map(plain, names))}: " if names else ""
+        what = f"{whose}{wording.told(finding)} "
+        severity = (f"  {wording.label(finding)}: ", style if finding.ignored is None else "dim")
+        yield Text.assemble(severity, what, (f"({plain(finding.rule)})", "dim"))
     for note, names in wording.missing_intervals(model).items():
         yield Text(f"  no interval for {', '.join(map(plain, names))}: {plain(note)}", "dim")
 

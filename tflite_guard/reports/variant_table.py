@@ -46,7 +46,7 @@ def _rows(model: ModelResult, variant: VariantResult, columns: list[_Column]) ->
     alone = variant is model.float32
     details = [*(["conversion alone"] if alone else []), *_size(model, variant)]
     small = f"<br><sub>{', '.join(map(_whole, details))}</sub>" if details else ""
-    head = f'<td rowspan="{len(rows)}">{MARKS[variant.verdict]}{NBSP}{code(variant.name)}{small}</td>'
+    head = f'<td rowspan="{len(rows)}">{MARKS[variant.judged]}{NBSP}{code(variant.name)}{small}</td>'
     return Item(f"<tr>{head}" + "</tr>\n<tr>".join(rows) + "</tr>\n", "" if alone else "variant")
 
 
@@ -81,7 +81,7 @@ def _drop(metric: MetricResult) -> str:
 
 
 def _stressed(figure: str, metric: MetricResult) -> str:
-    return _whole(figure) if metric.verdict is Verdict.PASS else f"<b>{_whole(figure)}</b>"
+    return f"<b>{_whole(figure)}</b>" if metric.problem else _whole(figure)
 
 
 def _interval(metric: MetricResult) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tflite_guard.results import Finding, MetricResult, ModelResult, Observed, Report, VariantResult, Verdict
@@ -13,7 +14,16 @@ from tflite_guard.vocabulary import METRICS
 LONGEST_MESSAGE = 2000
 LONGEST_PLACE = 50
 """Of a title, where the end of a path says most and the name comes after it."""
-MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.ERROR: "✗"}
+MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.ERROR: "✗", None: "–"}
+"""By verdict; None is what was not judged."""
+WORDS = {
+    Verdict.ERROR: "could not be evaluated",
+    Verdict.FAIL: "out of tolerance",
+    Verdict.WARN: "with warnings",
+    Verdict.PASS: "within tolerance",
+    None: "without a tolerance",
+}
+"""What is said of so many variants, the worst first."""
 
 
 def value_of(metric: MetricResult) -> str:
@@ -152,16 +162,18 @@ class Problem:
     variants: tuple[str, ...]
     """Several where they share one error; none where it is the model's."""
     metric: MetricResult | None
-    """None for an error, and for observed outputs that differ in steps."""
+    """None for an error, a finding, and for observed outputs that differ in steps."""
     observed: bool
     """Of outputs that the user's own application recorded."""
     rule: str
-    """`tolerance`, `observed-outputs`, or the kind of the error."""
+    """`tolerance`, `reference`, `observed-outputs`, the kind of the error, or the finding's rule."""
     message: str
     line: int
     """Of the manifest: the tolerance's own, else the variant's, else the model's; 0 where unknown."""
     cause: str | None = None
     """The variant's primary finding."""
+    finding: Finding | None = None
+    """The finding that it is: one that makes a verdict worse."""
 
     @property
     def where(self) -> str:
@@ -193,8 +205,44 @@ def _model_problems(model: ModelResult, title: str) -> Iterator[Problem]:
         names = tuple(variant.name for variant in variants)
         line = variants[0].line or model.line
         yield Problem(Verdict.ERROR, model, title, names, None, False, kind, plain(message, LONGEST_MESSAGE), line)
+    for check in model.reference.checks:
+        if check.problem:
+            line = (check.tolerance or {}).get("line") or model.line
+            message = f"the reference's {failure(check)}"
+            yield Problem(check.problem, model, title, (), check, False, "reference", message, line)
     for variant in model.variants:
         yield from _variant_problems(model, title, variant)
+    yield from _finding_problems(model, title)
+
+
+def _finding_problems(model: ModelResult, title: str) -> Iterator[Problem]:
+    """Findings that make a verdict worse: the reference's, then each of variants once, with all that it is of."""
+    for finding in model.findings:
+        if finding.verdict is not Verdict.PASS:
+            yield _of_finding(model, title, finding, (), model.line)
+    lines = {variant.name: variant.line for variant in model.variants}
+    for finding, names in _merged(model, lambda variant, finding: is_problem(variant, finding)):
+        yield _of_finding(model, title, finding, tuple(names), lines[names[0]] or model.line)
+
+
+def _of_finding(model: ModelResult, title: str, finding: Finding, names: tuple[str, ...], line: int) -> Problem:
+    message = plain(finding.message, LONGEST_MESSAGE)
+    return Problem(
+        finding.verdict, model, title, names, None, False, plain(finding.rule, 100), message, line, finding=finding
+    )
+
+
+def is_problem(variant: VariantResult, finding: Finding) -> bool:
+    """Whether a variant's finding is told as a problem of its own, and not as the cause of another."""
+    return finding.verdict is not Verdict.PASS and not (finding.primary and _has_problem(variant))
+
+
+def _has_problem(variant: VariantResult) -> bool:
+    """Whether something other than a finding keeps a variant from passing."""
+    observed = variant.observed
+    measured = [*variant.metrics, *(observed.metrics if observed else ())]
+    steps = observed.steps_verdict if observed else None
+    return variant.error is not None or steps is Verdict.FAIL or any(metric.problem for metric in measured)
 
 
 def _variant_problems(model: ModelResult, title: str, variant: VariantResult) -> Iterator[Problem]:
@@ -206,37 +254,59 @@ def _variant_problems(model: ModelResult, title: str, variant: VariantResult) ->
         return Problem(verdict, model, title, (variant.name,), metric, observed, rule, message, line, why)
 
     for metric in variant.metrics:
-        if metric.verdict is not Verdict.PASS:
-            yield problem(metric.verdict, metric, False, failure(metric))
+        if metric.problem:
+            yield problem(metric.problem, metric, False, failure(metric))
     if (observed := variant.observed) is None:
         return
     for metric in observed.metrics:
-        if metric.verdict is not Verdict.PASS:
-            yield problem(metric.verdict, metric, True, f"observed outputs: {failure(metric)}")
-    if observed.steps_verdict is not Verdict.PASS:
+        if metric.problem:
+            yield problem(metric.problem, metric, True, f"observed outputs: {failure(metric)}")
+    if observed.steps_verdict not in (None, Verdict.PASS):
         yield problem(observed.steps_verdict, None, True, steps(observed))
 
 
 def cause(variant: VariantResult) -> str | None:
     """The message of a variant's primary finding; None where the cause is not known."""
-    primary = next((finding for finding in variant.findings if finding.primary), None)
+    primary = next((finding for finding in variant.findings if finding.primary and finding.ignored is None), None)
     return None if primary is None else plain(primary.message, LONGEST_MESSAGE)
 
 
 def steps(observed: Observed) -> str:
     """One sentence on recorded outputs that differ too much from our own run."""
-    most = max(observed.max_steps.values(), default=0)
-    differ = f"observed outputs differ from our own run by up to {most:g} quantization steps"
+    judged = observed.max_steps.get(observed.kernels, 0.0)
+    others = {plain(name): most for name, most in observed.max_steps.items() if name != observed.kernels}
+    beside = ", ".join(f"{most:g} with the {name} ones" for name, most in others.items())
+    kernels = f"with the {plain(observed.kernels)} kernels" + (f" ({beside})" if beside else "")
+    differ = f"observed outputs differ from our own run by up to {judged:g} quantization steps {kernels}"
     return f"{differ}; observed_tolerance allows {figures.limit(observed.tolerance or 0, '')}."
 
 
 def findings(model: ModelResult) -> list[tuple[Finding, list[str]]]:
-    """Each finding once, with the raw names of all the variants that it is of, as they come."""
-    told: dict[tuple[str, str, str], tuple[Finding, list[str]]] = {}
+    """Findings that no problem is, each once with the raw names of all its variants; none of these: the reference's."""
+    own = [(finding, list[str]()) for finding in model.findings if finding.verdict is Verdict.PASS]
+    return own + _merged(model, lambda variant, finding: not is_problem(variant, finding))
+
+
+def _merged(model: ModelResult, wanted: Callable[[VariantResult, Finding], bool]) -> list[tuple[Finding, list[str]]]:
+    """Some findings of variants, each once with the raw names of all the variants that it is of, as they come."""
+    told: dict[tuple[str, str, str, str | None], tuple[Finding, list[str]]] = {}
     for variant in model.variants:
         for finding in variant.findings:
-            told.setdefault((finding.severity, finding.message, finding.rule), (finding, []))[1].append(variant.name)
+            if wanted(variant, finding):
+                key = (finding.severity, finding.message, finding.rule, finding.ignored)
+                told.setdefault(key, (finding, []))[1].append(variant.name)
     return list(told.values())
+
+
+def told(finding: Finding) -> str:
+    """A finding's message; of an ignored one with the manifest's reason."""
+    message = plain(finding.message, LONGEST_MESSAGE)
+    return message if finding.ignored is None else f"{message} (ignored: {plain(finding.ignored, LONGEST_MESSAGE)})"
+
+
+def label(finding: Finding) -> str:
+    """A finding's severity, or that it is ignored."""
+    return finding.severity if finding.ignored is None else f"ignored {finding.severity}"
 
 
 def missing_intervals(model: ModelResult) -> dict[str, list[str]]:
@@ -252,20 +322,19 @@ def missing_intervals(model: ModelResult) -> dict[str, list[str]]:
 
 def headline(report: Report) -> str:
     """The run in one line."""
-    variants = [variant for model in report.models for variant in model.variants]
-    counts = {verdict: sum(variant.verdict is verdict for variant in variants) for verdict in Verdict}
-    parts = [
-        f"{counts[verdict]} {word}"
-        for verdict, word in (
-            (Verdict.ERROR, "could not be evaluated"),
-            (Verdict.FAIL, "out of tolerance"),
-            (Verdict.WARN, "with warnings"),
-            (Verdict.PASS, "within tolerance"),
-        )
-        if counts[verdict]
-    ]
+    variants, references = verdicts(report)
+    counts = Counter(variants)
+    parts = [f"{counts[verdict]} {word}" for verdict, word in WORDS.items() if counts[verdict]]
+    amiss = Counter(verdict for verdict in references if verdict is not Verdict.PASS)
+    parts += [f"{count(number, 'reference')} {WORDS[verdict]}" for verdict, number in amiss.items()]
     models, checked = count(len(report.models), "model"), count(len(variants), "variant")
     return f"{models}, {checked}: {', '.join(parts) or 'none checked'}"
+
+
+def verdicts(report: Report) -> tuple[list[Verdict | None], list[Verdict]]:
+    """How each variant came out, None where nothing of it was judged; and each model's reference."""
+    variants = [variant.judged for model in report.models for variant in model.variants]
+    return variants, [model.reference_verdict for model in report.models]
 
 
 def count(number: int, noun: str) -> str:

@@ -165,17 +165,18 @@ def _model_result(
 ) -> ModelResult:
     shared = next((outcome.error for outcome in outcomes if outcome.shared), None)
     reference = one.model.reference
-    return ModelResult(
+    result = ModelResult(
         name=one.model.name,
         manifest=one.manifest,
         reference=ReferenceResult(reference.kind, shown(reference.path, one.folder), reference_metrics(outcomes)),
         variants=tuple(results),
-        verdict=Verdict.worst([*(result.verdict for result in results), Verdict.ERROR if shared else Verdict.PASS]),
         float32=next(iter(hidden), None),
         error=shared,
         notes=tuple(_rung_note(rung, rung.error) for rung in hidden if rung.error is not None),
         line=one.model.line,
     )
+    verdicts = [result.reference_verdict, *(variant.verdict for variant in results), Verdict.ERROR if shared else None]
+    return replace(result, verdict=Verdict.worst(verdicts))
 
 
 def _rung_note(rung: VariantResult, error: ErrorInfo) -> str:

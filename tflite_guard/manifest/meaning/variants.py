@@ -13,6 +13,7 @@ from tflite_guard.manifest.meaning.tolerances import check_tolerance
 from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import ModelView, VariantView, is_recipe_file
+from tflite_guard.rules import RULES
 from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
 
 # The converter makes these from a Keras model or SavedModel only; what serves instead from a flatbuffer.
@@ -28,10 +29,20 @@ def check_variant(variant: VariantView, model: ModelView, tree: Node, context: C
     for rule in (_check_recipe, _check_io, _check_keep_float, _check_no_effect, _check_convertible, _check_ranges):
         rule(variant, context)
     _check_calibration(variant, model, tree, context)
+    check_ignore(variant.own.get("ignore"), context)
     metrics = {metric.spec.name: metric for metric in model.metrics}
     for name, tolerance in variant.tolerances.items():
         if name in metrics:
             check_tolerance(tolerance, metrics[name], context)
+
+
+def check_ignore(ignore: Node | None, context: Context) -> None:
+    """Add the problems of `ignore`: rules that no finding has, which would be thought accepted and are not."""
+    findings = [rule.id for rule in RULES.values() if rule.finding]
+    for entry in ignore.elements() if ignore else ():
+        if (rule := entry.get("rule")) is not None and (name := str(rule.value())) not in findings:
+            what = "is a verdict and no finding" if name in RULES else "is no rule"
+            context.say(rule, f"{quoted(name)} {what}, so it cannot be ignored{did_you_mean(name, findings)}")
 
 
 def _check_variant_files(variant: VariantView, context: Context) -> None:
