@@ -88,16 +88,6 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What running a model showed of it that a reader of its figures should know."""
-
-    state_reset: bool = False
-    """It carries state from call to call, and was given each example as if it were its first."""
-    batch_dependent: bool = False
-    """An example's outputs depend on what else is in its batch, so that it was run one example at a time."""
-
-
-@dataclass(frozen=True)
 class ReferenceOutputs:
     """The reference has been run: its outputs are in files of the folder `out`."""
 
