@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tflite_guard.datasets import Batch, Dataset, open_dataset
-from tflite_guard.manifest.types import DatasetSpec, FileSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec, FunctionSpec
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +16,14 @@ def opened() -> Callable[..., Dataset]:
     """Opens a dataset for a model with one input, `image`, unless told otherwise."""
 
     def open_it(source: Any, path: Path | str, inputs: Any = "x", names: Any = ("image",), **options: Any) -> Dataset:
-        code = options.pop("allow_code", False)
-        spec = DatasetSpec("test", source, FileSpec(str(path)), inputs, **options)
-        return open_dataset(spec, list(names), allow_code=code)
+        code, roots = options.pop("allow_code", False), options.pop("roots", ())
+        if "labels_file" in options:
+            options["labels_file"] = FileSpec(options["labels_file"])
+        if source == "python":
+            options["function"] = FunctionSpec(str(path), options.pop("root", ""))
+        file = None if source == "python" else FileSpec(str(path))
+        spec = DatasetSpec("test", source, file, inputs, **options)
+        return open_dataset(spec, list(names), allow_code=code, roots=roots)
 
     return open_it
 
