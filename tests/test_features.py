@@ -284,3 +284,136 @@ def test_the_size_is_a_metric(run: Run, digits: Path) -> None:
     assert finished.metric("int8", "size_bytes")["verdict"] == "pass"
     assert finished.metric("float16", "size_bytes")["verdict"] == "fail"
     assert finished.metric("float16", "size_bytes")["value"] == finished.variant("float16")["artifact"]["size_bytes"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:When providing `inputs` as a dict:UserWarning")
+def test_inputs_and_outputs_go_by_keys_layers_and_places(run: Run, tmp_path: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(5)
+    layers = keras.layers
+    inputs = {"user": keras.Input((4,), name="u_in"), "item": keras.Input((4,), name="a_in")}
+    outputs = {
+        "click": layers.Dense(2, name="z_click")(inputs["user"]),
+        "rating": layers.Dense(3, name="a_rating")(inputs["item"]),
+    }
+    keras.Model(inputs, outputs).save(tmp_path / "m.keras")
+    rng = np.random.default_rng(0)
+    data = {"u": rng.normal(size=(40, 4)).astype("float32"), "i": 10 * rng.normal(size=(40, 4)).astype("float32")}
+    found = keras.saving.load_model(tmp_path / "m.keras").predict({"user": data["u"], "item": data["i"]}, verbose=0)
+    np.savez(tmp_path / "data.npz", **data, click=found["click"] + 0.25, rating=found["rating"] - 0.5)
+
+    def manifest(user: str, item: str, click: str, rating: str) -> Path:
+        dataset = {
+            "source": "npz",
+            "path": "data.npz",
+            "inputs": {user: "u", item: "i"},
+            "labels": {click: "click", rating: "rating"},
+            "preprocess": {user: [{"scale": 1.0}]},
+        }
+        metrics = [
+            {"name": "click", "metric": "mae", "output": click},
+            {"name": "rating", "metric": "mae", "output": rating},
+        ]
+        model = {
+            "name": "m",
+            "reference": {"keras": "m.keras", "input_shapes": {user: [1, 4]}},
+            "evaluation": "d",
+            "calibration": "d",
+            "metrics": metrics,
+            "variants": ["float32", "int8"],
+        }
+        return write_manifest(tmp_path, {"schema_version": 1, "datasets": {"d": dataset}, "models": [model]})
+
+    for names in (
+        ("user", "item", "click", "rating"),
+        ("u_in", "a_in", "z_click", "a_rating"),
+        # A dictionary's keys are in order: item before user.
+        ("#1", "#0", "#0", "#1"),
+    ):
+        finished = run("check", manifest(*names), "--format", "json")
+        assert finished.code == 0, finished.out + finished.err
+        for variant, near in (("float32", 1e-5), ("int8", 0.2)):
+            assert finished.metric(variant, "click")["value"] == pytest.approx(0.25, abs=near)
+            assert finished.metric(variant, "rating")["value"] == pytest.approx(0.5, abs=near)
+    finished = run("check", manifest("user", "u_in", "click", "rating"), "--format", "json")
+    assert "'inputs' names 'u_in' twice, once as 'u_in'" in finished.out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_state_is_kept_through_a_group(run: Run, tmp_path: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(6)
+    lstm = keras.layers.LSTM(3, stateful=True, unroll=True)
+    keras.Sequential([keras.Input(batch_shape=(1, 3, 2), name="steps"), lstm]).save(tmp_path / "m.keras")
+    steps = np.random.default_rng(0).normal(size=(20, 3, 2)).astype("float32")
+    recording = np.repeat([0, 1], 10)
+    model, kept = keras.saving.load_model(tmp_path / "m.keras"), []
+    for i in range(20):
+        if i in (0, 10):
+            model.layers[0].reset_state()
+        kept.append(model(steps[i : i + 1]).numpy()[0])
+    np.savez(tmp_path / "data.npz", steps=steps, recording=recording, kept=np.stack(kept))
+
+    def checked(state: str, **settings: Any) -> Any:
+        dataset = {"source": "npz", "path": "data.npz", "inputs": "steps", "labels": "kept", "group": "recording"}
+        entry = {"name": "m", "reference": {"keras": "m.keras"}, "evaluation": "d", "state": state}
+        entry |= {"metrics": ["mae", "sqnr"], "variants": ["float32"]}
+        datasets = {"d": dataset | settings}
+        path = write_manifest(tmp_path, {"schema_version": 1, "datasets": datasets, "models": [entry]})
+        return run("check", path, "--format", "json")
+
+    finished = checked("kept")
+    assert finished.code == 0, finished.out + finished.err
+    assert finished.metric("float32", "mae")["reference"] == pytest.approx(0, abs=1e-6)
+    assert finished.metric("float32", "mae")["value"] == pytest.approx(0, abs=1e-6)
+    finished = checked("reset")
+    assert finished.metric("float32", "mae")["reference"] > 0.01
+    assert finished.metric("float32", "sqnr")["value"] > 100
+    assert "has a `limit`, which leaves examples out" in checked("kept", limit=5).out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_variant_is_run_by_the_references_signature_or_its_own(run: Run, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    weights = {name: np.random.default_rng(seed).normal(size=(4, 3)) for seed, name in enumerate(("day", "night"))}
+    spec = [tf.TensorSpec((None, 4), name="x")]
+
+    def signature(name: str) -> Any:
+        return tf.function(lambda x: {"y": x @ weights[name].astype("float32")}, input_signature=spec)
+
+    signatures = {name: signature(name) for name in weights}
+    tf.saved_model.save(tf.Module(), str(tmp_path / "m"), signatures=signatures)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "m"))
+    (tmp_path / "both.tflite").write_bytes(converter.convert())
+    x = np.random.default_rng(3).normal(size=(30, 4)).astype("float32")
+    np.savez(tmp_path / "data.npz", x=x, night=x @ weights["night"].astype("float32"))
+
+    def checked(reference: dict[str, str], *variants: Any) -> Any:
+        dataset = {"source": "npz", "path": "data.npz", "inputs": "x", "labels": "night"}
+        entry = {"name": "m", "reference": reference, "evaluation": "d", "metrics": ["mae"], "variants": list(variants)}
+        path = write_manifest(tmp_path, {"schema_version": 1, "datasets": {"d": dataset}, "models": [entry]})
+        return run("check", path, "--format", "json")
+
+    shipped = {"name": "shipped", "tflite": "both.tflite"}
+    day = {"name": "day", "tflite": "both.tflite", "signature": "day"}
+    for reference in ({"saved_model": "m", "signature": "night"}, {"tflite": "both.tflite", "signature": "night"}):
+        finished = checked(reference, shipped, day, "float32")
+        assert finished.metric("shipped", "mae")["reference"] == pytest.approx(0, abs=1e-6)
+        assert finished.metric("shipped", "mae")["value"] == pytest.approx(0, abs=1e-6)
+        assert finished.metric("float32", "mae")["value"] == pytest.approx(0, abs=1e-6)
+        wanted = np.abs(x @ weights["day"] - x @ weights["night"]).mean()
+        assert finished.metric("day", "mae")["value"] == pytest.approx(wanted, rel=1e-5)
+    finished = checked({"tflite": "both.tflite"}, shipped)
+    assert finished.code == 3
+    assert "both.tflite has several signatures (there are: 'day', 'night'); say which" in finished.out
+
+
+def test_a_metric_of_the_users_own_of_an_output_that_there_is_not(run: Run, digits: Path) -> None:
+    (digits / "own.py").write_text("def own(outputs, reference, labels):\n    return 0.0\n")
+    path = edited(digits, ["float32"], metrics=[{"python": "own:own", "output": "nothing"}], tolerances={})
+    finished = run("check", path, "--allow-code", "--format", "json")
+    assert finished.variant("float32")["error"]["kind"] == "data"
+    assert "metric 'own' names output 'nothing'; the model has " in finished.variant("float32")["error"]["message"]

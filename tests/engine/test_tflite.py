@@ -332,3 +332,33 @@ def test_axes_in_another_order_are_told_with_the_step_that_orders_them(
         feeds.examples("image", TensorInfo(wanted, "float32"), data)
     assert advice in str(raised.value)
     assert ("transpose" in str(raised.value)) != ("reshape" in str(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("message", "kernels", "kind", "said"),
+    [
+        ("Node number 3 (TfLiteXNNPackDelegate) failed to prepare.", "default", "run", '"kernels": "reference"'),
+        ("failed to create XNNPACK runtime", "default", "run", '"kernels": "reference"'),
+        ("Node number 3 (CONV_2D) failed to prepare.", "default", "no-kernel", "cannot prepare operator CONV_2D"),
+        ("Node number 3 (CONV_2D) failed to prepare.", "reference", "no-kernel", "cannot prepare operator CONV_2D"),
+        ("unresolved custom op: Own.\nTfLiteXNNPackDelegate", "default", "no-kernel", "the custom operator Own"),
+    ],
+)
+def test_what_litert_refuses_comes_with_what_to_do(message: str, kernels: Any, kind: str, said: str) -> None:
+    error = tflite._refused("m.tflite", message, kernels)
+    assert (error.kind, said in str(error)) == (kind, True)
+
+
+def test_a_file_is_read_once_for_all_threads(conv: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    path = conv.tflite("int8")
+    whole = tflite.graphs.read
+    monkeypatch.setattr(tflite.graphs, "read", lambda source: read.append(source) or whole(source))
+    collected(run_batches(runners(path, conv.source.names, threads=4), batches(conv.data, 3)))
+    assert read == [path]
+
+
+def test_bytes_run_as_their_file_does(conv: Case) -> None:
+    path = conv.tflite("int8")
+    held = Runner(Model.read(Path(path).read_bytes()))
+    np.testing.assert_array_equal(held.run(conv.data)["output_0"], runner(path).run(conv.data)["output_0"])

@@ -215,7 +215,12 @@ class Runner(Running):
         except (RuntimeError, ValueError) as error:
             self._interpreter = self._opened()  # a failed allocation leaves the interpreter unusable
             raise _refused(self.path, str(error), self._kernels, "run") from error
-        return {name: dequantize(outputs[port.index], port) for name, port in self.outputs.items()}
+        except KeyError as error:
+            raise ModelFileError(
+                f"{self.path} is a damaged .tflite model (its signature does not lead to its inputs and outputs); "
+                "convert or copy it again"
+            ) from error
+        return {name: dequantize(outputs[name], port) for name, port in self.outputs.items()}
 
     def restart(self) -> None:
         """Forget what earlier calls left."""
@@ -237,7 +242,7 @@ class Runner(Running):
             raise _refused(self.path, str(error), self._kernels) from error
         self._allocated = True
 
-    def _invoked(self, feeds: Mapping[int, Array]) -> dict[int, Array]:
+    def _invoked(self, feeds: Mapping[int, Array]) -> dict[str, Array]:
         current = {d["index"]: tuple(int(s) for s in d["shape"]) for d in self._interpreter.get_input_details()}
         changed = {index: values.shape for index, values in feeds.items() if current[index] != values.shape}
         for index, shape in changed.items():
@@ -248,14 +253,15 @@ class Runner(Running):
         for index, values in feeds.items():
             self._interpreter.set_tensor(index, values)
         self._interpreter.invoke()
-        return {port.index: self._interpreter.get_tensor(port.index) for port in self.outputs.values()}
+        return {name: self._interpreter.get_tensor(port.index) for name, port in self.outputs.items()}
 
-    def _signature_called(self, feeds: Mapping[int, Array]) -> dict[int, Array]:
+    def _signature_called(self, feeds: Mapping[int, Array]) -> dict[str, Array]:
         """A signature of another subgraph than the first is run by its key alone; it resizes what it is given."""
         called = self._interpreter.get_signature_runner(self._model.signature.key)
         inputs, outputs = called.get_input_details(), called.get_output_details()
         results = called(**{name: feeds[detail["index"]] for name, detail in inputs.items()})
-        return {outputs[name]["index"]: values for name, values in results.items()}
+        by_index = {outputs[name]["index"]: values for name, values in results.items()}
+        return {name: by_index[port.index] for name, port in self.outputs.items()}
 
 
 def _refuse_more_inputs(model: Model, bound: Mapping[str, Port]) -> None:
@@ -281,17 +287,17 @@ NO_KERNEL = (
 
 def _refused(path: str, message: str, kernels: Kernels, kind: str = "model-file") -> EvaluationError:
     """LiteRT's refusal for people: the operator that it has no kernel for, or its own first line."""
+    for pattern, what, advice in NO_KERNEL:
+        found = re.search(pattern, message)
+        if found:
+            name = next(group for group in found.groups() if group)
+            return EvaluationError("no-kernel", f"{path} needs {what} {name}, for which LiteRT has no kernel; {advice}")
     if kernels == "default" and "xnnpack" in message.lower():
         return EvaluationError(
             "run",
             f'{path}: LiteRT\'s optimized kernels fail ({first_line(message)}); set "kernels": "reference" to run it '
             "with the plain ones",
         )
-    for pattern, what, advice in NO_KERNEL:
-        found = re.search(pattern, message)
-        if found:
-            name = next(group for group in found.groups() if group)
-            return EvaluationError("no-kernel", f"{path} needs {what} {name}, for which LiteRT has no kernel; {advice}")
     node = re.search(r"[Nn]ode number (\d+) \((\w+)\) failed to prepare", message)
     if node:
         refusal = f"LiteRT cannot prepare operator {node[2]} (number {node[1]}): {first_line(message)}"
