@@ -13,13 +13,14 @@ import numpy.typing as npt
 from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
+from tflite_guard.engine.facts import Watch, custom_operators
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.tflite import Port, bind, dequantize, evaluate_batches, inspect, names_of
 from tflite_guard.errors import DataError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example
-from tflite_guard.protocol import Evaluation, Measured, Names, ObservedMeasured, TensorInfo
+from tflite_guard.protocol import Evaluation, Measured, Names, ObservedMeasured, OutputFacts, TensorInfo
 from tflite_guard.results import Artifact, Measurement
 from tflite_guard.vocabulary import METRICS, Kernels
 
@@ -85,6 +86,7 @@ class Scorer:
         self._aliases = names.output_aliases
         self._groups: list[Array] = []
         self._columns: list[_Column | _Whole] = []
+        self._watches: dict[str, Watch] = {}
         labels = _label_keys(dataset, self._aliases)
         unknown = [key for key in labels if key and key not in names.outputs]
         if unknown:
@@ -101,6 +103,9 @@ class Scorer:
                 continue
             for output in _outputs_of(spec, list(names.outputs), labels):
                 self._columns.append(self._column(spec, output, labels, alone=len(names.outputs) == 1))
+        for output in names.outputs:
+            own = [(one.spec, one.labels) for one in self._columns if isinstance(one, _Column) and one.output == output]
+            self._watches[output] = Watch(output, own)
 
     def _column(self, spec: MetricSpec, output: str, labels: Sequence[str], *, alone: bool) -> _Column:
         needs = METRICS[spec.metric].needs_labels
@@ -118,6 +123,8 @@ class Scorer:
         with about(self._dataset):
             for column in self._columns:
                 column.add(outputs, reference, labels, batch.start)
+            for output, watch in self._watches.items():
+                watch.add(outputs[output], reference[output], labels, batch.start)
         if batch.groups is not None:
             self._groups.append(batch.groups)
 
@@ -126,6 +133,10 @@ class Scorer:
         groups = np.concatenate(self._groups) if self._groups else None
         seed = self._dataset.seed
         return [(column.spec.name, column.measured(groups, seed)) for column in self._columns]
+
+    def facts(self) -> tuple[OutputFacts, ...]:
+        """What each output is like."""
+        return tuple(watch.facts() for watch in self._watches.values())
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,7 @@ def evaluate(subject: Subject, options: EvaluationOptions, progress: OnProgress)
         measurements=_ordered([*scorer.measurements(), *_sizes(subject.metrics, size)], subject.metrics),
         artifact=_artifact(model, size, sha256_of(subject.tflite), options.integer),
         observed=_observe(subject, options) if options.observed_outputs is not None else None,
+        outputs=scorer.facts(),
     )
 
 
@@ -290,7 +302,8 @@ def _artifact(model: graph.Graph, size: int, sha256: str, integer: bool | None) 
     count = sum(len(subgraph.operators) for subgraph in model.subgraphs)
     floats = graph.float_operators(model)
     mixed = integer is None and 0 < len(floats) < graph.computing_operators(model)
-    return Artifact(size, sha256, count, tuple(floats) if integer or mixed else ())
+    in_float = tuple(floats) if integer or mixed else ()
+    return Artifact(size, sha256, count, in_float, len(graph.quantized_tensors(model)), custom_operators(model))
 
 
 def _label_keys(dataset: DatasetSpec, aliases: dict[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -133,7 +134,7 @@ class Session:
             request.threads,
             self._open,
         )
-        return evaluate(subject, request.options, self._progress)
+        return replace(evaluate(subject, request.options, self._progress), reference=request.facts)
 
     def _source(self, spec: ReferenceSpec) -> FloatModel:
         source = _converter()

@@ -164,6 +164,7 @@ def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) 
         variants=tuple(_variant(variant, reference, ignored, computed, datasets, context) for variant in view.variants),
         line=view.node.line,
         ignore=ignored,
+        reference_tolerances={name: _tolerance(found) for name, found in view.reference_tolerances.items()},
     )
 
 

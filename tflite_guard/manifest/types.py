@@ -205,6 +205,8 @@ class ModelSpec:
     line: int = 0
     ignore: tuple[Ignore, ...] = ()
     """Accepted of the model itself, and of each of its variants."""
+    reference_tolerances: dict[str, Tolerance] = field(default_factory=dict)
+    """What the reference's own values must be: `min` and `max` by metric."""
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,12 @@ PROBABILITIES_SUM_WITHIN = 1e-2
 def accuracy(batch: Compared) -> Scores:
     """`candidate`, `reference`: right decisions; of several decisions, the fraction that is right."""
     candidate, tie = decisions(batch.spec, batch.outputs)
-    decided = decisions(batch.spec, batch.reference)[0]
+    decided, reference_tie = decisions(batch.spec, batch.reference)
     numbers, counted = class_labels(batch, candidate.shape)
     return {
         **_fractions({"candidate": candidate == numbers, "reference": decided == numbers}, counted),
         "tie": _any(tie & counted),
+        "reference_tie": _any(reference_tie & counted),
     }
 
 
@@ -62,7 +63,11 @@ def top_k_accuracy(batch: Compared) -> Scores:
         "candidate": _rank(outputs, numbers) < spec.k,
         "reference": _rank(batch.reference, numbers) < spec.k,
     }
-    return {**_fractions(right, counted), "tie": _any(at_largest(outputs, spec.k) & counted)}
+    return {
+        **_fractions(right, counted),
+        "tie": _any(at_largest(outputs, spec.k) & counted),
+        "reference_tie": _any(at_largest(batch.reference, spec.k) & counted),
+    }
 
 
 def confusion(batch: Compared) -> Scores:
@@ -133,9 +138,10 @@ def residuals(batch: Compared) -> Scores:
 def agreement(batch: Compared) -> Scores:
     """`candidate`: the same decision as the reference; of several decisions, the fraction that is."""
     candidate, tie = decisions(batch.spec, batch.outputs)
-    same = candidate == decisions(batch.spec, batch.reference)[0]
+    decided, reference_tie = decisions(batch.spec, batch.reference)
+    same = candidate == decided
     scores = _fractions({"candidate": same}, np.ones(same.shape, bool))
-    return {**scores, "tie": _any(tie)}
+    return {**scores, "tie": _any(tie), "reference_tie": _any(reference_tie)}
 
 
 def powers(batch: Compared) -> Scores:

@@ -120,6 +120,7 @@ class Steps:
             metrics=model.metrics,
             options=variant.evaluation,
             threads=self.workshop.threads,
+            facts=reference.answer.facts,
         )
         done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
         found: Evaluation = done.answer
