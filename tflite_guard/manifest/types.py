@@ -92,6 +92,8 @@ class MetricSpec:
     k: int = 5
     threshold: float | None = None
     from_logits: bool = False
+    multi_label: bool = False
+    """Each unit of the output is a binary decision of its own."""
     ignore_index: int | None = None
     average: Literal["macro", "weighted"] = "macro"
     python: FunctionSpec | None = None
