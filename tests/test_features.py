@@ -417,3 +417,53 @@ def test_a_metric_of_the_users_own_of_an_output_that_there_is_not(run: Run, digi
     finished = run("check", path, "--allow-code", "--format", "json")
     assert finished.variant("float32")["error"]["kind"] == "data"
     assert "metric 'own' names output 'nothing'; the model has " in finished.variant("float32")["error"]["message"]
+
+
+def test_a_reference_on_inputs_of_a_wrong_scale_is_suspect_and_can_be_gated(run: Run, digits: Path) -> None:
+    manifest = manifest_of(digits)
+    for dataset in manifest["datasets"].values():
+        dataset["preprocess"] = [{"cast": "float32"}, {"scale": 1 / 4096}]
+    model = manifest["models"][0]
+    model |= {"variants": ["float32"], "metrics": ["accuracy"], "tolerances": {"accuracy": {"max_drop": 0.01}}}
+    data = np.load(digits / "data/evaluation.npz")
+    most = np.bincount(data["label"]).max() / len(data["label"])
+    finished = run("check", write_manifest(digits, manifest), "--format", "json", "--fail-on", "warning")
+    (found,) = finished.report["models"][0]["findings"]
+    assert found["rule"] == "reference-suspect"
+    assert found["evidence"]["most_frequent"] == pytest.approx(most)
+    assert found["evidence"]["accuracy"] == pytest.approx(
+        finished.report["models"][0]["reference"]["metrics"]["accuracy"]
+    )
+    assert (finished.code, finished.report["verdict"], finished.variant("float32")["verdict"]) == (1, "warn", "pass")
+    model["ignore"] = [{"rule": "reference-suspect", "reason": "on purpose"}]
+    finished = run("check", write_manifest(digits, manifest), "--format", "json", "--fail-on", "warning")
+    assert (finished.code, finished.variant("float32")["cached"]) == (0, True)
+    assert finished.report["models"][0]["findings"][0]["ignored"] == "on purpose"
+    model["reference"]["tolerances"] = {"accuracy": {"min": 0.9}}
+    finished = run("check", write_manifest(digits, manifest), "--format", "json")
+    assert (finished.code, finished.variant("float32")["cached"]) == (1, True)
+    assert finished.report["models"][0]["reference"]["verdict"] == "fail"
+    assert "the reference's accuracy is" in run("check", digits / "tflite-guard.json").out
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_a_quantization_that_finds_nothing_to_quantize_is_told(run: Run, digits: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    keras.Sequential([keras.Input((8, 8, 1), name="image"), *layers]).save(digits / "models/tiny.keras")
+    path = edited(
+        digits,
+        ["dynamic_range", {"name": "int8", "quantization": "int8"}],
+        reference={"keras": "models/tiny.keras"},
+        metrics=["sqnr"],
+        tolerances=None,
+    )
+    finished = run("check", path, "--format", "json")
+    assert [one["rule"] for one in finished.variant("dynamic_range")["findings"]] == ["nothing-quantized"]
+    assert finished.variant("dynamic_range")["verdict"] == "warn"
+    assert finished.variant("dynamic_range")["artifact"]["quantized_tensors"] == 0
+    assert finished.variant("int8")["findings"] == []
+    assert finished.variant("int8")["artifact"]["quantized_tensors"] > 0
+    assert finished.metric("int8", "sqnr")["verdict"] is None

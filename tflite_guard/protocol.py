@@ -88,6 +88,37 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """The reference's decisions on one output beside their labels; positions without a label are left out."""
+
+    decisions: int
+    right: int
+    most_frequent: int
+    """How many have the label that occurs most: what always answering it would get right."""
+    classes_labelled: int
+    classes_decided: int
+    """For how many classes it decides at all."""
+
+
+@dataclass(frozen=True)
+class OutputFacts:
+    """What one output is like over all examples, beside its metrics."""
+
+    output: str
+    examples: int
+    constant: bool = False
+    """It is float, and the reference gives every example the same."""
+    variant_constant: bool = False
+    """It is float, and the variant gives every example the same."""
+    saturated: int = 0
+    """Examples of which every value of the reference is 0 or 1, of an output that is decided on as probabilities."""
+    decided: Decided | None = None
+    """None where nothing is decided against labels."""
+    r2: float | None = None
+    """R2 of the reference, where values are compared with labels that vary."""
+
+
+@dataclass(frozen=True)
 class ReferenceOutputs:
     """The reference has been run: its outputs are in files of the folder `out`."""
 
@@ -131,6 +162,9 @@ class Evaluation:
     observed: ObservedMeasured | None
     files: tuple[str, ...] = ()
     facts: Facts = Facts()
+    reference: Facts = Facts()
+    """The facts of the reference, remembered with what was compared with it."""
+    outputs: tuple[OutputFacts, ...] = ()
 
 
 Answer = TypeVar("Answer")
@@ -190,6 +224,8 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     signature: str | None = None
     """The one that the manifest names; None where it does not say."""
     state: StateUse = "reset"
+    facts: Facts = Facts()
+    """What running the reference showed."""
 
 
 AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate

@@ -55,6 +55,8 @@ class Measurement:
     """Paired proportions: both right, only the reference, only the variant, neither."""
     ties: int = 0
     """Examples whose decision was a tie among the variant's largest outputs."""
+    reference_ties: int = 0
+    """The same of the reference."""
     identical: bool = False
     """The variant's outputs equal the reference's bit for bit (SQNR is then infinite)."""
     error: str | None = None
@@ -161,6 +163,10 @@ class Artifact:
     operators: int = 0
     float_operators: tuple[str, ...] = ()
     """Operators that compute in float although integer was asked, as `TYPE (output tensor)`."""
+    quantized_tensors: int = 0
+    """Tensors whose integers stand for reals."""
+    custom_operators: tuple[str, ...] = ()
+    """Types of operators that are not built in, at most 20."""
 
 
 @dataclass(frozen=True)

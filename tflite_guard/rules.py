@@ -153,6 +153,6 @@ RULES = {rule.id: rule for rule in _ALL}
 """By id, in the order in which SARIF lists them."""
 
 
-def finding(rule: str, message: str, *, severity: Severity | None = None, **evidence: Any) -> Finding:
+def finding(rule: str, message: str, severity: Severity | None = None, /, **evidence: Any) -> Finding:
     """A finding of a rule, with the rule's severity unless another is given; the keywords are its evidence."""
     return Finding(rule, severity or RULES[rule].severity, message, evidence=evidence)

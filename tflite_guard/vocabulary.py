@@ -96,9 +96,23 @@ class MetricTraits:
 METRICS = {
     m.name: m
     for m in (
-        MetricTraits("accuracy", "accuracy", True, True, True, options=("threshold", "from_logits", "ignore_index")),
+        MetricTraits(
+            "accuracy",
+            "accuracy",
+            True,
+            True,
+            True,
+            options=("threshold", "from_logits", "multi_label", "ignore_index"),
+        ),
         MetricTraits("top_k_accuracy", "top-k accuracy", True, True, True, options=("k", "ignore_index")),
-        MetricTraits("f1_macro", "macro F1", True, True, True, options=("threshold", "from_logits", "ignore_index")),
+        MetricTraits(
+            "f1_macro",
+            "macro F1",
+            True,
+            True,
+            True,
+            options=("threshold", "from_logits", "multi_label", "ignore_index"),
+        ),
         MetricTraits("roc_auc", "area under the ROC curve", True, True, True, options=("average",)),
         MetricTraits("average_precision", "average precision", True, True, True, options=("average",)),
         MetricTraits("mean_iou", "mean IoU", True, True, True, options=("threshold", "from_logits", "ignore_index")),
@@ -106,7 +120,12 @@ METRICS = {
         MetricTraits("rmse", "root mean squared error to labels", False, True, True),
         MetricTraits("r2", "coefficient of determination", True, True, True),
         MetricTraits(
-            "agreement", "same decision as the reference", True, False, True, options=("threshold", "from_logits")
+            "agreement",
+            "same decision as the reference",
+            True,
+            False,
+            True,
+            options=("threshold", "from_logits", "multi_label"),
         ),
         MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
         MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True),

@@ -53,6 +53,14 @@ def models(seed: int = 0, shape: tuple[int, ...] = (N, CLASSES), noise: float = 
     return (reference + noise * rng.normal(size=shape)).astype(np.float32), reference.astype(np.float32), labels
 
 
+def tags(seed: int = 5, shape: tuple[int, ...] = (N, 5)):
+    """Sigmoids of a variant and of a reference, and 0/1 labels of which several or none hold."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(shape) < [0.1, 0.2, 0.5, 0.5, 0.8]).astype(np.int64)
+    reference = np.clip(labels * 0.4 + rng.normal(0.3, 0.25, shape), 0, 1).astype(np.float32)
+    return np.clip(reference + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32), reference, labels
+
+
 def targets(seed: int = 0, shape: tuple[int, ...] = (N, 3)):
     rng = np.random.default_rng(seed)
     wanted = rng.normal(5, 2, shape)
@@ -704,3 +712,65 @@ def test_a_function_that_changes_its_mind_is_an_error():
     given_back = iter([0.5, np.zeros(N)])
     with pytest.raises(EvaluationError, match="one number for one model"):
         own(partial(lambda results, o, y: next(results), given_back))
+
+
+# --- labels of which several may apply
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+@pytest.mark.parametrize("batch", [None, 7])
+def test_labels_of_which_several_may_apply_are_scikit_learns(threshold: float | None, batch: int | None) -> None:
+    outputs, reference, labels = tags()
+    options = {"multi_label": True, "threshold": threshold}
+    ours, theirs = (values > (threshold or 0.5) for values in (outputs, reference))
+    for wanted in (labels, labels.astype(np.float32), labels.astype(bool)):
+        found = measured(spec_of("accuracy", **options), outputs, reference, wanted, batch=batch)
+        right = [1 - sk.hamming_loss(labels, decided) for decided in (ours, theirs)]
+        assert (found.value, found.reference) == pytest.approx(right)
+        assert found.interval_method == "bootstrap"
+        found = measured(spec_of("f1_macro", **options), outputs, reference, wanted, batch=batch)
+        expected = [sk.f1_score(labels, decided, average="macro") for decided in (ours, theirs)]
+        assert (found.value, found.reference) == pytest.approx(expected)
+    found = measured(spec_of("agreement", **options), outputs, reference, batch=batch)
+    assert found.value == pytest.approx((ours == theirs).mean())
+
+
+def test_tags_from_logits_at_positions_of_which_some_are_left_out() -> None:
+    outputs, reference, labels = tags(shape=(60, 4, 5))
+    logits = [np.where(values > 0.5, 1.0, -1.0).astype(np.float32) for values in (outputs, reference)]
+    known = labels.copy()
+    known[:, 0, 1] = -1
+    spec = spec_of("f1_macro", multi_label=True, from_logits=True, ignore_index=-1)
+    found = measured(spec, *logits, known, batch=11)
+    scores = []
+    for c in range(5):
+        kept = known[..., c] != -1
+        scores.append(sk.f1_score(labels[..., c][kept], (outputs[..., c] > 0.5)[kept]))
+    assert found.value == pytest.approx(np.mean(scores))
+
+
+def test_a_value_on_the_threshold_of_a_tag_is_a_tie_and_does_not_apply() -> None:
+    outputs = np.array([[0.5, 0.9], [0.1, 0.9]], np.float32)
+    found = measured(spec_of("accuracy", multi_label=True), outputs, outputs, np.array([[0, 1], [0, 0]]))
+    assert (found.value, found.ties, found.reference_ties) == (0.75, 1, 1)
+
+
+def test_tags_without_the_option_are_told_of_it() -> None:
+    outputs, reference, labels = tags()
+    for metric in ("accuracy", "f1_macro"):
+        with pytest.raises(DataError, match='"multi_label": true'):
+            measured(spec_of(metric), outputs, reference, labels)
+        with pytest.raises(DataError, match=r'remove the threshold.*"multi_label": true'):
+            measured(spec_of(metric, threshold=0.3), outputs, reference, labels)
+    with pytest.raises(DataError, match=r"class numbers instead$"):
+        measured(spec_of("mean_iou"), outputs, reference, labels)
+    with pytest.raises(DataError, match='remove "multi_label"'):
+        measured(spec_of("accuracy", multi_label=True), outputs[:, :1], reference[:, :1], labels[:, :1])
+    with pytest.raises(DataError, match=r"is 2, which is out of range: the decision is binary"):
+        measured(spec_of("accuracy", multi_label=True), outputs, reference, labels * 2)
+
+
+def test_labels_of_minus_one_and_one_are_told_how_to_be_written() -> None:
+    outputs, reference, labels = tags()
+    with pytest.raises(DataError, match=r"is -1, which is out of range: the decision is binary.*0 in place of -1"):
+        measured(spec_of("accuracy"), outputs[:, :1], reference[:, :1], labels[:, 0] * 2 - 1)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
+from tflite_guard.engine.facts import Watch, custom_operators
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
 from tflite_guard.engine.tflite import Model, Port, Runner, dequantize
@@ -20,7 +21,7 @@ from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example
-from tflite_guard.protocol import Evaluation, Measured, Names, ObservedMeasured, TensorInfo
+from tflite_guard.protocol import Evaluation, Measured, Names, ObservedMeasured, OutputFacts, TensorInfo
 from tflite_guard.results import Artifact, Measurement
 from tflite_guard.vocabulary import METRICS, Kernels, StateUse
 
@@ -85,6 +86,7 @@ class Scorer:
         self._dataset = dataset
         self._groups: list[Array] = []
         self._columns: list[_Column | _Whole] = []
+        self._watches: dict[str, Watch] = {}
         labels = [""] if isinstance(dataset.labels, str) else list(dataset.labels or ())
         for key in labels:
             if key and key not in names.outputs:
@@ -101,6 +103,9 @@ class Scorer:
                 continue
             for output in _outputs_of(spec, list(names.outputs), labels):
                 self._columns.append(self._column(spec, output, labels, alone=len(names.outputs) == 1))
+        for output in names.outputs:
+            own = [(one.spec, one.labels) for one in self._columns if isinstance(one, _Column) and one.output == output]
+            self._watches[output] = Watch(output, own)
 
     def _column(self, spec: MetricSpec, output: str, labels: Sequence[str], *, alone: bool) -> _Column:
         needs = METRICS[spec.metric].needs_labels
@@ -117,6 +122,8 @@ class Scorer:
         with about(self._dataset):
             for column in self._columns:
                 column.add(outputs, reference, batch.labels, batch.start)
+            for output, watch in self._watches.items():
+                watch.add(outputs[output], reference[output], batch.labels, batch.start)
         if batch.groups is not None:
             self._groups.append(batch.groups)
 
@@ -125,6 +132,10 @@ class Scorer:
         groups = np.concatenate(self._groups) if self._groups else None
         seed = self._dataset.seed
         return [(column.spec.name, column.measured(groups, seed)) for column in self._columns]
+
+    def facts(self) -> tuple[OutputFacts, ...]:
+        """What each output is like."""
+        return tuple(watch.facts() for watch in self._watches.values())
 
 
 @dataclass(frozen=True)
@@ -189,6 +200,7 @@ def evaluate(subject: Subject, options: EvaluationOptions, progress: OnProgress)
         artifact=_artifact(model.graph, size, sha256_of(model.path), options.integer),
         observed=_observe(subject, options) if options.observed_outputs is not None else None,
         facts=runners[0].facts(subject.state),
+        outputs=scorer.facts(),
     )
 
 
@@ -300,7 +312,8 @@ def _artifact(model: graph.Graph, size: int, sha256: str, integer: bool | None) 
     count = sum(len(subgraph.operators) for subgraph in model.subgraphs)
     floats = graph.float_operators(model)
     mixed = integer is None and 0 < len(floats) < graph.computing_operators(model)
-    return Artifact(size, sha256, count, tuple(floats) if integer or mixed else ())
+    in_float = tuple(floats) if integer or mixed else ()
+    return Artifact(size, sha256, count, in_float, len(graph.quantized_tensors(model)), custom_operators(model))
 
 
 def _listed(names: Iterable[str]) -> str:

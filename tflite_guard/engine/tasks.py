@@ -150,7 +150,7 @@ class Session:
             open_data=self._open,
             state=request.state,
         )
-        return evaluate(subject, request.options, self._progress)
+        return replace(evaluate(subject, request.options, self._progress), reference=request.facts)
 
     def _source(self, spec: ReferenceSpec) -> FloatModel:
         source = _converter()

@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tflite_guard.judgement import findings
 from tflite_guard.judgement.verdict import judge, within_steps
-from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, VariantSpec
+from tflite_guard.manifest.types import Ignore, Tolerance, VariantSpec
 from tflite_guard.protocol import Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
     ErrorInfo,
     Finding,
+    Measurement,
     MetricResult,
     Observed,
+    ReferenceResult,
     VariantResult,
     Verdict,
 )
-from tflite_guard.rules import finding
 
 Recorded = Callable[[str], float | None]
 """A metric's name to its value in the baseline."""
@@ -47,18 +49,18 @@ def variant_result(
         seconds: phase to seconds; empty where the cache answered.
         baseline: gives a metric's recorded value by name.
     """
-    how = _how(variant.conversion)
+    how = findings.made_as(variant.conversion)
     evaluation = outcome.evaluation
     if evaluation is None:
         return VariantResult(
             variant.name, how, Verdict.ERROR, False, None, (), (), (), outcome.error, seconds, line=variant.line
         )
-    metrics, findings = _judged(evaluation.measurements, variant, baseline)
+    metrics, found = _judged(evaluation.measurements, variant, baseline)
     made = evaluation.artifact
     observed = _observed(evaluation.observed, variant)
-    findings = accepted([*findings, *_integer_findings(made, variant)], variant.judgement.ignore)
+    told = findings.accepted([*findings.of_variant(evaluation, variant, metrics), *found], variant.judgement.ignore)
     error = _float_operators_error(made, variant)
-    verdicts = [*(metric.verdict for metric in metrics), *(finding.verdict for finding in findings)]
+    verdicts = [*(metric.verdict for metric in metrics), *(finding.verdict for finding in told)]
     verdicts += [observed.verdict] if observed else []
     return VariantResult(
         name=variant.name,
@@ -67,7 +69,7 @@ def variant_result(
         cached=outcome.cached,
         artifact=made,
         metrics=tuple(metrics),
-        findings=tuple(findings),
+        findings=told,
         remedies=(),
         error=error,
         seconds=seconds,
@@ -76,30 +78,18 @@ def variant_result(
     )
 
 
-def accepted(findings: Sequence[Finding], ignore: Sequence[Ignore]) -> list[Finding]:
-    """The findings, those that the manifest accepts with its reason."""
-    reasons = {entry.rule: entry.reason for entry in ignore}
-    return [replace(one, ignored=reasons.get(one.rule)) for one in findings]
-
-
-def _how(conversion: Conversion) -> str | None:
-    """The quantization or recipe by name; None of an existing .tflite."""
-    recipe = conversion.recipe
-    return conversion.quantization or (Path(recipe.path).name if isinstance(recipe, FileSpec) else recipe)
-
-
 def _judged(
     measured: Sequence[Measured], variant: VariantSpec, baseline: Recorded
 ) -> tuple[list[MetricResult], list[Finding]]:
     metrics: list[MetricResult] = []
-    findings: list[Finding] = []
+    told: list[Finding] = []
     for item in measured:
         result, found = judge(
             item.measurement, variant.judgement.tolerances.get(item.of), baseline(item.measurement.name)
         )
         metrics.append(result)
-        findings.extend(found)
-    return metrics, findings
+        told.extend(found)
+    return metrics, told
 
 
 def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observed | None:
@@ -120,29 +110,43 @@ def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observ
     )
 
 
-def _integer_findings(made: Artifact, variant: VariantSpec) -> list[Finding]:
-    if not made.float_operators or variant.judgement.require_integer:
-        return []
-    message = f"{_float_operators(made)}; a device without float support cannot run it"
-    return [finding("partially-quantized", message, float_operators=list(made.float_operators))]
-
-
 def _float_operators_error(made: Artifact, variant: VariantSpec) -> ErrorInfo | None:
     if not made.float_operators or not variant.judgement.require_integer:
         return None
-    return ErrorInfo("float-operators", f"{_float_operators(made)}, and the variant has `require_integer`")
+    return ErrorInfo("float-operators", f"{findings.float_operators(made)}, and the variant has `require_integer`")
 
 
-def _float_operators(made: Artifact) -> str:
-    count, shown = len(made.float_operators), ", ".join(made.float_operators[:3])
-    more = f" and {count - 3} more" if count > 3 else ""
-    return f"{count} of {made.operators} operators compute in float: {shown}{more}"
+def reference_result(
+    reference: ReferenceResult, outcomes: Sequence[Outcome], tolerances: dict[str, Tolerance], ignore: Sequence[Ignore]
+) -> tuple[ReferenceResult, tuple[Finding, ...]]:
+    """The reference with its own values, each judged by its tolerance, and what is found about it.
+
+    Every evaluated variant has measured the reference alike, so the first that was evaluated says it all.
+    """
+    evaluation = next((outcome.evaluation for outcome in outcomes if outcome.evaluation is not None), None)
+    if evaluation is None:
+        return reference, ()
+    measured = {item.of: item.measurement for item in evaluation.measurements}
+    checks = tuple(judge(_of_reference(measured[name]), tolerance, None)[0] for name, tolerance in tolerances.items())
+    values: dict[str, float | None] = {
+        one.name: one.reference for one in measured.values() if one.reference is not None
+    }
+    verdict = Verdict.worst(check.verdict for check in checks) if checks else None
+    result = replace(reference, metrics=values, verdict=verdict, checks=checks)
+    return result, findings.accepted([*findings.of_reference(evaluation)], ignore)
 
 
-def reference_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    """The reference's own values, which every evaluated variant has measured alike."""
-    for outcome in outcomes:
-        if outcome.evaluation is not None:
-            measured = [item.measurement for item in outcome.evaluation.measurements]
-            return {one.name: one.reference for one in measured if one.reference is not None}
-    return {}
+def _of_reference(measured: Measurement) -> Measurement:
+    """The reference's own value as a measurement; its interval was not taken."""
+    return Measurement(
+        name=measured.name,
+        metric=measured.metric,
+        output=measured.output,
+        value=measured.reference,
+        higher_is_better=measured.higher_is_better,
+        interval_note="of the reference alone",
+        examples=measured.examples,
+        groups=measured.groups,
+        ties=measured.reference_ties,
+        error=measured.error,
+    )

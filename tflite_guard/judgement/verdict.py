@@ -224,7 +224,7 @@ def _not_proven(measurement: Measurement, tolerance: Tolerance, bound: _Bound) -
         "not-proven",
         f"{measurement.name}: {bound.kind} requires a proven pass, but there is no confidence interval to "
         f'prove it with: {why}; remove "require" to let the measured value decide',
-        severity="warning" if tolerance.level == "warning" else None,
+        "warning" if tolerance.level == "warning" else None,
         metric=measurement.name,
         examples=measurement.examples,
         limit=bound.kind,

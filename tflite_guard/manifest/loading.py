@@ -167,6 +167,7 @@ def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) 
         state=cast(StateUse, view.settings["state"].value()) if "state" in view.settings else "reset",
         line=view.node.line,
         ignore=ignored,
+        reference_tolerances={name: _tolerance(found) for name, found in view.reference_tolerances.items()},
     )
 
 

@@ -93,6 +93,8 @@ class MetricSpec:
     k: int = 5
     threshold: float | None = None
     from_logits: bool = False
+    multi_label: bool = False
+    """Each unit of the output is a binary decision of its own."""
     ignore_index: int | None = None
     average: Literal["macro", "weighted"] = "macro"
     python: FunctionSpec | None = None
@@ -210,6 +212,8 @@ class ModelSpec:
     line: int = 0
     ignore: tuple[Ignore, ...] = ()
     """Accepted of the model itself, and of each of its variants."""
+    reference_tolerances: dict[str, Tolerance] = field(default_factory=dict)
+    """What the reference's own values must be: `min` and `max` by metric."""
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,12 @@ class ModelView:
         """The model's name."""
         return str(self.node.content["name"].value())
 
+    @property
+    def reference_tolerances(self) -> dict[str, ToleranceView]:
+        """Those of the reference itself, by metric."""
+        tolerances = self.node.content["reference"].get("tolerances")
+        return _tolerances([self.node.content["reference"]]) if tolerances else {}
+
 
 def model_views(tree: Node, folder: str, quantization_aware: Callable[[str], bool]) -> list[ModelView]:
     """Every model of a manifest, which lies in a folder, that conforms to the schema.

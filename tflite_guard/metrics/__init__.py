@@ -265,6 +265,7 @@ def _blank(spec: MetricSpec, scores: Scores) -> Measurement:
         higher_is_better=spec.higher_is_better if traits is None else traits.higher_is_better,
         examples=examples,
         ties=int(scores["tie"].sum()) if "tie" in scores else 0,
+        reference_ties=int(scores["reference_tie"].sum()) if "reference_tie" in scores else 0,
         identical=bool(scores["identical"].all()) if examples and "identical" in scores else False,
     )
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tflite_guard.errors import DataError
 from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.vocabulary import METRICS
 
 Array = NDArray[Any]
 
@@ -61,9 +62,17 @@ def decisions(spec: MetricSpec, outputs: Array) -> tuple[Array, Array]:
     """Class numbers (n, ...) int64 and which of them were ties (n, ...) bool.
 
     The largest of the last axis decides, ties take the lowest index. A single unit decides for class
-    1 above the threshold, and a value on it is a tie, which the lowest index (0) takes. Integer outputs are decisions
-    already. Raises DataError for a `threshold` where there is more than one unit.
+    1 above the threshold, and a value on it is a tie, which the lowest index (0) takes; with `multi_label` every unit
+    does so for itself. Integer outputs are decisions already. Raises DataError for a `threshold` where there is more
+    than one unit that decides together, and for `multi_label` where there is one unit alone.
     """
+    if spec.multi_label:
+        if is_one_unit(outputs):
+            raise DataError(f'{spec.name}: the output has one unit, which is one decision; remove "multi_label"')
+        if is_decided(outputs):
+            return outputs.astype(np.int64), np.zeros(outputs.shape, bool)
+        threshold = binary_threshold(spec)
+        return (outputs > threshold).astype(np.int64), outputs == threshold
     if is_decided(outputs):
         decided = outputs[..., 0] if outputs.ndim > 1 and outputs.shape[-1] == 1 else outputs
         return decided.astype(np.int64), np.zeros(decided.shape, bool)
@@ -74,9 +83,16 @@ def decisions(spec: MetricSpec, outputs: Array) -> tuple[Array, Array]:
     if spec.threshold is not None:
         raise DataError(
             f"{spec.name}: a threshold decides on an output of one unit, but this one has {outputs.shape[-1]} "
-            "(the largest decides); remove the threshold"
+            f"(the largest decides); remove the threshold{_or_multi_label(spec)}"
         )
     return outputs.argmax(-1).astype(np.int64), at_largest(outputs, 1)
+
+
+def _or_multi_label(spec: MetricSpec) -> str:
+    """The way out for labels of which several may apply, of a metric that knows such."""
+    if "multi_label" not in METRICS[spec.metric].options:
+        return ""
+    return ', or, where several classes or none may apply, set "multi_label": true on the metric'
 
 
 def at_largest(outputs: Array, k: int) -> Array:
@@ -90,7 +106,8 @@ def class_labels(batch: Compared, decided: tuple[int, ...]) -> tuple[Array, Arra
     """Class numbers (n, ...) int64 of shape `decided`, and which count (n, ...) bool.
 
     Labels may be class numbers of that shape, axes of length 1 aside, or exactly one-hot of the
-    shape of the outputs. Positions of `ignore_index` do not count and become class 0.
+    shape of the outputs; with `multi_label` they are 0 or 1 for each unit. Positions of `ignore_index` do not count
+    and become class 0.
     Raises DataError for any other shape or dtype, for fractions, and for numbers outside the classes.
     """
     labels, outputs = required(batch), batch.outputs
@@ -188,15 +205,17 @@ def _from_one_hot(batch: Compared, labels: Array) -> Array:
     if not exact.all():
         raise DataError(
             f"{_label(batch, np.argwhere(~exact)[0][0])} is not exactly one 1 among 0s: labels of shape {labels.shape} "
-            "are taken as one-hot; give class numbers instead"
+            f"are taken as one-hot; give class numbers instead{_or_multi_label(batch.spec)}"
         )
     return np.asarray(labels.argmax(-1).astype(np.int64))
 
 
 def _check_range(batch: Compared, numbers: Array) -> None:
-    classes = class_count(batch.outputs)
+    classes = 2 if batch.spec.multi_label else class_count(batch.outputs)
     outside = np.argwhere((numbers < 0) | (numbers >= (np.inf if classes is None else classes)))
     if len(outside):
         found = numbers[tuple(outside[0])]
         allowed = "class numbers count from 0" if classes is None else f"the output has {classes} classes, from 0"
+        if classes == 2:
+            allowed = "the decision is binary; write labels as 0 and 1" + (", 0 in place of -1" if found == -1 else "")
         raise DataError(f"{_label(batch, outside[0][0])} is {found}, which is out of range: {allowed}")

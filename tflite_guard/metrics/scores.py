@@ -40,11 +40,12 @@ PROBABILITIES_SUM_WITHIN = 1e-2
 def accuracy(batch: Compared) -> Scores:
     """`candidate`, `reference`: right decisions; of several decisions, the fraction that is right."""
     candidate, tie = decisions(batch.spec, batch.outputs)
-    decided = decisions(batch.spec, batch.reference)[0]
+    decided, reference_tie = decisions(batch.spec, batch.reference)
     numbers, counted = class_labels(batch, candidate.shape)
     return {
         **_fractions({"candidate": candidate == numbers, "reference": decided == numbers}, counted),
         "tie": _any(tie & counted),
+        "reference_tie": _any(reference_tie & counted),
     }
 
 
@@ -62,12 +63,17 @@ def top_k_accuracy(batch: Compared) -> Scores:
         "candidate": _rank(outputs, numbers) < spec.k,
         "reference": _rank(batch.reference, numbers) < spec.k,
     }
-    return {**_fractions(right, counted), "tie": _any(at_largest(outputs, spec.k) & counted)}
+    return {
+        **_fractions(right, counted),
+        "tie": _any(at_largest(outputs, spec.k) & counted),
+        "reference_tie": _any(at_largest(batch.reference, spec.k) & counted),
+    }
 
 
 def confusion(batch: Compared) -> Scores:
     """What F1 and IoU pool. One decision per example: `label`, `candidate`, `reference` as class numbers (n,).
 
+    With `multi_label` each label is a class, of which the decisions for it count, (n, labels) int64.
     Several: how many positions, by class, are `actual`, decided (`candidate`, `reference`) and right
     (`candidate_right`, `reference_right`), each (n, classes) int64.
     """
@@ -75,6 +81,11 @@ def confusion(batch: Compared) -> Scores:
     decided = decisions(batch.spec, batch.reference)[0]
     numbers, counted = class_labels(batch, candidate.shape)
     common = {"tie": _any(tie & counted), "counted": _any(counted)}
+    if batch.spec.multi_label:
+        actual, ours, theirs = ((values == 1) & counted for values in (numbers, candidate, decided))
+        applied = {"actual": actual, "candidate": ours, "reference": theirs}
+        applied |= {"candidate_right": ours & actual, "reference_right": theirs & actual}
+        return {**{key: _by_label(value) for key, value in applied.items()}, **common}
     if _is_single(candidate):
         single = {"label": numbers, "candidate": candidate, "reference": decided}
         return {**{key: value.reshape(-1) for key, value in single.items()}, **common}
@@ -133,9 +144,10 @@ def residuals(batch: Compared) -> Scores:
 def agreement(batch: Compared) -> Scores:
     """`candidate`: the same decision as the reference; of several decisions, the fraction that is."""
     candidate, tie = decisions(batch.spec, batch.outputs)
-    same = candidate == decisions(batch.spec, batch.reference)[0]
+    decided, reference_tie = decisions(batch.spec, batch.reference)
+    same = candidate == decided
     scores = _fractions({"candidate": same}, np.ones(same.shape, bool))
-    return {**scores, "tie": _any(tie)}
+    return {**scores, "tie": _any(tie), "reference_tie": _any(reference_tie)}
 
 
 def powers(batch: Compared) -> Scores:
@@ -231,6 +243,11 @@ def _rank(outputs: Array, numbers: Array) -> Array:
     own = np.take_along_axis(outputs, numbers[..., None], -1)
     lower = np.arange(outputs.shape[-1]) < numbers[..., None]
     return np.asarray(((outputs > own) | ((outputs == own) & lower)).sum(-1))
+
+
+def _by_label(applies: Array) -> Array:
+    """At how many of an example's positions each label applies, (n, labels) int64."""
+    return np.asarray(applies.sum(tuple(range(1, applies.ndim - 1)), dtype=np.int64))
 
 
 def _tally(numbers: Array, counted: Array, classes: int) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.judgement.baseline import Baseline, compare, value
-from tflite_guard.judgement.judging import Outcome, reference_metrics, variant_result
+from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
 from tflite_guard.manifest.types import Manifest, ReferenceSpec, VariantSpec
 from tflite_guard.protocol import DescribeModel, Evaluation, Names
 from tflite_guard.results import (
@@ -165,15 +165,18 @@ def _model_result(
 ) -> ModelResult:
     shared = next((outcome.error for outcome in outcomes if outcome.shared), None)
     reference = one.model.reference
+    unjudged = ReferenceResult(reference.kind, shown(reference.path, one.folder), {})
+    judged, findings = reference_result(unjudged, outcomes, one.model.reference_tolerances, one.model.ignore)
     result = ModelResult(
         name=one.model.name,
         manifest=one.manifest,
-        reference=ReferenceResult(reference.kind, shown(reference.path, one.folder), reference_metrics(outcomes)),
+        reference=judged,
         variants=tuple(results),
         float32=next(iter(hidden), None),
         error=shared,
         notes=tuple(_rung_note(rung, rung.error) for rung in hidden if rung.error is not None),
         line=one.model.line,
+        findings=findings,
     )
     verdicts = [result.reference_verdict, *(variant.verdict for variant in results), Verdict.ERROR if shared else None]
     return replace(result, verdict=Verdict.worst(verdicts))

@@ -122,6 +122,7 @@ class Steps:
             threads=self.workshop.threads,
             signature=_signature(variant.conversion),
             state=model.state,
+            facts=reference.answer.facts,
         )
         done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
         found: Evaluation = done.answer

@@ -8,7 +8,7 @@ from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.meaning.datasets import check_dataset_name, rejected
 from tflite_guard.manifest.meaning.metrics import check_metric
 from tflite_guard.manifest.meaning.paths import Context, check_reference
-from tflite_guard.manifest.meaning.tolerances import check_tolerance_names
+from tflite_guard.manifest.meaning.tolerances import check_reference_tolerances, check_tolerance_names
 from tflite_guard.manifest.meaning.variants import check_ignore, check_variant
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import ModelView
@@ -27,6 +27,7 @@ def check_model(model: ModelView, tree: Node, context: Context) -> None:
     for metric in model.metrics:
         check_metric(metric, evaluation, context)
     check_tolerance_names(model, context)
+    check_reference_tolerances(model, context)
     check_ignore(model.node.get("ignore"), context)
     for variant in model.variants:
         check_variant(variant, model, tree, context)

@@ -47,6 +47,23 @@ def check_tolerance_names(model: ModelView, context: Context) -> None:
         _say_unknown_tolerances(tolerances, model.metrics, context)
 
 
+def check_reference_tolerances(model: ModelView, context: Context) -> None:
+    """Add the problems of what is asked of the reference's own values."""
+    tolerances = model.node.content["reference"].get("tolerances")
+    if tolerances is None or not model.metrics_complete:
+        return
+    _say_unknown_tolerances(tolerances, model.metrics, context)
+    metrics = {metric.spec.name: metric for metric in model.metrics}
+    for name, tolerance in model.reference_tolerances.items():
+        if name not in metrics:
+            continue
+        if metrics[name].traits.needs_labels:
+            check_tolerance(tolerance, metrics[name], context)
+        else:
+            why = "it compares a variant with the reference, which has no value of its own"
+            context.say(tolerance.node, f"a tolerance of the reference has no meaning for {quoted(name)}: {why}")
+
+
 def _say_unknown_tolerances(tolerances: Node, metrics: Iterable[MetricView], context: Context) -> None:
     names = dict.fromkeys(metric.spec.name for metric in metrics)
     for name, node in tolerances.members():

@@ -1,0 +1,61 @@
+"""What is seen of outputs, batch by batch, against the whole arrays looked at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, r2_score
+
+from tflite_guard.engine.facts import Watch
+from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.protocol import Decided, OutputFacts
+
+
+def watched(reference: np.ndarray, labels: np.ndarray | None, metric: str, variant=None, **options) -> OutputFacts:
+    spec = MetricSpec(metric, metric, **options)
+    watch = Watch("out", [(spec, None if labels is None else "")])
+    variant = reference if variant is None else variant
+    for start in range(0, len(reference), 7):
+        rows = slice(start, start + 7)
+        watch.add(variant[rows], reference[rows], {} if labels is None else {"": labels[rows]}, start)
+    return watch.facts()
+
+
+def test_decisions_are_counted_beside_their_labels() -> None:
+    generator = np.random.default_rng(3)
+    scores, labels = generator.random((100, 5), np.float32), generator.integers(0, 4, 100)
+    found = watched(scores, labels, "accuracy").decided
+    most = max(int((labels == c).sum()) for c in range(4))
+    right = accuracy_score(labels, scores.argmax(1), normalize=False)
+    assert found == Decided(100, right, most, 4, 5)
+
+
+def test_positions_without_a_label_are_left_out() -> None:
+    scores, labels = np.zeros((3, 2, 2), np.float32), np.array([[0, 255], [1, 255], [255, 0]])
+    found = watched(scores, labels, "mean_iou", ignore_index=255).decided
+    assert found == Decided(3, 2, 2, 2, 1)
+
+
+def test_r2_is_scikit_learns_in_any_batches_and_far_from_zero() -> None:
+    generator = np.random.default_rng(4)
+    labels = 1e6 + generator.standard_normal((50, 3))
+    outputs = labels + generator.standard_normal((50, 3))
+    found = watched(outputs, labels, "mae").r2
+    assert found == pytest.approx(r2_score(labels, outputs), abs=1e-6)
+    assert watched(outputs, np.full((50, 3), 2.0), "mae").r2 is None
+
+
+def test_outputs_that_never_vary_are_seen_in_floats_alone() -> None:
+    same, other = np.ones((20, 3), np.float32), np.ones((20, 3), np.float32)
+    other[19, 2] = 2
+    found = watched(same, None, "sqnr", variant=other)
+    assert (found.constant, found.variant_constant, found.examples) == (True, False, 20)
+    assert watched(np.ones((20, 1), np.int64), None, "agreement").constant is False
+
+
+@pytest.mark.parametrize(("rows", "seen"), [([1, 0], 20), ([1 - 1e-7, 1e-7], 20), ([0.999, 0.001], 0), ([2, 0], 0)])
+def test_probabilities_at_their_ends_are_counted(rows: list[float], seen: int) -> None:
+    outputs = np.tile(np.array(rows, np.float32), (20, 1))
+    assert watched(outputs, None, "agreement").saturated == seen
+    assert watched(outputs, None, "agreement", from_logits=True).saturated == 0
+    assert watched(outputs, None, "sqnr").saturated == 0

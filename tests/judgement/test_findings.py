@@ -1,0 +1,215 @@
+"""What is found about variants and references, from facts and measurements by hand; nothing about healthy ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tflite_guard.judgement.findings import accepted, of_reference
+from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
+from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, Judgement, Tolerance, VariantSpec
+from tflite_guard.protocol import Decided, Evaluation, Facts, Measured, OutputFacts
+from tflite_guard.results import Artifact, Finding, Measurement, ReferenceResult, VariantResult, Verdict
+
+HEALTHY = OutputFacts("digit", 1000, decided=Decided(1000, 980, 120, 10, 10))
+
+
+def accuracy(counts: tuple[int, int, int, int] = (930, 50, 20, 0), **settings: Any) -> Measurement:
+    a, b, c, _ = counts
+    n, drop = sum(counts), (b - c) / sum(counts)
+    defaults: dict[str, Any] = {
+        "reference": (a + b) / n,
+        "drop": drop,
+        "confidence_interval": (drop - 0.01, drop + 0.01),
+        "examples": n,
+        "counts": counts,
+    }
+    return Measurement("accuracy", "accuracy", None, (a + c) / n, True, **(defaults | settings))
+
+
+def evaluation(*measured: Measurement, **settings: Any) -> Evaluation:
+    defaults: dict[str, Any] = {
+        "artifact": Artifact(1000, "0" * 64, 10, quantized_tensors=20),
+        "observed": None,
+        "outputs": (HEALTHY,),
+    }
+    return Evaluation(tuple(Measured(one.name, one) for one in measured), **(defaults | settings))
+
+
+def judged(found: Evaluation, conversion: Conversion | None = None, **judgement: Any) -> VariantResult:
+    variant = VariantSpec("v", conversion or Conversion("int8"), judgement=Judgement(**judgement))
+    return variant_result(variant, Outcome(found), {}, lambda _: None)
+
+
+def rules(found: Evaluation, conversion: Conversion | None = None, **judgement: Any) -> list[tuple[str, str]]:
+    return [(one.rule, one.severity) for one in judged(found, conversion, **judgement).findings]
+
+
+def suspicions(output: OutputFacts, *measured: Measurement) -> list[str]:
+    found = list(of_reference(evaluation(*(measured or (accuracy(),)), outputs=(output,))))
+    assert {one.rule for one in found} <= {"reference-suspect"}
+    return [one.message for one in found]
+
+
+def test_of_a_healthy_model_nothing_is_found() -> None:
+    result = judged(evaluation(accuracy((975, 5, 3, 17), ties=2)))
+    assert (result.findings, result.verdict, result.metrics[0].verdict) == ((), Verdict.PASS, None)
+    assert suspicions(HEALTHY) == []
+
+
+def test_a_reference_no_better_than_the_most_frequent_label_is_told_with_both_numbers() -> None:
+    (message,) = suspicions(replace(HEALTHY, decided=Decided(1000, 312, 333, 3, 3)))
+    assert "right in 0.3120 of decisions" in message
+    assert "most frequent label is in 0.3330" in message
+    assert suspicions(replace(HEALTHY, decided=Decided(1000, 334, 333, 3, 3))) == []
+
+
+def test_imbalanced_labels_that_no_accuracy_is_taken_of_are_no_suspicion() -> None:
+    f1 = replace(accuracy(), name="f1_macro", metric="f1_macro")
+    assert suspicions(replace(HEALTHY, decided=Decided(1000, 940, 950, 2, 2)), f1) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"decided": Decided(1000, 100, 120, 10, 1)}, "one class always"),
+        ({"constant": True}, "same outputs for all 1,000 examples"),
+        ({"saturated": 950}, "zeros and ones for 950 of 1,000"),
+        ({"decided": None, "r2": -0.5}, "R2 of −0.5"),
+    ],
+)
+def test_what_is_suspicious_of_a_reference(changes: dict[str, Any], words: str) -> None:
+    (message,) = suspicions(replace(HEALTHY, **changes))
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"saturated": 949},
+        {"decided": None, "r2": 0.01},
+        {"decided": Decided(1000, 1000, 1000, 1, 1)},
+        {"examples": 19, "decided": Decided(19, 2, 5, 10, 1)},
+        {"examples": 1, "decided": None, "constant": True},
+    ],
+)
+def test_what_is_not_suspicious_of_a_reference(changes: dict[str, Any]) -> None:
+    assert suspicions(replace(HEALTHY, **changes)) == []
+
+
+def test_a_ranking_no_better_than_chance_is_suspicious() -> None:
+    auc = replace(accuracy(), name="auc", metric="roc_auc", counts=None, reference=0.5, value=0.5)
+    assert "chance has 0.5" in suspicions(replace(HEALTHY, decided=None), auc)[0]
+    assert suspicions(replace(HEALTHY, decided=None), replace(auc, reference=0.51)) == []
+
+
+def test_one_output_of_several_may_be_constant() -> None:
+    counted = OutputFacts("count", 1000, constant=True)
+    assert not [*of_reference(evaluation(accuracy(), outputs=(HEALTHY, counted)))]
+    silent = replace(HEALTHY, constant=True)
+    assert len([*of_reference(evaluation(accuracy(), outputs=(silent, counted)))]) == 2
+
+
+@pytest.mark.parametrize(
+    ("conversion", "quantized", "told"),
+    [
+        (Conversion("dynamic_range"), 0, True),
+        (Conversion("dynamic_range"), 1, False),
+        (Conversion(recipe="weight_only_wi8_afp32"), 0, True),
+        (Conversion("float32"), 0, False),
+        (Conversion("float16"), 0, False),
+        (Conversion(tflite=FileSpec("/a.tflite")), 0, False),
+    ],
+)
+def test_a_quantization_that_quantized_nothing_is_a_warning(conversion: Conversion, quantized: int, told: bool) -> None:
+    found = evaluation(artifact=Artifact(1000, "0" * 64, 10, quantized_tensors=quantized))
+    assert rules(found, conversion) == [("nothing-quantized", "warning")] * told
+    assert judged(found, conversion).verdict is (Verdict.WARN if told else Verdict.PASS)
+
+
+@pytest.mark.parametrize(
+    ("measured", "limit", "told"),
+    [
+        # 139 lost of 1,000 with 476 ties, of which the reference has none: out of tolerance, and certain without one.
+        (accuracy((590, 148, 9, 253), ties=476), 0.02, "warning"),
+        (accuracy((590, 148, 9, 253), ties=476), None, "warning"),
+        # As many ties in the reference: they cost nothing.
+        (accuracy((590, 148, 9, 253), ties=476, reference_ties=476), 0.02, None),
+        # Too few to be what was lost.
+        (accuracy((590, 148, 9, 253), ties=9), 0.02, None),
+        (accuracy((590, 148, 9, 253), ties=60), 0.02, "note"),
+        # Many ties and no loss.
+        (accuracy((975, 5, 5, 15), ties=30), 0.02, "note"),
+        (accuracy((975, 5, 5, 15), ties=9), 0.02, None),
+    ],
+)
+def test_ties_are_told_and_warned_of_where_they_cost(measured: Measurement, limit: float | None, told: str) -> None:
+    tolerances = {} if limit is None else {"accuracy": Tolerance(max_drop=limit)}
+    found = judged(evaluation(measured), tolerances=tolerances).findings
+    assert [one.severity for one in found if one.rule == "coarse-output"] == ([told] if told else [])
+    if told:
+        (one,) = [one for one in found if one.rule == "coarse-output"]
+        assert f"{measured.ties} of 1,000 decisions are ties" in one.message
+        assert "logits" in one.message
+
+
+def test_how_it_ran_is_told_of_the_reference_or_else_of_the_file() -> None:
+    both = Facts(state_reset=True, batch_dependent=True)
+    alike = evaluation(accuracy(), facts=both, reference=both)
+    assert rules(alike) == []
+    assert [(one.rule, one.severity) for one in of_reference(alike)] == [
+        ("batch-dependent", "warning"),
+        ("state-reset", "note"),
+    ]
+    own = evaluation(accuracy(), facts=both)
+    assert rules(own) == [("batch-dependent", "note"), ("state-reset", "note")]
+    assert [*of_reference(own)] == []
+
+
+def test_operators_that_are_not_built_in_are_named() -> None:
+    made = Artifact(1000, "0" * 64, 10, quantized_tensors=1, custom_operators=("FlexErf", "Mine"))
+    (found,) = judged(evaluation(accuracy(), artifact=made)).findings
+    assert (found.rule, found.severity) == ("select-ops", "note")
+    assert "FlexErf, Mine" in found.message
+    assert "Flex)" in found.message
+
+
+def test_an_output_that_stopped_varying_is_a_warning() -> None:
+    stuck = replace(HEALTHY, variant_constant=True)
+    assert rules(evaluation(accuracy(), outputs=(stuck,))) == [("constant-output", "warning")]
+    assert rules(evaluation(accuracy(), outputs=(replace(stuck, constant=True),))) == []
+
+
+def test_a_warning_makes_a_variant_warn_and_an_ignored_one_does_not() -> None:
+    found = evaluation(artifact=Artifact(1000, "0" * 64, 10))
+    assert judged(found).verdict is Verdict.WARN
+    kept = judged(found, ignore=(Ignore("nothing-quantized", "it is tiny"),))
+    assert (kept.verdict, kept.findings[0].ignored) == (Verdict.PASS, "it is tiny")
+    (failed,) = accepted([Finding("a", "error", "m")], ())
+    assert failed.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "verdict"),
+    [
+        (Tolerance(min=0.98), Verdict.PASS),
+        (Tolerance(min=0.99), Verdict.FAIL),
+        (Tolerance(min=0.99, level="warning"), Verdict.WARN),
+    ],
+)
+def test_the_reference_has_tolerances_of_its_own(tolerance: Tolerance, verdict: Verdict) -> None:
+    blank = ReferenceResult("keras", "m.keras", {})
+    result, found = reference_result(blank, [Outcome(), Outcome(evaluation(accuracy()))], {"accuracy": tolerance}, ())
+    assert (result.verdict, result.metrics, found) == (verdict, {"accuracy": 0.98}, ())
+    (check,) = result.checks
+    assert (check.value, check.verdict, check.drop, check.reference) == (0.98, verdict, None, None)
+
+
+def test_a_reference_without_a_value_is_never_a_pass() -> None:
+    broken = replace(accuracy(), value=None, reference=None, drop=None, error="no examples")
+    blank = ReferenceResult("keras", "m.keras", {})
+    result, _ = reference_result(blank, [Outcome(evaluation(broken))], {"accuracy": Tolerance(min=0.5)}, ())
+    assert result.verdict is Verdict.ERROR
+    assert reference_result(blank, [Outcome()], {"accuracy": Tolerance(min=0.5)}, ()) == (blank, ())

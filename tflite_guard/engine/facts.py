@@ -1,0 +1,156 @@
+"""What outputs are like beside their figures: the same for every example, at their ends, always of one class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite_guard.engine import graph
+from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.metrics.labels import Compared, class_labels, decisions, flat, value_labels
+from tflite_guard.protocol import Decided, OutputFacts
+
+Array = npt.NDArray[Any]
+DECISIONS = ("accuracy", "top_k_accuracy", "f1_macro", "mean_iou")
+VALUES = ("mae", "rmse", "r2")
+SATURATED_WITHIN = 1e-6
+"""How near to 0 or 1 a probability says nothing but yes or no."""
+MOST_NAMES = 20
+
+
+class Watch:
+    """Looks at one output of a variant and of its reference, batch by batch."""
+
+    def __init__(self, output: str, specs: Sequence[tuple[MetricSpec, str | None]]) -> None:
+        """`specs` are the metrics of this output, each with the key of its labels."""
+        self._output = output
+        self._decided = _first(specs, DECISIONS)
+        self._valued = _first(specs, VALUES)
+        self._bounded = any(spec.metric in (*DECISIONS, "agreement") and not spec.from_logits for spec, _ in specs)
+        self._examples = self._saturated = 0
+        self._reference, self._variant = _Constancy(), _Constancy()
+        self._tally = _Tally()
+        self._fit = _Fit()
+
+    def add(self, values: Array, reference: Array, labels: Mapping[str, Array], start: int) -> None:
+        """One batch, (n, ...) each; `start` is the number of its first example."""
+        self._examples += len(reference)
+        self._variant.add(values)
+        self._reference.add(reference)
+        if self._bounded and reference.dtype.kind == "f":
+            rows = flat(reference)
+            ends = (np.abs(rows) <= SATURATED_WITHIN) | (np.abs(rows - 1) <= SATURATED_WITHIN)
+            self._saturated += int(ends.all(1).sum())
+        if self._decided is not None:
+            self._tally.add(_compared(self._decided, reference, labels, start))
+        if self._valued is not None:
+            self._fit.add(_compared(self._valued, reference, labels, start))
+
+    def facts(self) -> OutputFacts:
+        """What was seen in all batches."""
+        return OutputFacts(
+            output=self._output,
+            examples=self._examples,
+            constant=self._reference.constant,
+            variant_constant=self._variant.constant,
+            saturated=self._saturated,
+            decided=self._tally.facts() if self._decided is not None else None,
+            r2=self._fit.r2(),
+        )
+
+
+def custom_operators(model: graph.Graph) -> tuple[str, ...]:
+    """The types of the operators that are not built in, each once and at most MOST_NAMES of them."""
+    known = set(graph.OPERATOR_NAMES.values())
+    named = (operator.type for subgraph in model.subgraphs for operator in subgraph.operators)
+    return tuple(dict.fromkeys(name for name in named if name not in known))[:MOST_NAMES]
+
+
+def _first(specs: Sequence[tuple[MetricSpec, str | None]], metrics: Sequence[str]) -> tuple[MetricSpec, str] | None:
+    """The first metric of some kinds that has labels."""
+    found = ((spec, key) for spec, key in specs if key is not None and spec.metric in metrics)
+    return next(found, None)
+
+
+def _compared(of: tuple[MetricSpec, str], reference: Array, labels: Mapping[str, Array], start: int) -> Compared:
+    spec, key = of
+    return Compared(spec, reference, reference, labels[key], start)
+
+
+class _Constancy:
+    """Whether every example's outputs, of a float output, equal the first one's."""
+
+    def __init__(self) -> None:
+        self.constant = False
+        self._first: Array | None = None
+
+    def add(self, values: Array) -> None:
+        # Whole numbers are decisions or counts, few of which may well be the same.
+        if not len(values) or values.dtype.kind != "f" or (self._first is not None and not self.constant):
+            return
+        if self._first is None:
+            self._first = values[:1].copy()
+        self.constant = np.array_equal(np.broadcast_to(self._first, values.shape), values)
+
+
+class _Tally:
+    """Decisions by class, and labels by class."""
+
+    def __init__(self) -> None:
+        self._labels: Counter[int] = Counter()
+        self._decided: Counter[int] = Counter()
+        self._right = 0
+
+    def add(self, batch: Compared) -> None:
+        decided, _ = decisions(batch.spec, batch.reference)
+        numbers, counted = class_labels(batch, decided.shape)
+        self._right += int((decided == numbers)[counted].sum())
+        for tally, values in ((self._labels, numbers), (self._decided, decided)):
+            classes, counts = np.unique(values[counted], return_counts=True)
+            tally.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
+
+    def facts(self) -> Decided:
+        return Decided(
+            decisions=self._labels.total(),
+            right=self._right,
+            most_frequent=max(self._labels.values(), default=0),
+            classes_labelled=len(self._labels),
+            classes_decided=len(self._decided),
+        )
+
+
+class _Fit:
+    """Squared differences from the labels, and of the labels from their mean, for each value of an output."""
+
+    def __init__(self) -> None:
+        self._examples = 0
+        self._shift: Array | None = None
+        self._sums: Array | None = None
+
+    def add(self, batch: Compared) -> None:
+        labels = flat(value_labels(batch))
+        if not len(labels):
+            return
+        if self._shift is None:
+            self._shift = labels[0].copy()
+        # Labels less the first, so that the difference of squares below keeps its digits.
+        moved = labels - self._shift
+        residuals = np.square(flat(batch.reference).astype(np.float64) - labels)
+        sums = np.stack([residuals.sum(0), moved.sum(0), np.square(moved).sum(0)])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._examples += len(labels)
+
+    def r2(self) -> float | None:
+        """The mean of the values' R2; None where the labels of a value never vary, or nothing was seen."""
+        if self._sums is None:
+            return None
+        residual, first, second = self._sums
+        total = second - np.square(first) / self._examples
+        if not (total > 1e-12 * second).all():
+            return None
+        found = float((1 - residual / total).mean())
+        return found if np.isfinite(found) else None

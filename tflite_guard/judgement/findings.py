@@ -1,0 +1,217 @@
+"""What facts and measurements say beside verdicts: findings about a variant, and about the reference. No numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, VariantSpec
+from tflite_guard.protocol import Evaluation, OutputFacts
+from tflite_guard.results import Artifact, Finding, Measurement, MetricResult
+from tflite_guard.rules import finding
+from tflite_guard.text import figures
+
+FEWEST = 20
+"""Examples below which a reference is compared with nothing simpler: too few to tell a bad one from chance."""
+SATURATED = 0.95
+COARSE = 0.01
+"""The share of ties, beyond the reference's own, that is told whatever they cost."""
+UNQUANTIZED = ("float32", "float16")
+
+
+def accepted(findings: Sequence[Finding], ignore: Sequence[Ignore]) -> tuple[Finding, ...]:
+    """The findings, those that the manifest accepts with its reason."""
+    reasons = {entry.rule: entry.reason for entry in ignore}
+    return tuple(replace(one, ignored=reasons.get(one.rule)) for one in findings)
+
+
+def made_as(conversion: Conversion) -> str | None:
+    """The quantization or recipe by name; None of an existing .tflite."""
+    recipe = conversion.recipe
+    return conversion.quantization or (Path(recipe.path).name if isinstance(recipe, FileSpec) else recipe)
+
+
+def of_variant(evaluation: Evaluation, variant: VariantSpec, metrics: Sequence[MetricResult]) -> Iterator[Finding]:
+    """What a variant's file and its outputs say, worst first; `metrics` are its measurements judged, in their order."""
+    made = evaluation.artifact
+    yield from _nothing_quantized(made, variant.conversion)
+    yield from _constant(evaluation.outputs)
+    yield from _coarse(evaluation, metrics)
+    yield from _as_it_ran(evaluation)
+    yield from _operators(made, variant)
+
+
+def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
+    """What the reference's own outputs say, as any variant's evaluation has seen them."""
+    measured = [item.measurement for item in evaluation.measurements]
+    silent = all(output.constant for output in evaluation.outputs)
+    for output in evaluation.outputs:
+        own = [one for one in measured if one.output in (None, output.output)]
+        if reasons := _suspicions(output, own, silent):
+            whose = "the reference" if len(evaluation.outputs) == 1 else f"the reference's output {output.output!r}"
+            yield finding(
+                "reference-suspect",
+                f"{whose} {' and '.join(reasons)}; check the preprocessing (scale, order of the channels, resizing), "
+                "the labels and the order of the classes before any variant",
+                output=output.output,
+                **_figures(output),
+            )
+    if evaluation.reference.batch_dependent:
+        yield finding(
+            "batch-dependent",
+            "an example's outputs of the reference depend on what else is in its batch, so everything was run one "
+            "example at a time; export the model for inference (in Keras: training=False)",
+        )
+    if evaluation.reference.state_reset:
+        yield _state_reset("the reference")
+
+
+def _suspicions(output: OutputFacts, measured: Sequence[Measurement], silent: bool) -> list[str]:
+    """`silent`: no output varies. One among several that do may be constant by design, unless labels say otherwise."""
+    if output.constant and output.examples > 1 and (silent or output.decided or output.r2 is not None):
+        return [f"gives the same outputs for all {output.examples:,} examples"]
+    if output.examples < FEWEST:
+        return []
+    reasons = [*_of_decisions(output, measured)]
+    if output.r2 is not None and output.r2 < 0:
+        reasons.append(f"has an R2 of {figures.signed(output.r2)}: it is further from the labels than their mean is")
+    for one in measured:
+        if one.metric == "roc_auc" and one.reference is not None and one.reference <= 0.5:
+            reasons.append(f"has a roc_auc of {figures.number(one.reference, 'roc_auc')}, where chance has 0.5")
+    if output.saturated >= SATURATED * output.examples:
+        share = f"{output.saturated:,} of {output.examples:,} examples"
+        reasons.append(f"gives nothing but zeros and ones for {share}, as with inputs of a wrong scale")
+    return reasons
+
+
+def _of_decisions(output: OutputFacts, measured: Sequence[Measurement]) -> Iterator[str]:
+    seen = output.decided
+    if seen is None or seen.classes_labelled < 2:
+        return
+    if seen.classes_decided == 1:
+        yield f"decides for one class always, where the labels have {seen.classes_labelled:,}"
+    elif seen.right <= seen.most_frequent and any(one.metric in ("accuracy", "top_k_accuracy") for one in measured):
+        right, constant = (figures.number(n / seen.decisions, "accuracy") for n in (seen.right, seen.most_frequent))
+        yield f"is right in {right} of decisions, where always answering the most frequent label is in {constant}"
+
+
+def _figures(output: OutputFacts) -> dict[str, float | int | bool | None]:
+    seen = output.decided
+    found: dict[str, float | int | bool | None] = {
+        "examples": output.examples,
+        "constant": output.constant,
+        "saturated": output.saturated,
+        "r2": output.r2,
+    }
+    if seen is not None and seen.decisions:
+        found |= {"accuracy": seen.right / seen.decisions, "most_frequent": seen.most_frequent / seen.decisions}
+        found |= {"classes_decided": seen.classes_decided, "classes_labelled": seen.classes_labelled}
+    return found
+
+
+def _nothing_quantized(made: Artifact, conversion: Conversion) -> Iterator[Finding]:
+    how = made_as(conversion)
+    if how is not None and how not in UNQUANTIZED and not made.quantized_tensors:
+        yield finding(
+            "nothing-quantized",
+            f"{how} was asked for and no tensor of the file is quantized, so it is a float model: constants of fewer "
+            "than 1,024 elements stay in float without calibration; choose int8, or drop the variant",
+            quantization=how,
+        )
+
+
+def _constant(outputs: Sequence[OutputFacts]) -> Iterator[Finding]:
+    for output in outputs:
+        if output.variant_constant and not output.constant and output.examples > 1:
+            yield finding(
+                "constant-output",
+                f"output {output.output!r} is the same for all {output.examples:,} examples, where the reference's "
+                "varies: everything is rounded or clipped to one value; look at the calibration data",
+                output=output.output,
+                examples=output.examples,
+            )
+
+
+def _coarse(evaluation: Evaluation, metrics: Sequence[MetricResult]) -> Iterator[Finding]:
+    """At most one: of the metric that ties cost, else of the one with most ties."""
+    candidates = []
+    for item, result in zip(evaluation.measurements, metrics, strict=True):
+        one = item.measurement
+        # Of several decisions an example nearly always one is a tie, which says nothing.
+        if one.counts is None:
+            continue
+        added = one.ties - one.reference_ties
+        costs = _ties_cost(one, result, added)
+        # At the k-th place quantized logits tie often, too, and it is seldom the label that is left out.
+        told = one.metric != "top_k_accuracy" and added >= max(1, COARSE * one.examples)
+        if costs or told:
+            candidates.append((costs, added, one))
+    if candidates:
+        # The first that they cost, since the manifest has what matters most first; else the one with most of them.
+        costs, _, one = next((found for found in candidates if found[0]), max(candidates, key=lambda found: found[1]))
+        yield finding(
+            "coarse-output",
+            f"{one.name}: {one.ties:,} of {one.examples:,} decisions are ties among the variant's largest outputs "
+            f"({one.reference_ties:,} among the reference's), and ties take the lowest index; take the logits as the "
+            "model's output, without the softmax, or leave the last operators in float with keep_float",
+            None if costs else "note",
+            metric=one.name,
+            ties=one.ties,
+            reference_ties=one.reference_ties,
+            examples=one.examples,
+        )
+
+
+def _ties_cost(one: Measurement, result: MetricResult, added: int) -> bool:
+    """Whether a metric is certainly worse, or out of its tolerance, by no more than twice what ties could lose it."""
+    if one.value is None or added < 1:
+        return False
+    lost = (one.drop if one.drop is not None else 1 - one.value) * one.examples
+    certain = one.drop is not None and one.confidence_interval is not None and one.confidence_interval[0] > 0
+    return (certain or result.problem is not None) and 0 < lost <= 2 * added
+
+
+def _as_it_ran(evaluation: Evaluation) -> Iterator[Finding]:
+    """What the reference does not have as well."""
+    if evaluation.facts.batch_dependent and not evaluation.reference.batch_dependent:
+        yield finding(
+            "batch-dependent",
+            "an example's outputs depend on what else is in its batch, though the reference's do not; it was run one "
+            "example at a time, as an application runs it",
+            "note",
+        )
+    if evaluation.facts.state_reset and not evaluation.reference.state_reset:
+        yield _state_reset("the file")
+
+
+def _state_reset(what: str) -> Finding:
+    return finding(
+        "state-reset",
+        f"{what} carries state from call to call, and each example was evaluated as if it were the first; where the "
+        "application keeps the state, make an example of a whole sequence",
+    )
+
+
+def _operators(made: Artifact, variant: VariantSpec) -> Iterator[Finding]:
+    if made.float_operators and not variant.judgement.require_integer:
+        yield finding(
+            "partially-quantized",
+            f"{float_operators(made)}; a device without float support cannot run it",
+            float_operators=list(made.float_operators),
+        )
+    if made.custom_operators:
+        named, flex = ", ".join(made.custom_operators), any(one.startswith("Flex") for one in made.custom_operators)
+        link = "the Select TF operators (Flex)" if flex else "what implements them"
+        yield finding(
+            "select-ops",
+            f"operators outside LiteRT's built-in set: {named}; link {link} into the application, or replace them",
+            operators=list(made.custom_operators),
+        )
+
+
+def float_operators(made: Artifact) -> str:
+    """How many operators compute in float, and the first of them."""
+    count, shown = len(made.float_operators), ", ".join(made.float_operators[:3])
+    more = f" and {count - 3} more" if count > 3 else ""
+    return f"{count} of {made.operators} operators compute in float: {shown}{more}"
