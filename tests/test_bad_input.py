@@ -380,7 +380,7 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     "undefined": (
         lambda p, n: p.model(n, p.tflite(n, not_a_number)),
         "non-finite-output", "app/undefined.tflite: output 'scores' holds NaN or infinity, first in example 0",
-        "find what overflows or divides by zero",
+        "the conversion did it",
     ),
     "quantized-reference": (
         lambda p, n: p.model(n, reference={"tflite": "app/good.tflite"}),
@@ -412,7 +412,7 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     "observed-shape": (
         lambda p, n: p.model(n, variants=observed(p, n, scores=p.recorded[:, :7])),
         "data", "data/observed-shape.npz: has shape [7] an example where the model's output 'scores' has [10]",
-        "record it as it is",
+        "convert or record them alike",
     ),
     "observed-names": (
         lambda p, n: p.model(n, variants=observed(p, n, a=p.recorded, b=p.recorded)),

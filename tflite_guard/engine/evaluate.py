@@ -191,7 +191,7 @@ def evaluate(subject: Subject, options: EvaluationOptions, progress: OnProgress)
         reference = subject.reference_rows(batch, count)
         require_finite(model.path, outputs, batch.start, converted=True)
         for name, values in outputs.items():
-            _require_shape(f"{model.path}: output {name!r}", values, "the reference's", reference[name])
+            _require_shape("output-shape", f"{model.path}: output {name!r}", values, "the reference's", reference[name])
         scorer.add(batch, outputs, reference)
         progress(batch.start + count, subject.recorded.examples)
     size = Path(model.path).stat().st_size
@@ -226,7 +226,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
             count = _length(outputs)
             observed = _dequantized(_named(theirs.take(count), subject.names, path), ports)
             for name, ours in outputs.items():
-                _require_shape(path, observed[name], f"the model's output {name!r}", ours)
+                _require_shape("data", f"{path}:", observed[name], f"the model's output {name!r}", ours)
                 largest = max(largest, _steps(observed[name], ours, ports[name]))
             if kernels == options.kernels:
                 scorer.add(batch, observed, subject.reference_rows(batch, count))
@@ -254,14 +254,14 @@ def _dequantized(arrays: dict[str, Array], ports: dict[str, Port]) -> dict[str, 
     }
 
 
-def _require_shape(what: str, values: Array, other: str, wanted: Array) -> None:
-    """Raise EvaluationError of kind `output-shape` unless both hold examples of one shape."""
+def _require_shape(kind: str, what: str, values: Array, other: str, wanted: Array) -> None:
+    """Raise EvaluationError of this kind unless both hold examples of one shape."""
     if values.shape != wanted.shape:
         given, should = list(values.shape[1:]), list(wanted.shape[1:])
         raise EvaluationError(
-            "output-shape",
-            f"{what} has shape {given} an example, where {other} has {should}; only outputs of one shape can be "
-            "compared: convert or record them alike",
+            kind,
+            f"{what} has shape {given} an example where {other} has {should}, and only outputs of one shape can be "
+            "compared; convert or record them alike",
         )
 
 
