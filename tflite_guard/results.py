@@ -57,6 +57,9 @@ class Measurement:
     """Examples whose decision was a tie among the variant's largest outputs."""
     reference_ties: int = 0
     """The same of the reference."""
+    lost_ties: int = 0
+    """Ties of the variant by which it is wrong where the reference is right; of one right-or-wrong decision an example.
+    """
     identical: bool = False
     """The variant's outputs equal the reference's bit for bit (SQNR is then infinite)."""
     error: str | None = None

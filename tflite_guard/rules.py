@@ -115,8 +115,8 @@ _ALL = (
         "The output is too coarse to decide",
         "In many examples several of the largest outputs are equal, where the reference's are not: the output's few "
         "quantization steps cannot tell the classes apart, and the lowest index decides.",
-        "Take the logits as the model's output, without the softmax, or leave the last operators in float with "
-        "`keep_float`.",
+        "Where the output is a softmax, take its logits as the model's output, or leave the last operators in float "
+        "with `keep_float`. A calibration on values of another range than the evaluation's leaves few steps, too.",
     ),
     Rule(
         "constant-output",

@@ -133,15 +133,15 @@ def test_a_quantization_that_quantized_nothing_is_a_warning(conversion: Conversi
     ("measured", "limit", "told"),
     [
         # 139 lost of 1,000 with 476 ties, of which the reference has none: out of tolerance, and certain without one.
-        (accuracy((590, 148, 9, 253), ties=476), 0.02, "warning"),
-        (accuracy((590, 148, 9, 253), ties=476), None, "warning"),
+        (accuracy((590, 148, 9, 253), ties=476, lost_ties=140), 0.02, "warning"),
+        (accuracy((590, 148, 9, 253), ties=476, lost_ties=74), None, "warning"),
         # As many ties in the reference: they cost nothing.
-        (accuracy((590, 148, 9, 253), ties=476, reference_ties=476), 0.02, None),
-        # Too few to be what was lost.
-        (accuracy((590, 148, 9, 253), ties=9), 0.02, None),
-        (accuracy((590, 148, 9, 253), ties=60), 0.02, "note"),
+        (accuracy((590, 148, 9, 253), ties=476, reference_ties=476, lost_ties=148), 0.02, None),
+        # Less than half of what was lost.
+        (accuracy((590, 148, 9, 253), ties=9, lost_ties=9), 0.02, None),
+        (accuracy((590, 148, 9, 253), ties=476, lost_ties=73), 0.02, "note"),
         # Many ties and no loss.
-        (accuracy((975, 5, 5, 15), ties=30), 0.02, "note"),
+        (accuracy((975, 5, 5, 15), ties=30, lost_ties=5), 0.02, "note"),
         (accuracy((975, 5, 5, 15), ties=9), 0.02, None),
     ],
 )

@@ -774,3 +774,24 @@ def test_labels_of_minus_one_and_one_are_told_how_to_be_written() -> None:
     outputs, reference, labels = tags()
     with pytest.raises(DataError, match=r"is -1, which is out of range: the decision is binary.*0 in place of -1"):
         measured(spec_of("accuracy"), outputs[:, :1], reference[:, :1], labels[:, 0] * 2 - 1)
+
+
+# --- ties
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "agreement"])
+def test_ties_are_counted_of_both_models_and_those_that_cost_a_decision(metric: str) -> None:
+    outputs, reference, labels = models(seed=11)
+    outputs, reference = np.round(outputs), np.round(reference * 2) / 2
+    found = measured(spec_of(metric), outputs, reference, labels if metric == "accuracy" else None, batch=7)
+    ties, theirs, lost = 0, 0, 0
+    for ours, other, label in zip(outputs.tolist(), reference.tolist(), labels.tolist(), strict=True):
+        tie, decided, wanted = ours.count(max(ours)) > 1, ours.index(max(ours)), other.index(max(other))
+        ties += tie
+        theirs += other.count(max(other)) > 1
+        if metric == "accuracy":
+            lost += tie and decided != label and wanted == label
+        else:
+            lost += tie and decided != wanted
+    assert 0 < lost < ties
+    assert (found.ties, found.reference_ties, found.lost_ties) == (ties, theirs, lost)

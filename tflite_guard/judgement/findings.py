@@ -142,7 +142,7 @@ def _coarse(evaluation: Evaluation, metrics: Sequence[MetricResult]) -> Iterator
         if one.counts is None:
             continue
         added = one.ties - one.reference_ties
-        costs = _ties_cost(one, result, added)
+        costs = _ties_cost(one, result)
         # At the k-th place quantized logits tie often, too, and it is seldom the label that is left out.
         told = one.metric != "top_k_accuracy" and added >= max(1, COARSE * one.examples)
         if costs or told:
@@ -153,23 +153,31 @@ def _coarse(evaluation: Evaluation, metrics: Sequence[MetricResult]) -> Iterator
         yield finding(
             "coarse-output",
             f"{one.name}: {one.ties:,} of {one.examples:,} decisions are ties among the variant's largest outputs "
-            f"({one.reference_ties:,} among the reference's), and ties take the lowest index; take the logits as the "
-            "model's output, without the softmax, or leave the last operators in float with keep_float",
+            f"({one.reference_ties:,} among the reference's), and ties take the lowest index"
+            f"{_cost(one) if costs else ''}; compare the range of the calibration data with the evaluation data's, and "
+            "where the output is a softmax take its logits as the output, or leave the last operators in float "
+            "(keep_float)",
             None if costs else "note",
             metric=one.name,
             ties=one.ties,
             reference_ties=one.reference_ties,
+            lost_ties=one.lost_ties,
             examples=one.examples,
         )
 
 
-def _ties_cost(one: Measurement, result: MetricResult, added: int) -> bool:
-    """Whether a metric is certainly worse, or out of its tolerance, by no more than twice what ties could lose it."""
-    if one.value is None or added < 1:
-        return False
-    lost = (one.drop if one.drop is not None else 1 - one.value) * one.examples
+def _cost(one: Measurement) -> str:
+    return f": {one.lost_ties:,} decisions are lost by that"
+
+
+def _ties_cost(one: Measurement, result: MetricResult) -> bool:
+    """Whether a metric is certainly worse, or out of its tolerance, and at least half of what it lost is ties."""
     certain = one.drop is not None and one.confidence_interval is not None and one.confidence_interval[0] > 0
-    return (certain or result.problem is not None) and 0 < lost <= 2 * added
+    if one.counts is None or not (certain or result.problem is not None):
+        return False
+    _, only_reference, _, neither = one.counts
+    lost = only_reference if one.drop is not None else neither
+    return one.lost_ties > one.reference_ties and 2 * one.lost_ties >= lost
 
 
 def _as_it_ran(evaluation: Evaluation) -> Iterator[Finding]:

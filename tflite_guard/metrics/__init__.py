@@ -168,7 +168,7 @@ def _summarize(
     index = None if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
     measured = replace(measured, groups=None if index is None else int(index.max()) + 1)
     if proportion is not None:
-        measured = replace(measured, counts=_counts(proportion))
+        measured = replace(measured, counts=_counts(proportion), lost_ties=_lost_ties(proportion))
     if measured.value is None or not has_interval:
         note = None if measured.value is None else "a maximum has no confidence interval"
         return replace(measured, interval_note=note)
@@ -252,6 +252,12 @@ def _counts(scores: Scores) -> tuple[int, int, int, int]:
         int((ours & ~theirs).sum()),
         int((~ours & ~theirs).sum()),
     )
+
+
+def _lost_ties(scores: Scores) -> int:
+    """How many of the variant's wrong decisions, where the reference is right or is what is compared with, are ties."""
+    ours = scores["candidate"]
+    return int((scores.get("tie", False) & ~ours & scores.get("reference", True)).sum())
 
 
 def _blank(spec: MetricSpec, scores: Scores) -> Measurement:
