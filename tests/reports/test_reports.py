@@ -31,7 +31,7 @@ from tflite_guard.reports import FORMATS
 from tflite_guard.reports.alerts import alerts
 from tflite_guard.reports.json import read
 from tflite_guard.reports.terminal import View
-from tflite_guard.reports.wording import failure, titles
+from tflite_guard.reports.wording import failure, steps, titles
 from tflite_guard.results import Finding, ManifestInfo, Report, Verdict
 from tflite_guard.text.figures import interval, limit, number, signed, size
 from tflite_guard.text.plain import plain
@@ -281,6 +281,14 @@ def test_what_is_wrong_with_the_reference_is_told_with_the_problems(name: str) -
     rendered = html.unescape(re.sub("</?code>", "", FORMATS[name].text(full())))
     assert "the reference decides for class 3 on all 1,000 examples" in rendered
     assert re.search(r"accuracy is 0\.98(00)?, below the minimum of 0\.99", rendered)
+
+
+def test_the_difference_that_is_told_is_the_one_that_was_judged() -> None:
+    observed = fixed().models[0].variants[1].observed
+    assert observed is not None
+    told = steps(replace(observed, max_steps={"default": 40.0, "reference": 2.0}, kernels="reference"))
+    assert "by up to 2 quantization steps with the reference kernels (40 with the default ones)" in told
+    assert "observed_tolerance allows 1." in told
 
 
 def test_one_table_names_the_renderings_and_their_files(tmp_path: Path) -> None:
