@@ -7,14 +7,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError, UsageError
 from tflite_guard.files import contained, find_root, lfs_pointer, sniff, write_atomically
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
+from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import describe
 from tflite_guard.vocabulary import DEFAULT_MANIFEST, ReferenceKind
@@ -38,40 +39,6 @@ class _Array:
 
     def __str__(self) -> str:
         return f"{list(self.shape)} {self.dtype}"
-
-
-@dataclass(frozen=True)
-class _Port:
-    """One input or output of the model. A first dimension of 1 or None is the batch; no dimensions are a scalar's."""
-
-    shape: tuple[int | None, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return "[" + ", ".join("?" if size is None else str(size) for size in self.shape) + f"] {self.dtype}"
-
-    def takes(self, array: _Array) -> bool:
-        """Whether an array holds one example a row, and numbers that can become the port's without loss of meaning."""
-        kind, own = _kind(array.dtype), _kind(self.dtype)
-        as_numbers = kind == own or (kind in "iu" and own in "iu") or (kind in "biu" and own == "f")
-        return as_numbers and any(_agree(array.shape[1:], example) for example in self.examples())
-
-    def examples(self) -> Iterator[tuple[int | None, ...]]:
-        """The shapes that one example can have; a first dimension above 1 may be a batch or the example's own."""
-        if self.shape:
-            yield self.shape[1:]
-        if not self.shape or (self.shape[0] or 1) > 1:
-            yield self.shape
-
-
-@dataclass(frozen=True)
-class _Names:
-    """What a model takes and gives; aliases are other names for the same, from layers and keys of dictionaries."""
-
-    inputs: dict[str, _Port]
-    outputs: dict[str, _Port]
-    input_aliases: dict[str, str] = field(default_factory=dict)
-    output_aliases: dict[str, str] = field(default_factory=dict)
 
 
 def write_manifest(
@@ -150,7 +117,7 @@ def _check_places(model: str, data: str | None, folder: str) -> None:
             )
 
 
-def _names(kind: ReferenceKind, model: str, signature: str | None, on_log: Callable[[str], None] | None) -> _Names:
+def _names(kind: ReferenceKind, model: str, signature: str | None, on_log: Callable[[str], None] | None) -> Names:
     """What the model takes and gives. Raises EvaluationError for what cannot be evaluated, such as text."""
     real = os.path.realpath(model)
     reference = (
@@ -159,20 +126,18 @@ def _names(kind: ReferenceKind, model: str, signature: str | None, on_log: Calla
     try:
         described = describe(reference, Options(), on_log)
     except EvaluationError as error:
-        advice = "; choose one with --signature" if error.kind == "signature" else ""
-        raise EvaluationError(error.kind, str(error).replace(real, model) + advice) from None
-    sides = {}
-    for side, infos in (("inputs", described.inputs), ("outputs", described.outputs)):
-        sides[side] = {name: _Port(info.shape, info.dtype) for name, info in infos.items()}
-        if not sides[side]:
-            raise ModelFileError(f"{model}: has no {side}; there is nothing to evaluate")
-        for name, port in sides[side].items():
-            if _kind(port.dtype) not in "biuf":
-                message = f"{model}: {side[:-1]} {name!r} holds {port.dtype} values, which cannot be evaluated; "
+        told = str(error).replace(real, model)
+        if error.kind == "signature":
+            told = told.removesuffix('; say which with "signature"') + "; choose one with --signature"
+        raise EvaluationError(error.kind, told) from None
+    for side, infos in (("input", described.inputs), ("output", described.outputs)):
+        if not infos:
+            raise ModelFileError(f"{model}: has no {side}s; there is nothing to evaluate")
+        for name, info in infos.items():
+            if _kind(info.dtype) not in "biuf":
+                message = f"{model}: {side} {name!r} holds {info.dtype} values, which cannot be evaluated; "
                 raise ModelFileError(message + "export the model without that part", "unsupported-type")
-    if len(sides["inputs"]) > 1 and "" in sides["inputs"]:
-        raise ModelFileError(f"{model}: an input has no name, so no array can be bound to it; convert it with names")
-    return _Names(**sides, input_aliases=described.input_aliases, output_aliases=described.output_aliases)
+    return described
 
 
 def _write(path: str, content: bytes) -> None:
@@ -183,7 +148,7 @@ def _write(path: str, content: bytes) -> None:
 
 
 def _manifest(
-    kind: ReferenceKind, reference: dict[str, str], name: str, dataset: dict[str, Any], names: _Names
+    kind: ReferenceKind, reference: dict[str, str], name: str, dataset: dict[str, Any], names: Names
 ) -> dict[str, Any]:
     labelled = "labels" in dataset
     entry: dict[str, Any] = {
@@ -200,13 +165,13 @@ def _manifest(
     return {"schema_version": 1, "datasets": {"evaluation": dataset}, "models": [entry]}
 
 
-def _variants(kind: ReferenceKind, names: _Names) -> list[Any]:
+def _variants(kind: ReferenceKind, names: Names) -> list[Any]:
     floats = all(port.dtype.startswith("float") for port in (*names.inputs.values(), *names.outputs.values()))
     int8: Any = {"name": "int8", "quantization": "int8", "io": "int8"} if floats else "int8"
     return ["float32", int8] if kind == "tflite" else ["float32", "float16", "dynamic_range", int8]
 
 
-def _dataset(data: str, folder: str, arrays: Mapping[str, _Array], names: _Names, notes: list[str]) -> dict[str, Any]:
+def _dataset(data: str, folder: str, arrays: Mapping[str, _Array], names: Names, notes: list[str]) -> dict[str, Any]:
     """The manifest's dataset; `notes` gains what a reader should know of how it came about."""
     inputs = _inputs(names, arrays, data)
     lone = len(inputs) == 1
@@ -230,7 +195,7 @@ def _dataset(data: str, folder: str, arrays: Mapping[str, _Array], names: _Names
     return dataset
 
 
-def _inputs(names: _Names, arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
+def _inputs(names: Names, arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
     """Model input to array: by its exact name, then by another name of it, then where only one is possible.
 
     Names come before shapes for all inputs, so that an array with one input's name never goes to another.
@@ -243,10 +208,11 @@ def _inputs(names: _Names, arrays: Mapping[str, _Array], data: str) -> dict[str,
         if name not in inputs and known:
             inputs[name] = known[0]
     for name, key in inputs.items():
-        if not names.inputs[name].takes(arrays[key]):
+        if not _takes(names.inputs[name], arrays[key]):
             raise DataError(
                 f"{data}: array {key!r} {arrays[key]} does not fit the input of its name, which takes "
-                f"{names.inputs[name]}; change the array, or write the manifest's dataset by hand with preprocess steps"
+                f"{_told(names.inputs[name])}; change the array, or write the manifest's dataset by hand with "
+                "preprocess steps"
             )
     taken = {*inputs.values(), *_named_as_labels(names, arrays)}
     free = {key: array for key, array in arrays.items() if key not in taken}
@@ -255,15 +221,15 @@ def _inputs(names: _Names, arrays: Mapping[str, _Array], data: str) -> dict[str,
     return {name: inputs[name] for name in names.inputs}
 
 
-def _only_fits(ports: Mapping[str, _Port], arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
+def _only_fits(left: Mapping[str, TensorInfo], arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
     """Each input's array where it alone fits and fits no other input. Raises DataError where that leaves a doubt."""
-    fitting = {name: [key for key, array in arrays.items() if port.takes(array)] for name, port in ports.items()}
+    fitting = {name: [key for key, array in arrays.items() if _takes(info, array)] for name, info in left.items()}
     for name, keys in fitting.items():
         rivals = [other for other, others in fitting.items() if other != name and set(keys) & set(others)]
         if len(keys) == 1 and not rivals:
             continue
         listed = ", ".join(f"{key} {arrays[key]}" for key in keys or arrays) or "no other array"
-        wanted = f"input {name!r} {ports[name]}"
+        wanted = f"input {name!r} {_told(left[name])}"
         if not keys:
             raise DataError(f"{data}: no array fits {wanted} (there is {listed}); {BY_HAND}")
         contested = f", which could also be {' or '.join(map(repr, rivals))}" if rivals else ""
@@ -271,7 +237,7 @@ def _only_fits(ports: Mapping[str, _Port], arrays: Mapping[str, _Array], data: s
     return {name: keys[0] for name, keys in fitting.items()}
 
 
-def _named_as_labels(names: _Names, arrays: Mapping[str, _Array]) -> list[str]:
+def _named_as_labels(names: Names, arrays: Mapping[str, _Array]) -> list[str]:
     """The arrays that bear an output's name, or that of labels, such as `y`, `y_test` or `labels`."""
     known = {*names.outputs, *names.output_aliases} - {*names.inputs, *names.input_aliases}
     return [
@@ -281,7 +247,7 @@ def _named_as_labels(names: _Names, arrays: Mapping[str, _Array]) -> list[str]:
     ]
 
 
-def _labels(names: _Names, arrays: Mapping[str, _Array], data: str) -> list[str]:
+def _labels(names: Names, arrays: Mapping[str, _Array], data: str) -> list[str]:
     """What can be the class numbers of a model with one output of classes: by name, else by the values.
 
     One integer an example; of arrays without a telling name, one that reaches from the first class to the last.
@@ -306,8 +272,15 @@ def _range(data: str, key: str) -> tuple[int, int]:
     return min((int(min(part)) for part in parts), default=0), max((int(max(part)) for part in parts), default=0)
 
 
-def _agree(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(w is None or w == s for s, w in zip(shape, wanted, strict=True))
+def _takes(info: TensorInfo, array: _Array) -> bool:
+    """Whether an array holds one example a row, and numbers that can become the input's without loss of meaning."""
+    kind, own = _kind(array.dtype), _kind(info.dtype)
+    as_numbers = kind == own or (kind in "iu" and own in "iu") or (kind in "biu" and own == "f")
+    return as_numbers and info.takes(array.shape)
+
+
+def _told(info: TensorInfo) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in info.shape) + f"] {info.dtype}"
 
 
 def _kind(dtype: str) -> str:
@@ -327,7 +300,7 @@ def _arrays(data: str) -> dict[str, _Array]:
     return {key: _Array(tuple(header.shape), str(header.dtype)) for key, header in npz_headers(data).items()}
 
 
-def _random_arrays(names: _Names, model: str) -> dict[str, Any]:
+def _random_arrays(names: Names, model: str) -> dict[str, Any]:
     """Random inputs of the right shapes, (n, ...): reals in [0, 1), integers 0 and 1; unknown dimensions are 1."""
     import numpy as np
 
@@ -347,7 +320,7 @@ def _random_arrays(names: _Names, model: str) -> dict[str, Any]:
     return arrays
 
 
-def _example(port: _Port, names: _Names) -> tuple[int, ...]:
+def _example(port: TensorInfo, names: Names) -> tuple[int, ...]:
     """The shape of one example: without the batch, which is there when it is 1, unknown, or the same everywhere."""
     first = {other.shape[:1] for other in (*names.inputs.values(), *names.outputs.values())}
     batched = port.shape and (port.shape[0] in (None, 1) or (len(port.shape) > 1 and len(first) == 1))
