@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.conftest import manifest_of, only, write_manifest
 from tflite_guard.manifest import load
-from tflite_guard.manifest.types import FileSpec
+from tflite_guard.manifest.types import Conversion, FileSpec
 from tflite_guard.results import ModelResult, Report
 from tflite_guard.run import pipeline
 from tflite_guard.run.jobs import Options, hidden_rungs, jobs, named_files
@@ -48,6 +48,11 @@ def test_jobs_travel_as_bytes_and_name_every_file(digits: Path) -> None:
     assert pickle.loads(pickle.dumps(job)) == job
     named = {Path(one.path).name for one in named_files(job.model) if isinstance(one, FileSpec)}
     assert named == {"digits.keras", "digits_qat", "digits_int8.tflite", "evaluation.npz", "calibration.npz"}
+
+
+def test_a_recipe_is_a_file_only_where_it_is_one() -> None:
+    path = FileSpec("/repository/recipe.json")
+    assert list(named_files([Conversion(recipe="static_wi8_ai8"), Conversion(recipe=path)])) == [path]
 
 
 def test_the_float_conversion_is_a_hidden_rung_unless_asked_for(digits: Path) -> None:
