@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import EXAMPLES, Run
 from tflite_guard.errors import DataError, EvaluationError, GuardError, UsageError
 from tflite_guard.init import write_manifest
 
@@ -248,3 +250,21 @@ def test_the_keys_of_a_dictionary_of_inputs_bind(place: Path) -> None:
     assert made["inputs"] == {"u_in": "user", "a_item_in": "item"}
     with pytest.raises(DataError, match=r"not certain which array is input 'u_in'.*: extra .*, more"):
         init("model.keras", {"item": rows, "extra": rows, "more": rows}, force=True)
+
+
+def test_the_reference_is_held_to_what_it_has_now(run: Run, place: Path) -> None:
+    import keras
+
+    shutil.copy(EXAMPLES / "digits/models/digits.keras", "digits.keras")
+    data = np.load(EXAMPLES / "digits/data/evaluation.npz")
+    image = data["image"].astype(np.float32) / 16
+    np.savez("data.npz", image=image, y=data["label"])
+    made = run("init", "digits.keras", "data.npz", cwd=place)
+    assert made.code == 0, made.err
+    outputs = keras.saving.load_model("digits.keras").predict(image, verbose=0)
+    right = np.mean(outputs.argmax(1) == data["label"])
+    assert f"the reference's accuracy on this data is {right:.4f}" in made.out
+    reference = json.loads(Path("tflite-guard.json").read_text())["models"][0]["reference"]
+    assert reference["tolerances"] == {"accuracy": {"min": math.floor(right * 100) / 100}}
+    finished = run("check", "--variant", "float32", "--format", "json", cwd=place)
+    assert (finished.code, finished.report["models"][0]["reference"]["verdict"]) == (0, "pass")

@@ -14,10 +14,12 @@ from typing import Any
 
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError, UsageError
 from tflite_guard.files import contained, find_root, lfs_pointer, sniff, write_atomically
+from tflite_guard.manifest import load
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.run.jobs import Options
-from tflite_guard.run.pipeline import describe
+from tflite_guard.run.pipeline import describe, run
+from tflite_guard.text.figures import number
 from tflite_guard.vocabulary import DEFAULT_MANIFEST, ReferenceKind
 
 KINDS: dict[str, ReferenceKind] = {"keras": "keras", "hdf5": "keras", "saved_model": "saved_model", "tflite": "tflite"}
@@ -53,7 +55,8 @@ def write_manifest(
     """Write a manifest that passes `validate` and runs; yields what was done, a line each.
 
     Without data, an .npz of random inputs is written beside it, which checks that conversion works and
-    says nothing of accuracy. `signature` chooses among several of a SavedModel or .tflite.
+    says nothing of accuracy. With labels the reference is run on them, and held to the accuracy that it has.
+    `signature` chooses among several of a SavedModel or .tflite.
 
     Raises:
         UsageError: the model is of no supported kind, or a file to write exists already.
@@ -82,10 +85,14 @@ def write_manifest(
             f"{data}: random examples (n = {count}); they show that conversion works, not how accurate it is",
             "replace them with real data and labels",
         ]
-    reference = {kind: _relative(model, folder)} | ({"signature": signature} if signature is not None else {})
+    reference: dict[str, Any] = {kind: _relative(model, folder)} | (
+        {"signature": signature} if signature is not None else {}
+    )
     manifest = _manifest(kind, reference, Path(model).stem, _dataset(data, folder, found, names, notes), names)
-    _write(output, (json.dumps(manifest, indent=2) + "\n").encode())
+    _write(output, _text(manifest))
     yield from notes
+    if "labels" in manifest["datasets"]["evaluation"]:
+        yield _gate_reference(manifest, output, on_log)
     variants = ", ".join(
         variant if isinstance(variant, str) else variant["name"] for variant in manifest["models"][0]["variants"]
     )
@@ -147,8 +154,32 @@ def _write(path: str, content: bytes) -> None:
         raise EvaluationError("file", f"{path}: cannot be written ({error.strerror}); name another with -o") from None
 
 
+def _text(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2) + "\n").encode()
+
+
+def _gate_reference(manifest: dict[str, Any], output: str, on_log: Callable[[str], None] | None) -> str:
+    """Hold the reference to the accuracy that it has on this data, rounded down; gives what was found, in a line.
+
+    A reference that gets worse later is a broken set-up, which every comparison with it would hide.
+    """
+    report = run([load(output)], Options(variants=("float32",)), on_log=on_log)
+    (model,) = report.models
+    if model.error is not None:
+        return f"the reference could not be run on this data: {model.error.message}"
+    accuracy = model.reference.metrics.get("accuracy")
+    least = math.floor((accuracy or 0.0) * 100) / 100
+    if least > 0:
+        manifest["models"][0]["reference"]["tolerances"] = {"accuracy": {"min": least}}
+        _write(output, _text(manifest))
+    suspect = " ".join(finding.message for finding in model.findings)
+    return f"the reference's accuracy on this data is {number(accuracy, 'accuracy')}" + (
+        f"; {suspect}" if suspect else f", and the manifest holds it to at least {least:g}"
+    )
+
+
 def _manifest(
-    kind: ReferenceKind, reference: dict[str, str], name: str, dataset: dict[str, Any], names: Names
+    kind: ReferenceKind, reference: dict[str, Any], name: str, dataset: dict[str, Any], names: Names
 ) -> dict[str, Any]:
     labelled = "labels" in dataset
     entry: dict[str, Any] = {
