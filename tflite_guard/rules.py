@@ -99,7 +99,8 @@ _ALL = (
         "note",
         "State was reset before each example",
         "The model carries state from one call to the next, and each example was evaluated as if it were the first.",
-        "Where the application keeps the state between calls, make an example of a whole sequence.",
+        'Where the application keeps the state between calls, set `"state": "kept"` on the model, and name what '
+        "belongs together (the windows of a recording) as the `group` of the evaluation data.",
     ),
     Rule(
         "nothing-quantized",

@@ -197,7 +197,7 @@ def _state_reset(what: str) -> Finding:
     return finding(
         "state-reset",
         f"{what} carries state from call to call, and each example was evaluated as if it were the first; where the "
-        "application keeps the state, make an example of a whole sequence",
+        'application keeps the state, set "state": "kept" and name what belongs together as the data\'s "group"',
     )
 
 
