@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.files import make_folders, sha256_of
-from tflite_guard.manifest.types import FileSpec
+from tflite_guard.manifest.types import FileSpec, FunctionSpec
 from tflite_guard.run.cache import Cache
 from tflite_guard.run.jobs import Job, Options, named_files
 from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit, readable_paths
@@ -67,14 +67,18 @@ class Workshop:
 
 
 def _needed(jobs: Sequence[Job], options: Options, roots: Sequence[str]) -> list[str]:
-    """What children may read for some jobs, links aside; whole folders only where code is to be run."""
-    found: list[str] = []
-    for named in (named for job in jobs for named in named_files(job.model)):
-        if isinstance(named, FileSpec):
-            found.append(named.path)
-        elif options.allow_code:
-            found += [named.root, *roots]
+    """What children may read for some jobs, links aside; whole folders only where code of the user's reads data."""
+    named = [one for job in jobs for one in named_files(job.model)]
+    found = [one.path for one in named if isinstance(one, FileSpec)]
+    if options.allow_code:
+        found += [one.root for one in named if isinstance(one, FunctionSpec)]
+        found += roots if any(_reads_by_code(job) for job in jobs) else ()
     return found
+
+
+def _reads_by_code(job: Job) -> bool:
+    calibrations = (variant.conversion.calibration for variant in job.model.variants)
+    return any(data is not None and data.function is not None for data in (job.model.evaluation, *calibrations))
 
 
 def _make_folder(path: str) -> None:
