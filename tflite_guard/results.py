@@ -257,6 +257,16 @@ class ModelResult:
     """What concerns the reference, and so every variant."""
 
     @property
+    def hidden(self) -> tuple[VariantResult, ...]:
+        """The rungs that nobody asked for, from the reference towards the variants."""
+        return () if self.float32 is None else (self.float32,)
+
+    @property
+    def rungs(self) -> tuple[VariantResult, ...]:
+        """All that was evaluated: hidden rungs, then the variants."""
+        return (*self.hidden, *self.variants)
+
+    @property
     def reference_verdict(self) -> Verdict:
         """What the reference's tolerances and findings make of the model, at least."""
         return Verdict.worst([self.reference.verdict, *(finding.verdict for finding in self.findings)])

@@ -128,7 +128,7 @@ def _section(model: ModelResult, called: str) -> Block:
     urgent = [variant for variant in model.variants if _needs_attention(variant)]
     calm = [variant for variant in model.variants if not _needs_attention(variant)]
     title = f"{MARKS[model.verdict]} {code(called)}"
-    rest = table(model, ([model.float32] if model.float32 else []) + calm)
+    rest = table(model, [*model.hidden, *calm])
     if not urgent:
         return _folded(f"{title} {_came_out(calm, 'variant')}", [_about(model), rest, _chart(model), _remarks(model)])
     others = _came_out(calm, "other variant") if calm else "The float conversion alone"

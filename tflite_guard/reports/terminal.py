@@ -151,7 +151,7 @@ def _widths(columns: list[_Column], groups: list[list[_Row]], foldable: Sequence
 
 def _groups(model: ModelResult, narrow: bool) -> list[list[_Row]]:
     """The rows of each variant."""
-    alone = [_rows(model, model.float32, "float32 (conversion alone)", narrow)] if model.float32 is not None else []
+    alone = [_rows(model, rung, f"{plain(rung.name)} (conversion alone)", narrow) for rung in model.hidden]
     return [*alone, *(_rows(model, variant, plain(variant.name), narrow) for variant in model.variants)]
 
 

@@ -43,7 +43,7 @@ def _rows(model: ModelResult, variant: VariantResult, columns: list[_Column]) ->
     observed = variant.observed.metrics if variant.observed else ()
     rows += [_name(metric, "observed") + "".join(column.of(metric) for column in columns) for metric in observed]
     rows = rows or [f'<td colspan="{len(columns) + 1}">could not be evaluated</td>']
-    alone = variant is model.float32
+    alone = any(variant is rung for rung in model.hidden)
     details = [*(["conversion alone"] if alone else []), *_size(model, variant)]
     small = f"<br><sub>{', '.join(map(_whole, details))}</sub>" if details else ""
     head = f'<td rowspan="{len(rows)}">{MARKS[variant.judged]}{NBSP}{code(variant.name)}{small}</td>'

@@ -56,12 +56,7 @@ def may_have_interval(metric: MetricResult) -> bool:
 def compression(variant: VariantResult, model: ModelResult) -> str:
     """How many times smaller than the float32 .tflite, e.g. `3.6×`; empty where that is not known."""
     whole = next(
-        (
-            v.artifact.size_bytes
-            for v in (model.float32, *model.variants)
-            if v and v.quantization == "float32" and v.artifact
-        ),
-        None,
+        (rung.artifact.size_bytes for rung in model.rungs if rung.quantization == "float32" and rung.artifact), None
     )
     if (
         whole is None
