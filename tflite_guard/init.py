@@ -286,11 +286,12 @@ def _labels(names: Names, arrays: Mapping[str, _Array], data: str) -> list[str]:
     if len(names.outputs) != 1:
         return []
     ((_, output),) = names.outputs.items()
-    if len(output.shape) != 2 or _kind(output.dtype) != "f":
+    example = output.example_shapes[0]
+    if len(example) != 1 or _kind(output.dtype) != "f":
         return []
     whole = [key for key, array in arrays.items() if len(array.shape) == 1 and _kind(array.dtype) in "iu"]
     named = [key for key in _named_as_labels(names, arrays) if key in whole]
-    classes = max(output.shape[1] or 0, 2)
+    classes = max(example[0] or 0, 2)
     return named or [key for key in whole if _range(data, key) == (0, classes - 1)]
 
 
@@ -311,7 +312,9 @@ def _takes(info: TensorInfo, array: _Array) -> bool:
 
 
 def _told(info: TensorInfo) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in info.shape) + f"] {info.dtype}"
+    """What data for an input looks like: the first axis counts examples."""
+    sizes = ("?" if size is None else str(size) for size in (None, *info.example_shapes[0]))
+    return f"[{', '.join(sizes)}] {info.dtype}"
 
 
 def _kind(dtype: str) -> str:
