@@ -114,6 +114,7 @@ class Experiment:
     name: str
     recovered: float
     confidence_interval: tuple[float, float] | None
+    """95 %, of `recovered`, on examples that chose nothing; None where it was not confirmed."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,64 @@ class Remedy:
     verified: bool
     metrics: dict[str, float | None]
     size_bytes: int | None
+    float_operators: int = 0
+    """Operators that compute in float with it."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder from the reference to what the application gives."""
+
+    name: str
+    """`reference`, `float32`, `float16`, `weights`, `int16x8`, `int8`, `file` or `application`."""
+    value: float | None
+    """Of the metric that is diagnosed; None where it has no value."""
+    sqnr: float | None
+    """Decibels, of the outputs to the reference's; None where they are identical or could not be had."""
+    identical: bool = False
+    note: str | None = None
+    """Why it could not be had."""
+
+
+@dataclass(frozen=True)
+class TensorLoss:
+    """How one activation fares in the quantized graph. Ranges are in real units."""
+
+    tensor: str
+    operator: str
+    """The type of the operator that computes it."""
+    isolated: float | None
+    """SQNR in decibels of this tensor's quantization by itself, its operator fed with float values."""
+    cumulative: float | None
+    """SQNR in decibels of its values in the quantized graph to those in the float graph."""
+    calibrated: tuple[float, float]
+    """The range that the quantized file gives it."""
+    evaluated: tuple[float, float]
+    """Its true range on the evaluation data."""
+    clipped: float
+    """The fraction of its values on the evaluation data that lie outside the range."""
+    codes: int
+    """How many of its integers occur on the evaluation data."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was done to find why a variant is worse, whatever came of it."""
+
+    metric: str
+    """The metric whose loss was to be explained."""
+    examples: int
+    """Of the evaluation data, that experiments were made on; half chose, half confirmed."""
+    ladder: tuple[Rung, ...] = ()
+    tensors: tuple[TensorLoss, ...] = ()
+    """In the order of execution; of more than 200 those that lose most."""
+    tried: tuple[Experiment, ...] = ()
+    """Every experiment that chose nothing further, by what it gave back; at most 50."""
+    front: tuple[Remedy, ...] = ()
+    """Remedies none of which another one beats in both the metric and the size."""
+    note: str | None = None
+    """Why there is no cause, or no diagnosis."""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,6 +264,8 @@ class VariantResult:
     seconds: dict[str, float]
     observed: Observed | None = None
     line: int = 0
+    diagnosis: Diagnosis | None = None
+    """None where none was asked for or needed."""
 
     @property
     def judged(self) -> Verdict | None:
