@@ -16,7 +16,7 @@ from tflite_guard.cli import cli
 from tflite_guard.errors import GuardError
 from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, TOLERANCES
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
 
 
