@@ -9,14 +9,19 @@ from hypothesis import strategies as st
 
 from tflite_guard.results import (
     Artifact,
+    Diagnosis,
     ErrorInfo,
+    Experiment,
     Finding,
     ManifestInfo,
     MetricResult,
     ModelResult,
     Observed,
     ReferenceResult,
+    Remedy,
     Report,
+    Rung,
+    TensorLoss,
     Tool,
     VariantResult,
     Verdict,
@@ -193,8 +198,68 @@ def fixed() -> Report:
     )
 
 
+def diagnosed(one: VariantResult) -> VariantResult:
+    """A failing variant with a proven cause and remedies."""
+    cause = Finding(
+        "calibration-range-mismatch",
+        "warning",
+        "calibration data reach 0.0625 where evaluation inputs reach 1: 94 % of the input's values are clipped; apply "
+        "the same preprocess to 'calib' as to 'test'",
+        primary=True,
+        evidence={"calibrated": [0.0, 0.0625], "evaluated": [0.0, 1.0], "clipped": 0.94},
+        experiment=Experiment("recalibrated with evaluation inputs", 0.96, (0.91, 1.0)),
+        tensor="serving_default_image:0",
+        operator="CONV_2D (conv/Relu)",
+    )
+    training = Remedy(
+        "calibrate on 'train', which is prepared like 'test'",
+        {"calibration": "train", "calibration_options": None},
+        True,
+        {"accuracy": 0.9775, "sqnr": 24.125, "size_bytes": 24000.0},
+        24_000,
+    )
+    wider = Remedy("16-bit activations", {"quantization": "int16x8"}, True, {"accuracy": 0.9795}, 24_600)
+    mixed = Remedy("keep conv in float", {"keep_float": ["conv"]}, False, {"accuracy": 0.955, "sqnr": None}, 31_000, 3)
+    ladder = (
+        Rung("reference", 0.98, None, identical=True),
+        Rung("float32", 0.98, 118.4),
+        Rung("float16", 0.98, 71.25),
+        Rung("weights", 0.978, 38.5),
+        Rung("int16x8", None, None, note="LiteRT has no 16-bit kernel for SIN"),
+        Rung("int8", 0.91, 11.375),
+    )
+    tensors = tuple(
+        TensorLoss(f"conv_{layer}/Relu;conv_{layer}/BiasAdd", "CONV_2D", 30.0 - layer, 12.5, (0.0, 6.0), (-0.5, 51.06),
+                   0.0125, 200 - layer)
+        for layer in range(12)
+    )  # fmt: skip
+    tried = (
+        Experiment("recalibrated with evaluation inputs", 0.96, (0.91, 1.0)),
+        Experiment("calibration data rescaled by 16", 0.95, None),
+        Experiment("conv/Relu and the operators around it in float", 0.31, None),
+        Experiment("conv/Relu equalized", -0.02, None),
+    )
+    return replace(
+        one,
+        findings=(cause, *one.findings),
+        remedies=(training, wider, mixed),
+        diagnosis=Diagnosis("accuracy", 512, ladder, tensors, tried, (training, wider, mixed), None, 2.5),
+    )
+
+
+def unexplained(one: VariantResult) -> VariantResult:
+    """A failing variant whose diagnosis has proven nothing."""
+    tried = tuple(
+        Experiment(f"{layer} and the operators around it in float", 0.04 / place, None)
+        for place, layer in enumerate(("dense", "conv", "pool", "flatten"), 1)
+    )
+    note = "the drop of 0.0100 is too small to tell changes apart on 1,000 examples"
+    return replace(one, diagnosis=Diagnosis("accuracy", 1000, tried=tried, note=note, seconds=3.5))
+
+
 def full() -> Report:
-    """The fixed report with one more model, which has every kind of finding and a reference with tolerances."""
+    """The fixed report with diagnoses, and one more model, which has every kind of finding and a reference with
+    tolerances."""
     coarse = variant(
         "int8",
         Verdict.WARN,
@@ -227,7 +292,10 @@ def full() -> Report:
         ),
     )
     report = fixed()
-    return replace(report, models=(*report.models, suspect))
+    digits, *others = report.models
+    explained = {"int8": diagnosed, "proof": unexplained}
+    variants = tuple(explained.get(one.name, lambda one: one)(one) for one in digits.variants)
+    return replace(report, models=(replace(digits, variants=variants), *others, suspect))
 
 
 COMMANDS = [
@@ -289,9 +357,35 @@ def named(text: str) -> Report:
         warning, ignored = replace(finding, severity="warning"), replace(finding, ignored=text)
         observed = one.observed and replace(one.observed, path=text, metrics=tuple(map(metric, one.observed.metrics)))
         error = one.error and ErrorInfo(one.error.kind, text)
-        metrics = tuple(map(metric, one.metrics))
+        causes = [cause(found) for found in one.findings if found.primary]
         return replace(
-            one, name=text, metrics=metrics, findings=(finding, warning, ignored), observed=observed, error=error
+            one,
+            name=text,
+            metrics=tuple(map(metric, one.metrics)),
+            findings=(*causes, finding, warning, ignored),
+            remedies=tuple(map(remedy, one.remedies)),
+            observed=observed,
+            error=error,
+            diagnosis=one.diagnosis and diagnosis(one.diagnosis),
+        )
+
+    def cause(one: Finding) -> Finding:
+        proof = one.experiment and replace(one.experiment, name=text)
+        return replace(one, message=text, experiment=proof, tensor=text, operator=text, evidence={text: text})
+
+    def remedy(one: Remedy) -> Remedy:
+        patch = {text: {text: [text]}, f"{text}2": None}
+        return replace(one, title=text, patch=patch, metrics={text: 0.5, f"{text}2": None})
+
+    def diagnosis(one: Diagnosis) -> Diagnosis:
+        return replace(
+            one,
+            metric=text,
+            ladder=tuple(replace(rung, note=rung.note and text) for rung in one.ladder),
+            tensors=tuple(replace(loss, tensor=text, operator=text) for loss in one.tensors),
+            tried=tuple(replace(experiment, name=text) for experiment in one.tried),
+            front=tuple(map(remedy, one.front)),
+            note=one.note and text,
         )
 
     def model(one: ModelResult) -> ModelResult:

@@ -96,7 +96,7 @@ def test_the_cause_is_told_with_the_failure_and_not_once_more() -> None:
     (model,) = report.models
     caused = replace(model, variants=tuple(replace(one, findings=(cause,)) for one in model.variants))
     (told,) = commands(render(replace(report, models=(caused,))))
-    assert told.message.endswith("Cause: calibration saw inputs up to 16, here up to 1")
+    assert told.message.endswith("Cause: calibration saw inputs up to 16, here up to 1.")
 
 
 def test_a_finding_of_several_variants_is_one_annotation_that_names_them() -> None:

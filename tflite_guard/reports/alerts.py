@@ -44,6 +44,8 @@ class Alert:
     fingerprint: str
     ignored: str | None = None
     """Of a finding that the manifest accepts: why."""
+    cause: Finding | None = None
+    """The finding that an experiment has proven to be the cause of the problem."""
 
     @property
     def where(self) -> str:
@@ -70,8 +72,7 @@ def untold_findings(report: Report) -> Iterator[tuple[ModelResult, VariantResult
         yield from ((model, None, finding) for finding in model.findings if finding.verdict is Verdict.PASS)
         for variant in model.variants:
             for finding in variant.findings:
-                cause = finding.primary and finding.ignored is None and variant.verdict is not Verdict.PASS
-                if not cause and not wording.is_problem(variant, finding):
+                if not wording.is_cause(variant, finding) and not wording.is_problem(variant, finding):
                     yield model, variant, finding
 
 
@@ -82,16 +83,16 @@ def fingerprint(
     return _hash([rule, model.manifest.repository_path, model.name, variant, metric, observed, *more])
 
 
-def explained(problem: wording.Problem) -> str:
-    """A problem's message with the reference where it does not have it and, where it is known, the cause."""
+def explained(problem: wording.Problem, why: wording.Explanation | None) -> str:
+    """A problem's message with the reference where it does not have it, and with its explanation."""
     sentences, metric = [problem.message], problem.metric
     if metric is not None and metric.reference is not None and metric.failed_limit in WITHOUT_REFERENCE:
         reference, drop = figures.exact(metric.reference, metric.metric), figures.signed(metric.drop)
         ends = metric.confidence_interval
         within = f", 95 % interval {figures.interval(ends, metric.metric)}" if ends and metric.drop is not None else ""
         sentences.append(f"The float reference has {reference}, a drop of {drop.lstrip('+')}{within}.")
-    if problem.cause is not None:
-        sentences.append(f"Cause: {problem.cause}")
+    if why is not None:
+        sentences.append(why.text)
     return " ".join(sentences)
 
 
@@ -116,10 +117,15 @@ def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
             problem.title,
             variant,
             metric,
-            explained(problem),
+            explained(problem, problem.explanation),
             line,
             identity,
+            cause=_cause(problem.model, variant),
         )
+
+
+def _cause(model: ModelResult, variant: str | None) -> Finding | None:
+    return next((wording.primary(owner) for owner in model.variants if owner.name == variant), None)
 
 
 def _rule(problem: wording.Problem) -> str:

@@ -49,7 +49,8 @@ def render(report: Report, rest: str = REST) -> str:
         report: a finished report.
         rest: where to find those that are more than GitHub shows.
     """
-    return _written([*map(_of_problem, wording.problems(report)), *_of_findings(report)], rest)
+    told = wording.explained_once(wording.problems(report))
+    return _written([*(_of_problem(problem, why) for problem, why in told), *_of_findings(report)], rest)
 
 
 def problem_annotations(problems: Sequence[errors.ManifestProblem], rest: str = "the log has all of them") -> str:
@@ -62,8 +63,10 @@ def remark(level: Severity, title: str, message: str) -> str:
     return str(_Annotation(level, plain(title), plain(message, LONGEST_MESSAGE)))
 
 
-def _of_problem(problem: wording.Problem) -> _Annotation:
+def _of_problem(problem: wording.Problem, why: wording.Explanation | None) -> _Annotation:
+    """The explanation is told once, at a variant's first problem; the others have the cause alone."""
     where = _cut(logged(problem.where), LONGEST_WHERE)
+    brief = problem.explanation and problem.explanation.brief
     if problem.finding is not None:
         what = problem.rule
     elif problem.metric is not None and not problem.variants:
@@ -72,7 +75,14 @@ def _of_problem(problem: wording.Problem) -> _Annotation:
         what = ("observed " if problem.observed else "") + plain(problem.metric.name)
     else:
         what = "observed outputs" if problem.observed else "could not be evaluated"
-    return _at(LEVELS[problem.verdict], problem.model, problem.line, where, what, explained(problem))
+    return _at(
+        LEVELS[problem.verdict],
+        problem.model,
+        problem.line,
+        where,
+        what,
+        explained(problem, brief if why is None else why),
+    )
 
 
 def _of_findings(report: Report) -> Iterator[_Annotation]:

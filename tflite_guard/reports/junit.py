@@ -6,7 +6,7 @@ Many list cases by their names alone, so a case's name holds the variant too, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
 from tflite_guard.reports import wording
@@ -32,9 +32,9 @@ def render(report: Report) -> str:
 
 
 def _suite(model: ModelResult, title: str, report: Report) -> ElementTree.Element:
-    cases = [*_of_reference(model), *(case for variant in model.variants for case in _cases(variant))]
+    cases = [*_of_reference(model), *(case for variant in model.variants for case in _cases(model, variant))]
     if model.error is not None and all(variant.error is None for variant in model.variants):
-        cases = [*cases, _case(None, "evaluation", Verdict.ERROR, model.error.message, 0)]
+        cases = [*cases, _case("evaluation", Verdict.ERROR, model.error.message, 0)]
     for case, name in zip(cases, _apart([case.attrib["name"] for case in cases]), strict=True):
         case.set("classname", title)
         case.set("name", name)
@@ -54,7 +54,7 @@ def _suite(model: ModelResult, title: str, report: Report) -> ElementTree.Elemen
 
 def _nothing(report: Report) -> ElementTree.Element:
     """The suite of a run without models, which is no success where the run came to nothing."""
-    case = _case(None, "check", report.verdict, "; ".join(report.notes), 0)
+    case = _case("check", report.verdict, "; ".join(report.notes), 0)
     case.set("classname", "tflite-guard")
     errors = str(int(case.find("error") is not None))
     suite = ElementTree.Element("testsuite", name="tflite-guard", tests="1", failures="0", errors=errors, skipped="0")
@@ -77,17 +77,18 @@ def _apart(names: list[str]) -> Iterator[str]:
 def _of_reference(model: ModelResult) -> Iterator[ElementTree.Element]:
     """What the reference itself is tested for, and findings about it that make a verdict worse."""
     for check in model.reference.checks:
-        yield _case(None, f"reference: {plain(check.name)}", check.verdict, _failure(check), 0)
+        yield _case(f"reference: {plain(check.name)}", check.verdict, _failure(check), 0)
     for finding in model.findings:
         if finding.verdict is not Verdict.PASS:
-            yield _case(None, f"reference: {plain(finding.rule)}", finding.verdict, finding.message, 0)
+            yield _case(f"reference: {plain(finding.rule)}", finding.verdict, finding.message, 0)
 
 
-def _cases(variant: VariantResult) -> Iterator[ElementTree.Element]:
+def _cases(model: ModelResult, variant: VariantResult) -> Iterator[ElementTree.Element]:
+    why = _why(wording.explanation(model, variant))
     # What was measured is the whole variant's time; its first case carries it.
     seconds = sum(variant.seconds.values())
     for name, verdict, message in _outcomes(variant):
-        yield _case(variant, f"{plain(variant.name)}: {name}", verdict, message, seconds)
+        yield _case(f"{plain(variant.name)}: {name}", verdict, message, seconds, why)
         seconds = 0
 
 
@@ -113,8 +114,16 @@ def _failure(metric: MetricResult) -> str:
     return wording.failure(metric) if metric.problem else ""
 
 
+def _why(explanation: wording.Explanation | None) -> list[str]:
+    """Cause, proof and remedy, a line each, then the lines for the manifest."""
+    if explanation is None:
+        return []
+    told = [f"{label}: {sentence}" for label, sentence in explanation.sentences]
+    return told + ([explanation.change] if explanation.change else []) + list(explanation.patch)
+
+
 def _case(
-    variant: VariantResult | None, name: str, verdict: Verdict | None, message: str, seconds: float
+    name: str, verdict: Verdict | None, message: str, seconds: float, why: Sequence[str] = ()
 ) -> ElementTree.Element:
     case = ElementTree.Element("testcase", name=name, time=_seconds(seconds))
     if verdict is Verdict.PASS:
@@ -123,8 +132,7 @@ def _case(
         ElementTree.SubElement(case, "skipped", message="measured and not judged: it has no tolerance")
         return case
     said = plain(message, wording.LONGEST_MESSAGE)
-    cause = "" if variant is None else plain(wording.cause(variant) or "", wording.LONGEST_MESSAGE)
-    told = f"{said}\nCause: {cause}" if cause else said
+    told = "\n".join([said, *(line for line in why if line != f"Cause: {said}")])
     if verdict in TAGS:
         ElementTree.SubElement(case, TAGS[verdict], type=verdict.value, message=said).text = told
     else:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from tflite_guard.reports import chart, wording
+from tflite_guard.reports import chart, diagnosis_tables, wording
 from tflite_guard.reports.fitting import Block, Item, Page, size
 from tflite_guard.reports.markup import MARKS, code, direction, escaped, prose
 from tflite_guard.reports.variant_table import table
-from tflite_guard.reports.wording import Problem, count
+from tflite_guard.reports.wording import Explanation, Problem, count
 from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
 from tflite_guard.text.plain import plain
 
@@ -54,8 +54,9 @@ def has_news(report: Report) -> bool:
 
 def _parts(report: Report, problems: list[Problem]) -> Iterator[Item | Block]:
     yield Item(f"## {MARKS[report.verdict]} Quantization: {_verdict(report)}\n\n{_changes(report)}")
-    yield _list(map(_problem, problems[:PROBLEMS_IN_SIGHT]))
-    hidden = problems[PROBLEMS_IN_SIGHT:]
+    told = wording.explained_once(problems)
+    yield _list(_problem(problem, why) for problem, why in told[:PROBLEMS_IN_SIGHT])
+    hidden = told[PROBLEMS_IN_SIGHT:]
     if hidden:
         yield Item(f"<p>{len(hidden):,} more are told below.</p>\n")
     yield _notes(report)
@@ -66,8 +67,11 @@ def _parts(report: Report, problems: list[Problem]) -> Iterator[Item | Block]:
             yield _section(model, titles[id(model)])
     if any(metric.conclusive is False for model in report.models for v in model.variants for metric in v.metrics):
         yield Item("<p><b>?</b> The interval holds the limit: with other examples the verdict could differ.</p>\n")
-    # After the tables, which say the same of each variant in less space.
-    yield _folded(f"{len(hidden):,} more problems", [_list(map(_problem, hidden))])
+    # After the tables, which are of every variant.
+    yield Block("", (one for model in report.models for one in _diagnoses(model, titles[id(model)])))
+    # They say the same of each variant in less space, too.
+    more = _list(_problem(problem, why) for problem, why in hidden)
+    yield _folded(f"{len(hidden):,} more problems", [more])
     yield _environment(report)
 
 
@@ -104,11 +108,30 @@ def _changes(report: Report) -> str:
     return f"<p>Values since the baseline: {told}.</p>\n" if told else ""
 
 
-def _problem(problem: Problem) -> Item:
+def _problem(problem: Problem, why: Explanation | None) -> Item:
     where = code(problem.title) + (f" / {_names(problem.variants)}" if problem.variants else "")
-    cause = "" if problem.cause is None else f"<br>Cause: {prose(problem.cause)}"
-    cause += f" ({code(problem.rule)})" if problem.finding is not None else ""
-    return Item(f"<li>{MARKS[problem.verdict]} <b>{where}</b> {_sentence(problem)}{cause}</li>\n", "problem")
+    rule = f" ({code(problem.rule)})" if problem.finding is not None else ""
+    told = _sentence(problem) + rule + ("" if why is None else _explanation(why))
+    return Item(f"<li>{MARKS[problem.verdict]} <b>{where}</b> {told}</li>\n", "problem")
+
+
+def _explanation(why: Explanation) -> str:
+    """Cause, proof, place and remedy below one another, then the lines for the manifest."""
+    told = "".join(
+        f"<br>\n<b>{label}:</b> {prose(sentence)}" + (f" ({code(why.rule)})" if label == "Cause" and why.rule else "")
+        for label, sentence in why.sentences
+    )
+    lines = ",\n".join(escaped(line) for line in why.patch)
+    change = f"<br>\n{prose(why.change)}" if why.change else ""
+    return told + change + (f":\n<pre>{lines}</pre>" if lines else "")
+
+
+def _diagnoses(model: ModelResult, title: str) -> Iterator[Block]:
+    """What was done to find each cause, folded."""
+    for variant in model.variants:
+        if (found := variant.diagnosis) is not None:
+            what = f"Diagnosis of {code(title)} / {code(variant.name)}"
+            yield _folded(what, diagnosis_tables.tables(found, variant))
 
 
 def _names(names: Sequence[str]) -> str:

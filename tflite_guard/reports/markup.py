@@ -14,7 +14,9 @@ MARKS = {Verdict.PASS: "✅", Verdict.WARN: "⚠️", Verdict.FAIL: "❌", Verdi
 LONGEST_NAME = 100
 """In tables, where a longer name would push the figures out of sight."""
 # What GitHub takes for nothing else: plain words and numbers too short to be a commit.
-_HARMLESS = re.compile(r"[\[(]?([A-Za-z]+(-[A-Za-z]+)*|[+−-]?\d{1,6}([.,]\d{1,6})*(e[+-]\d\d)?|%)[\])]?[.,;:?]?|")
+_HARMLESS = re.compile(
+    r"[\[(]?([A-Za-z]+(['-][A-Za-z]+)*|\d{1,3}-bit|[+−-]?\d{1,6}([.,]\d{1,6})*(e[+-]\d\d)?|%)[\])]?[.,;:?]?|"
+)
 _PUNCTUATION = re.compile(r"([.,;:?]+(?: |$))")
 
 

@@ -88,6 +88,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.meaning},
         "help": {"text": rule.advice},
+        **({"helpUri": f"{HOME}/blob/main/docs/rules/{rule.id}.md"} if rule.id in RULES else {}),
         "defaultConfiguration": {"level": rule.severity},
         "properties": {"tags": ["quantization"], "precision": "very-high", "problem.severity": severity},
     }
@@ -132,6 +133,8 @@ def _figures(alert: Alert) -> dict[str, Any]:
     named = {"model": plain(alert.model.name)}
     if alert.variant is not None:
         named["variant"] = plain(alert.variant)
+    if alert.cause is not None:
+        named["cause"] = plain(alert.cause.rule, 100)
     return named | ({} if alert.metric is None else _of_metric(alert.metric))
 
 

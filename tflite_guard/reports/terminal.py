@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tflite_guard.reports import wording
-from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.reports.wording import Explanation
+from tflite_guard.results import MetricResult, ModelResult, Report, Rung, VariantResult, Verdict
 from tflite_guard.text import figures
 from tflite_guard.text.plain import logged, plain
 
@@ -29,7 +30,7 @@ LAYOUTS = ((False, 3, ("name",)), (True, 2, ("name",)), (True, 1, ("name",)), (T
 LONGEST_WORD = 20
 """Of a name; a longer one is folded before any figure is crowded."""
 _INDENTED_WORD = re.compile(r"(?:^ )?\S+")
-_WHOLE = re.compile(r"95 %|\d dB|\[[^\s\[\],]+(?: dB)?, [^\s\[\],]+\]")
+_WHOLE = re.compile(r"\d (?:%|dB|B|[kMG]B)|\[[^\s\[\],]+(?: dB)?, [^\s\[\],]+\]")
 """What no line may break inside."""
 _JOINT = "\ue000"
 """A character that is no space; in a name it becomes one, which harms nothing."""
@@ -61,11 +62,13 @@ class View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report, titles = self._report, wording.titles(self._report)
         problems = wording.problems(report)
-        for problem in problems:
+        for problem, why in wording.explained_once(problems):
             mark = (f"{wording.MARKS[problem.verdict]} ", STYLES[problem.verdict])
             rule = (f" ({problem.rule})", "dim") if problem.finding is not None else ""
             told = Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}", rule)
             yield from _wrapped(told, console, options)
+            for line in () if why is None else _explanation(why):
+                yield from _wrapped(line, console, options, 2)
         if problems:
             yield Text("")
         for position, model in enumerate(report.models):
@@ -73,6 +76,8 @@ class View:
             yield _heading(model, titles[id(model)])
             if model.error is None:
                 yield _table(model, options.max_width)
+                for ladder in _ladders(model):
+                    yield from _wrapped(ladder, console, options, 2)
                 for finding in _findings(model):
                     yield from _wrapped(finding, console, options)
                 yield from (Text(f"  note: {plain(note, 2000)}", style="dim") for note in model.notes)
@@ -81,12 +86,40 @@ class View:
         yield _footer(report)
 
 
-def _wrapped(text: Text, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-    """The lines of a text, none of which breaks an interval or a number from its unit."""
+def _wrapped(text: Text, console: Console, options: ConsoleOptions, indent: int = 0) -> Iterator[Text]:
+    """The lines of a text, none of which breaks an interval or a number from its unit; indented, the rest further."""
     text.plain = _WHOLE.sub(lambda found: found[0].replace(" ", _JOINT), text.plain)
-    for line in text.wrap(console, options.max_width):
+    for position, line in enumerate(text.wrap(console, options.max_width - 2 * indent)):
         line.plain = line.plain.replace(_JOINT, " ")
+        line.pad_left(indent * (1 + bool(position)))
         yield line
+
+
+def _explanation(why: Explanation) -> Iterator[Text]:
+    """Cause, proof, place and remedy, then the lines for the manifest."""
+    for label, sentence in why.sentences:
+        rule = f" ({why.rule})" if label == "Cause" and why.rule else ""
+        yield Text.assemble((f"{label}: ", "bold"), sentence, (rule, "dim"))
+    if why.change:
+        yield Text(why.change + (":" if why.patch else ""))
+    for line in why.patch:
+        yield Text(f"  {line}" + ("," if line is not why.patch[-1] else ""))
+
+
+def _ladders(model: ModelResult) -> Iterator[Text]:
+    """A line for each diagnosis: where on the way from the reference it is lost."""
+    for variant in model.variants:
+        if (found := variant.diagnosis) is None or not found.ladder:
+            continue
+        metric = next((one.metric for one in variant.metrics if one.name == found.metric), found.metric)
+        rungs = " → ".join(_rung(one, metric) for one in found.ladder)
+        yield Text.assemble((f"{plain(variant.name)}, {plain(found.metric)} by rung: ", "bold"), rungs)
+
+
+def _rung(one: Rung, metric: str) -> str:
+    value, decibels = wording.rung(one, metric)
+    beside = plain(one.note) if one.note is not None else decibels
+    return f"{plain(one.name)} {value}" + (f" ({beside})" if beside else "")
 
 
 def _heading(model: ModelResult, title: str) -> Text:

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from tflite_guard.results import Finding, MetricResult, ModelResult, Observed, Report, VariantResult, Verdict
+from tflite_guard.results import (
+    Diagnosis,
+    Experiment,
+    Finding,
+    MetricResult,
+    ModelResult,
+    Observed,
+    Remedy,
+    Report,
+    Rung,
+    TensorLoss,
+    VariantResult,
+    Verdict,
+)
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
 from tflite_guard.vocabulary import METRICS
 
 LONGEST_MESSAGE = 2000
+LONGEST_LINE = 300
+"""Of what is to be written into a manifest."""
+MOST_LINES = 20
+MOST_TRIED = 3
+"""Experiments that a sentence names."""
+MOST_FIGURES = 4
+"""Metrics of a remedy that a sentence names."""
 LONGEST_PLACE = 50
 """Of a title, where the end of a path says most and the name comes after it."""
 MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.ERROR: "✗", None: "–"}
@@ -146,6 +167,46 @@ def _end_of(path: str) -> str:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """Why a variant does not pass and what to change, in sentences; None where there is nothing to say."""
+
+    rule: str | None = None
+    """The rule of the cause."""
+    cause: str | None = None
+    """The primary finding's message; without one, why no cause is proven."""
+    proof: str | None = None
+    """The experiment, and how much of the loss came back; without a cause, what was tried."""
+    place: str | None = None
+    """The tensor and the operator."""
+    remedy: str | None = None
+    """The first verified one: its title, what the metrics then are, its size."""
+    patch: tuple[str, ...] = ()
+    """What to set in the manifest for it, as lines of the variant's object."""
+    change: str = ""
+    """Where the lines go, and which keys of that object go away."""
+
+    @property
+    def sentences(self) -> list[tuple[str, str]]:
+        """All but the lines of the manifest, each with its label."""
+        cause, proof = ("No cause is proven", "Tried") if self.rule is None else ("Cause", "Proof")
+        named = [(cause, self.cause), (proof, self.proof), ("Place", self.place), ("Fix", self.remedy)]
+        return [(label, sentence) for label, sentence in named if sentence is not None]
+
+    @property
+    def text(self) -> str:
+        """All of it in one line, for what shows no more."""
+        told = [f"{label}: {one if one.endswith(('.', '!', '?')) else one + '.'}" for label, one in self.sentences]
+        if self.change:
+            told.append(f"{self.change}: {', '.join(self.patch)}" if self.patch else f"{self.change}.")
+        return " ".join(told)
+
+    @property
+    def brief(self) -> Explanation:
+        """The cause alone."""
+        return Explanation(self.rule, self.cause)
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that did not pass, in words and with its place."""
 
@@ -165,8 +226,8 @@ class Problem:
     message: str
     line: int
     """Of the manifest: the tolerance's own, else the variant's, else the model's; 0 where unknown."""
-    cause: str | None = None
-    """The variant's primary finding."""
+    explanation: Explanation | None = None
+    """Why, and what to change, where a diagnosis has something to say."""
     finding: Finding | None = None
     """The finding that it is: one that makes a verdict worse."""
 
@@ -187,6 +248,17 @@ def problems(report: Report) -> list[Problem]:
     )
 
 
+def explained_once(found: list[Problem]) -> list[tuple[Problem, Explanation | None]]:
+    """Problems, each variant's explanation at the first of its problems alone."""
+    told: set[int] = set()
+    return [(one, None if id(one.explanation) in told else _seen(one.explanation, told)) for one in found]
+
+
+def _seen(one: Explanation | None, told: set[int]) -> Explanation | None:
+    told.add(id(one))
+    return one
+
+
 def _model_problems(model: ModelResult, title: str) -> Iterator[Problem]:
     if model.error is not None:
         message = plain(model.error.message, LONGEST_MESSAGE)
@@ -199,7 +271,8 @@ def _model_problems(model: ModelResult, title: str) -> Iterator[Problem]:
     for (kind, message), variants in told.items():
         names = tuple(variant.name for variant in variants)
         line = variants[0].line or model.line
-        yield Problem(Verdict.ERROR, model, title, names, None, False, kind, plain(message, LONGEST_MESSAGE), line)
+        why = explanation(model, variants[0]) if len(variants) == 1 else None
+        yield Problem(Verdict.ERROR, model, title, names, None, False, kind, plain(message, LONGEST_MESSAGE), line, why)
     for check in model.reference.checks:
         if check.problem:
             line = (check.tolerance or {}).get("line") or model.line
@@ -215,9 +288,11 @@ def _finding_problems(model: ModelResult, title: str) -> Iterator[Problem]:
     for finding in model.findings:
         if finding.verdict is not Verdict.PASS:
             yield _of_finding(model, title, finding, (), model.line)
-    lines = {variant.name: variant.line for variant in model.variants}
+    variants = {variant.name: variant for variant in model.variants}
     for finding, names in _merged(model, lambda variant, finding: is_problem(variant, finding)):
-        yield _of_finding(model, title, finding, tuple(names), lines[names[0]] or model.line)
+        first = variants[names[0]]
+        problem = _of_finding(model, title, finding, tuple(names), first.line or model.line)
+        yield replace(problem, explanation=_beyond_cause(model, first)) if finding.primary else problem
 
 
 def _of_finding(model: ModelResult, title: str, finding: Finding, names: tuple[str, ...], line: int) -> Problem:
@@ -227,9 +302,20 @@ def _of_finding(model: ModelResult, title: str, finding: Finding, names: tuple[s
     )
 
 
+def _beyond_cause(model: ModelResult, variant: VariantResult) -> Explanation | None:
+    """Where the cause is the problem itself."""
+    found = explanation(model, variant)
+    return found and replace(found, cause=None)
+
+
 def is_problem(variant: VariantResult, finding: Finding) -> bool:
     """Whether a variant's finding is told as a problem of its own, and not as the cause of another."""
     return finding.verdict is not Verdict.PASS and not (finding.primary and _has_problem(variant))
+
+
+def is_cause(variant: VariantResult, finding: Finding) -> bool:
+    """Whether a variant's finding is told as the cause of its problems, and nowhere else."""
+    return finding is primary(variant) and _has_problem(variant)
 
 
 def _has_problem(variant: VariantResult) -> bool:
@@ -241,7 +327,7 @@ def _has_problem(variant: VariantResult) -> bool:
 
 
 def _variant_problems(model: ModelResult, title: str, variant: VariantResult) -> Iterator[Problem]:
-    at, why = variant.line or model.line, cause(variant)
+    at, why = variant.line or model.line, explanation(model, variant)
 
     def problem(verdict: Verdict, metric: MetricResult | None, observed: bool, message: str) -> Problem:
         line = at if metric is None or metric.tolerance is None else metric.tolerance.get("line") or at
@@ -260,10 +346,113 @@ def _variant_problems(model: ModelResult, title: str, variant: VariantResult) ->
         yield problem(observed.steps_verdict, None, True, steps(observed))
 
 
+def primary(variant: VariantResult) -> Finding | None:
+    """The finding that is the cause of what did not pass; None where the cause is not known."""
+    return next((finding for finding in variant.findings if finding.primary and finding.ignored is None), None)
+
+
 def cause(variant: VariantResult) -> str | None:
     """The message of a variant's primary finding; None where the cause is not known."""
-    primary = next((finding for finding in variant.findings if finding.primary and finding.ignored is None), None)
-    return None if primary is None else plain(primary.message, LONGEST_MESSAGE)
+    found = primary(variant)
+    return None if found is None else plain(found.message, LONGEST_MESSAGE)
+
+
+def explanation(model: ModelResult, variant: VariantResult) -> Explanation | None:
+    """Why a variant does not pass, as its diagnosis has it; None without a cause, a verified remedy and a note."""
+    found, mend = primary(variant), next((remedy for remedy in variant.remedies if remedy.verified), None)
+    why = Explanation()
+    if found is not None:
+        message = plain(found.message, LONGEST_MESSAGE)
+        why = replace(why, rule=plain(found.rule, 100), cause=message, proof=proof(found), place=place(found))
+    elif variant.diagnosis is not None and variant.diagnosis.note is not None:
+        note = plain(variant.diagnosis.note, LONGEST_MESSAGE)
+        why = replace(why, cause=note, proof=tried(variant.diagnosis))
+    if mend is not None:
+        at = f"In variant {plain(variant.name)} of {plain(model.manifest.repository_path)}:{variant.line or model.line}"
+        change = f"{at}, {_changes(mend)}" if mend.patch else ""
+        why = replace(why, remedy=remedy(mend, variant), patch=tuple(patch(mend)), change=change)
+    return why if why.sentences else None
+
+
+def proof(finding: Finding) -> str | None:
+    """What the experiment gave back, e.g. `recalibrated, 96 % of the loss comes back (95 % CI 91 to 100 %)`."""
+    if finding.experiment is None:
+        return None
+    ends = finding.experiment.confidence_interval
+    low, high = (figures.share(end) for end in ends) if ends else ("", "")
+    within = f" (95 % CI {low.removesuffix(' %')} to {high})" if ends else ""
+    return f"{recovered(finding.experiment)} of the loss comes back{within}"
+
+
+def recovered(experiment: Experiment) -> str:
+    """An experiment with the share that it gave back: `conv2d in float, 4 %`."""
+    return f"{plain(experiment.name)}, {figures.share(experiment.recovered)}"
+
+
+def place(finding: Finding) -> str | None:
+    """The tensor and the operator that a finding is about."""
+    named = [("tensor", finding.tensor), ("operator", finding.operator)]
+    return ", ".join(f"{what} {plain(name)}" for what, name in named if name is not None) or None
+
+
+def tried(diagnosis: Diagnosis) -> str | None:
+    """The experiments that gave back most, where none gave back enough."""
+    shown = "; ".join(map(recovered, diagnosis.tried[:MOST_TRIED]))
+    more = len(diagnosis.tried) - MOST_TRIED
+    return shown + (f"; and {more:,} more" if more > 0 else "") or None
+
+
+def remedy(mend: Remedy, variant: VariantResult) -> str:
+    """A remedy in a sentence: its title, and what was measured with it on examples that the search did not use."""
+    now = {metric.name: metric for metric in variant.metrics}
+    measured = [
+        f"{plain(name)} {figures.number(value, metric)}" + (f" (now {value_of(now[name])})" if name in now else "")
+        for name, value, metric in _remedied(mend, now)
+    ]
+    measured += [figures.size(mend.size_bytes)] if mend.size_bytes is not None else []
+    measured += [count(mend.float_operators, "operator") + " in float"] if mend.float_operators else []
+    title = plain(mend.title).rstrip(".")
+    verified = "verified on other examples: " if mend.verified else ""
+    return f"{title}; {verified}{', '.join(measured)}" if measured else title
+
+
+def _remedied(mend: Remedy, now: dict[str, MetricResult]) -> Iterator[tuple[str, float | None, str]]:
+    """The metrics of a remedy that a sentence names, without the size, which it tells by itself."""
+    kinds = ((name, value, now[name].metric if name in now else name) for name, value in mend.metrics.items())
+    yield from [one for one in kinds if one[2] != "size_bytes"][:MOST_FIGURES]
+
+
+def patch(mend: Remedy) -> list[str]:
+    """What a remedy sets in the variant's object, a line a key."""
+    kept = [(key, value) for key, value in mend.patch.items() if value is not None][:MOST_LINES]
+    return [plain(f"{_json(key)}: {_json(value)}", LONGEST_LINE) for key, value in kept]
+
+
+def _changes(mend: Remedy) -> str:
+    """What is to be done with the lines and with keys that go away, e.g. `remove "recipe" and set`."""
+    gone = [plain(_json(key)) for key, value in mend.patch.items() if value is None][:MOST_LINES]
+    return " and ".join(([f"remove {', '.join(gone)}"] if gone else []) + (["set"] if patch(mend) else []))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def most_lossy(tensors: Sequence[TensorLoss]) -> list[TensorLoss]:
+    """Those that lose most by themselves first; what could not be measured alone comes last."""
+    return sorted(tensors, key=lambda one: (one.isolated is None, one.isolated or 0.0))
+
+
+def rung(one: Rung, metric: str) -> tuple[str, str]:
+    """What a rung of the ladder gave: the metric's value, and the decibels to the reference where they say more."""
+    decibels = (
+        "identical"
+        if one.identical and one.name != "reference"
+        else ""
+        if one.sqnr is None
+        else figures.number(one.sqnr, "sqnr")
+    )
+    return figures.number(one.value, metric), decibels
 
 
 def steps(observed: Observed) -> str:
@@ -277,9 +466,9 @@ def steps(observed: Observed) -> str:
 
 
 def findings(model: ModelResult) -> list[tuple[Finding, list[str]]]:
-    """Findings that no problem is, each once with the raw names of all its variants; none of these: the reference's."""
+    """Findings that no problem tells of, each once with the raw names of all its variants; none: the reference's."""
     own = [(finding, list[str]()) for finding in model.findings if finding.verdict is Verdict.PASS]
-    return own + _merged(model, lambda variant, finding: not is_problem(variant, finding))
+    return own + _merged(model, lambda variant, one: not is_problem(variant, one) and not is_cause(variant, one))
 
 
 def _merged(model: ModelResult, wanted: Callable[[VariantResult, Finding], bool]) -> list[tuple[Finding, list[str]]]:

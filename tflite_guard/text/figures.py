@@ -44,6 +44,19 @@ def interval(ends: tuple[float, float] | None, metric: str) -> str:
     return "[" + ", ".join(number(end, metric).split(" ")[0].replace("-", "−") for end in ends) + "]"
 
 
+def share(fraction: float) -> str:
+    """A fraction in percent without decimals: `96 %`, `−4 %`; what is beyond ten times the whole as `>999 %`."""
+    percent = round(100 * min(max(fraction, -10), 10))
+    if abs(percent) > 999:
+        return f"{'<−' if percent < 0 else '>'}999 %"
+    return f"{percent} %".replace("-", "−")
+
+
+def span(ends: tuple[float, float]) -> str:
+    """A range of reals in few digits: `[−3.9, 51.1]`."""
+    return "[" + ", ".join(f"{end:.3g}" for end in ends).replace("-", "−") + "]"
+
+
 def size(count: int | None) -> str:
     """Bytes for people."""
     if count is None:
