@@ -22,6 +22,7 @@ SourceKind = Literal["npz", "npy", "images", "csv", "tfrecord", "python"]
 Kernels = Literal["default", "reference"]
 Ranges = Literal["converter", "measured"]
 StateUse = Literal["reset", "kept"]
+DiagnoseUse = Literal["auto", "always", "never"]
 ToleranceKind = Literal["max_drop", "max_relative_drop", "min", "max", "max_regression"]
 
 

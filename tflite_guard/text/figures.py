@@ -44,6 +44,16 @@ def interval(ends: tuple[float, float] | None, metric: str) -> str:
     return "[" + ", ".join(number(end, metric).split(" ")[0].replace("-", "−") for end in ends) + "]"
 
 
+def percent(fraction: float) -> str:
+    """A fraction in whole per cent: `96 %`; what is not nothing is never `0 %`."""
+    return "under 1 %" if 0 < fraction < 0.005 else f"{100 * fraction:.0f} %".replace("-", "−")
+
+
+def span(ends: tuple[float, float]) -> str:
+    """A range of values: `−0.5 to 6.2`."""
+    return " to ".join(f"{end:.4g}".replace("-", "−") for end in ends)
+
+
 def size(count: int | None) -> str:
     """Bytes for people."""
     if count is None:
