@@ -353,6 +353,16 @@ def schema(name: str) -> None:
     click.echo(schema_text(f"{name}-v1"), nl=False)
 
 
+@cli.command()
+@click.argument("rule", required=False)
+def explain(rule: str | None) -> None:
+    """Print what a RULE means, how it is proven, and how to fix or accept it; without one, list all."""
+    from tflite_guard.reports import explanation
+
+    told = explanation.listing() if rule is None else explanation.text(explanation.find(rule))
+    click.echo(told, nl=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: runs a command and exits with the code of the contract."""
     _protect()
