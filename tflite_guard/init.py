@@ -125,9 +125,7 @@ def _check_places(model: str, data: str | None, folder: str) -> None:
             )
 
 
-def names_of(
-    kind: ReferenceKind, model: str, signature: str | None, on_log: Callable[[str], None] | None
-) -> Names:
+def names_of(kind: ReferenceKind, model: str, signature: str | None, on_log: Callable[[str], None] | None) -> Names:
     """What the model takes and gives. Raises EvaluationError for what cannot be evaluated, such as text."""
     real = os.path.realpath(model)
     reference = (

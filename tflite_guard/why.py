@@ -162,7 +162,7 @@ def _manifest(question: Question, folder: str, on_log: OnLog | None) -> dict[str
     kind = init.kind_of(question.reference)
     names = init.names_of(kind, question.reference, None, on_log)
     data = _dataset(question.data, folder, names, question.labels)
-    reference = {kind: init.relative(question.reference, folder)}
+    reference: dict[str, Any] = {kind: init.relative(question.reference, folder)}
     manifest = init.manifest_of(kind, reference, Path(question.reference).stem, data, names)
     (model,) = manifest["models"]
     model["variants"] = [_variant(question, folder)]

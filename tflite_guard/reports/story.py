@@ -8,7 +8,18 @@ import textwrap
 from collections.abc import Iterator
 
 from tflite_guard.reports import wording
-from tflite_guard.results import Diagnosis, Experiment, Finding, ModelResult, Remedy, Report, Rung, VariantResult, Verdict
+from tflite_guard.results import (
+    Diagnosis,
+    Experiment,
+    Finding,
+    MetricResult,
+    ModelResult,
+    Remedy,
+    Report,
+    Rung,
+    VariantResult,
+    Verdict,
+)
 from tflite_guard.text import figures
 from tflite_guard.text.plain import logged, plain
 
@@ -56,11 +67,11 @@ def _variant(model: ModelResult, variant: VariantResult) -> Iterator[str]:
         return
     yield "What is lost"
     for metric in variant.metrics:
-        yield from _wrapped(wording.failure(metric) if metric.problem else _held(metric.name, metric.value, metric.metric), "  ")
+        yield from _wrapped(wording.failure(metric) if metric.problem else _held(metric), "  ")
     if variant.verdict is Verdict.PASS:
         yield from _wrapped("Every tolerance holds, so there is nothing to explain.", "  ")
     if variant.diagnosis is not None and variant.diagnosis.ladder:
-        yield from ("", "Where it is lost", *_ladder(variant.diagnosis, model, variant))
+        yield from ("", "Where it is lost", *_ladder(variant.diagnosis, variant))
     primary = next((one for one in variant.findings if one.primary), None)
     yield from _why(primary, variant.diagnosis)
     for finding in variant.findings:
@@ -69,16 +80,20 @@ def _variant(model: ModelResult, variant: VariantResult) -> Iterator[str]:
     yield from _remedy(variant)
 
 
-def _held(name: str, value: float | None, metric: str) -> str:
-    return f"{plain(name)} is {figures.number(value, metric)}."
+def _held(metric: MetricResult) -> str:
+    own = (
+        f" (the reference's: {figures.number(metric.reference, metric.metric)})" if metric.reference is not None else ""
+    )
+    return f"{plain(metric.name)} is {figures.number(metric.value, metric.metric)}{own}."
 
 
-def _ladder(diagnosis: Diagnosis, model: ModelResult, variant: VariantResult) -> Iterator[str]:
+def _ladder(diagnosis: Diagnosis, variant: VariantResult) -> Iterator[str]:
     kinds = {one.name: one.metric for one in variant.metrics}
     metric = kinds.get(diagnosis.metric, "")
     yield f"  {'':22}  {plain(diagnosis.metric)[:14]:>14}  {'SQNR':>10}"
     for rung in diagnosis.ladder:
-        yield f"  {RUNGS.get(rung.name, plain(rung.name)):22}  {figures.number(rung.value, metric):>14}  {_sqnr(rung):>10}"
+        value, name = figures.number(rung.value, metric), RUNGS.get(rung.name, plain(rung.name))
+        yield f"  {name:22}  {value:>14}  {_sqnr(rung):>10}"
 
 
 def _sqnr(rung: Rung) -> str:
@@ -126,7 +141,12 @@ def _remedy(variant: VariantResult) -> Iterator[str]:
 def plain_json(remedy: Remedy) -> str:
     """A remedy's patch as the lines that go into the manifest."""
     lines = json.dumps(remedy.patch, indent=2, ensure_ascii=True).splitlines()[1:-1]
-    return "\n".join(plain(line, LONGEST) if line == line.strip() else "  " * ((len(line) - len(line.lstrip())) // 2 - 1) + plain(line.strip(), LONGEST) for line in lines)
+    return "\n".join(
+        plain(line, LONGEST)
+        if line == line.strip()
+        else "  " * ((len(line) - len(line.lstrip())) // 2 - 1) + plain(line.strip(), LONGEST)
+        for line in lines
+    )
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
