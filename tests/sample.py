@@ -220,6 +220,8 @@ def diagnosed(one: VariantResult) -> VariantResult:
     )
     wider = Remedy("16-bit activations", {"quantization": "int16x8"}, True, {"accuracy": 0.9795}, 24_600)
     mixed = Remedy("keep conv in float", {"keep_float": ["conv"]}, False, {"accuracy": 0.955, "sqnr": None}, 31_000, 3)
+    steps = {"preprocess": [{"cast": "float32"}]}
+    alike = Remedy("prepare 'calib' like 'test'", steps, False, {"accuracy": 0.978}, 24_000, target="/datasets/calib")
     ladder = (
         Rung("reference", 0.98, None, identical=True),
         Rung("float32", 0.98, 118.4),
@@ -242,7 +244,7 @@ def diagnosed(one: VariantResult) -> VariantResult:
     return replace(
         one,
         findings=(cause, *one.findings),
-        remedies=(training, wider, mixed),
+        remedies=(training, wider, mixed, alike),
         diagnosis=Diagnosis("accuracy", 512, ladder, tensors, tried, (training, wider, mixed), None, 2.5),
     )
 
@@ -375,7 +377,7 @@ def named(text: str) -> Report:
 
     def remedy(one: Remedy) -> Remedy:
         patch = {text: {text: [text]}, f"{text}2": None}
-        return replace(one, title=text, patch=patch, metrics={text: 0.5, f"{text}2": None})
+        return replace(one, title=text, patch=patch, metrics={text: 0.5, f"{text}2": None}, target=one.target and text)
 
     def diagnosis(one: Diagnosis) -> Diagnosis:
         return replace(

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec
-from tflite_guard.results import Artifact, ErrorInfo, Measurement
+from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec, Tolerance
+from tflite_guard.results import Artifact, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
 from tflite_guard.vocabulary import StateUse
 
 
@@ -167,6 +167,16 @@ class Evaluation:
     outputs: tuple[OutputFacts, ...] = ()
 
 
+@dataclass(frozen=True)
+class Diagnosed:
+    """What came of a diagnosis."""
+
+    diagnosis: Diagnosis
+    findings: tuple[Finding, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
+    files: tuple[str, ...] = ()
+
+
 Answer = TypeVar("Answer")
 
 
@@ -228,7 +238,29 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     """What running the reference showed."""
 
 
-AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate
+class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):
+    """Find why one .tflite is worse than the reference, and what would mend it."""
+
+    answer: ClassVar[Any] = Diagnosed
+    evaluate: Evaluate
+    """How it was evaluated."""
+    source: ReferenceSpec
+    """The float model that it was made from, or that is compared with."""
+    float32: str | None
+    """The path of its float conversion, where it has been made."""
+    conversion: Conversion
+    metric: str
+    """The name of the measurement whose loss is to be explained."""
+    higher_is_better: bool
+    failed: bool
+    healthy: float | None
+    """The value to come back to; None means the reference's own."""
+    tolerances: dict[str, Tolerance]
+    converter: bool
+    """Quantize with TensorFlow's converter; else with the LiteRT Quantizer."""
+
+
+AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | Diagnose
 
 
 class Limits(msgspec.Struct, frozen=True):

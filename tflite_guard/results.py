@@ -150,6 +150,8 @@ class Remedy:
     size_bytes: int | None
     float_operators: int = 0
     """Operators that compute in float with it."""
+    target: str = ""
+    """What of the manifest it patches, as a JSON pointer (RFC 6901); empty means the variant."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tflite_guard.reports import FORMATS, wording
 from tflite_guard.reports.alerts import alerts, untold_findings
 from tflite_guard.reports.markdown import COMMENT_LIMIT, render
 from tflite_guard.results import ErrorInfo, Experiment, Finding, ModelResult, Remedy, Report, VariantResult, Verdict
-from tflite_guard.text.figures import share, span
+from tflite_guard.text.figures import percent, span
 
 TOLD = sorted(set(FORMATS) - {"json"})
 
@@ -145,6 +145,11 @@ def test_a_patch_is_lines_of_the_variants_object(patch: dict[str, Any], change: 
     assert json.loads("{" + ",".join(lines) + "}") == {key: value for key, value in patch.items() if value is not None}
 
 
+def test_a_patch_of_something_else_than_the_variant_says_of_what() -> None:
+    told = mended({"preprocess": []}, target="/datasets/calib")
+    assert told.change == "At /datasets/calib of models/vision/tflite-guard.json, set"
+
+
 def test_a_remedy_says_what_it_costs() -> None:
     assert mended({"io": "int8"}, size_bytes=26_000, float_operators=2).remedy == (
         "mend it; verified on other examples: 26.0 kB, 2 operators in float"
@@ -153,7 +158,8 @@ def test_a_remedy_says_what_it_costs() -> None:
 
 
 def test_the_first_verified_remedy_is_told_and_no_other() -> None:
-    unverified, *verified = reversed(diagnosed(FAILED).remedies)
+    training, wider, unverified, _ = diagnosed(FAILED).remedies
+    verified = (wider, training)
     one = replace(diagnosed(FAILED), remedies=(unverified, *verified))
     told = wording.explanation(model_of(one), one)
     assert told is not None
@@ -207,9 +213,10 @@ def test_the_terminal_shows_the_ladder_in_a_line() -> None:
 
 
 def test_shares_and_ranges() -> None:
-    shares = [share(one) for one in (0.96, 0.004, -0.044, 1.0, 1.54, 1e300, -1e300)]
-    assert shares == ["96 %", "0 %", "−4 %", "100 %", "154 %", ">999 %", "<−999 %"]
-    assert span((-3.9123, 51.06)) == "[−3.91, 51.1]"
+    shares = [percent(one) for one in (0.96, 0.0, 0.004, -0.004, -0.044, 1.0, 1.54, 1e308, -1e308)]
+    assert shares[:7] == ["96 %", "0 %", "under 1 %", "0 %", "−4 %", "100 %", "154 %"]
+    assert shares[7:] == ["over 999 %", "under −999 %"]
+    assert span((-3.9123, 51.06)) == "−3.912 to 51.06"
 
 
 def test_an_experiment_that_was_not_confirmed_has_no_interval() -> None:

@@ -33,14 +33,14 @@ def measured_ranges(
     values. Examples are what the model takes, by input name. Raises DataError where there are none or where no
     value is finite, ConversionError for a model without float activations.
     """
-    interpreter = _instrumented(model)
+    interpreter = instrumented(model)
     graph = graphs.read(model)
     tensors = _activations(graph)
     limits = dict.fromkeys(tensors, (np.inf, -np.inf))
     if not tensors:
         raise ConversionError("the model computes nothing in float, so there is nothing to quantize")
     observed = 0
-    for values in _observed(interpreter, graph, examples(), tensors):
+    for values in observations(interpreter, graph, examples(), tensors):
         observed += 1
         for index, value in values.items():
             low, high = limits[index]
@@ -51,11 +51,12 @@ def measured_ranges(
     if not seen:
         raise DataError("on the calibration data the model computes nothing but NaN and infinity; mend the data")
     if clip_percentile is not None:
-        seen = _clipped(_observed(interpreter, graph, examples(), tensors), seen, clip_percentile)
+        seen = _clipped(observations(interpreter, graph, examples(), tensors), seen, clip_percentile)
     return {tensors[index]: pair for index, pair in seen.items()}
 
 
-def _instrumented(model: bytes) -> Interpreter:
+def instrumented(model: bytes) -> Interpreter:
+    """An interpreter whose every tensor can be read after a call."""
     interpreter = Interpreter(
         model_content=model,
         num_threads=1,
@@ -71,7 +72,7 @@ def _activations(graph: graphs.Graph) -> dict[int, str]:
     return {i: t.name for i, t in tensors if t.dtype == "float32" and not t.constant and not t.is_variable}
 
 
-def _observed(
+def observations(
     interpreter: Interpreter, graph: graphs.Graph, examples: Iterable[Mapping[str, Array]], tensors: Iterable[int]
 ) -> Iterator[dict[int, Array]]:
     """The finite, non-empty activations of each example."""
@@ -130,7 +131,7 @@ def _central(counts: npt.NDArray[np.int64], limits: tuple[float, float], percent
     return (float(edges[first]), float(edges[last])) if first < last else limits
 
 
-def inject(model: bytes, ranges: Ranges) -> bytes:
+def inject(model: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:
     """The float flatbuffer with these ranges as its tensors' calibration results; other tensors keep theirs."""
     content = unpack(model)
     for tensor in content.subgraphs[0].tensors:

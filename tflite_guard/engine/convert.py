@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -170,6 +170,17 @@ class FloatModel:
                 f"{quantization} needs calibration data; name a dataset as calibration", "no-calibration"
             )
         return self._int8(conversion, calibration) if quantization == "int8" else self._int16x8(conversion, calibration)
+
+    def rangeable(self, calibration: Calibration) -> bytes:
+        """The float flatbuffer in which every activation that can be quantized has a range, of one example."""
+        return self._calibrated_once(calibration, CalibrationOptions(samples=1))
+
+    def requantize(self, model: bytes, ranges: Mapping[str, tuple[float, float]], float_nodes: Sequence[str]) -> bytes:
+        """An int8 model with float inputs and outputs, from a `rangeable` one with these ranges in place of its own."""
+        try:
+            return self._quantizer(inject(model, ranges), "float32", float_nodes)
+        except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
+            raise ConversionError("this TensorFlow cannot quantize a float .tflite") from error
 
     @cached_property
     def quantization_aware(self) -> bool:

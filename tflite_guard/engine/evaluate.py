@@ -127,6 +127,17 @@ class Scorer:
         if batch.groups is not None:
             self._groups.append(batch.groups)
 
+    def scores(self, title: str) -> Scores:
+        """The per-example scores of the measurement of some name. Raises KeyError where there are none."""
+        return concatenate(self._titled(title).scores)
+
+    def spec(self, title: str) -> MetricSpec:
+        """The metric of the measurement of some name, as it is computed. Raises KeyError where it has no scores."""
+        return self._titled(title).spec
+
+    def _titled(self, title: str) -> _Column:
+        return {one.title: one for one in self._columns if isinstance(one, _Column)}[title]
+
     def measurements(self) -> list[tuple[str, Measurement]]:
         """Each metric's name in the manifest with its measurement."""
         groups = np.concatenate(self._groups) if self._groups else None

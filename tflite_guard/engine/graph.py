@@ -389,6 +389,16 @@ def _matching(subgraph: Subgraph, pattern: str) -> list[int]:
     raise ConversionError(_no_match(pattern, names.values()))
 
 
+def shortest_pattern(graph: Graph, name: str) -> str:
+    """The shortest `keep_float` pattern that means the tensor of this name and no other; else its name itself."""
+    index = next((i for i, tensor in enumerate(graph.main.tensors) if tensor.name == name), None)
+    plain = (one for one in _scopes(name) if not any(c in one for c in "*?["))
+    for candidate in sorted(dict.fromkeys(plain), key=len):
+        if _matching(graph.main, candidate) == [index]:
+            return candidate
+    return name
+
+
 def _no_match(pattern: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(pattern, sorted({s for name in names for s in _segments(name)}), n=5, cutoff=0.4)
     hint = f"; near names: {', '.join(near)}" if near else ""

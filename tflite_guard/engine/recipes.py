@@ -40,18 +40,39 @@ def quantize_with_recipe(
     signature, which its calibration cannot read, get each tensor's true range. Raises ConversionError.
     """
     quantizer_module = _imported()
-    prepared = with_float32_constants(with_builtin_codes(model))
+    content = prepared(model)
     rules = recipe if recipe in RECIPES else _rules(recipe)
-    names = graphs.resolve_keep_float(graphs.read(prepared), keep_float)
+    names = graphs.resolve_keep_float(graphs.read(content), keep_float)
 
     def quantize() -> bytes:
-        quantizer = quantizer_module.Quantizer(prepared, rules)
+        quantizer = quantizer_module.Quantizer(content, rules)
         for name in names:
             quantizer.update_quantization_recipe(f"^{re.escape(name)};?$", "*", algorithm_key="no_quantize")
-        ranges = _ranges(quantizer, prepared, recipe, calibration, options) if quantizer.need_calibration else None
+        ranges = _ranges(quantizer, content, recipe, calibration, options) if quantizer.need_calibration else None
         return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
 
     return _guarded(recipe, quantize)
+
+
+def quantize_with_ranges(
+    model: bytes, recipe: str, ranges: Mapping[str, tuple[float, float]], float_nodes: Sequence[str]
+) -> bytes:
+    """The float .tflite quantized by a static recipe with these ranges, some results left in float."""
+    quantizer_module = _imported()
+
+    def quantize() -> bytes:
+        quantizer = quantizer_module.Quantizer(model, recipe if recipe in RECIPES else _rules(recipe))
+        for name in float_nodes:
+            quantizer.update_quantization_recipe(f"^{re.escape(name)};?$", "*", algorithm_key="no_quantize")
+        statistics = _as_statistics(graphs.read(model), dict(ranges))
+        return bytes(quantizer.quantize(statistics, enable_progress_report=False).quantized_model)
+
+    return _guarded(recipe, quantize)
+
+
+def prepared(model: bytes) -> bytes:
+    """A float .tflite as the quantizer takes it."""
+    return with_float32_constants(with_builtin_codes(model))
 
 
 def _imported() -> Any:

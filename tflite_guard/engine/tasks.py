@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
@@ -21,6 +22,8 @@ from tflite_guard.protocol import (
     Convert,
     Converted,
     DescribeModel,
+    Diagnose,
+    Diagnosed,
     Evaluate,
     Evaluation,
     Names,
@@ -30,7 +33,10 @@ from tflite_guard.protocol import (
 from tflite_guard.vocabulary import StateUse
 
 if TYPE_CHECKING:
+    from tflite_guard.diagnosis.lab import Option, Ranges
     from tflite_guard.engine.convert import FloatModel
+    from tflite_guard.engine.evaluate import Subject
+    from tflite_guard.engine.lab import Quantizer
     from tflite_guard.engine.tflite import Model
 
 Calibration = Callable[[], Iterator[dict[str, Any]]]
@@ -64,6 +70,8 @@ class Session:
                 return self._recipe(request, out)
             case Evaluate():
                 return self._evaluate(request)
+            case Diagnose():
+                return self._diagnose(request)
             case _:
                 assert_never(request)
 
@@ -132,7 +140,12 @@ class Session:
         return _written(model, out)
 
     def _evaluate(self, request: Evaluate) -> Evaluation:
-        from tflite_guard.engine.evaluate import Subject, evaluate, names_for
+        from tflite_guard.engine.evaluate import evaluate
+
+        return replace(evaluate(self._subject(request), request.options, self._progress), reference=request.facts)
+
+    def _subject(self, request: Evaluate) -> Subject:
+        from tflite_guard.engine.evaluate import Subject, names_for
         from tflite_guard.engine.outputs import Outputs
         from tflite_guard.engine.tflite import Model
 
@@ -140,7 +153,7 @@ class Session:
         own = None if request.names is None else request.names.signature
         model = Model.read(request.tflite, request.signature, own)
         names = names_for(model, request.names, recorded)
-        subject = Subject(
+        return Subject(
             model=model,
             recorded=recorded,
             names=names,
@@ -150,7 +163,66 @@ class Session:
             open_data=self._open,
             state=request.state,
         )
-        return replace(evaluate(subject, request.options, self._progress), reference=request.facts)
+
+    def _diagnose(self, request: Diagnose) -> Diagnosed:
+        from tflite_guard.diagnosis.lab import Case
+        from tflite_guard.diagnosis.procedure import diagnose
+        from tflite_guard.engine.lab import EngineLab, gathered_calibration
+
+        subject, conversion = self._subject(request.evaluate), request.conversion
+        workbench = self._workbench(request, subject)
+        calibration = self._calibration(conversion, subject.names)
+        lab = EngineLab(
+            subject=subject,
+            float_model=workbench.float_model,
+            quantizer=workbench.quantizer,
+            converter=workbench.converter,
+            column=request.metric,
+            calibration=None if calibration is None else gathered_calibration(calibration()),
+            calibration_name="" if conversion.calibration is None else conversion.calibration.name,
+            shipped=conversion.tflite is not None,
+            preprocess=(
+                request.evaluate.dataset.preprocess,
+                None if conversion.calibration is None else conversion.calibration.preprocess,
+            ),
+        )
+        case = Case(request.metric, request.higher_is_better, request.failed, request.healthy, request.tolerances)
+        return diagnose(lab, case)
+
+    def _workbench(self, request: Diagnose, subject: Subject) -> Workbench:
+        """How this child quantizes: with the converter where there is TensorFlow, else with the LiteRT Quantizer."""
+        conversion, source = request.conversion, request.source
+        own = self._calibration(conversion, subject.names)
+        evaluation = Conversion("int8", source=source, calibration=request.evaluate.dataset)
+        ranging = own or self._calibration(evaluation, subject.names)
+        assert ranging is not None
+        if not request.converter:
+            return self._recipe_workbench(request, own)
+        model = self._source(source)
+
+        def convert(option: Option) -> bytes:
+            changed = _patched(conversion, option, request.evaluate.dataset)
+            return model.quantize(changed, self._calibration(changed, model.names))
+
+        return Workbench(model.rangeable(ranging), model.requantize, convert)
+
+    def _recipe_workbench(self, request: Diagnose, own: Calibration | None) -> Workbench:
+        from tflite_guard.engine.recipes import prepared, quantize_with_ranges, quantize_with_recipe
+
+        conversion = request.conversion
+        path = conversion.recipe if isinstance(conversion.recipe, str | None) else conversion.recipe.path
+        static = "static_wi8_ai8"
+        float_model = Path(request.float32 or request.source.path).read_bytes()
+
+        def convert(option: Option) -> bytes:
+            changed = _patched(conversion, option, request.evaluate.dataset)
+            calibration = self._calibration(changed, _float_model(request.source).names) if own else None
+            return quantize_with_recipe(
+                float_model, path or static, calibration, changed.keep_float, changed.calibration_options
+            )
+
+        quantizer = partial(_by_ranges, quantize_with_ranges, static) if find_spec("litert_quantizer") else None
+        return Workbench(prepared(float_model), quantizer, convert)
 
     def _source(self, spec: ReferenceSpec) -> FloatModel:
         source = _converter()
@@ -191,6 +263,38 @@ def _converter() -> type[FloatModel]:
         gc.freeze()
         gc.enable()
     return FloatModel
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a laboratory quantizes with."""
+
+    float_model: bytes
+    quantizer: Quantizer | None
+    converter: Callable[[Option], bytes]
+
+
+def _by_ranges(
+    quantize: Callable[..., bytes], recipe: str, model: bytes, ranges: Ranges, nodes: Sequence[str]
+) -> bytes:
+    return quantize(model, recipe, ranges, nodes)
+
+
+def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) -> Conversion:
+    """A conversion as it is with an option's patch in the manifest."""
+    if option.target:
+        assert conversion.calibration is not None
+        return replace(conversion, calibration=replace(conversion.calibration, preprocess=evaluation.preprocess))
+    options = option.patch.get("calibration_options", {})
+    kept = tuple(option.patch.get("keep_float", ()))
+    quantization = option.patch.get("quantization", conversion.quantization)
+    return replace(
+        conversion,
+        quantization=quantization,
+        io=conversion.io if quantization == conversion.quantization else "float32",
+        calibration_options=replace(conversion.calibration_options, **options),
+        keep_float=(*conversion.keep_float, *kept) if quantization == "int8" or conversion.recipe else (),
+    )
 
 
 def _quiet(_done: int, _total: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tflite_guard.judgement import findings
 from tflite_guard.judgement.verdict import judge, within_steps
 from tflite_guard.manifest.types import Ignore, Tolerance, VariantSpec
-from tflite_guard.protocol import Evaluation, Measured, ObservedMeasured
+from tflite_guard.protocol import Diagnosed, Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
     ErrorInfo,
@@ -21,6 +21,7 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
+from tflite_guard.vocabulary import METRICS
 
 Recorded = Callable[[str], float | None]
 """A metric's name to its value in the baseline."""
@@ -107,6 +108,51 @@ def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observ
         tolerance=tolerance,
         steps_verdict=own,
         verdict=Verdict.worst([own, *(metric.verdict for metric in metrics)]),
+    )
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a diagnosis is to explain."""
+
+    metric: str
+    """The measurement's name."""
+    higher_is_better: bool
+    failed: bool
+    healthy: float | None
+    """The value to come back to; None means the reference's own."""
+
+
+def loss_of(result: VariantResult) -> Loss | None:
+    """What a diagnosis of a variant is to explain; None where there is nothing that experiments can measure."""
+    usable = [
+        one
+        for one in result.metrics
+        if one.value is not None and METRICS.get(one.metric, METRICS["size_bytes"]).has_interval
+    ]
+    failed = [one for one in usable if one.verdict not in (None, Verdict.PASS)]
+    chosen = next((one for one in failed if one.reference is not None), next(iter(failed or usable), None))
+    if chosen is None:
+        return None
+    healthy = None
+    if chosen.reference is None and failed:
+        healthy = (chosen.tolerance or {}).get(chosen.failed_limit or "")
+        healthy = chosen.baseline if chosen.failed_limit == "max_regression" else healthy
+    if chosen.reference is None and healthy is None:
+        return None
+    return Loss(chosen.name, chosen.higher_is_better, bool(failed), healthy)
+
+
+def with_diagnosis(result: VariantResult, found: Diagnosed, ignore: Sequence[Ignore]) -> VariantResult:
+    """A variant's result with what a diagnosis found; the cause before all else."""
+    told = findings.accepted(found.findings, ignore)
+    verdict = Verdict.worst([result.verdict, *(one.verdict for one in told)])
+    return replace(
+        result,
+        verdict=verdict,
+        findings=(*told, *result.findings),
+        remedies=found.remedies,
+        diagnosis=found.diagnosis,
     )
 
 

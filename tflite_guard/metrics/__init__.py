@@ -34,7 +34,7 @@ _NOT_FINITE = (
     "for float64"
 )
 
-__all__ = ["BY_NAME", "Scores", "concatenate", "measure", "measure_python", "per_example"]
+__all__ = ["BY_NAME", "Scores", "concatenate", "measure", "measure_python", "per_example", "statistic"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,18 @@ def concatenate(batches: list[Scores]) -> Scores:
     return {key: _joined([batch[key] for batch in batches]) for key in batches[0]}
 
 
+def statistic(spec: MetricSpec, scores: Scores) -> Statistic:
+    """The metric as a function of how often each example counts.
+
+    It takes weights (k, n) and gives (k, 2), the reference's value and the variant's, NaN where undefined.
+    """
+    counted = scores.get("counted")
+    if counted is None:
+        return BY_NAME[spec.metric].statistic(spec, scores)
+    kept = BY_NAME[spec.metric].statistic(spec, {key: array[counted] for key, array in scores.items()})
+    return lambda weights: kept(weights[:, counted])
+
+
 def measure(spec: MetricSpec, scores: Scores, *, groups: Array | None = None, seed: int = 0) -> Measurement:
     """The metric's value, its drop from the reference and a 95 % interval, aggregated in float64.
 
@@ -118,11 +130,11 @@ def _measure(spec: MetricSpec, scores: Scores, groups: Array | None, seed: int) 
         left_out = "" if counted is None or not len(counted) else ": ignore_index leaves every label out"
         return replace(blank, error=f"there are no examples to measure{left_out}")
     try:
-        statistic = BY_NAME[spec.metric].statistic(spec, scores)
+        found = BY_NAME[spec.metric].statistic(spec, scores)
     except EvaluationError as error:
         return replace(blank, error=str(error))
     proportion = scores if _is_proportion(scores) else None
-    return _summarize(blank, statistic, proportion, groups, seed, METRICS[spec.metric].has_interval)
+    return _summarize(blank, found, proportion, groups, seed, METRICS[spec.metric].has_interval)
 
 
 def measure_python(

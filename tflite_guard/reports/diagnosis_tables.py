@@ -48,7 +48,7 @@ def _tensors(tensors: Sequence[TensorLoss]) -> Block:
             _figure(figures.number(one.cumulative, "sqnr")),
             _figure(figures.span(one.calibrated)),
             _figure(figures.span(one.evaluated)),
-            _figure(figures.share(one.clipped)),
+            _figure(figures.percent(one.clipped)),
             f"{one.codes:,}",
         )
         for one in wording.most_lossy(tensors)[:MOST_TENSORS]
@@ -59,14 +59,16 @@ def _tensors(tensors: Sequence[TensorLoss]) -> Block:
 
 def _tried(found: Diagnosis) -> Block:
     rows = (
-        (prose(plain(one.name, LONGEST_EXPERIMENT)), _figure(figures.share(one.recovered)), _interval(one))
+        (prose(plain(one.name, LONGEST_EXPERIMENT)), _figure(figures.percent(one.recovered)), _interval(one))
         for one in found.tried[:MOST_TRIED]
     )
     return _table("What was tried", 1, ("change", "of the loss comes back", "95 % interval"), rows)
 
 
 def _interval(one: Experiment) -> str:
-    return "" if one.confidence_interval is None else _figure(" to ".join(map(figures.share, one.confidence_interval)))
+    return (
+        "" if one.confidence_interval is None else _figure(" to ".join(map(figures.percent, one.confidence_interval)))
+    )
 
 
 def _front(found: Diagnosis, metric: str) -> Block:

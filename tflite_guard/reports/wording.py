@@ -368,9 +368,7 @@ def explanation(model: ModelResult, variant: VariantResult) -> Explanation | Non
         note = plain(variant.diagnosis.note, LONGEST_MESSAGE)
         why = replace(why, cause=note, proof=tried(variant.diagnosis))
     if mend is not None:
-        at = f"In variant {plain(variant.name)} of {plain(model.manifest.repository_path)}:{variant.line or model.line}"
-        change = f"{at}, {_changes(mend)}" if mend.patch else ""
-        why = replace(why, remedy=remedy(mend, variant), patch=tuple(patch(mend)), change=change)
+        why = replace(why, remedy=remedy(mend, variant), patch=tuple(patch(mend)), change=_change(mend, model, variant))
     return why if why.sentences else None
 
 
@@ -379,14 +377,14 @@ def proof(finding: Finding) -> str | None:
     if finding.experiment is None:
         return None
     ends = finding.experiment.confidence_interval
-    low, high = (figures.share(end) for end in ends) if ends else ("", "")
+    low, high = (figures.percent(end) for end in ends) if ends else ("", "")
     within = f" (95 % CI {low.removesuffix(' %')} to {high})" if ends else ""
     return f"{recovered(finding.experiment)} of the loss comes back{within}"
 
 
 def recovered(experiment: Experiment) -> str:
     """An experiment with the share that it gave back: `conv2d in float, 4 %`."""
-    return f"{plain(experiment.name)}, {figures.share(experiment.recovered)}"
+    return f"{plain(experiment.name)}, {figures.percent(experiment.recovered)}"
 
 
 def place(finding: Finding) -> str | None:
@@ -428,10 +426,15 @@ def patch(mend: Remedy) -> list[str]:
     return [plain(f"{_json(key)}: {_json(value)}", LONGEST_LINE) for key, value in kept]
 
 
-def _changes(mend: Remedy) -> str:
-    """What is to be done with the lines and with keys that go away, e.g. `remove "recipe" and set`."""
+def _change(mend: Remedy, model: ModelResult, variant: VariantResult) -> str:
+    """Where the lines go, and keys that go away: `In variant int8 of tflite-guard.json:20, remove "recipe" and set`."""
     gone = [plain(_json(key)) for key, value in mend.patch.items() if value is None][:MOST_LINES]
-    return " and ".join(([f"remove {', '.join(gone)}"] if gone else []) + (["set"] if patch(mend) else []))
+    what = " and ".join(([f"remove {', '.join(gone)}"] if gone else []) + (["set"] if patch(mend) else []))
+    manifest = plain(model.manifest.repository_path)
+    where = f"In variant {plain(variant.name)} of {manifest}:{variant.line or model.line}"
+    if mend.target:
+        where = f"At {plain(mend.target)} of {manifest}"
+    return f"{where}, {what}" if what else ""
 
 
 def _json(value: object) -> str:

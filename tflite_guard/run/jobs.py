@@ -12,6 +12,7 @@ from tflite_guard.files import repository_path
 from tflite_guard.judgement.baseline import Baseline
 from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, Manifest, ModelSpec, VariantSpec
 from tflite_guard.results import ManifestInfo
+from tflite_guard.vocabulary import DiagnoseUse
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Options:
     allow_code: bool = False
     data_roots: tuple[str, ...] = ()
     """Folders outside the repository that manifests may read."""
+    diagnose: DiagnoseUse = "auto"
+    """Look for the cause of what does not pass, of everything, or of nothing."""
     memory_bytes: int | None = None
     """Limit of each child; None means what the machine has."""
 

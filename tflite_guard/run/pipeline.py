@@ -13,10 +13,11 @@ from typing import Any
 
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.judgement.baseline import Baseline, compare, value
-from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
+from tflite_guard.judgement.judging import Outcome, loss_of, reference_result, variant_result, with_diagnosis
 from tflite_guard.manifest.types import Manifest, ReferenceSpec, VariantSpec
-from tflite_guard.protocol import DescribeModel, Evaluation, Names
+from tflite_guard.protocol import DescribeModel, Diagnosed, Evaluation, Names
 from tflite_guard.results import (
+    Diagnosis,
     ErrorInfo,
     ModelResult,
     ReferenceResult,
@@ -29,7 +30,7 @@ from tflite_guard.run.jobs import Job, Options, hidden_rungs, job, jobs
 from tflite_guard.run.steps import TOOL_NAME, Event, OnEvent, Steps, environment, shown, tool_version
 from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit
 from tflite_guard.run.workshop import Workshop
-from tflite_guard.vocabulary import REPORT_VERSION
+from tflite_guard.vocabulary import REPORT_VERSION, DiagnoseUse
 
 
 def run(
@@ -90,11 +91,15 @@ def run_job(
         hidden = hidden_rungs(one.model)
         rungs = [*hidden, *one.model.variants]
         outcomes = _evaluate_all(steps, rungs)
-    name = one.model.name
-    results = [
-        variant_result(rung, outcome, steps.seconds.get(rung.name, {}), partial(value, one.baseline, name, rung.name))
-        for rung, outcome in zip(rungs, outcomes, strict=True)
-    ]
+        name = one.model.name
+        results = [
+            variant_result(
+                rung, outcome, steps.seconds.get(rung.name, {}), partial(value, one.baseline, name, rung.name)
+            )
+            for rung, outcome in zip(rungs, outcomes, strict=True)
+        ]
+        for index, variant in enumerate(one.model.variants, len(hidden)):
+            results[index] = _diagnosed(steps, variant, results[index], options.diagnose)
     result = _model_result(one, results[: len(hidden)], results[len(hidden) :], outcomes)
     on_event(Event(name, None, "done", verdict=result.verdict))
     return result
@@ -215,6 +220,18 @@ def _evaluated(steps: Steps, variant: VariantSpec, known: Evaluation | None, pat
         return Outcome(steps.evaluation(variant, path.result()))
     except EvaluationError as error:
         return Outcome(error=ErrorInfo(error.kind, str(error)))
+
+
+def _diagnosed(steps: Steps, variant: VariantSpec, result: VariantResult, use: DiagnoseUse) -> VariantResult:
+    """A variant's result with the cause of what it loses, where that is asked for."""
+    loss = None if use == "never" or steps.job.model.state == "kept" else loss_of(result)
+    if loss is None or not (loss.failed or use == "always"):
+        return result
+    try:
+        found = steps.diagnosis(variant, loss)
+    except EvaluationError as error:
+        found = Diagnosed(Diagnosis(loss.metric, 0, note=f"the diagnosis could not be made: {error}"))
+    return result if found is None else with_diagnosis(result, found, variant.judgement.ignore)
 
 
 def _by_name(items: Sequence[Any], name: str, kind: str, where: str) -> Any:

@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from tflite_guard.errors import EvaluationError
+from tflite_guard.judgement.judging import Loss
 from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, VariantSpec
 from tflite_guard.protocol import (
     ApplyRecipe,
     Convert,
     Converted,
+    Diagnose,
+    Diagnosed,
     Evaluate,
     Evaluation,
     ReferenceOutputs,
@@ -39,7 +42,7 @@ TOOL_NAME = "tflite-guard"
 _FILE = re.compile(r"outputs\.json|[0-9]{1,6}\.npy|model\.tflite")
 FINAL = frozenset({"conversion", "no-kernel", "custom-object"})
 """Kinds of failed conversions that would fail again, whatever the machine; so they are remembered."""
-A = TypeVar("A", ReferenceOutputs, Converted, Evaluation)
+A = TypeVar("A", ReferenceOutputs, Converted, Evaluation, Diagnosed)
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,40 @@ class Steps:
 
     def evaluation(self, variant: VariantSpec, tflite: str) -> Evaluation:
         """The variant's measurements."""
+        request = self._evaluate(variant, tflite)
+        done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
+        found: Evaluation = done.answer
+        return found
+
+    def diagnosis(self, variant: VariantSpec, loss: Loss) -> Diagnosed | None:
+        """Why a variant is worse; None where there is no float model to make experiments on."""
+        model, conversion = self.job.model, variant.conversion
+        source = conversion.source or model.reference
+        if source.kind == "outputs":
+            return None
+        converter = conversion.recipe is None and environment()["tensorflow"] is not None
+        float32 = VariantSpec(variant.name, Conversion("float32", source=source))
+        request = Diagnose(
+            evaluate=self._evaluate(variant, self.tflite(variant)),
+            source=source,
+            conversion=conversion,
+            metric=loss.metric,
+            higher_is_better=loss.higher_is_better,
+            failed=loss.failed,
+            healthy=loss.healthy,
+            tolerances=variant.judgement.tolerances,
+            float32=None if converter else self.tflite(float32),
+            converter=converter,
+        )
+        parts = (model.reference, model.evaluation, model.metrics, model.state, conversion, variant.evaluation)
+        key = self._key("diagnosis", *parts, variant.judgement, loss)
+        worker = self.workers.tensorflow if converter else self.workers.litert
+        found: Diagnosed = self._step(key, worker, request, variant.name, "diagnose").answer
+        return found
+
+    def _evaluate(self, variant: VariantSpec, tflite: str) -> Evaluate:
         model, reference = self.job.model, self.reference
-        request = Evaluate(
+        return Evaluate(
             tflite=tflite,
             reference=str(reference.entry.folder),
             names=reference.answer.names,
@@ -124,9 +159,6 @@ class Steps:
             state=model.state,
             facts=reference.answer.facts,
         )
-        done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
-        found: Evaluation = done.answer
-        return found
 
     def known(self, variant: VariantSpec) -> Evaluation | None:
         """The variant's measurements if they are in the cache."""

@@ -44,17 +44,17 @@ def interval(ends: tuple[float, float] | None, metric: str) -> str:
     return "[" + ", ".join(number(end, metric).split(" ")[0].replace("-", "−") for end in ends) + "]"
 
 
-def share(fraction: float) -> str:
-    """A fraction in percent without decimals: `96 %`, `−4 %`; what is beyond ten times the whole as `>999 %`."""
-    percent = round(100 * min(max(fraction, -10), 10))
-    if abs(percent) > 999:
-        return f"{'<−' if percent < 0 else '>'}999 %"
-    return f"{percent} %".replace("-", "−")
+def percent(fraction: float) -> str:
+    """A fraction in whole per cent: `96 %`; what is not nothing is never `0 %`, and what is huge is `over 999 %`."""
+    if 0 < fraction < 0.005:
+        return "under 1 %"
+    whole = round(100 * min(max(fraction, -10), 10))
+    return f"{'over' if whole > 0 else 'under'} {'−' * (whole < 0)}999 %" if abs(whole) > 999 else _minus(f"{whole} %")
 
 
 def span(ends: tuple[float, float]) -> str:
-    """A range of reals in few digits: `[−3.9, 51.1]`."""
-    return "[" + ", ".join(f"{end:.3g}" for end in ends).replace("-", "−") + "]"
+    """A range of values: `−0.5 to 6.2`."""
+    return " to ".join(_minus(f"{end:.4g}") for end in ends)
 
 
 def size(count: int | None) -> str:
@@ -67,6 +67,10 @@ def size(count: int | None) -> str:
         if count < scale * 1000 or unit == "GB":
             return f"{count / scale:.1f} {unit}"
     raise AssertionError
+
+
+def _minus(figure: str) -> str:
+    return figure.replace("-", "−")
 
 
 def _unit(metric: str) -> str:

@@ -1,0 +1,28 @@
+"""Causes, a module a family: each looks for evidence, makes the experiments that it suggests, and confirms one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tflite_guard.diagnosis.experiments import Bench
+from tflite_guard.diagnosis.lab import Option
+from tflite_guard.results import Experiment
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What an experiment has shown to cost at least half of what is lost."""
+
+    rule: str
+    message: str
+    experiment: Experiment
+    tensor: str | None = None
+    operator: str | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    options: tuple[Option, ...] = ()
+    """What would mend it, the likeliest first."""
+
+
+Look = Callable[[Bench], Cause | None]

@@ -1,0 +1,96 @@
+"""A file of the user's own: made from other weights, or for inputs of another scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from tflite_guard.diagnosis import evidence
+from tflite_guard.diagnosis.causes import Cause
+from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, Bench
+from tflite_guard.diagnosis.lab import Array, Change, Samples
+
+TRUE_PAIR = 1.0
+"""Steps by which weights of one training differ at most: rounding makes 0.5, one per cent of noise 1.1."""
+
+TRANSFORMS: dict[str, Callable[[Array], Array]] = {
+    "multiplied by 255": lambda x: x * 255,
+    "divided by 255": lambda x: x / 255,
+    "multiplied by 128": lambda x: x * 128,
+    "divided by 128": lambda x: x / 128,
+    "moved from 0..255 to -1..1": lambda x: x / 127.5 - 1,
+    "moved from 0..1 to -1..1": lambda x: x * 2 - 1,
+    "moved from -1..1 to 0..1": lambda x: (x + 1) / 2,
+    "moved from -1..1 to 0..255": lambda x: (x + 1) * 127.5,
+    "moved from 0..255 to -128..127": lambda x: x - 128,
+    "moved from -128..127 to 0..255": lambda x: x + 128,
+    "with its last axis reversed (RGB and BGR swapped)": lambda x: x[..., ::-1],
+}
+
+
+def input_range(bench: Bench) -> Cause | None:
+    """The file is right for inputs of another scale or order of channels."""
+    if not bench.lab.shipped:
+        return None
+    exact = bench.lab.reference(bench.choosing)
+    best: tuple[float, str, Samples] | None = None
+    for name, samples in _transformed(bench.lab.evaluation):
+        outputs = bench.lab.outputs(bench.lab.artifact, samples.take(bench.choosing))
+        closeness = evidence.sqnr(outputs, exact)
+        if closeness is not None and (best is None or closeness > best[0]):
+            best = (closeness, name, samples)
+    if best is None:
+        return None
+    trial = bench.tested(f"the same file on inputs {best[1]}", bench.lab.artifact, best[2])
+    told = bench.confirmed(trial) if trial.quieter >= ONE_BIT else None
+    if told is None:
+        return None
+    return Cause(
+        "input-range-mismatch",
+        f"The file expects inputs {best[1]}: the data is preprocessed for the reference, and otherwise than the file "
+        "was made for. Preprocess both alike, or convert the file anew from this reference with calibration data that "
+        "is preprocessed as the evaluation is.",
+        told,
+        tensor=next(iter(bench.lab.graph.inputs), None),
+        evidence={"transform": best[1], "sqnr": round(best[0], 2)},
+    )
+
+
+def _transformed(samples: Samples) -> Iterator[tuple[str, Samples]]:
+    for name, transform in TRANSFORMS.items():
+        if name.startswith("with its last axis") and not all(
+            v.ndim == 4 and v.shape[-1] == 3 for v in samples.inputs.values()
+        ):
+            continue
+        changed = {
+            key: transform(values).astype(np.float32) if values.dtype.kind == "f" else values
+            for key, values in samples.inputs.items()
+        }
+        yield name, Samples(changed)
+
+
+def stale(bench: Bench) -> Cause | None:
+    """The file was made from other weights than the reference has."""
+    if not bench.lab.shipped:
+        return None
+    apart = bench.lab.weights_differ()
+    if apart is None or apart <= TRUE_PAIR or not bench.lab.quantizable:
+        return None
+    ranges = bench.lab.artifact_ranges
+    fresh = [bench.quantized("quantized anew from the reference, with the file's own ranges", Change(ranges))]
+    if fresh[0].recovered < HALF:
+        real = bench.lab.ranges(bench.lab.evaluation.take(bench.choosing))
+        fresh.append(bench.quantized("quantized anew from the reference", Change(real)))
+    trial = max(fresh, key=lambda one: one.recovered)
+    told = bench.confirmed(trial)
+    if told is None:
+        return None
+    return Cause(
+        "stale-artifact",
+        f"The file was made from other weights than the reference has: they differ by up to {apart:,.0f} quantization "
+        "steps, where rounding makes half a step. Convert it anew from this reference, or name the model that it was "
+        "made from.",
+        told,
+        evidence={"steps": round(apart, 2)},
+    )

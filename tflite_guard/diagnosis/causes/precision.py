@@ -1,0 +1,32 @@
+"""Nothing is broken: 8 bits are too few."""
+
+from __future__ import annotations
+
+from tflite_guard.diagnosis.causes import Cause
+from tflite_guard.diagnosis.experiments import HALF, Bench
+from tflite_guard.diagnosis.lab import Option
+from tflite_guard.errors import EvaluationError
+from tflite_guard.text import figures
+
+INT16 = Option("16-bit activations", {"quantization": "int16x8"})
+
+
+def limit(bench: Bench) -> Cause | None:
+    """More bits for activations, or for weights, give the loss back where no smaller change does."""
+    if not bench.lab.quantizable or bench.lab.shipped:
+        return None
+    try:
+        made = bench.lab.convert(INT16)
+    except EvaluationError:
+        return None
+    trial = bench.tested("16-bit activations (int16x8)", made.handle)
+    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    if told is None:
+        return None
+    return Cause(
+        "precision-limit",
+        "No single tensor and no calibration explains the loss: 8 bits are too few for this network's activations, "
+        f"and with 16 bits {figures.percent(told.recovered)} of it comes back.",
+        told,
+        options=(INT16,),
+    )

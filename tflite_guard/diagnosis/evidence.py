@@ -1,0 +1,134 @@
+"""Numbers that experiments and findings are made of. All in float64."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from tflite_guard.diagnosis.lab import Array, Arrays, Samples
+
+ROBUST = (1.0, 99.0)
+"""Percentiles between which values are compared where a few extremes must have no say."""
+
+
+def noise(outputs: Arrays, reference: Arrays) -> float:
+    """The mean power of the difference, over all values of all outputs, each scaled to its reference's own power."""
+    parts = []
+    for name, wanted in reference.items():
+        exact = wanted.astype(np.float64)
+        power = float(np.mean(np.square(exact - exact.mean(0)))) or 1.0
+        parts.append(float(np.mean(np.square(outputs[name].astype(np.float64) - exact))) / power)
+    return float(np.mean(parts))
+
+
+def sqnr(outputs: Arrays, reference: Arrays) -> float | None:
+    """10 log10 of the pooled signal over the pooled noise; None without noise or without signal."""
+    signal = lost = 0.0
+    for name, wanted in reference.items():
+        exact = wanted.astype(np.float64)
+        signal += float(np.square(exact).sum())
+        lost += float(np.square(outputs[name].astype(np.float64) - exact).sum())
+    return decibels(signal, lost)
+
+
+def decibels(signal: float, lost: float) -> float | None:
+    """10 log10(signal / lost); None where either is zero."""
+    return 10 * float(np.log10(signal / lost)) if signal > 0 and lost > 0 else None
+
+
+def distinct(samples: Samples) -> int:
+    """How many examples differ in any value."""
+    keys = {
+        hashlib.sha256(b"".join(np.ascontiguousarray(v[i]).tobytes() for v in samples.inputs.values())).digest()
+        for i in range(samples.count)
+    }
+    return len(keys)
+
+
+def constants(samples: Samples) -> int:
+    """How many examples hold one value throughout, of inputs of several values."""
+    flat = [v.reshape(len(v), -1) for v in samples.inputs.values() if v[0].size > 1]
+    if not flat:
+        return 0
+    return int(np.all([(v == v[:, :1]).all(1) for v in flat], axis=0).sum())
+
+
+def spread(values: Array) -> tuple[float, float]:
+    """The centre and the width between robust percentiles."""
+    low, high = np.percentile(values.astype(np.float64), ROBUST)
+    return float(low + high) / 2, float(high - low)
+
+
+def extremes(values: Array) -> Array:
+    """Each example's largest distance from the common median, over the median of those: (n,)."""
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    furthest = np.abs(flat - np.median(flat)).max(1)
+    typical = float(np.median(furthest))
+    return furthest / typical if typical > 0 else np.ones(len(flat))
+
+
+def channel_spread(channels: Array) -> float:
+    """The largest channel's range over the median of the channels that have any; 1 where there is nothing to compare.
+
+    `channels` is (channels, 2).
+    """
+    sizes = np.abs(channels).max(1)
+    alive = sizes[sizes > 0]
+    return float(alive.max() / np.median(alive)) if len(alive) > 1 else 1.0
+
+
+def outlier_ratio(weights: Array) -> Array:
+    """Of a constant by its output channels (the first axis): the largest value over the 95th percentile of each."""
+    flat = np.abs(weights.reshape(len(weights), -1).astype(np.float64)) if weights.ndim > 1 else np.abs(weights)[None]
+    usual = np.percentile(flat, 95, axis=1)
+    return np.where(usual > 0, flat.max(1) / np.where(usual > 0, usual, 1), 1.0)
+
+
+def weights_drawn(count: int, resamples: int = 1000, seed: int = 0) -> Array:
+    """How often each example is drawn in each bootstrap resample, (resamples, count); the first row is all ones."""
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples).astype(np.float64)
+    drawn[0] = 1.0
+    return drawn
+
+
+def recovered(
+    healthy: float | None, bad: Array, new: Array, *, higher_is_better: bool
+) -> tuple[float, tuple[float, float] | None] | None:
+    """The fraction of the loss that comes back, with its 95 % bootstrap interval.
+
+    Args:
+        healthy: the value to come back to; None means the reference's own.
+        bad: (k, 2), the metric of the reference and of the bad model by resample; the first row is the data itself.
+        new: the same of the experiment's.
+        higher_is_better: which way is better.
+
+    Returns:
+        None where nothing is lost on these examples.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    goal = sign * (bad[:, 0] if healthy is None else np.full(len(bad), healthy))
+    lost = goal - sign * bad[:, 1]
+    gained = sign * (new[:, 1] - bad[:, 1])
+    if not np.isfinite(lost[0]) or lost[0] <= 0 or not np.isfinite(gained[0]):
+        return None
+    usable = np.isfinite(lost) & np.isfinite(gained) & (lost > 0)
+    value = float(gained[0] / lost[0])
+    if usable.sum() < len(lost) / 2:
+        return value, None
+    low, high = np.percentile(gained[usable] / lost[usable], (2.5, 97.5))
+    return value, (float(low), float(high))
+
+
+def shared(one: Samples, other: Samples) -> int:
+    """How many examples of the first are among the second."""
+    return len(_keys(one) & _keys(other))
+
+
+def _keys(samples: Samples) -> set[bytes]:
+    rows: Mapping[str, Array] = samples.inputs
+    return {
+        hashlib.sha256(b"".join(np.ascontiguousarray(v[i]).tobytes() for v in rows.values())).digest()
+        for i in range(samples.count)
+    }

@@ -1,0 +1,149 @@
+"""Experiments on one case: made on some examples, confirmed on others, and remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from tflite_guard.diagnosis import evidence
+from tflite_guard.diagnosis.lab import Array, Arrays, Case, Change, Handle, Lab, Ranges, Samples, TensorView
+from tflite_guard.results import Experiment
+
+HALF = 0.5
+"""The fraction of the loss that a cause must give back."""
+ONE_BIT = 0.75
+"""The fraction of the noise's power that one bit more takes away: 6 dB."""
+MOST_CALIBRATED = 256
+"""Evaluation inputs that real ranges are taken on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one change gave back on the examples that choose."""
+
+    name: str
+    handle: Handle
+    quieter: float
+    """The fraction of the noise's power that is gone; below zero where there is more."""
+    recovered: float
+    """The fraction of the metric's loss that is back."""
+    samples: Samples | None = None
+    """Inputs in place of the evaluation's, in all examples."""
+
+
+@dataclass
+class Bench:
+    """One case under examination: its examples in three parts, and all that was tried."""
+
+    lab: Lab
+    case: Case
+    tried: list[Trial] = field(default_factory=list)
+
+    @cached_property
+    def _parts(self) -> list[Array]:
+        """Examples that choose, that confirm, and that verify remedies."""
+        return [np.sort(part) for part in np.array_split(np.arange(self.lab.evaluation.count), 3)]
+
+    @property
+    def choosing(self) -> Array:
+        """The examples that experiments are chosen by."""
+        return self._parts[0]
+
+    @property
+    def confirming(self) -> Array:
+        """The examples that a cause is confirmed on."""
+        return self._parts[1]
+
+    @property
+    def verifying(self) -> Array:
+        """The examples that remedies are verified on."""
+        return self._parts[2]
+
+    @cached_property
+    def reference(self) -> Arrays:
+        """The reference's outputs on the choosing examples."""
+        return self.lab.reference(self.choosing)
+
+    @cached_property
+    def bad(self) -> Arrays:
+        """The artifact's outputs on the choosing examples."""
+        return self.lab.outputs(self.lab.artifact, self.lab.evaluation.take(self.choosing))
+
+    @cached_property
+    def real(self) -> Ranges:
+        """Each activation's true range on the choosing examples."""
+        return self.lab.ranges(self.lab.evaluation.take(self.choosing[:MOST_CALIBRATED]))
+
+    @cached_property
+    def views(self) -> list[TensorView]:
+        """How each activation fares with the artifact's ranges."""
+        return self.lab.tensors({**self.real, **self.lab.artifact_ranges}, self.choosing)
+
+    @cached_property
+    def real_views(self) -> list[TensorView]:
+        """How each activation fares with its true range."""
+        return self.lab.tensors(self.real, self.choosing)
+
+    @cached_property
+    def _bad_noise(self) -> float:
+        return evidence.noise(self.bad, self.reference)
+
+    def outputs(self, handle: Handle, rows: Array) -> Arrays:
+        """A model's outputs on some examples."""
+        return self.lab.outputs(handle, self.lab.evaluation.take(rows))
+
+    def quieter(self, outputs: Arrays) -> float:
+        """The fraction of the artifact's noise that some outputs, of the choosing examples, do not have."""
+        return 1.0 - evidence.noise(outputs, self.reference) / self._bad_noise if self._bad_noise > 0 else 0.0
+
+    def value(self, outputs: Arrays, rows: Array) -> float | None:
+        """The metric that is diagnosed, on some examples."""
+        found = self._values(outputs, rows, np.ones((1, len(rows))))[0, 1]
+        return float(found) if np.isfinite(found) else None
+
+    def _values(self, outputs: Arrays, rows: Array, weights: Array) -> Array:
+        return self.lab.statistic(self.lab.scores(outputs, rows), weights)
+
+    def recovered(self, outputs: Arrays, bad: Arrays, rows: Array, weights: Array) -> Experiment | None:
+        """What some outputs give back on some examples, without a name; None where nothing is lost there."""
+        found = evidence.recovered(
+            self.case.healthy,
+            self._values(bad, rows, weights),
+            self._values(outputs, rows, weights),
+            higher_is_better=self.case.higher_is_better,
+        )
+        return None if found is None else Experiment("", *found)
+
+    def quantized(self, name: str, change: Change) -> Trial:
+        """Quantize otherwise, and see."""
+        return self.tested(name, self.lab.quantize(change))
+
+    def tested(self, name: str, handle: Handle, samples: Samples | None = None) -> Trial:
+        """Run a model, or the same one on other inputs, on the choosing examples, and see."""
+        inputs = (samples or self.lab.evaluation).take(self.choosing)
+        outputs = self.lab.outputs(handle, inputs)
+        given = self.recovered(outputs, self.bad, self.choosing, np.ones((1, len(self.choosing))))
+        trial = Trial(name, handle, self.quieter(outputs), given.recovered if given else 0.0, samples)
+        self.tried.append(trial)
+        return trial
+
+    def confirmed(self, trial: Trial) -> Experiment | None:
+        """The experiment on the confirming examples: None unless it gives back half of the loss, surely not by chance.
+
+        Only one hypothesis is ever confirmed, the one that the choosing examples chose, so nothing is corrected.
+        """
+        rows = self.confirming
+        weights = evidence.weights_drawn(len(rows))
+        outputs = self.lab.outputs(trial.handle, (trial.samples or self.lab.evaluation).take(rows))
+        found = self.recovered(outputs, self.outputs(self.lab.artifact, rows), rows, weights)
+        if found is None or found.confidence_interval is None:
+            return None
+        sure = found.recovered >= HALF and found.confidence_interval[0] > 0
+        return Experiment(trial.name, round(found.recovered, 4), _rounded(found.confidence_interval)) if sure else None
+
+
+def _rounded(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    return round(low, 4), round(high, 4)

@@ -1,0 +1,207 @@
+"""What a diagnosis works with: a laboratory that quantizes and runs one model, and what it says of the model's graph.
+
+The procedure knows nothing of TensorFlow, LiteRT or files; `engine/lab.py` implements this on real models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tflite_guard.manifest.types import Tolerance
+from tflite_guard.results import Measurement
+from tflite_guard.vocabulary import Kernels
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+Range = tuple[float, float]
+Ranges = Mapping[str, Range]
+"""Tensor name to its smallest and largest value, in real units."""
+Handle = Any
+"""A model that can be run, as the laboratory holds it."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the float graph."""
+
+    type: str
+    inputs: tuple[str, ...]
+    """Activations that it reads, by name."""
+    outputs: tuple[str, ...]
+    constants: tuple[str, ...] = ()
+    """Constants of floats that it reads, by name."""
+
+
+@dataclass(frozen=True)
+class FloatGraph:
+    """The float model's activations and operators, in the order of execution."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operators: tuple[Operator, ...]
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Inputs and results of floats."""
+        return (*self.inputs, *(name for operator in self.operators for name in operator.outputs))
+
+    def producer(self, tensor: str) -> Operator | None:
+        """The operator that computes a tensor; None of an input."""
+        return next((one for one in self.operators if tensor in one.outputs), None)
+
+    def consumers(self, tensor: str) -> tuple[Operator, ...]:
+        """The operators that read a tensor."""
+        return tuple(one for one in self.operators if tensor in one.inputs)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs of a model by name, examples first."""
+
+    inputs: Arrays
+
+    @property
+    def count(self) -> int:
+        """How many examples."""
+        return len(next(iter(self.inputs.values()))) if self.inputs else 0
+
+    def take(self, rows: Array | Sequence[int]) -> Samples:
+        """Some of them, in this order."""
+        index = np.asarray(rows, np.int64)
+        return Samples({name: values[index] for name, values in self.inputs.items()})
+
+
+@dataclass(frozen=True)
+class Change:
+    """An experiment: how the model is quantized in it."""
+
+    ranges: Ranges
+    """Of activations; those not named keep what the artifact's calibration gave."""
+    keep: tuple[str, ...] = ()
+    """Activations that stay in float, with their producers and consumers."""
+    constants: Mapping[str, Array] | None = None
+    """Constants of the float model that are replaced."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """Another way to make the artifact, as a manifest would say it."""
+
+    title: str
+    patch: Mapping[str, Any]
+    target: str = ""
+    """What the patch is of, as a JSON pointer; empty means the variant."""
+    keep: tuple[str, ...] = ()
+    """Activations that stay in float, by their exact names."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the user would get by an option."""
+
+    handle: Handle
+    size_bytes: int
+    float_operators: int
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """One activation on some examples, in the float graph and in the quantized one. Decibels are None where exact."""
+
+    name: str
+    operator: str
+    range: Range
+    channels: Array
+    """Each channel's range over the last axis, (channels, 2)."""
+    isolated: float | None
+    worst_channel: float | None
+    """`isolated` of the channel that fares worst, of those that carry any power."""
+    cumulative: float | None
+    clipped: float
+    codes: int
+
+
+class Lab(Protocol):
+    """Quantizes and runs one model. Rows are numbers of examples of `evaluation`."""
+
+    evaluation: Samples
+    """The diagnosis's share of the evaluation data."""
+    calibration: Samples | None
+    """What the artifact was calibrated on; None where that is not known."""
+    calibration_name: str
+    shipped: bool
+    """The artifact is a file of the user's own, not made here."""
+    quantizable: bool
+    """Experiments that quantize can be made."""
+    artifact: Handle
+    float32: Handle
+    preprocess: tuple[Any, Any]
+    """What is done to evaluation and to calibration data, to be compared."""
+
+    @property
+    def graph(self) -> FloatGraph:
+        """The float model's activations and operators."""
+
+    @property
+    def artifact_ranges(self) -> Ranges:
+        """What the artifact's scales and zero points say, by the float graph's names."""
+
+    def reference(self, rows: Array) -> Arrays:
+        """The reference's outputs, (n, …) each."""
+
+    def outputs(self, handle: Handle, samples: Samples, kernels: Kernels = "default") -> Arrays:
+        """A model's outputs, dequantized, (n, …) each."""
+
+    def scores(self, outputs: Arrays, rows: Array) -> Mapping[str, Array]:
+        """Per-example scores of the metric that is diagnosed."""
+
+    def statistic(self, scores: Mapping[str, Array], weights: Array) -> Array:
+        """The metric for each row of weights (k, n): (k, 2), of the reference and of the model."""
+
+    def measured(self, outputs: Arrays, rows: Array) -> list[tuple[str, Measurement]]:
+        """Every metric of the variant: its name in the manifest, and its measurement."""
+
+    def quantize(self, change: Change) -> Handle:
+        """An experiment's model, with inputs and outputs in float."""
+
+    def convert(self, option: Option) -> Made:
+        """What the user would get. Raises EvaluationError where it cannot be made."""
+
+    def ranges(self, samples: Samples) -> Ranges:
+        """Each activation's true range in the float graph."""
+
+    def tensors(self, ranges: Ranges, rows: Array) -> list[TensorView]:
+        """How each activation fares when quantized with some ranges."""
+
+    def constant(self, name: str) -> Array:
+        """A constant of the float model, float32."""
+
+    def weights_differ(self) -> float | None:
+        """The median over weight tensors of their largest difference from the float model's, in the artifact's steps.
+
+        At most 0.5 where they are the same weights rounded; None where none can be paired.
+        """
+
+    def rounded(self) -> Handle:
+        """The float model with its weights rounded as int8 quantization rounds them."""
+
+    def place(self, tensor: str) -> str:
+        """The shortest `keep_float` pattern that means just this tensor: the name that its user knows."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be explained."""
+
+    metric: str
+    higher_is_better: bool
+    failed: bool
+    """It is outside of its tolerance."""
+    healthy: float | None
+    """The value that is to be come back to; None means the reference's own."""
+    tolerances: Mapping[str, Tolerance]

@@ -1,0 +1,136 @@
+"""A diagnosis from start to end, in the order in which causes rule one another out.
+
+The ladder says where the metric breaks. Then each family of causes looks for evidence, makes its experiments on a third
+of the examples and confirms at most one on another third. What is confirmed is the primary cause. Remedies are made as
+the user would get them and verified on the last third.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tflite_guard.diagnosis import evidence
+from tflite_guard.diagnosis.causes import Cause, Look, artifact, calibration, conversion, precision, tensors
+from tflite_guard.diagnosis.experiments import Bench, Trial
+from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab
+from tflite_guard.diagnosis.remedies import Search
+from tflite_guard.protocol import Diagnosed
+from tflite_guard.results import Diagnosis, Experiment, Finding, Remedy, Rung, TensorLoss
+from tflite_guard.rules import finding
+
+FEWEST = 30
+"""Examples below which nothing can be shown."""
+MOST_TENSORS = 200
+MOST_TRIED = 50
+SECONDS_FOR_REMEDIES = 20.0
+
+PROCEDURE: tuple[Look, ...] = (
+    conversion.float_conversion,
+    artifact.input_range,
+    artifact.stale,
+    calibration.ranges,
+    tensors.sensitive,
+    conversion.kernels,
+    precision.limit,
+)
+"""Each rules out what comes before it: what is wrong before quantization is not looked for in it."""
+
+
+def diagnose(lab: Lab, case: Case) -> Diagnosed:
+    """Why a variant is worse than its reference, and what would mend it."""
+    started = time.monotonic()
+    bench = Bench(lab, case)
+    count = lab.evaluation.count
+    if count < FEWEST:
+        note = f"{count} examples are too few to prove a cause; evaluate on {FEWEST} and more"
+        return Diagnosed(Diagnosis(case.metric, count, note=note))
+    ladder = _ladder(bench)
+    cause = next((found for look in PROCEDURE if (found := look(bench)) is not None), None) if case.failed else None
+    holding, front = _remedies(bench, cause) if case.failed and lab.quantizable else ((), ())
+    diagnosis = Diagnosis(
+        metric=case.metric,
+        examples=count,
+        ladder=tuple(ladder),
+        tensors=_tensors(bench) if lab.quantizable and lab.artifact_ranges else (),
+        tried=_tried(bench.tried),
+        front=front,
+        note=None if cause is not None or not case.failed else _abstained(bench),
+        seconds=round(time.monotonic() - started, 3),
+    )
+    return Diagnosed(diagnosis, () if cause is None else (_finding(cause),), holding)
+
+
+def _finding(cause: Cause) -> Finding:
+    told = finding(cause.rule, cause.message, **cause.evidence)
+    return replace(told, primary=True, experiment=cause.experiment, tensor=cause.tensor, operator=cause.operator)
+
+
+def _abstained(bench: Bench) -> str:
+    if not bench.tried:
+        return "no experiment could be made on this variant"
+    best = max(bench.tried, key=lambda one: one.recovered)
+    return (
+        f"{len(bench.tried)} experiments were made and none gave back half of the loss on a second set of examples; "
+        f"the best was {best.name}"
+    )
+
+
+def _ladder(bench: Bench) -> list[Rung]:
+    """The metric from the reference to the artifact, on the choosing examples."""
+    lab, rows = bench.lab, bench.choosing
+    rungs = [_rung(bench, "reference", bench.reference, rows), _rung_of(bench, "float32", lab.float32)]
+    if lab.quantizable:
+        rungs.append(_rung_of(bench, "weights", lab.rounded()))
+        rungs.append(_rung_of(bench, "int8", lab.quantize(_as_judged(bench))))
+    rungs.append(_rung(bench, "file", bench.bad, rows))
+    return rungs
+
+
+def _as_judged(bench: Bench) -> Change:
+    return Change({**bench.real, **bench.lab.artifact_ranges})
+
+
+def _rung_of(bench: Bench, name: str, handle: Handle) -> Rung:
+    return _rung(bench, name, bench.outputs(handle, bench.choosing), bench.choosing)
+
+
+def _rung(bench: Bench, name: str, outputs: dict[str, Array], rows: Array) -> Rung:
+    identical = all(np.array_equal(outputs[key], exact) for key, exact in bench.reference.items())
+    return Rung(name, bench.value(outputs, rows), evidence.sqnr(outputs, bench.reference), identical)
+
+
+def _tensors(bench: Bench) -> tuple[TensorLoss, ...]:
+    given = bench.lab.artifact_ranges
+    losses = [
+        TensorLoss(
+            tensor=view.name,
+            operator=view.operator,
+            isolated=view.isolated,
+            cumulative=view.cumulative,
+            calibrated=given.get(view.name, view.range),
+            evaluated=view.range,
+            clipped=view.clipped,
+            codes=view.codes,
+        )
+        for view in bench.views
+    ]
+    worst = sorted(losses, key=lambda one: np.inf if one.isolated is None else one.isolated)[:MOST_TENSORS]
+    kept = {one.tensor for one in worst}
+    return tuple(one for one in losses if one.tensor in kept)
+
+
+def _tried(trials: Sequence[Trial]) -> tuple[Experiment, ...]:
+    best = sorted(trials, key=lambda one: one.recovered, reverse=True)[:MOST_TRIED]
+    return tuple(Experiment(one.name, round(one.recovered, 4), None) for one in best)
+
+
+def _remedies(bench: Bench, cause: Cause | None) -> tuple[tuple[Remedy, ...], tuple[Remedy, ...]]:
+    search = Search(bench, cause)
+    end = time.monotonic() + SECONDS_FOR_REMEDIES
+    while search.remaining() and time.monotonic() < end:
+        search.step()
+    return search.results()

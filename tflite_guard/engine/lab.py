@@ -1,0 +1,429 @@
+"""The laboratory of a diagnosis on real models: flatbuffers in memory, interpreters that are kept.
+
+It quantizes through what is passed in, the converter's second half or the LiteRT Quantizer, so that one procedure
+serves both. Loads no TensorFlow itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite_guard.datasets import Batch, about
+from tflite_guard.diagnosis.evidence import decibels
+from tflite_guard.diagnosis.lab import Change, FloatGraph, Made, Operator, Option, Ranges, Samples, TensorView
+from tflite_guard.engine import feeds
+from tflite_guard.engine import graph as graphs
+from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
+from tflite_guard.engine.evaluate import Scorer, Subject
+from tflite_guard.engine.surgery import pack, unpack
+from tflite_guard.engine.tflite import Model, Runner
+from tflite_guard.errors import DataError
+from tflite_guard.metrics import Scores, statistic
+from tflite_guard.results import Measurement
+from tflite_guard.vocabulary import Kernels
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Quantizer = Callable[[bytes, Ranges, Sequence[str]], bytes]
+"""A float flatbuffer, ranges, and the names of results to leave in float, to a model with float inputs and outputs."""
+MOST_EXAMPLES = 1536
+"""A third chooses, a third confirms, a third verifies."""
+MOST_BYTES = 192 * 2**20
+"""Of inputs held in memory, and of the activations of one look at all tensors."""
+BATCH = 64
+LOOKED_AT = 32
+"""Examples on which every activation is looked at."""
+INTEGERS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+LEVELS = 255
+
+
+@dataclass
+class Held:
+    """A model with an interpreter for each thread, made when first needed."""
+
+    model: Model
+    runners: dict[str, list[Runner]] = field(default_factory=dict)
+
+
+@dataclass
+class EngineLab:
+    """A laboratory for one variant."""
+
+    subject: Subject
+    """The judged artifact, with the data and the reference's outputs."""
+    float_model: bytes
+    """The float flatbuffer, in which every activation that can be quantized has a range."""
+    quantizer: Quantizer | None
+    """None where nothing can be quantized here."""
+    converter: Callable[[Option], bytes]
+    column: str
+    """The name of the measurement that is diagnosed."""
+    calibration: Samples | None
+    calibration_name: str
+    shipped: bool
+    preprocess: tuple[Any, Any] = (None, None)
+
+    def __post_init__(self) -> None:
+        self._rows, self.evaluation, self._labels = _gathered(self.subject)
+        self.artifact = Held(self.subject.model)
+        self.float32 = Held(Model.read(self.float_model, reference=self.subject.names.signature))
+        integers = {t.dtype for t in self.subject.model.graph.main.tensors if t.scale.size and not t.constant}
+        # Experiments quantize activations to 8 bits, so they explain nothing of a file that does not.
+        self.quantizable = self.quantizer is not None and bool(integers & {"int8", "uint8"})
+
+    @cached_property
+    def _graph(self) -> graphs.Graph:
+        return graphs.read(self.float_model)
+
+    @cached_property
+    def graph(self) -> FloatGraph:
+        """The float model's activations and operators."""
+        main = self._graph.main
+        named = {i: t.name for i, t in enumerate(main.tensors) if t.dtype == "float32" and t.name}
+        active = {i: name for i, name in named.items() if not main.tensors[i].constant}
+        operators = []
+        for one in main.operators:
+            constants = tuple(named[i] for i in one.inputs if i in named and i not in active)
+            inputs, outputs = (tuple(active[i] for i in side if i in active) for side in (one.inputs, one.outputs))
+            operators.append(Operator(one.type, inputs, outputs, constants))
+        starts, ends = (tuple(active[i] for i in side if i in active) for side in (main.inputs, main.outputs))
+        return FloatGraph(starts, ends, tuple(operators))
+
+    @cached_property
+    def artifact_ranges(self) -> Ranges:
+        """The ranges that the artifact's scales and zero points say, by the float graph's names."""
+        return _ranges_of(self.subject.model.graph.main, self._graph.main)
+
+    def reference(self, rows: Array) -> Arrays:
+        """The reference's outputs."""
+        recorded = self.subject.recorded
+        return {
+            name: np.stack([recorded.rows(name, int(row), int(row) + 1)[0] for row in self._rows[rows]])
+            for name in self.subject.names.outputs
+        }
+
+    def outputs(self, handle: Held, samples: Samples, kernels: Kernels = "default") -> Arrays:
+        """A model's outputs, computed by as many threads as the laboratory has."""
+        if kernels not in handle.runners:
+            count = self.subject.threads
+            handle.runners[kernels] = [Runner(handle.model, kernels, self.subject.names) for _ in range(count)]
+            handle.runners[kernels][0].self_check(samples.take(range(min(samples.count, 4))).inputs)
+        runners = handle.runners[kernels]
+        for runner in runners:
+            runner.one_by_one = runners[0].one_by_one
+        share = np.array_split(np.arange(samples.count), len(runners))
+
+        def run(runner: Runner, rows: Array) -> list[Arrays]:
+            starts = range(0, len(rows), BATCH)
+            return [runner.run(samples.take(rows[start : start + BATCH]).inputs) for start in starts]
+
+        with ThreadPoolExecutor(len(runners)) as pool:
+            parts = [part for done in pool.map(run, runners, share) for part in done]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def scores(self, outputs: Arrays, rows: Array) -> Scores:
+        """Per-example scores of the metric that is diagnosed."""
+        return self._scorer(outputs, rows).scores(self.column)
+
+    def statistic(self, scores: Mapping[str, Array], weights: Array) -> Array:
+        """The metric for each row of weights: of the reference, and of the model."""
+        return statistic(self._spec, dict(scores))(weights)
+
+    def measured(self, outputs: Arrays, rows: Array) -> list[tuple[str, Measurement]]:
+        """Every metric of the variant."""
+        return self._scorer(outputs, rows).measurements()
+
+    @cached_property
+    def _spec(self) -> Any:
+        return self.subject.scorer().spec(self.column)
+
+    def _scorer(self, outputs: Arrays, rows: Array) -> Scorer:
+        scorer = self.subject.scorer()
+        labels = {key: values[rows] for key, values in self._labels.items()}
+        inputs = self.evaluation.take(rows).inputs
+        scorer.add(Batch(inputs, labels, None, 0), outputs, self.reference(rows))
+        return scorer
+
+    def quantize(self, change: Change) -> Held:
+        """An experiment's model."""
+        assert self.quantizer is not None
+        changed = self._edited(change.constants or {})
+        kept = set(change.keep)
+        touched = [one for one in self.graph.operators if kept & {*one.inputs, *one.outputs}]
+        return Held(
+            Model.read(self.quantizer(changed, change.ranges, [name for one in touched for name in one.outputs]))
+        )
+
+    def convert(self, option: Option) -> Made:
+        """What the user would get by an option."""
+        model = self.converter(option)
+        read = Model.read(model, path="the remedy")
+        return Made(Held(read), len(model), len(graphs.float_operators(read.graph)))
+
+    def ranges(self, samples: Samples) -> Ranges:
+        """Each activation's true range in the float graph."""
+        return measured_ranges(self.float_model, lambda: self._singly(samples))
+
+    def _singly(self, samples: Samples) -> Iterator[dict[str, Array]]:
+        each = ({name: values[i : i + 1] for name, values in samples.inputs.items()} for i in range(samples.count))
+        return feeds.calibration_examples(each, self.subject.names.inputs, None)
+
+    def tensors(self, ranges: Ranges, rows: Array) -> list[TensorView]:
+        """How each activation fares on a few examples when quantized with some ranges."""
+        few = self.evaluation.take(rows[:LOOKED_AT])
+        looks = {name: _Look(*ranges[name]) for name in self.graph.activations if name in ranges}
+        float32 = observations(instrumented(self.float_model), self._graph, self._singly(few), self._indices(looks))
+        quantized = self._quantized_values(ranges, few) if self.quantizable else None
+        for exact in float32:
+            theirs = next(quantized) if quantized is not None else {}
+            for index, value in exact.items():
+                name = self._graph.main.tensors[index].name
+                looks[name].add(value, theirs.get(name))
+        kinds = {name: one.type for one in self.graph.operators for name in one.outputs}
+        return [look.view(name, kinds.get(name, "input")) for name, look in looks.items() if look.seen]
+
+    def _indices(self, names: Mapping[str, Any]) -> list[int]:
+        return [i for i, t in enumerate(self._graph.main.tensors) if t.name in names and not t.constant]
+
+    def _quantized_values(self, ranges: Ranges, samples: Samples) -> Iterator[dict[str, Array]]:
+        """Each example's activations in the quantized graph, as reals, by name."""
+        content = self.quantize(Change(ranges)).model.content
+        assert content is not None
+        graph = graphs.read(content)
+        ports = {i: t for i, t in enumerate(graph.main.tensors) if t.scale.size == 1 and not t.constant}
+        for values in observations(instrumented(content), graph, self._singly(samples), ports):
+            yield {
+                ports[i].name: (value.astype(np.float32) - np.float32(ports[i].zero_point[0])) * ports[i].scale[0]
+                for i, value in values.items()
+            }
+
+    def constant(self, name: str) -> Array:
+        """A constant of the float model."""
+        return self._constants[name]
+
+    @cached_property
+    def _constants(self) -> Arrays:
+        content = unpack(self.float_model)
+        found = {}
+        for read, raw in zip(self._graph.main.tensors, content.subgraphs[0].tensors, strict=True):
+            data = content.buffers[raw.buffer].data
+            if read.constant and read.dtype == "float32" and data is not None:
+                found[read.name] = np.frombuffer(bytes(data), "<f4").reshape(read.shape)
+        return found
+
+    def _edited(self, constants: Mapping[str, Array]) -> bytes:
+        if not constants:
+            return self.float_model
+        content = unpack(self.float_model)
+        for read, raw in zip(self._graph.main.tensors, content.subgraphs[0].tensors, strict=True):
+            if read.constant and read.name in constants:
+                data = np.ascontiguousarray(constants[read.name], "<f4")
+                content.buffers[raw.buffer].data = np.frombuffer(data.tobytes(), np.uint8)
+        return pack(content)
+
+    def weights_differ(self) -> float | None:
+        """The largest difference of the artifact's weights from the float model's, in the artifact's own steps."""
+        ours, theirs = _products(self._graph.main), _products(self.subject.model.graph.main)
+        if [op.type for op in ours] != [op.type for op in theirs]:
+            return None
+        stored = _stored(self.subject.model)
+        largest = [
+            found
+            for own, other in zip(ours, theirs, strict=True)
+            if (found := self._steps_apart(own, other, stored)) is not None
+        ]
+        return max(largest, default=None)
+
+    def _steps_apart(self, own: graphs.Operator, other: graphs.Operator, stored: Mapping[int, Array]) -> float | None:
+        exact = self._constants.get(self._graph.main.tensors[own.inputs[1]].name)
+        tensor = self.subject.model.graph.main.tensors[other.inputs[1]]
+        integers = stored.get(other.inputs[1])
+        if exact is None or integers is None or not tensor.scale.size or exact.shape != integers.shape:
+            return None
+        shape = [1] * exact.ndim
+        shape[tensor.quantized_dimension] = -1
+        scale = tensor.scale.reshape(shape) if tensor.scale.size > 1 else tensor.scale[0]
+        return float(np.max(np.abs(integers - exact / np.where(scale == 0, 1, scale))))
+
+    def rounded(self) -> Held:
+        """The float model with its weights rounded to 8 bits, a scale for each output channel."""
+        rounded = {}
+        for one in _products(self._graph.main):
+            name = self._graph.main.tensors[one.inputs[1]].name
+            if name in self._constants:
+                rounded[name] = _rounded(self._constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
+        return Held(Model.read(self._edited(rounded)))
+
+    def place(self, tensor: str) -> str:
+        """The shortest `keep_float` pattern that means just this tensor."""
+        return graphs.shortest_pattern(self._graph, tensor)
+
+
+def _gathered(subject: Subject) -> tuple[Array, Samples, Arrays]:
+    """A sample of the evaluation data without replacement, in random order: its rows, inputs and labels."""
+    total = subject.recorded.examples
+    order = np.random.default_rng(0).permutation(total)[:MOST_EXAMPLES]
+    wanted = np.sort(order)
+    inputs: list[Arrays] = []
+    labels: list[Arrays] = []
+    data = subject.data()
+    with about(subject.dataset):
+        for batch in data.batches(BATCH):
+            count = len(next(iter(batch.inputs.values())))
+            if not inputs:
+                each = sum(values[:1].nbytes for values in batch.inputs.values())
+                order = order[: max(30, MOST_BYTES // max(1, each))]
+                wanted = np.sort(order)
+            own = wanted[(wanted >= batch.start) & (wanted < batch.start + count)] - batch.start
+            inputs.append({name: np.asarray(values)[own] for name, values in batch.inputs.items()})
+            labels.append({name: np.asarray(values)[own] for name, values in batch.labels.items()})
+    if not inputs:
+        raise DataError("the evaluation data holds no examples")
+    place = np.searchsorted(wanted, order)
+    shuffled, named = (
+        {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]} for parts in (inputs, labels)
+    )
+    return order, Samples(shuffled), named
+
+
+def gathered_calibration(examples: Iterator[Arrays]) -> Samples | None:
+    """Calibration examples, batches of one each, as far as memory allows; None where their shapes differ."""
+    held: list[Arrays] = []
+    size = 0
+    for example in examples:
+        size += sum(values.nbytes for values in example.values())
+        if held and (size > MOST_BYTES or any(values.shape != held[0][name].shape for name, values in example.items())):
+            break
+        held.append(example)
+    return Samples({name: np.concatenate([one[name] for one in held]) for name in held[0]}) if held else None
+
+
+class _Look:
+    """One activation, example by example."""
+
+    def __init__(self, low: float, high: float) -> None:
+        low, high = min(low, 0.0), max(high, 0.0)
+        self._scale = (high - low) / LEVELS or 1.0
+        self._zero = np.rint(-low / self._scale)
+        self._signal = self._noise = self._other = 0.0
+        self._channels: Array | None = None
+        self._powers: Array | None = None
+        self._codes = np.zeros(LEVELS + 1, bool)
+        self._clipped = self._values = 0
+        self._compared = False
+        self.seen = False
+
+    def add(self, value: Array, quantized: Array | None) -> None:
+        rows = value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1).astype(np.float64)
+        steps = np.rint(rows / self._scale) + self._zero
+        codes = np.clip(steps, 0, LEVELS)
+        lost = np.square((codes - self._zero) * self._scale - rows)
+        powers = np.stack([np.square(rows).sum(0), lost.sum(0)])
+        ends = np.stack([rows.min(0), rows.max(0)], 1)
+        if self._powers is None or self._channels is None:
+            self._powers, self._channels = powers, ends
+        else:
+            self._powers = self._powers + powers
+            self._channels = np.stack(
+                [np.minimum(self._channels[:, 0], ends[:, 0]), np.maximum(self._channels[:, 1], ends[:, 1])], 1
+            )
+        self._codes[np.unique(codes).astype(int)] = True
+        # A softmax's 1.0 lies beyond its last step by design; what is lost begins a whole step outside.
+        self._clipped += int((np.abs(steps - codes) > 1).sum())
+        self._values += rows.size
+        self._signal += float(np.square(rows).sum())
+        self.seen = True
+        if quantized is not None and quantized.size == rows.size:
+            self._compared = True
+            self._other += float(np.square(quantized.reshape(rows.shape).astype(np.float64) - rows).sum())
+
+    def view(self, name: str, operator: str) -> TensorView:
+        assert self._powers is not None
+        assert self._channels is not None
+        low, high = float(self._channels[:, 0].min()), float(self._channels[:, 1].max())
+        each = [decibels(float(s), float(n)) for s, n in self._powers.T if s > 0]
+        known = [one for one in each if one is not None]
+        return TensorView(
+            name=name,
+            operator=operator,
+            range=(low, high),
+            channels=self._channels,
+            isolated=decibels(self._signal, float(self._powers[1].sum())),
+            worst_channel=min(known, default=None),
+            cumulative=decibels(self._signal, self._other) if self._compared else None,
+            clipped=self._clipped / self._values,
+            codes=int(self._codes.sum()),
+        )
+
+
+def _ranges_of(quantized: graphs.Subgraph, float32: graphs.Subgraph) -> Ranges:
+    """The ranges that scales say, by the float graph's names: by name, else by place where operators correspond."""
+    ends = {i: found for i, t in enumerate(quantized.tensors) if (found := _represented(t)) is not None}
+    for op in quantized.operators:
+        if op.type == "QUANTIZE" and op.outputs[0] in ends:
+            ends.setdefault(op.inputs[0], ends[op.outputs[0]])
+        if op.type == "DEQUANTIZE" and op.inputs[0] in ends:
+            ends.setdefault(op.outputs[0], ends[op.inputs[0]])
+    wanted = {t.name for t in float32.tensors if t.dtype == "float32" and not t.constant}
+    by_name = {quantized.tensors[i].name: pair for i, pair in ends.items() if quantized.tensors[i].name in wanted}
+    return {**_by_place(quantized, float32, ends), **by_name}
+
+
+def _by_place(
+    quantized: graphs.Subgraph, float32: graphs.Subgraph, ends: Mapping[int, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    computing = [op for op in quantized.operators if op.type not in graphs.CONVERSIONS]
+    exact = [op for op in float32.operators if op.type not in graphs.CONVERSIONS]
+    found = dict(zip((float32.tensors[i].name for i in float32.inputs), quantized.inputs, strict=False))
+    if [op.type for op in computing] == [op.type for op in exact]:
+        for own, other in zip(computing, exact, strict=True):
+            found |= dict(zip((float32.tensors[i].name for i in other.outputs), own.outputs, strict=False))
+    return {name: ends[i] for name, i in found.items() if i in ends}
+
+
+def _represented(tensor: graphs.Tensor) -> tuple[float, float] | None:
+    """The smallest and the largest real that a quantized activation can be."""
+    if tensor.constant or tensor.scale.size != 1 or tensor.dtype not in INTEGERS:
+        return None
+    low, high = INTEGERS[tensor.dtype]
+    scale, zero = float(tensor.scale[0]), int(tensor.zero_point[0])
+    return (low - zero) * scale, (high - zero) * scale
+
+
+def _products(subgraph: graphs.Subgraph) -> list[graphs.Operator]:
+    return [
+        op
+        for op in subgraph.operators
+        if op.type in graphs.PRODUCTS and len(op.inputs) > 1 and subgraph.tensors[op.inputs[1]].constant
+    ]
+
+
+def _stored(model: Model) -> dict[int, Array]:
+    """The integers of a quantized model's int8 constants, by index."""
+    from pathlib import Path
+
+    content = unpack(Path(model.path).read_bytes() if model.content is None else model.content)
+    found = {}
+    for index, (read, raw) in enumerate(zip(model.graph.main.tensors, content.subgraphs[0].tensors, strict=True)):
+        data = content.buffers[raw.buffer].data
+        if read.constant and read.dtype == "int8" and data is not None:
+            found[index] = np.frombuffer(bytes(data), np.int8).reshape(read.shape).astype(np.float32)
+    return found
+
+
+def _rounded(weights: Array, axis: int) -> Array:
+    axes = tuple(i for i in range(weights.ndim) if i != axis % weights.ndim)
+    scale = np.abs(weights).max(axis=axes, keepdims=True) / 127
+    scale = np.where(scale == 0, 1, scale)
+    rounded: Array = (np.rint(weights / scale) * scale).astype(np.float32)
+    return rounded
+
+
+__all__ = ["EngineLab", "Held", "gathered_calibration"]
