@@ -401,23 +401,20 @@ def tried(diagnosis: Diagnosis) -> str | None:
 
 
 def remedy(mend: Remedy, variant: VariantResult) -> str:
-    """A remedy in a sentence: its title, and what was measured with it on examples that the search did not use."""
-    now = {metric.name: metric for metric in variant.metrics}
-    measured = [
-        f"{plain(name)} {figures.number(value, metric)}" + (f" (now {value_of(now[name])})" if name in now else "")
-        for name, value, metric in _remedied(mend, now)
-    ]
+    """A remedy in a sentence: its title, and what was measured with it.
+
+    The present values are not beside it: they are of all examples, and a remedy's of those that its search did not use.
+    """
+    kinds = {metric.name: metric.metric for metric in variant.metrics}
+    values = [(name, value, kinds.get(name, name)) for name, value in mend.metrics.items()]
+    # The size is told by itself.
+    named = [one for one in values if one[2] != "size_bytes"][:MOST_FIGURES]
+    measured = [f"{plain(name)} {figures.number(value, metric)}" for name, value, metric in named]
     measured += [figures.size(mend.size_bytes)] if mend.size_bytes is not None else []
     measured += [count(mend.float_operators, "operator") + " in float"] if mend.float_operators else []
     title = plain(mend.title).rstrip(".")
-    verified = "verified on other examples: " if mend.verified else ""
+    verified = "verified on examples that the search did not use: " if mend.verified else ""
     return f"{title}; {verified}{', '.join(measured)}" if measured else title
-
-
-def _remedied(mend: Remedy, now: dict[str, MetricResult]) -> Iterator[tuple[str, float | None, str]]:
-    """The metrics of a remedy that a sentence names, without the size, which it tells by itself."""
-    kinds = ((name, value, now[name].metric if name in now else name) for name, value in mend.metrics.items())
-    yield from [one for one in kinds if one[2] != "size_bytes"][:MOST_FIGURES]
 
 
 def patch(mend: Remedy) -> list[str]:
