@@ -152,9 +152,18 @@ def test_the_ladder_goes_by_sqnr_where_the_reference_has_no_value_of_the_metric(
     rungs = (Rung("reference", None, None), Rung("float32", 1.0, None, identical=True), Rung("int8", 0.9, 17.2))
     drawn = ladder.ladder(failing(), replace(diagnosis(), metric="agreement", ladder=rungs))
     assert drawn is not None
-    assert (drawn.measure, drawn.from_reference) == ("SQNR", False)
+    assert (drawn.measure, drawn.from_reference, drawn.broken) == ("SQNR", False, "int8")
     assert [bar.text for bar in drawn.bars] == ["–", "1.0000 · identical", "0.9000 · 17.20 dB"]
+    assert drawn.bars[1].end == "97%", "no noise at all is the longest bar"
     assert ladder.ladder(failing(), replace(diagnosis(), metric="agreement", ladder=rungs[:2])) is None
+
+
+def test_by_sqnr_it_breaks_where_most_noise_comes_in_not_where_most_decibels_go() -> None:
+    levels = {"float32": 121.0, "float16": 72.0, "weights": 41.0, "int8": 11.4}
+    rungs = (Rung("reference", None, None), *(Rung(name, None, level) for name, level in levels.items()))
+    drawn = ladder.ladder(failing(), replace(diagnosis(), metric="sqnr", ladder=rungs))
+    assert drawn is not None
+    assert drawn.broken == "int8"
 
 
 def test_a_metric_of_which_less_is_better_breaks_where_it_grows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,8 @@ from tflite_guard.vocabulary import METRICS
 ROW = 46
 """Height of a rung in pixels: its name and value, and the bar below."""
 MOST_RUNGS = 20
+LOUDEST = 300.0
+"""Decibels either way, beyond which noise is not told apart."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,53 @@ class Ladder:
 
 def ladder(variant: VariantResult, diagnosis: Diagnosis) -> Ladder | None:
     """The ladder by the metric that is diagnosed where the reference has it, else by SQNR; None without values."""
-    rungs = diagnosis.ladder[:MOST_RUNGS]
-    kind = phrases.kind(variant, diagnosis.metric)
+    rungs, kind = diagnosis.ladder[:MOST_RUNGS], phrases.kind(variant, diagnosis.metric)
     base = next((rung.value for rung in rungs if rung.name == "reference"), None)
-    values = [rung.sqnr if base is None else rung.value for rung in rungs]
-    if all(value is None for value in values):
+    if base is None:
+        return _by_sqnr(rungs, kind)
+    axis = Axis.over((rung.value for rung in rungs), margin=0.04)
+    sign = -1 if _higher_is_better(variant, diagnosis.metric) else 1
+    losses = [None if rung.value is None else sign * rung.value for rung in rungs]
+    bars = _bars(rungs, [rung.value for rung in rungs], losses, axis, base, kind)
+    return Ladder(diagnosis.metric, bars, _ticks(axis), across(axis, base), True, len(rungs) * ROW + 26)
+
+
+def _by_sqnr(rungs: Sequence[Rung], kind: str) -> Ladder | None:
+    """Bars from 0 dB. A step is the noise that it adds: from 120 to 70 dB is less of one than from 40 to 10."""
+    known = [rung.sqnr for rung in rungs if rung.sqnr is not None]
+    if not known:
         return None
-    start = 0.0 if base is None else base
-    axis = Axis.over([*values, start], margin=0.04)
-    worst = _largest_step(values, start, base is None or _higher_is_better(variant, diagnosis.metric), base is None)
-    bars = tuple(
-        _bar(rung, value, axis, start, kind, at, at == worst)
-        for at, (rung, value) in enumerate(zip(rungs, values, strict=True))
+    silent = [rung.identical and rung.sqnr is None for rung in rungs]
+    axis = Axis.over([0.0, *known, *([1.3 * max(known)] if any(silent) else [])], margin=0.04)
+    places = [axis.high if quiet else rung.sqnr for rung, quiet in zip(rungs, silent, strict=True)]
+    bars = _bars(rungs, places, [_noise(rung) for rung in rungs], axis, 0.0, kind)
+    return Ladder("SQNR", bars, _ticks(axis), across(axis, 0.0), False, len(rungs) * ROW + 26)
+
+
+def _noise(rung: Rung) -> float | None:
+    """The power of the noise to the signal's; None where it is not known."""
+    if rung.sqnr is None:
+        return 0.0 if rung.identical or rung.name == "reference" else None
+    return math.pow(10.0, -min(max(rung.sqnr, -LOUDEST), LOUDEST) / 10)
+
+
+def _ticks(axis: Axis) -> tuple[Tick, ...]:
+    return tuple(Tick(across(axis, tick), label(tick)) for tick in axis.ticks(4))
+
+
+def _bars(
+    rungs: Sequence[Rung],
+    places: Sequence[float | None],
+    losses: Sequence[float | None],
+    axis: Axis,
+    start: float,
+    kind: str,
+) -> tuple[Bar, ...]:
+    worst = _largest_step(losses)
+    return tuple(
+        _bar(rung, place, axis, start, kind, at, at == worst)
+        for at, (rung, place) in enumerate(zip(rungs, places, strict=True))
     )
-    ticks = tuple(Tick(across(axis, tick), label(tick)) for tick in axis.ticks(4))
-    measure = "SQNR" if base is None else diagnosis.metric
-    return Ladder(measure, bars, ticks, across(axis, start), base is not None, len(rungs) * ROW + 26)
 
 
 def _bar(rung: Rung, value: float | None, axis: Axis, start: float, kind: str, at: int, breaks: bool) -> Bar:
@@ -94,12 +128,10 @@ def said(rung: Rung, kind: str) -> str:
     return " · ".join(parts) or ("–" if rung.name == "reference" else "not measured")
 
 
-def _largest_step(values: Sequence[float | None], start: float, higher_is_better: bool, sqnr: bool) -> int | None:
-    """The place of the value that is farthest down from the one before; None where none is."""
-    known = [(at, value if higher_is_better else -value) for at, value in enumerate(values) if value is not None]
-    if not sqnr:
-        known = [(-1, start if higher_is_better else -start), *known]
-    steps = [(before / 2 - after / 2, at) for (_, before), (at, after) in pairwise(known)]
+def _largest_step(losses: Sequence[float | None]) -> int | None:
+    """The place of the loss that is the most above the one before; None where none is."""
+    known = [(at, loss) for at, loss in enumerate(losses) if loss is not None]
+    steps = [(after / 2 - before / 2, at) for (_, before), (at, after) in pairwise(known)]
     largest, at = max(steps, key=lambda step: step[0], default=(0.0, 0))
     return at if largest > 0 else None
 
