@@ -681,7 +681,7 @@ def test_no_room_on_standard_output(good: Project, shared_cache: Path, arguments
         (
             ["check", "--format", "xml"],
             2,
-            "--format xml: unknown; there are text, json, github, markdown, sarif, junit, gitlab",
+            "--format xml: unknown; there are text, json, github, markdown, html, sarif, junit, gitlab",
         ),
         (["check", "--format", "json=no/r.json"], 2, "no/r.json: there is no folder no; make it first"),
         (["check", "--format", "json=data"], 2, "data: is a folder; name a file in it"),

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import EXAMPLES, ROOT, Run, manifest_of, only, write_manifest
 
-HEAVY = {"tensorflow", "keras", "ai_edge_litert", "litert_quantizer", "scipy", "numpy", "PIL", "sklearn"}
+HEAVY = {"tensorflow", "keras", "ai_edge_litert", "litert_quantizer", "scipy", "numpy", "PIL", "sklearn", "jinja2"}
 EXAMPLE = EXAMPLES / "digits" / "tflite-guard.json"
 
 

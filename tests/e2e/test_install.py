@@ -66,9 +66,11 @@ def test_validate_and_schemas_need_neither_tensorflow_nor_litert(light: Call, di
         assert light("schema", name, cwd=digits).stdout == (ROOT / f"schemas/{name}-v1.schema.json").read_text()
 
 
-def test_the_wheel_is_typed(wheel: Path) -> None:
+def test_the_wheel_is_typed_and_holds_the_templates_of_the_page(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        assert "tflite_guard/py.typed" in archive.namelist()
+        files = set(archive.namelist())
+    templates = (ROOT / "tflite_guard/reports/html/templates").iterdir()
+    assert files >= {"tflite_guard/py.typed", *(str(one.relative_to(ROOT)) for one in templates)}
 
 
 def test_what_is_missing_is_said_with_what_to_install(light: Call, litert: Call, digits: Path) -> None:

@@ -1,4 +1,4 @@
-"""The comment as people see it: a real run, GitHub's parser and style sheet, a real browser."""
+"""The comment and the page as people see them: real runs, GitHub's parser and style sheet, a real browser."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from cmarkgfm.cmark import Options
 from PIL import Image
 
 from tests.conftest import EXAMPLES, Run
+from tests.diagnosed import diagnosed
 from tests.e2e.node import install
 from tests.sample import COMMANDS, named
+from tflite_guard.reports import html as report_page
 from tflite_guard.reports.json import read
 from tflite_guard.reports.markdown import COMMENT_LIMIT, render
 
@@ -140,3 +142,71 @@ def test_text_from_right_to_left_does_not_turn_the_figures(style: Path, tmp_path
         for line in {mark["y"] for mark in chart}:
             drawn = [mark for mark in chart if mark["y"] == line]
             assert [mark["x"] for mark in drawn] == sorted(mark["x"] for mark in drawn)
+
+
+# The page
+
+POLICY = 'http-equiv="Content-Security-Policy"'
+MEASURE_PAGE = """
+const measure = () => [document.documentElement.scrollWidth, innerWidth, document.documentElement.scrollHeight];
+const folded = measure();
+document.querySelectorAll("details").forEach((one) => { one.open = true; });
+const scrolling = [...document.querySelectorAll("[role=region]")].filter((one) => one.scrollWidth > one.clientWidth);
+const small = [...document.querySelectorAll("svg text")].map((one) => one.getBoundingClientRect().height);
+const measured = {folded, open: measure(), scrolling: scrolling.length, smallest: Math.min(...small),
+                  outside: [...document.querySelectorAll("svg text")].filter((one) => {
+                    const {left, right} = one.getBoundingClientRect();
+                    return left < 0 || right > innerWidth;
+                  }).map((one) => one.textContent)};
+parent.postMessage(JSON.stringify(measured), "*");
+"""
+FRAME = """<!doctype html><iframe src="report.html" style="width: {width}px; height: 900px; border: 0"></iframe><script>
+addEventListener("message", ({{data}}) =>
+  document.body.append(Object.assign(document.createElement("output"), {{textContent: data}})));</script>"""
+"""Windows of a browser are never as narrow as a phone."""
+
+
+def measured_page(text: str, folder: Path, width: int) -> Any:
+    """What a script measures in the page, which has to give up its policy for that."""
+    assert POLICY in text
+    scripted = text.replace(POLICY, "name=policy").replace("</body>", f"<script>{MEASURE_PAGE}</script></body>")
+    (folder / "report.html").write_text(scripted)
+    (folder / "frame.html").write_text(FRAME.format(width=width))
+    dom = browse(folder / "frame.html", "--window-size=1400,1000", "--virtual-time-budget=10000", "--dump-dom")
+    return json.loads(html.unescape(dom.rpartition("<output>")[2].partition("</output>")[0]))
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("name", ["sample", "hostile"])
+def test_the_page_never_scrolls_sideways(tmp_path: Path, width: int, name: str) -> None:
+    report = diagnosed() if name == "sample" else named("x" * 5000 + " ".join(one[:90] for one in COMMANDS))
+    measured = measured_page(report_page.render(report), tmp_path, width)
+    for across, window, _ in (measured["folded"], measured["open"]):
+        assert window == width
+        assert across <= window
+    assert measured["open"][2] > measured["folded"][2]
+    assert measured["outside"] == []
+    if width == 360:
+        assert measured["scrolling"] > 0, "wide tables scroll inside themselves"
+    if name == "sample":
+        assert measured["smallest"] >= 12, "text in charts keeps its size on a phone"
+
+
+@pytest.mark.parametrize(("scheme", "background"), [(0, (13, 17, 23)), (1, (255, 255, 255))])
+def test_the_page_is_dark_where_the_reader_wants_it_so(
+    tmp_path: Path, scheme: int, background: tuple[int, int, int]
+) -> None:
+    page, picture = tmp_path / "report.html", tmp_path / "page.png"
+    page.write_text(report_page.render(diagnosed()))
+    chosen = f"--blink-settings=preferredColorScheme={scheme}"
+    browse(page, "--window-size=1280,900", chosen, f"--screenshot={picture}")
+    assert Image.open(picture).convert("RGB").getpixel((2, 2)) == background
+
+
+def test_the_policy_of_the_page_lets_no_script_run(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    script = "<script>document.body.append(document.createElement('output'))</script>"
+    page.write_text(report_page.render(diagnosed()).replace("</body>", f"{script}</body>"))
+    assert "<output>" not in browse(page, "--dump-dom")
+    page.write_text(page.read_text().replace(POLICY, "name=policy"))
+    assert "<output>" in browse(page, "--dump-dom")

@@ -36,6 +36,7 @@ FORMATS = {
         Format("json", "report.json", "json"),
         Format("github", "annotations.txt", "annotations"),
         Format("markdown", "report.md", "markdown"),
+        Format("html", "report.html", "html"),
         Format("sarif", "report.sarif", "sarif"),
         Format("junit", "report.junit.xml", "junit"),
         Format("gitlab", "report.gitlab.json", "gitlab"),

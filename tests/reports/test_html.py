@@ -1,0 +1,410 @@
+"""The page: everything is in it, hostile text changes nothing but text, and it stays small."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from lxml import html
+
+from tests.conftest import ROOT
+from tests.diagnosed import GUILTY, PATCH, diagnosed, diagnosis, failing
+from tests.sample import COMMANDS, HOSTILE, fixed, full, named
+from tflite_guard.reports import FORMATS, wording
+from tflite_guard.reports.html import LIMIT, TEMPLATES, choices, ladder, phrases, render, tensors
+from tflite_guard.reports.html.geometry import Axis
+from tflite_guard.reports.html.page import BOUNDS, page
+from tflite_guard.results import (
+    Diagnosis,
+    Experiment,
+    Finding,
+    ModelResult,
+    Remedy,
+    Report,
+    Rung,
+    TensorLoss,
+    VariantResult,
+    Verdict,
+)
+
+SCHEMA = json.loads((ROOT / "schemas/report-v1.schema.json").read_text())
+EXTREMES = st.sampled_from([0.0, -0.0, 5e-324, 1e-320, 1.7e308, -1.7e308, 1e-9]) | st.floats(
+    allow_nan=False, allow_infinity=False
+)
+
+
+def parsed(report: Report) -> Any:
+    return html.document_fromstring(render(report))
+
+
+def words(element: Any) -> str:
+    return " ".join(element.text_content().split())
+
+
+def spoken(element: Any) -> str:
+    """The words of an element, with a space where a line or a cell ends."""
+    text = html.tostring(element, encoding="unicode", with_tail=False)
+    return words(html.fragment_fromstring(re.sub(r"<br>|</t[dh]>", r" \g<0>", text), create_parent=True))
+
+
+def skeleton(element: Any) -> list[tuple[str, tuple[str, ...]]]:
+    return [(str(one.tag), tuple(one.attrib)) for one in element.iter()]
+
+
+def card(document: Any, title: str) -> Any:
+    (found,) = [one for one in document.iter("article") if words(one.find("h3")).endswith(title)]
+    return found
+
+
+# What is in it
+
+
+@pytest.mark.parametrize("report", [full(), diagnosed()], ids=["full", "diagnosed"])
+def test_every_problem_is_told_with_its_cause_and_its_line(report: Report) -> None:
+    cards = [words(one) for one in parsed(report).iter("article")]
+    for problem in wording.problems(report):
+        (text,) = [one for one in cards if problem.where in one and problem.message in one]
+        assert f"{problem.model.manifest.path}:{problem.line}" in text
+        assert problem.cause is None or problem.cause in text
+
+
+def test_the_cause_stands_under_what_failed_with_its_proof_its_place_and_its_remedy() -> None:
+    one = card(parsed(diagnosed()), "keyword-spotting / int8")
+    told = {words(term): words(term.getnext()) for term in one.iter("dt")}
+    assert list(told) == ["Cause", "Proof", "Place", "Remedy"]
+    assert told["Cause"].endswith("outputs clip. (calibration-range-mismatch)")
+    assert told["Proof"] == (
+        "Calibrated with 128 evaluation inputs: 96 % of the loss comes back, 95 % interval [91 %, 99 %], "
+        "on examples that chose nothing."
+    )
+    assert told["Place"].startswith("operator DEPTHWISE_CONV_2D block3/dw_conv, tensor model/block3/")
+    assert told["Remedy"].startswith("Keep block3 in float and measure the ranges ✓ verified Evaluated on examples")
+    rows = [[words(cell) for cell in row] for row in one.find(".//table").iter("tr")]
+    assert rows[1:] == [
+        ["accuracy", "0.9805", "0.9131", "0.9760", "max_drop 0.02"],
+        ["sqnr", "–", "11.38 dB", "33.10 dB", "min 20 dB"],
+        ["size", "–", "24.0 kB", "31.2 kB", "–"],
+        ["operators in float", "–", "0", "3", "–"],
+    ]
+    assert json.loads(one.find(".//pre").text_content()) == PATCH
+
+
+def test_an_unproven_cause_is_said_to_be_one() -> None:
+    one = card(parsed(diagnosed()), "keyword-spotting / dynamic_range")
+    assert "No single change gives half of the loss back" in words(one)
+    assert "Proof" not in words(one)
+    assert phrases.proof(Experiment("head in float", 0.6, None)).endswith(
+        "comes back; not confirmed on other examples."
+    )
+    assert "not verified" in render(diagnosed())
+
+
+def test_each_figure_is_the_one_that_other_renderings_have() -> None:
+    document = parsed(diagnosed())
+    (row,) = [spoken(one) for one in document.iter("tr") if "proven pass" in words(one)]
+    figures = "0.9800 0.9700 +0.0100 [0.0020, 0.0310] ?"
+    assert row == f"proof 24.0 kB, 3.5× smaller accuracy {figures} max_drop 0.02, proven pass – ✗ fail"
+    assert document.get_element_by_id("environment").getnext().text_content().count("2.21.0") == 1
+
+
+def test_findings_of_the_reference_are_there_with_the_reason_why_they_are_ignored() -> None:
+    section = spoken(parsed(full()).find("body"))
+    assert "ignored warning an example's outputs depend on its batch (ignored: as trained) (batch-dependent)" in section
+    assert re.search(r"accuracy 0\.9800 min 0\.99 ✗ fail", section)
+
+
+def test_every_tensor_is_in_the_table_beside_the_chart() -> None:
+    document = parsed(diagnosed())
+    shown = [one for one in document.iter("table") if "Tensors in the order of execution" in words(one)]
+    rows = [[words(cell) for cell in row] for row in shown[0].findall("tbody/tr")]
+    assert [row[0] for row in rows] == [str(number) for number in range(1, 41)]
+    guilty = diagnosis().tensors[GUILTY]
+    assert rows[GUILTY][1:] == [
+        f"{guilty.tensor}{guilty.operator}",
+        "9.40 dB",
+        phrases.decibels(guilty.cumulative),
+        "31 %",
+        "61",
+        phrases.ranges(guilty),
+        phrases.ends(guilty.calibrated) + phrases.ends(guilty.evaluated),
+    ]
+
+
+# The charts
+
+
+def test_the_ladder_shows_where_it_breaks() -> None:
+    drawn = ladder.ladder(failing(), diagnosis())
+    assert drawn is not None
+    assert (drawn.measure, drawn.broken, drawn.from_reference) == ("accuracy", "int8", True)
+    assert [bar.text for bar in drawn.bars[-3:]] == ["0.9131 · 11.38 dB", "0.9131 · 11.38 dB", "not measured"]
+
+
+def test_the_ladder_goes_by_sqnr_where_the_reference_has_no_value_of_the_metric() -> None:
+    rungs = (Rung("reference", None, None), Rung("float32", 1.0, None, identical=True), Rung("int8", 0.9, 17.2))
+    drawn = ladder.ladder(failing(), replace(diagnosis(), metric="agreement", ladder=rungs))
+    assert drawn is not None
+    assert (drawn.measure, drawn.from_reference, drawn.broken) == ("SQNR", False, "int8")
+    assert [bar.text for bar in drawn.bars] == ["–", "1.0000 · identical", "0.9000 · 17.20 dB"]
+    assert drawn.bars[1].end == "97%", "no noise at all is the longest bar"
+    assert ladder.ladder(failing(), replace(diagnosis(), metric="agreement", ladder=rungs[:2])) is None
+
+
+def test_by_sqnr_it_breaks_where_most_noise_comes_in_not_where_most_decibels_go() -> None:
+    levels = {"float32": 121.0, "float16": 72.0, "weights": 41.0, "int8": 11.4}
+    rungs = (Rung("reference", None, None), *(Rung(name, None, level) for name, level in levels.items()))
+    drawn = ladder.ladder(failing(), replace(diagnosis(), metric="sqnr", ladder=rungs))
+    assert drawn is not None
+    assert drawn.broken == "int8"
+
+
+def test_a_metric_of_which_less_is_better_breaks_where_it_grows() -> None:
+    rungs = (Rung("reference", 0.1, None), Rung("float32", 0.05, None), Rung("int8", 0.3, None))
+    drawn = ladder.ladder(failing(), replace(diagnosis(), metric="mae", ladder=rungs))
+    assert drawn is not None
+    assert drawn.broken == "int8"
+
+
+def test_the_line_of_what_is_allowed_is_the_tolerance() -> None:
+    accuracy, sqnr = failing().metrics
+    assert choices.allowed(accuracy) == pytest.approx(0.9605)
+    assert choices.allowed(sqnr) == 20.0
+    assert choices.allowed(replace(accuracy, higher_is_better=False)) == pytest.approx(1.0005)
+    assert choices.allowed(replace(accuracy, tolerance={"max_drop": 0.02, "min": 0.9})) is None
+    assert choices.allowed(replace(accuracy, tolerance={"max_relative_drop": 0.02})) is None
+    assert choices.allowed(None) is None
+
+
+def test_of_too_many_tensors_those_that_lose_most_are_kept_in_order() -> None:
+    kept = tensors.numbered(diagnosis().tensors, 5)
+    assert [number for number, _ in kept] == sorted(number for number, _ in tensors.worst(kept))
+    assert GUILTY + 1 in dict(kept)
+
+
+@given(st.lists(EXTREMES, max_size=4), EXTREMES, st.floats(0, 0.2))
+def test_an_axis_holds_whatever_it_is_given(values: list[float], value: float, margin: float) -> None:
+    axis = Axis.over(values, margin)
+    assert -1.8e308 < axis.low <= axis.high < 1.8e308
+    assert 0 <= axis.share(value) <= 1
+    assert 1 <= len(axis.ticks(4)) <= 12
+
+
+@pytest.mark.parametrize(
+    ("fraction", "shown"),
+    [
+        (0, "0 %"),
+        (1, "100 %"),
+        (0.962, "96 %"),
+        (0.996, "99.60 %"),
+        (0.0004, "0.04 %"),
+        (-0.004, "−0.4 %"),
+        (2.5, "250 %"),
+    ],
+)
+def test_fractions_in_percent(fraction: float, shown: str) -> None:
+    assert phrases.share(fraction) == shown
+
+
+# What it never does
+
+
+def test_it_loads_nothing_and_runs_nothing() -> None:
+    document = parsed(diagnosed())
+    (policy,) = [one.get("content") for one in document.iter("meta") if one.get("http-equiv")]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    assert not {"script", "link", "img", "iframe", "object", "form"} & {one.tag for one in document.iter()}
+    assert not [name for one in document.iter() for name in one.attrib if name.startswith("on") or name == "style"]
+    links = {one.get("href") for one in document.iter("a")}
+    assert links >= {f"{phrases.DOCS}/rules.md#coarse-output"}
+    for link in links:
+        assert link.startswith(f"{phrases.DOCS}/rules.md#") or document.get_element_by_id(link[1:]) is not None
+    assert not re.search(r"url\(|@import", render(diagnosed()))
+
+
+def test_nothing_is_marked_as_safe() -> None:
+    sources = [*TEMPLATES.iterdir(), *TEMPLATES.parent.glob("*.py")]
+    assert not [one.name for one in sources if re.search(r"\|\s*safe|Markup|autoescape (false|=)", one.read_text())]
+
+
+def everywhere(report: Report, text: str) -> Report:
+    """A diagnosed report with a text in every place of it where words of a file can be."""
+
+    def finding(one: Finding) -> Finding:
+        experiment = one.experiment and replace(one.experiment, name=text)
+        ignored = one.ignored and text
+        place = {"tensor": one.tensor and text, "operator": one.operator and text}
+        return replace(
+            one, message=text, rule=text, evidence={text: [text]}, experiment=experiment, ignored=ignored, **place
+        )
+
+    def remedy(one: Remedy) -> Remedy:
+        return replace(one, title=text, patch={"keep_float": [text]}, metrics={text: 0.9})
+
+    def of_diagnosis(one: Diagnosis) -> Diagnosis:
+        return replace(
+            one,
+            metric=text,
+            ladder=tuple(replace(rung, note=text) for rung in one.ladder),
+            tensors=tuple(replace(tensor, tensor=text, operator=text) for tensor in one.tensors),
+            tried=tuple(replace(experiment, name=text) for experiment in one.tried),
+            front=tuple(map(remedy, one.front)),
+            note=one.note and text,
+        )
+
+    def variant(one: VariantResult) -> VariantResult:
+        return replace(
+            one,
+            name=text,
+            metrics=tuple(replace(metric, name=text) for metric in one.metrics),
+            findings=tuple(map(finding, one.findings)),
+            remedies=tuple(map(remedy, one.remedies)),
+            diagnosis=one.diagnosis and of_diagnosis(one.diagnosis),
+        )
+
+    def model(one: ModelResult) -> ModelResult:
+        return replace(one, name=text, variants=tuple(map(variant, one.variants)))
+
+    return replace(report, models=(model(report.models[0]), *named(text).models), environment={text: text})
+
+
+@settings(deadline=None, max_examples=20)
+@given(HOSTILE)
+@example(" ".join(one[:90] for one in COMMANDS))
+@example("x" * 100_000)
+def test_hostile_names_change_nothing_but_text(text: str) -> None:
+    rendered = render(everywhere(diagnosed(), text))
+    rendered.encode()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", rendered)
+    assert skeleton(html.document_fromstring(rendered)) == SKELETON
+
+
+SKELETON = skeleton(html.document_fromstring(render(everywhere(diagnosed(), "harmless"))))
+
+
+def holders(value: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Every dataclass in a result, with its fields and their values."""
+    if is_dataclass(value):
+        for field in fields(value):
+            yield value, field.name, getattr(value, field.name)
+            yield from holders(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from holders(one)
+
+
+def with_figures(value: Any, figure: float) -> Any:
+    """A diagnosis whose every figure is this one."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: with_figures(getattr(value, one.name), figure) for one in fields(value)})
+    if isinstance(value, tuple):
+        return tuple(with_figures(one, figure) for one in value)
+    if isinstance(value, dict):
+        return {name: with_figures(one, figure) for name, one in value.items()}
+    return figure if isinstance(value, float) else value
+
+
+@settings(deadline=None, max_examples=30)
+@given(EXTREMES)
+def test_whatever_the_figures_of_a_diagnosis_are_it_is_drawn(figure: float) -> None:
+    report = diagnosed(3)
+    variant = replace(failing(3), diagnosis=with_figures(diagnosis(3), figure))
+    model = replace(report.models[0], variants=(variant, with_figures(failing(3), figure)))
+    rendered = render(replace(report, models=(model,)))
+    places = re.findall(r'\s(?:x|y|x1|x2|y1|y2|cx|cy|width|height)="(-?[\d.e+-]+|[^"]*)%?"', rendered)
+    assert len(places) > 100
+    assert all(-10 <= float(one) <= 600 for one in places if one)
+
+
+# How large it is
+
+
+def test_two_hundred_tensors_are_a_quarter_of_a_megabyte() -> None:
+    assert len(render(diagnosed(200)).encode()) < 300_000
+
+
+@pytest.mark.parametrize("count", [30, 200])
+def test_it_is_never_larger_than_its_limit(count: int) -> None:
+    model = diagnosed(200).models[0]
+    variants = tuple(failing(200, f"int8-{number}") for number in range(count))
+    text = render(replace(diagnosed(), models=(replace(model, variants=variants),)))
+    assert len(text.encode()) <= LIMIT
+    assert "which report.json holds" in text
+
+
+def test_text_that_grows_most_still_fits_in_the_smallest_bounds() -> None:
+    report = everywhere(diagnosed(200), '"' * 100_000)
+    many = replace(report, models=report.models * 8, notes=report.notes * 1000)
+    assert len(page(many, BOUNDS[-1]).models) == BOUNDS[-1].models
+    text = render(many)
+    assert len(text.encode()) <= LIMIT
+    assert html.document_fromstring(text).find(".//h1") is not None
+
+
+# Everyone can read it
+
+
+@pytest.mark.parametrize("report", [fixed(), full(), diagnosed()], ids=["fixed", "full", "diagnosed"])
+def test_drawings_tables_and_headings_say_what_they_are(report: Report) -> None:
+    document = parsed(report)
+    for drawing in document.iter("svg"):
+        assert drawing.get("role") == "img"
+        assert words(drawing.find("title"))
+    for table in document.iter("table"):
+        assert table.findall(".//th")
+        assert all(head.get("scope") in ("col", "row", "rowgroup") for head in table.iter("th"))
+        region = table.getparent()
+        assert (region.get("role"), region.get("tabindex")) == ("region", "0")
+        assert region.get("aria-label")
+    levels = [int(one.tag[1]) for one in document.iter("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    names = [one.get("id") for one in document.iter() if one.get("id")]
+    assert len(set(names)) == len(names)
+    assert all(one.get("aria-labelledby") in (None, *names) for one in document.iter())
+    assert all(one[0].tag == "summary" for one in document.iter("details"))
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_has_the_contrast_that_wcag_asks_for() -> None:
+    style = (TEMPLATES / "style.css").read_text()
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split("@media")[:2])
+    for theme in (light, dark):
+        for ground in ("page", "raised"):
+            for name in ("text", "muted", "link", "pass", "warn", "fail"):
+                low, high = sorted((luminance(theme[ground]), luminance(theme[name])))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)
+        for name in ("mark", "other", "fail", "warn"):
+            low, high = sorted((luminance(theme["page"]), luminance(theme[name])))
+            assert (high + 0.05) / (low + 0.05) >= 3, name
+
+
+# The other renderings
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_every_format_renders_a_diagnosis(name: str) -> None:
+    text = FORMATS[name].text(diagnosed())
+    assert "keyword-spotting" in text
+    if name == "json":
+        jsonschema.validate(json.loads(text), SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_the_sample_fills_every_field_of_a_diagnosis() -> None:
+    filled = {(type(holder), name) for holder, name, value in holders(failing()) if value not in (None, (), {})}
+    for kind in (Experiment, Remedy, TensorLoss):
+        assert {(kind, field.name) for field in fields(kind)} <= filled
+    assert Verdict.FAIL is failing().verdict
