@@ -13,13 +13,27 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import settings
 
 # Before any test imports TensorFlow, which would print a page about the processor.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Of tests that have no number of their own; `--hypothesis-profile=long` looks further than a pull request waits for.
+settings.register_profile("long", max_examples=2000)
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 Manifest = dict[str, Any]
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests together where nobody is idle: they share what is slow to make."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @dataclass(frozen=True)
