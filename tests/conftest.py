@@ -10,16 +10,30 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import settings
 
 # Before any test imports TensorFlow, which would print a page about the processor.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Of tests that have no number of their own; `--hypothesis-profile=long` looks further than a pull request waits for.
+settings.register_profile("long", max_examples=2000)
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 Manifest = dict[str, Any]
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests together where nobody is idle: they share what is slow to make."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @dataclass(frozen=True)
@@ -35,15 +49,21 @@ class Finished:
         parsed: dict[str, Any] = json.loads(self.out)
         return parsed
 
-    def variant(self, name: str) -> dict[str, Any]:
-        variants = [v for model in self.report["models"] for v in model["variants"] if v["name"] == name]
-        assert len(variants) == 1
-        return variants[0]
+    def model(self, name: str) -> dict[str, Any]:
+        (model,) = [model for model in self.report["models"] if model["name"] == name]
+        return cast(dict[str, Any], model)
 
-    def metric(self, variant: str, name: str) -> dict[str, Any]:
-        metrics = [metric for metric in self.variant(variant)["metrics"] if metric["name"] == name]
+    def variant(self, name: str, model: str | None = None) -> dict[str, Any]:
+        """A variant of the only model that has one of this name, or of the model that is named."""
+        models = self.report["models"] if model is None else [self.model(model)]
+        variants = [v for model in models for v in model["variants"] if v["name"] == name]
+        assert len(variants) == 1
+        return cast(dict[str, Any], variants[0])
+
+    def metric(self, variant: str, name: str, model: str | None = None) -> dict[str, Any]:
+        metrics = [metric for metric in self.variant(variant, model)["metrics"] if metric["name"] == name]
         assert len(metrics) == 1
-        return metrics[0]
+        return cast(dict[str, Any], metrics[0])
 
 
 Run = Callable[..., Finished]
@@ -67,8 +87,13 @@ def run_cli(
 
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache for the whole session, so that what one test converted the next one need not."""
-    return tmp_path_factory.mktemp("cache")
+    """A cache for the whole session, so that what one test converted the next one need not, in whatever process.
+
+    It is called as the one in XDG_CACHE_HOME is.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    return folder / "shared" / "tflite-guard"
 
 
 @pytest.fixture
@@ -94,6 +119,27 @@ def digits(tmp_path: Path) -> Path:
     folder = tmp_path / "digits"
     shutil.copytree(EXAMPLES / "digits", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def float_tflite(shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's model as a float .tflite: a reference that needs no TensorFlow, whose import takes seconds."""
+    path = tmp_path_factory.mktemp("float") / "float.tflite"
+    manifest = EXAMPLES / "digits" / "tflite-guard.json"
+    made = run_cli("convert", "digits", "float32", "-o", path, "--manifest", manifest, "--cache-dir", shared_cache)
+    assert made.code == 0, made.err
+    return path
+
+
+@pytest.fixture
+def light_digits(digits: Path, float_tflite: Path) -> Path:
+    """The same with a manifest of .tflite files alone: the float one as the reference, and the one that is shipped."""
+    shutil.copy(float_tflite, digits / "app/digits_float.tflite")
+    manifest = only(manifest_of(digits), "shipped")
+    manifest["models"][0]["reference"] = {"tflite": "app/digits_float.tflite"}
+    manifest["models"][0].pop("calibration")
+    write_manifest(digits, manifest)
+    return digits
 
 
 def manifest_of(folder: Path) -> Manifest:

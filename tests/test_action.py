@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -71,7 +72,7 @@ def step(tmp_path: Path, shared_cache: Path, github: GitHub) -> RunStep:
         given = {"github-token": SECRET} | (inputs or {})
         environ = {
             "PATH": os.environ["PATH"],
-            "XDG_CACHE_HOME": str(shared_cache),
+            "XDG_CACHE_HOME": str(shared_cache.parent),
             "GITHUB_ACTIONS": "true",
             "GITHUB_EVENT_NAME": event,
             "GITHUB_EVENT_PATH": str(payload),
@@ -110,8 +111,6 @@ def step(tmp_path: Path, shared_cache: Path, github: GitHub) -> RunStep:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A checkout with the examples, at vision/digits and vision/digits-broken."""
-    import shutil
-
     root = tmp_path / "workspace"
     for name in ("digits", "digits-broken"):
         shutil.copytree(EXAMPLES / name, root / "vision" / name)
@@ -215,8 +214,10 @@ def test_a_comment_that_cannot_be_written_changes_no_verdict(
 
 
 def test_no_server_at_all_changes_no_verdict(step: RunStep, workspace: Path) -> None:
+    # `sitecustomize` is loaded by Python before anything else; the waits between the tries have tests of their own.
+    (workspace / "sitecustomize.py").write_text("import time\ntime.sleep = lambda _: None\n")
     inputs = {"manifest": "vision/digits/tflite-guard.json", "comment": "always"}
-    finished = step(workspace, inputs, GITHUB_API_URL="https://127.0.0.1:9")
+    finished = step(workspace, inputs, GITHUB_API_URL="https://127.0.0.1:9", PYTHONPATH=str(workspace))
     assert finished.code == 0
     assert len(finished.annotations("warning")) == 1
 
@@ -334,10 +335,11 @@ def test_links_of_a_pull_request_lead_nothing_out_of_the_workspace(
     assert not (workspace / "tflite-guard-report/report.json").is_symlink()
 
 
-def test_a_cache_that_came_with_the_commit_is_refused(step: RunStep, workspace: Path) -> None:
+def test_a_cache_that_came_with_the_commit_is_refused(step: RunStep, workspace: Path, light_digits: Path) -> None:
     def git(*arguments: str) -> None:
         subprocess.run(["git", *arguments], cwd=workspace, check=True, capture_output=True)
 
+    shutil.copytree(light_digits, workspace / "vision/digits", dirs_exist_ok=True)
     (workspace / ".git/index").unlink()
     git("init", "--quiet")
     inputs = {"manifest": "vision/digits/tflite-guard.json", "cache-dir": "vision/.cache"}
@@ -402,12 +404,12 @@ def test_data_outside_the_repository_is_read_where_allowed(step: RunStep, worksp
     assert "missing" in step(workspace, inputs | {"data-root": "missing"}).annotations("error")[0].message
 
 
-def test_a_baseline_can_be_another_file_or_none(step: RunStep, workspace: Path) -> None:
+def test_a_baseline_can_be_another_file_or_none(step: RunStep, workspace: Path, shared_cache: Path) -> None:
     folder = workspace / "vision/digits"
     manifest = manifest_of(folder)
     manifest["models"][0]["tolerances"]["sqnr"] = {"max_regression": 0.5, "level": "warning"}
     path = write_manifest(folder, manifest)
-    assert run_cli("baseline", "update", path).code == 0
+    assert run_cli("baseline", "update", path, "--cache-dir", shared_cache).code == 0
     recorded = json.loads((folder / "tflite-guard.baseline.json").read_text())
     recorded["models"]["digits"]["variants"]["int8"]["metrics"]["sqnr"] += 1
     (workspace / "main.json").write_text(json.dumps(recorded))

@@ -6,10 +6,13 @@ import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,27 +89,42 @@ def test_an_edited_variant_alone_is_made_again(run: Run, digits: Path) -> None:
     assert set(seconds["int8"]) == {"convert", "evaluate"}
 
 
-@pytest.mark.parametrize("what", ["data", "model", "calibration"])
-def test_changed_content_is_never_answered_from_the_cache(run: Run, digits: Path, what: str) -> None:
-    path = write_manifest(digits, only(manifest_of(digits), "int8"))
-    before = run("check", path, "--format", "json").metric("int8", "sqnr")["value"]
-    if what == "model":
-        import zipfile
-
-        with zipfile.ZipFile(digits / "models/digits.keras", "a") as archive:
-            archive.comment = b"another file, same network"
-    else:
-        file = digits / "data" / ("evaluation.npz" if what == "data" else "calibration.npz")
-        arrays = dict(np.load(file))
-        np.savez(file, **{key: array[: len(array) // 2] for key, array in arrays.items()})
+def test_changed_content_is_never_answered_from_the_cache(run: Run, digits: Path) -> None:
+    """Of the data, of the model, or of the calibration data, in a model each."""
+    manifest = only(manifest_of(digits), "int8")
+    files = {"data": "data/evaluation.npz", "model": "models/digits.keras", "calibration": "data/calibration.npz"}
+    model, places = manifest["models"][0], {}
+    manifest["models"] = []
+    for what, file in files.items():
+        places[what] = (digits / file).with_stem(f"own_{what}")
+        shutil.copy(digits / file, places[what])
+        own = str(places[what].relative_to(digits))
+        changes: dict[str, Any] = {"name": what}
+        if what == "model":
+            changes["reference"] = {"keras": own}
+        else:
+            dataset = "test" if what == "data" else "calib"
+            manifest["datasets"][what] = manifest["datasets"][dataset] | {"path": own}
+            changes["evaluation" if what == "data" else "calibration"] = what
+        manifest["models"].append(model | changes)
+    path = write_manifest(digits, manifest)
+    run("check", path)
+    before = run("check", path, "--format", "json")
+    assert all(before.variant("int8", what)["cached"] for what in files)
+    with zipfile.ZipFile(places["model"], "a") as archive:
+        archive.comment = b"another file, same network"
+    for what in ("data", "calibration"):
+        arrays = dict(np.load(places[what]))
+        np.savez(places[what], **{key: array[: len(array) // 2] for key, array in arrays.items()})
     finished = run("check", path, "--format", "json")
-    assert not finished.variant("int8")["cached"]
-    if what != "model":
-        assert finished.metric("int8", "sqnr")["value"] != before
+    for what in files:
+        assert not finished.variant("int8", what)["cached"], what
+        was, now = (one.metric("int8", "sqnr", what)["value"] for one in (before, finished))
+        assert was != now or what == "model"
 
 
-def test_no_cache_keeps_nothing_and_takes_nothing(run: Run, digits: Path, tmp_path: Path) -> None:
-    path = write_manifest(digits, only(manifest_of(digits), "shipped"))
+def test_no_cache_keeps_nothing_and_takes_nothing(run: Run, light_digits: Path, tmp_path: Path) -> None:
+    path = light_digits / "tflite-guard.json"
     env = {"XDG_CACHE_HOME": str(tmp_path / "xdg"), "TMPDIR": str(tmp_path)}
     assert run("check", path, "--no-cache", env=env).code == 0
     assert not (tmp_path / "xdg").exists()
@@ -182,27 +200,34 @@ def test_the_baseline_is_recorded_shown_and_gates(run: Run, digits: Path) -> Non
     assert run("check", path, "--baseline", digits / "none.json").code == 2
 
 
-def test_a_baseline_is_not_recorded_from_a_run_with_errors(run: Run, digits: Path) -> None:
-    manifest = only(manifest_of(digits), "int8")
-    manifest["models"][0]["variants"][0]["keep_float"] = ["no_such_layer"]
-    finished = run("baseline", "update", write_manifest(digits, manifest))
+def test_a_baseline_is_not_recorded_from_a_run_with_errors(run: Run, light_digits: Path) -> None:
+    broken = {"name": "broken", "tflite": "app/broken.tflite"}
+    (light_digits / "app/broken.tflite").write_bytes((light_digits / "app/digits_int8.tflite").read_bytes()[:8000])
+    manifest = manifest_of(light_digits)
+    manifest["models"][0]["variants"].append(broken)
+    finished = run("baseline", "update", write_manifest(light_digits, manifest))
     assert finished.code == 3
-    assert not (digits / "tflite-guard.baseline.json").exists()
+    assert not (light_digits / "tflite-guard.baseline.json").exists()
 
 
-@pytest.mark.parametrize("data", [[], ["data/evaluation.npz"]])
-@pytest.mark.parametrize("model", ["models/digits.keras", "models/digits_qat", "float.tflite"])
-def test_init_writes_a_manifest_that_validates_and_runs(run: Run, digits: Path, model: str, data: list[str]) -> None:
-    if model.endswith(".tflite"):
-        arguments = ["digits", "float32", "-o", digits / model, "--manifest", digits / "tflite-guard.json"]
-        assert run("convert", *arguments).code == 0
-    made = run("init", model, *data, "-o", "new.json", cwd=digits)
-    assert made.code == 0, made.err
-    assert run("validate", "new.json", cwd=digits).code == 0
-    checked = run("check", "new.json", "--fail-on", "never", "--format", "json", cwd=digits)
+def test_init_writes_manifests_that_validate_and_run(run: Run, light_digits: Path) -> None:
+    """Of each kind of model, with data and without."""
+    written = {}
+    for model in ("models/digits.keras", "models/digits_qat", "app/digits_float.tflite"):
+        for data in ([], ["data/evaluation.npz"]):
+            name = f"{Path(model).name}-{len(data)}.json"
+            made = run("init", model, *data, "-o", name, cwd=light_digits)
+            assert made.code == 0, made.err
+            assert run("validate", name, cwd=light_digits).code == 0
+            # What a user wrote is not overwritten.
+            assert run("init", model, *data, "-o", name, cwd=light_digits).code == 2
+            written[name] = bool(data)
+    checked = run("check", *written, "--fail-on", "never", "--format", "json", cwd=light_digits)
     assert checked.code == 0, checked.err
-    assert checked.report["verdict"] in ("pass", "fail")
-    assert run("init", model, "-o", "new.json", cwd=digits).code == 2  # what a user wrote is not overwritten
+    assert [model["manifest"]["path"] for model in checked.report["models"]] == list(written)
+    for model, data in zip(checked.report["models"], written.values(), strict=True):
+        assert model["verdict"] in ("pass", "fail"), model
+        assert model["reference"]["verdict"] == ("pass" if data else None), "held to the accuracy that it has"
 
 
 def test_init_refuses_what_it_cannot_use(run: Run, digits: Path, tmp_path: Path) -> None:
@@ -253,8 +278,8 @@ def test_the_table_keeps_every_figure_in_a_terminal_of_any_width(run: Run, share
         assert figure in seen, figure
 
 
-def test_progress_is_shown_in_a_terminal(digits: Path) -> None:
-    path = write_manifest(digits, only(manifest_of(digits), "float32"))
+def test_progress_is_shown_in_a_terminal(light_digits: Path) -> None:
+    path = light_digits / "tflite-guard.json"
     seen = in_a_terminal("check", path, "--no-cache", columns=120)
     assert "running the reference" in seen
     assert "examples/s" in seen

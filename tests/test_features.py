@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from tests.conftest import Run, manifest_of, only, write_manifest
+from tests.conftest import Run, manifest_of, write_manifest
 from tests.plain_loop import raw_outputs
 
 
@@ -164,7 +164,8 @@ def test_outputs_observed_in_an_application(run: Run, digits: Path, images: np.n
     assert run("check", edited(digits, [variant])).code == 0
 
 
-def test_a_metric_of_the_users_own(run: Run, digits: Path) -> None:
+def test_a_metric_of_the_users_own(run: Run, light_digits: Path) -> None:
+    digits = light_digits
     (digits / "mine.py").write_text(
         "import numpy as np\n"
         "def right(outputs, labels):\n    return (outputs[0].argmax(axis=1) == labels).astype(float)\n"
@@ -202,13 +203,13 @@ def test_measured_ranges_and_fewer_samples_change_the_artifact(run: Run, digits:
     assert all(finished.metric(name, "accuracy")["value"] > 0.9 for name in options)
 
 
-def test_examples_in_groups_are_resampled_together(run: Run, digits: Path) -> None:
-    arrays = dict(np.load(digits / "data/evaluation.npz"))
+def test_examples_in_groups_are_resampled_together(run: Run, light_digits: Path) -> None:
+    arrays = dict(np.load(light_digits / "data/evaluation.npz"))
     arrays["scan"] = np.arange(len(arrays["label"])) // 50
-    np.savez(digits / "data/evaluation.npz", **arrays)
-    manifest = only(manifest_of(digits), "shipped", "float32")
+    np.savez(light_digits / "data/evaluation.npz", **arrays)
+    manifest = manifest_of(light_digits)
     manifest["datasets"]["test"]["group"] = "scan"
-    finished = run("check", write_manifest(digits, manifest), "--format", "json")
+    finished = run("check", write_manifest(light_digits, manifest), "--format", "json")
     metric = finished.metric("shipped", "sqnr")
     assert metric["groups"] == len(set(arrays["scan"].tolist()))
     assert metric["interval_method"] == "bootstrap-groups"
@@ -303,7 +304,7 @@ def test_inputs_and_outputs_go_by_keys_layers_and_places(run: Run, tmp_path: Pat
     found = keras.saving.load_model(tmp_path / "m.keras").predict({"user": data["u"], "item": data["i"]}, verbose=0)
     np.savez(tmp_path / "data.npz", **data, click=found["click"] + 0.25, rating=found["rating"] - 0.5)
 
-    def manifest(user: str, item: str, click: str, rating: str) -> Path:
+    def named(user: str, item: str, click: str, rating: str) -> tuple[dict[str, Any], dict[str, Any]]:
         dataset = {
             "source": "npz",
             "path": "data.npz",
@@ -316,28 +317,29 @@ def test_inputs_and_outputs_go_by_keys_layers_and_places(run: Run, tmp_path: Pat
             {"name": "rating", "metric": "mae", "output": rating},
         ]
         model = {
-            "name": "m",
             "reference": {"keras": "m.keras", "input_shapes": {user: [1, 4]}},
-            "evaluation": "d",
-            "calibration": "d",
             "metrics": metrics,
             "variants": ["float32", "int8"],
         }
-        return write_manifest(tmp_path, {"schema_version": 1, "datasets": {"d": dataset}, "models": [model]})
+        return dataset, model
 
-    for names in (
-        ("user", "item", "click", "rating"),
-        ("u_in", "a_in", "z_click", "a_rating"),
+    by = {
+        "keys": named("user", "item", "click", "rating"),
+        "layers": named("u_in", "a_in", "z_click", "a_rating"),
         # A dictionary's keys are in order: item before user.
-        ("#1", "#0", "#0", "#1"),
-    ):
-        finished = run("check", manifest(*names), "--format", "json")
-        assert finished.code == 0, finished.out + finished.err
+        "places": named("#1", "#0", "#0", "#1"),
+        "both": named("user", "u_in", "click", "rating"),
+    }
+    datasets = {name: dataset for name, (dataset, _) in by.items()}
+    models = [model | {"name": name, "evaluation": name, "calibration": name} for name, (_, model) in by.items()]
+    path = write_manifest(tmp_path, {"schema_version": 1, "datasets": datasets, "models": models})
+    finished = run("check", path, "--format", "json")
+    for name in ("keys", "layers", "places"):
+        assert finished.model(name)["verdict"] == "pass", finished.out + finished.err
         for variant, near in (("float32", 1e-5), ("int8", 0.2)):
-            assert finished.metric(variant, "click")["value"] == pytest.approx(0.25, abs=near)
-            assert finished.metric(variant, "rating")["value"] == pytest.approx(0.5, abs=near)
-    finished = run("check", manifest("user", "u_in", "click", "rating"), "--format", "json")
-    assert "'inputs' names 'u_in' twice, once as 'u_in'" in finished.out
+            assert finished.metric(variant, "click", name)["value"] == pytest.approx(0.25, abs=near)
+            assert finished.metric(variant, "rating", name)["value"] == pytest.approx(0.5, abs=near)
+    assert "'inputs' names 'u_in' twice, once as 'u_in'" in finished.model("both")["error"]["message"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -356,22 +358,25 @@ def test_state_is_kept_through_a_group(run: Run, tmp_path: Path) -> None:
         kept.append(model(steps[i : i + 1]).numpy()[0])
     np.savez(tmp_path / "data.npz", steps=steps, recording=recording, kept=np.stack(kept))
 
-    def checked(state: str, **settings: Any) -> Any:
-        dataset = {"source": "npz", "path": "data.npz", "inputs": "steps", "labels": "kept", "group": "recording"}
-        entry = {"name": "m", "reference": {"keras": "m.keras"}, "evaluation": "d", "state": state}
-        entry |= {"metrics": ["mae", "sqnr"], "variants": ["float32"]}
-        datasets = {"d": dataset | settings}
-        path = write_manifest(tmp_path, {"schema_version": 1, "datasets": datasets, "models": [entry]})
-        return run("check", path, "--format", "json")
-
-    finished = checked("kept")
-    assert finished.code == 0, finished.out + finished.err
-    assert finished.metric("float32", "mae")["reference"] == pytest.approx(0, abs=1e-6)
-    assert finished.metric("float32", "mae")["value"] == pytest.approx(0, abs=1e-6)
-    finished = checked("reset")
-    assert finished.metric("float32", "mae")["reference"] > 0.01
-    assert finished.metric("float32", "sqnr")["value"] > 100
-    assert "has a `limit`, which leaves examples out" in checked("kept", limit=5).out
+    dataset = {"source": "npz", "path": "data.npz", "inputs": "steps", "labels": "kept", "group": "recording"}
+    datasets = {"whole": dataset, "limited": dataset | {"limit": 5}}
+    models = [
+        {"name": name, "reference": {"keras": "m.keras"}, "evaluation": data, "state": state}
+        | {"metrics": ["mae", "sqnr"], "variants": ["float32"]}
+        for name, data, state in (
+            ("kept", "whole", "kept"),
+            ("reset", "whole", "reset"),
+            ("limited", "limited", "kept"),
+        )
+    ]
+    path = write_manifest(tmp_path, {"schema_version": 1, "datasets": datasets, "models": models})
+    finished = run("check", path, "--format", "json")
+    assert finished.model("kept")["verdict"] == finished.model("reset")["verdict"] == "pass", finished.out
+    assert finished.metric("float32", "mae", "kept")["reference"] == pytest.approx(0, abs=1e-6)
+    assert finished.metric("float32", "mae", "kept")["value"] == pytest.approx(0, abs=1e-6)
+    assert finished.metric("float32", "mae", "reset")["reference"] > 0.01
+    assert finished.metric("float32", "sqnr", "reset")["value"] > 100
+    assert "has a `limit`, which leaves examples out" in finished.model("limited")["error"]["message"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -391,35 +396,42 @@ def test_a_variant_is_run_by_the_references_signature_or_its_own(run: Run, tmp_p
     x = np.random.default_rng(3).normal(size=(30, 4)).astype("float32")
     np.savez(tmp_path / "data.npz", x=x, night=x @ weights["night"].astype("float32"))
 
-    def checked(reference: dict[str, str], *variants: Any) -> Any:
-        dataset = {"source": "npz", "path": "data.npz", "inputs": "x", "labels": "night"}
-        entry = {"name": "m", "reference": reference, "evaluation": "d", "metrics": ["mae"], "variants": list(variants)}
-        path = write_manifest(tmp_path, {"schema_version": 1, "datasets": {"d": dataset}, "models": [entry]})
-        return run("check", path, "--format", "json")
-
     shipped = {"name": "shipped", "tflite": "both.tflite"}
     day = {"name": "day", "tflite": "both.tflite", "signature": "day"}
-    for reference in ({"saved_model": "m", "signature": "night"}, {"tflite": "both.tflite", "signature": "night"}):
-        finished = checked(reference, shipped, day, "float32")
-        assert finished.metric("shipped", "mae")["reference"] == pytest.approx(0, abs=1e-6)
-        assert finished.metric("shipped", "mae")["value"] == pytest.approx(0, abs=1e-6)
-        assert finished.metric("float32", "mae")["value"] == pytest.approx(0, abs=1e-6)
+
+    def entry(name: str, reference: dict[str, str], *variants: Any) -> dict[str, Any]:
+        asked = {"evaluation": "d", "metrics": ["mae"], "variants": list(variants)}
+        return {"name": name, "reference": reference} | asked
+
+    models = [
+        entry("saved_model", {"saved_model": "m", "signature": "night"}, shipped, day, "float32"),
+        entry("tflite", {"tflite": "both.tflite", "signature": "night"}, shipped, day, "float32"),
+        entry("neither", {"tflite": "both.tflite"}, shipped),
+    ]
+    dataset = {"source": "npz", "path": "data.npz", "inputs": "x", "labels": "night"}
+    path = write_manifest(tmp_path, {"schema_version": 1, "datasets": {"d": dataset}, "models": models})
+    finished = run("check", path, "--format", "json")
+    for name in ("saved_model", "tflite"):
+        assert finished.metric("shipped", "mae", name)["reference"] == pytest.approx(0, abs=1e-6)
+        assert finished.metric("shipped", "mae", name)["value"] == pytest.approx(0, abs=1e-6)
+        assert finished.metric("float32", "mae", name)["value"] == pytest.approx(0, abs=1e-6)
         wanted = np.abs(x @ weights["day"] - x @ weights["night"]).mean()
-        assert finished.metric("day", "mae")["value"] == pytest.approx(wanted, rel=1e-5)
-    finished = checked({"tflite": "both.tflite"}, shipped)
+        assert finished.metric("day", "mae", name)["value"] == pytest.approx(wanted, rel=1e-5)
     assert finished.code == 3
-    assert "both.tflite has several signatures (there are: 'day', 'night'); say which" in finished.out
+    message = finished.model("neither")["error"]["message"]
+    assert "both.tflite has several signatures (there are: 'day', 'night'); say which" in message
 
 
-def test_a_metric_of_the_users_own_of_an_output_that_there_is_not(run: Run, digits: Path) -> None:
-    (digits / "own.py").write_text("def own(outputs, reference, labels):\n    return 0.0\n")
-    path = edited(digits, ["float32"], metrics=[{"python": "own:own", "output": "nothing"}], tolerances={})
+def test_a_metric_of_the_users_own_of_an_output_that_there_is_not(run: Run, light_digits: Path) -> None:
+    (light_digits / "own.py").write_text("def own(outputs, reference, labels):\n    return 0.0\n")
+    path = edited(light_digits, ["float32"], metrics=[{"python": "own:own", "output": "nothing"}], tolerances={})
     finished = run("check", path, "--allow-code", "--format", "json")
     assert finished.variant("float32")["error"]["kind"] == "data"
     assert "metric 'own' names output 'nothing'; the model has " in finished.variant("float32")["error"]["message"]
 
 
-def test_a_reference_on_inputs_of_a_wrong_scale_is_suspect_and_can_be_gated(run: Run, digits: Path) -> None:
+def test_a_reference_on_inputs_of_a_wrong_scale_is_suspect_and_can_be_gated(run: Run, light_digits: Path) -> None:
+    digits = light_digits
     manifest = manifest_of(digits)
     for dataset in manifest["datasets"].values():
         dataset["preprocess"] = [{"cast": "float32"}, {"scale": 1 / 4096}]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EXAMPLES, Run
+from tests.plain_loop import raw_outputs
 from tflite_guard.errors import DataError, EvaluationError, GuardError, UsageError
 from tflite_guard.init import write_manifest
 
@@ -151,7 +152,6 @@ def test_labels_are_what_is_called_so_or_holds_the_classes(
         ([None, None, 3], "float32", (64, 1, 3)),
         ([8, 6], "float32", (64, 6)),
         ([1, 2**22], "float32", (4, 2**22)),
-        ([1, 2**24], "float32", (1, 2**24)),
     ],
 )
 def test_random_examples_have_the_models_shape_and_stay_within_bounds(
@@ -169,6 +169,15 @@ def test_an_example_without_a_batch_axis_is_known(
     tflite: Maker, place: Path, shape: list[int | None], data: tuple[int, ...]
 ) -> None:
     assert init(tflite({"x": (shape, "float32")}), {"data": np.zeros(data, np.float32)})["inputs"] == {"x": "data"}
+
+
+def test_one_example_as_large_as_the_bound_is_made(tflite: Maker, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tflite_guard.init.RANDOM_BYTES", 2**20)  # the real one takes seconds to compress
+    model = tflite({"x": ([1, 2**18], "float32")})
+    init(model)
+    assert np.load("new-random.npz")["x"].shape == (1, 2**18)
+    with pytest.raises(UsageError, match="one random example would take 1 MiB"):
+        init(tflite({"x": ([1, 2**18 + 1], "float32")}), force=True)
 
 
 def test_one_example_beyond_the_bound_is_asked_for(tflite: Maker, place: Path) -> None:
@@ -252,16 +261,14 @@ def test_the_keys_of_a_dictionary_of_inputs_bind(place: Path) -> None:
         init("model.keras", {"item": rows, "extra": rows, "more": rows}, force=True)
 
 
-def test_the_reference_is_held_to_what_it_has_now(run: Run, place: Path) -> None:
-    import keras
-
-    shutil.copy(EXAMPLES / "digits/models/digits.keras", "digits.keras")
+def test_the_reference_is_held_to_what_it_has_now(run: Run, place: Path, float_tflite: Path) -> None:
+    shutil.copy(float_tflite, "digits.tflite")
     data = np.load(EXAMPLES / "digits/data/evaluation.npz")
     image = data["image"].astype(np.float32) / 16
     np.savez("data.npz", image=image, y=data["label"])
-    made = run("init", "digits.keras", "data.npz", cwd=place)
+    made = run("init", "digits.tflite", "data.npz", cwd=place)
     assert made.code == 0, made.err
-    outputs = keras.saving.load_model("digits.keras").predict(image, verbose=0)
+    outputs = raw_outputs(float_tflite, image)
     right = np.mean(outputs.argmax(1) == data["label"])
     assert f"the reference's accuracy on this data is {right:.4f}" in made.out
     reference = json.loads(Path("tflite-guard.json").read_text())["models"][0]["reference"]

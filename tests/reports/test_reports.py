@@ -320,7 +320,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.tuples(PLACES, ANYTHING), min_size=1, max_size=3))
 def test_whatever_is_read_as_a_report_can_be_rendered(edits: list[tuple[int, Any]]) -> None:
     raw = json.loads((GOLDEN / "report.json").read_text())
@@ -338,7 +338,7 @@ FIGURES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(FIGURES), NUMBERS, min_size=1, max_size=3))
 @example({"max_drop": 1e-320})
 @example({"max_drop": 10**309})

@@ -11,23 +11,24 @@ from pathlib import Path
 from tests.conftest import manifest_of, only, write_manifest
 from tflite_guard.manifest import load
 from tflite_guard.manifest.types import Conversion, FileSpec
-from tflite_guard.results import ModelResult, Report
+from tflite_guard.results import ModelResult, Report, Verdict
 from tflite_guard.run import pipeline
 from tflite_guard.run.jobs import Options, hidden_rungs, jobs, named_files
 from tflite_guard.run.steps import content
 from tflite_guard.run.workshop import Hashes
 
 
-def test_an_executor_of_other_processes_gives_the_same_report(digits: Path) -> None:
-    manifest = only(manifest_of(digits), "shipped", "int8")
-    manifest["models"] *= 2
-    manifest["models"][1] = manifest["models"][1] | {"name": "again"}
-    loaded = load(str(write_manifest(digits, manifest)))
+def test_an_executor_of_other_processes_gives_the_same_report(light_digits: Path) -> None:
+    manifest = manifest_of(light_digits)
+    manifest["models"][0]["variants"].append("float32")
+    manifest["models"].append(manifest["models"][0] | {"name": "again"})
+    loaded = load(str(write_manifest(light_digits, manifest)))
     here = pipeline.run([loaded], Options(jobs=1))
     # As a cluster's would be: another interpreter, to which work travels as bytes.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         elsewhere = pipeline.run([loaded], Options(), executor=executor)
     assert untimed(elsewhere) == untimed(here)
+    assert {model.verdict for model in here.models} == {Verdict.PASS}
     assert [model.name for model in here.models] == ["digits", "again"]
 
 
