@@ -1,4 +1,6 @@
-"""Write docs/manifest.md from the manifest's JSON Schema and docs/rules.md from the rules; --check fails if stale.
+"""Write docs/manifest.md from the manifest's JSON Schema, docs/rules.md and docs/rules/ from the rules.
+
+--check fails if one is stale.
 
 python docs/generate.py
 python docs/generate.py --check
@@ -11,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tflite_guard.rules import RULES, Rule
+from tflite_guard.reports import explanation
+from tflite_guard.rules import GROUPS, RULES, Rule
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "schemas" / "manifest-v1.schema.json"
 PAGE = ROOT / "docs" / "manifest.md"
 RULES_PAGE = ROOT / "docs" / "rules.md"
+RULES_FOLDER = ROOT / "docs" / "rules"
 
 HEAD = """# The manifest
 
@@ -39,30 +43,42 @@ wrong with one, each problem with its line and column. For completion and hover 
 
 RULES_HEAD = """# Rules
 
-<!-- Generated from tflite_guard/rules.py by docs/generate.py; edit the rules. -->
+<!-- Generated from tflite_guard/rules by docs/generate.py; edit the rules. -->
 
-What a report can say beside its figures. A finding of severity `error` makes its variant at least `fail`, a `warning`
-at least `warn`; a `note` changes no verdict. A finding about the reference concerns the whole model. Findings that you
-have looked at and accept go to `ignore`, on the variant or on the model:
+What a report can say beside its figures; each rule has a page, which `tflite-guard explain RULE` prints. A finding of
+severity `error` makes its variant at least `fail`, a `warning` at least `warn`; a `note` changes no verdict. A finding
+about the reference concerns the whole model.
+
+The cause of a failure is named only where an experiment has proven it: one thing is changed, the model is quantized
+again, and at least half of the loss comes back, on examples that chose nothing. It then stands below what failed, with
+the fraction that came back and its 95 % interval.
+
+Findings that you have looked at and accept go to `ignore`, on the variant or on the model:
 
 ```json
 "ignore": [{"rule": "partially-quantized", "reason": "the device has a float unit"}]
 ```
 
-They stay in every report, marked as ignored and with the reason, and make no verdict worse.
+They stay in every report, marked as ignored and with the reason, and make no verdict worse. Verdicts and errors cannot
+be ignored; what is allowed are the manifest's own tolerances.
 """
+RULE_NOTE = "<!-- Generated from tflite_guard/rules by docs/generate.py; edit the rules. -->"
 
 
 def rules_page() -> str:
-    """What each rule says and what to do, findings first."""
-    findings = [_rule(rule) for rule in RULES.values() if rule.finding]
-    verdicts = [_rule(rule) for rule in RULES.values() if not rule.finding]
-    intro = "Exceeded limits and missing values. They cannot be ignored; the limits are the manifest's own.\n"
-    return "\n".join([RULES_HEAD, "## Findings\n", *findings, "## Verdicts\n", intro, *verdicts])
+    """The index: each rule with its title, by what it is about."""
+    return "\n".join([RULES_HEAD, *(_group(name, rules) for name, rules in GROUPS.items())])
 
 
-def _rule(rule: Rule) -> str:
-    return f"### {rule.id}\n\n{rule.title} ({rule.severity}). {rule.meaning}\n\n{rule.advice}\n"
+def _group(name: str, rules: tuple[Rule, ...]) -> str:
+    rows = [f"| [{rule.id}](rules/{rule.id}.md) | {rule.severity} | {rule.title} |" for rule in rules]
+    return "\n".join([f"## {name}\n", "| rule | severity | what it says |", "|---|---|---|", *rows]) + "\n"
+
+
+def rule_page(rule: Rule) -> str:
+    """One rule's page."""
+    heading, _, rest = explanation.markdown(rule).partition("\n")
+    return f"{heading}\n\n{RULE_NOTE}\n{rest}\n[All rules](../rules.md)\n"
 
 
 def page(schema: dict[str, Any]) -> str:
@@ -150,13 +166,17 @@ def title(name: str) -> str:
 def main(arguments: list[str]) -> str | None:
     """Write the pages, or with --check say which are stale."""
     pages = {PAGE: page(json.loads(SCHEMA.read_text(encoding="utf-8"))), RULES_PAGE: rules_page()}
+    pages |= {RULES_FOLDER / f"{rule.id}.md": rule_page(rule) for rule in RULES.values()}
+    foreign = sorted(set(RULES_FOLDER.glob("*.md")) - set(pages))
     if arguments == ["--check"]:
-        stale = [
-            path.name for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-        ]
-        return f"{', '.join(stale)} stale: run python docs/generate.py" if stale else None
+        stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+        names = ", ".join(str(path.relative_to(ROOT)) for path in [*stale, *foreign])
+        return f"{names} stale: run python docs/generate.py" if names else None
+    RULES_FOLDER.mkdir(exist_ok=True)
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
+    for path in foreign:
+        path.unlink()
     return None
 
 

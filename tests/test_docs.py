@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,7 +18,7 @@ from tflite_guard.cli import cli
 from tflite_guard.errors import GuardError
 from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, TOLERANCES
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
 
 
@@ -77,6 +79,27 @@ def test_what_the_container_is_built_with_exists() -> None:
     declared = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     named = {name for page in PAGES for name in re.findall(r"--build-arg (\w+)=", page.read_text())}
     assert named == set(declared)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_that_is_shown_compiles(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        compile(block, page.name, "exec")
+
+
+def test_what_is_recorded_as_the_page_shows_is_what_the_check_computes(run: Run, digits: Path) -> None:
+    page = (ROOT / "docs/recording-outputs.md").read_text()
+    (recorder,) = re.findall(r"## Python\n\n```python\n(.*?)```", page, re.DOTALL)
+    (digits / "recorded").mkdir()
+    subprocess.run([sys.executable, "-c", recorder], check=True, capture_output=True, cwd=digits)
+    manifest = json.loads((digits / "tflite-guard.json").read_text())
+    (shown,) = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    manifest["models"][0]["variants"] = [shown | {"observed_outputs": "recorded/python.npz"}]
+    (digits / "tflite-guard.json").write_text(json.dumps(manifest))
+    finished = run("check", digits / "tflite-guard.json", "--format", "json")
+    (observed,) = [variant["observed"] for variant in json.loads(finished.out)["models"][0]["variants"]]
+    assert observed["max_steps"]["default"] == 0
+    assert finished.code == 0, finished.err
 
 
 def test_every_word_of_a_manifest_is_documented() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from tflite_guard.results import Report
+    from tflite_guard.vocabulary import DiagnoseUse
+    from tflite_guard.why import Explanation
 
-__all__ = ["check"]
+__all__ = ["check", "why"]
 
 
 def check(
@@ -24,6 +26,7 @@ def check(
     data_roots: Sequence[str] = (),
     allow_code: bool = False,
     baseline: str | None = None,
+    diagnose: DiagnoseUse = "auto",
 ) -> Report:
     """Check every model of a manifest and give the report that the command line renders.
 
@@ -39,6 +42,7 @@ def check(
         data_roots: folders outside the repository that the manifest may read.
         allow_code: run Python named by the manifest, Lambda layers and graphs that touch files.
         baseline: a file to compare with, `off`, or None for what is recorded beside the manifest.
+        diagnose: look for the cause of what does not pass (`auto`), of everything (`always`), or of nothing (`never`).
 
     Raises:
         ManifestError: the manifest is invalid; holds every problem with its line and column.
@@ -57,5 +61,44 @@ def check(
         timeout=timeout,
         allow_code=allow_code,
         data_roots=tuple(data_roots),
+        diagnose=diagnose,
     )
     return checking.check([os.fspath(manifest)], options, baseline=baseline)
+
+
+def why(
+    reference: str | PathLike[str],
+    converted: str | PathLike[str],
+    inputs: Any,
+    labels: Any = None,
+    *,
+    calibration: Any = None,
+    observed: Any = None,
+    cache_dir: str | PathLike[str] | None = None,
+    timeout: float = 3600.0,
+) -> Explanation:
+    """Why a converted model is worse than its reference, and what would mend it.
+
+    Args:
+        reference: a Keras model, a SavedModel, or a float .tflite.
+        converted: the .tflite, or the name of a quantization to make it by, such as `int8`.
+        inputs: the path of an .npz, one array (n, …), or a dictionary of arrays by input name.
+        labels: the key of the labels in that .npz, or class numbers (n,); None compares with the reference alone.
+        calibration: what the file was calibrated on, given as `inputs` is.
+        observed: outputs that an application recorded for these inputs: the path of an .npz, or an array or arrays.
+        cache_dir: folder for results that later calls may take; None keeps nothing.
+        timeout: seconds that it may take.
+
+    Raises:
+        UsageError: a file is missing or of no supported kind.
+        DataError: it is not certain which array belongs to which input.
+        EvaluationError: a model cannot be loaded or run.
+    """
+    import os
+
+    from tflite_guard.run.jobs import Options
+    from tflite_guard.why import explain_arrays
+
+    options = Options(cache_dir=None if cache_dir is None else os.path.abspath(os.fspath(cache_dir)), timeout=timeout)
+    paths = os.fspath(reference), os.fspath(converted)
+    return explain_arrays(*paths, inputs, labels, calibration=calibration, observed=observed, options=options)

@@ -18,11 +18,12 @@ from tflite_guard.errors import EvaluationError, GuardError, ManifestError, Usag
 from tflite_guard.files import is_full
 from tflite_guard.reports import FORMATS
 from tflite_guard.text.plain import logged, plain
-from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
+from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON
 
 if TYPE_CHECKING:
     from tflite_guard.results import Report
     from tflite_guard.run.jobs import Options
+    from tflite_guard.vocabulary import DiagnoseUse
 
 ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 INTERRUPTED = 130
@@ -55,12 +56,13 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         models: tuple[str, ...] = (),
         variants: tuple[str, ...] = (),
         jobs: int | None = None,
+        diagnose: DiagnoseUse = "auto",
         **others: Any,
     ) -> Any:
         from tflite_guard.run.jobs import Options
 
         folder = _cache_folder(cache_dir, no_cache)
-        options = Options(models, variants, folder, jobs, timeout, allow_code, data_roots)
+        options = Options(models, variants, folder, jobs, timeout, allow_code, data_roots, diagnose)
         return command(*arguments, options=options, **others)
 
     decorators = (
@@ -122,6 +124,8 @@ def cli() -> None:
 @click.option(
     "--baseline", metavar="FILE|off", help="Compare with this baseline. Default: the file beside each manifest."
 )
+@click.option("--diagnose", type=click.Choice(DIAGNOSE), default="auto", show_default=True,
+              help="Look for the cause of what does not pass, of everything, or of nothing.")  # fmt: skip
 @_run_options
 def check(
     manifests: tuple[str, ...],
@@ -186,6 +190,44 @@ def init(model: str, data: str | None, output: str, signature: str | None, force
     log = _log if verbose else None
     for line in write_manifest(model, data, output, signature=signature, force=force, on_log=log):
         click.echo(line)
+
+
+@cli.command()
+@click.argument("reference")
+@click.argument("converted")
+@click.argument("data")
+@click.option("--calibration", metavar="FILE", help="The .npz that CONVERTED was calibrated on.")
+@click.option("--observed", metavar="FILE", help="An .npz of outputs that the application recorded for DATA.")
+@click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, where its name does not tell.")
+@click.option("--manifest", metavar="FILE", help="Keep the manifest that was worked out.")
+@_run_options
+def why(
+    reference: str,
+    converted: str,
+    data: str,
+    calibration: str | None,
+    observed: str | None,
+    labels: str | None,
+    manifest: str | None,
+    verbose: bool,
+    options: Options,
+) -> None:
+    """Say why CONVERTED performs worse than REFERENCE on DATA (.npz), and what to change.
+
+    REFERENCE is a Keras model, a SavedModel or a float .tflite; CONVERTED a .tflite, or the name of a quantization.
+    """
+    from tflite_guard.checking import exit_code
+    from tflite_guard.why import Question, explain
+
+    if manifest is not None:
+        _require_place(manifest)
+        if os.path.lexists(manifest):
+            raise UsageError(f"{manifest}: exists already; name another --manifest")
+    question = Question(reference, converted, data, labels, calibration, observed)
+    with _progress(verbose) as on_event:
+        answer = explain(question, options, manifest=manifest, on_event=on_event, on_log=_log if verbose else None)
+    click.echo(str(answer), nl=False)
+    sys.exit(exit_code(answer.report, "error"))
 
 
 @cli.command()
@@ -309,6 +351,16 @@ def schema(name: str) -> None:
     from tflite_guard.manifest.schema import schema_text
 
     click.echo(schema_text(f"{name}-v1"), nl=False)
+
+
+@cli.command()
+@click.argument("rule", required=False)
+def explain(rule: str | None) -> None:
+    """Print what a RULE means, how it is proven, and how to fix or accept it; without one, list all."""
+    from tflite_guard.reports import explanation
+
+    told = explanation.listing() if rule is None else explanation.text(explanation.find(rule))
+    click.echo(told, nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -33,7 +33,7 @@ BY_HAND = 'rename the arrays as the model\'s inputs, or write the manifest\'s "i
 
 
 @dataclass(frozen=True)
-class _Array:
+class Array:
     """One array of an .npz, from its header alone."""
 
     shape: tuple[int, ...]
@@ -63,33 +63,33 @@ def write_manifest(
         EvaluationError: the model cannot be loaded or evaluated, or a file cannot be written.
         DataError: it is not certain which array of the data belongs to which input.
     """
-    kind = _kind_of(model, signature)
+    kind = kind_of(model, signature)
     folder = os.path.dirname(os.path.abspath(output))
     random = None if data is not None else os.path.join(folder, f"{Path(output).stem}-random.npz")
     _check_places(model, data, folder)
     for path in filter(None, (output, random)):
         if os.path.lexists(path) and not force:
             raise UsageError(f"{path}: exists already; use --force to overwrite it, or -o to write another")
-    names = _names(kind, model, signature, on_log)
+    names = names_of(kind, model, signature, on_log)
     if random is None:
         assert data is not None
-        found = _arrays(data)
+        found = arrays_of(data)
         notes = ["calibration uses the evaluation data for now; name a sample of the training data for honest figures"]
     else:
         data = os.path.relpath(random)
         made = _random_arrays(names, model)
-        found = {name: _Array(array.shape, str(array.dtype)) for name, array in made.items()}
+        found = {name: Array(array.shape, str(array.dtype)) for name, array in made.items()}
         _write(random, _npz(made))
         count = len(next(iter(made.values())))
         notes = [
             f"{data}: random examples (n = {count}); they show that conversion works, not how accurate it is",
             "replace them with real data and labels",
         ]
-    reference: dict[str, Any] = {kind: _relative(model, folder)} | (
+    reference: dict[str, Any] = {kind: relative(model, folder)} | (
         {"signature": signature} if signature is not None else {}
     )
-    manifest = _manifest(kind, reference, Path(model).stem, _dataset(data, folder, found, names, notes), names)
-    _write(output, _text(manifest))
+    manifest = manifest_of(kind, reference, Path(model).stem, dataset_of(data, folder, found, names, notes), names)
+    _write(output, text(manifest))
     yield from notes
     if "labels" in manifest["datasets"]["evaluation"]:
         yield _gate_reference(manifest, output, on_log)
@@ -100,7 +100,8 @@ def write_manifest(
     yield "next: tflite-guard check" + ("" if output == DEFAULT_MANIFEST else f" {output}")
 
 
-def _kind_of(model: str, signature: str | None) -> ReferenceKind:
+def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
+    """What a reference is. Raises UsageError for what is none."""
     if not os.path.exists(model):
         raise UsageError(f"{model}: no such file or folder")
     if lfs_pointer(model):
@@ -124,7 +125,7 @@ def _check_places(model: str, data: str | None, folder: str) -> None:
             )
 
 
-def _names(kind: ReferenceKind, model: str, signature: str | None, on_log: Callable[[str], None] | None) -> Names:
+def names_of(kind: ReferenceKind, model: str, signature: str | None, on_log: Callable[[str], None] | None) -> Names:
     """What the model takes and gives. Raises EvaluationError for what cannot be evaluated, such as text."""
     real = os.path.realpath(model)
     reference = (
@@ -154,7 +155,8 @@ def _write(path: str, content: bytes) -> None:
         raise EvaluationError("file", f"{path}: cannot be written ({error.strerror}); name another with -o") from None
 
 
-def _text(manifest: dict[str, Any]) -> bytes:
+def text(manifest: dict[str, Any]) -> bytes:
+    """A manifest as it is written to a file."""
     return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
@@ -171,16 +173,17 @@ def _gate_reference(manifest: dict[str, Any], output: str, on_log: Callable[[str
     least = math.floor((accuracy or 0.0) * 100) / 100
     if least > 0:
         manifest["models"][0]["reference"]["tolerances"] = {"accuracy": {"min": least}}
-        _write(output, _text(manifest))
+        _write(output, text(manifest))
     suspect = " ".join(finding.message for finding in model.findings)
     return f"the reference's accuracy on this data is {number(accuracy, 'accuracy')}" + (
         f"; {suspect}" if suspect else f", and the manifest holds it to at least {least:g}"
     )
 
 
-def _manifest(
+def manifest_of(
     kind: ReferenceKind, reference: dict[str, Any], name: str, dataset: dict[str, Any], names: Names
 ) -> dict[str, Any]:
+    """A manifest with one model, tolerances to start from, and the variants that can be made of it."""
     labelled = "labels" in dataset
     entry: dict[str, Any] = {
         "name": name,
@@ -202,13 +205,13 @@ def _variants(kind: ReferenceKind, names: Names) -> list[Any]:
     return ["float32", int8] if kind == "tflite" else ["float32", "float16", "dynamic_range", int8]
 
 
-def _dataset(data: str, folder: str, arrays: Mapping[str, _Array], names: Names, notes: list[str]) -> dict[str, Any]:
+def dataset_of(data: str, folder: str, arrays: Mapping[str, Array], names: Names, notes: list[str]) -> dict[str, Any]:
     """The manifest's dataset; `notes` gains what a reader should know of how it came about."""
     inputs = _inputs(names, arrays, data)
     lone = len(inputs) == 1
     dataset: dict[str, Any] = {
         "source": "npz",
-        "path": _relative(data, folder),
+        "path": relative(data, folder),
         "inputs": inputs.get("", inputs),  # a lone input without a name
     }
     labels = _labels(names, {key: array for key, array in arrays.items() if key not in inputs.values()}, data)
@@ -226,7 +229,7 @@ def _dataset(data: str, folder: str, arrays: Mapping[str, _Array], names: Names,
     return dataset
 
 
-def _inputs(names: Names, arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
+def _inputs(names: Names, arrays: Mapping[str, Array], data: str) -> dict[str, str]:
     """Model input to array: by its exact name, then by another name of it, then where only one is possible.
 
     Names come before shapes for all inputs, so that an array with one input's name never goes to another.
@@ -252,7 +255,7 @@ def _inputs(names: Names, arrays: Mapping[str, _Array], data: str) -> dict[str, 
     return {name: inputs[name] for name in names.inputs}
 
 
-def _only_fits(left: Mapping[str, TensorInfo], arrays: Mapping[str, _Array], data: str) -> dict[str, str]:
+def _only_fits(left: Mapping[str, TensorInfo], arrays: Mapping[str, Array], data: str) -> dict[str, str]:
     """Each input's array where it alone fits and fits no other input. Raises DataError where that leaves a doubt."""
     fitting = {name: [key for key, array in arrays.items() if _takes(info, array)] for name, info in left.items()}
     for name, keys in fitting.items():
@@ -268,7 +271,7 @@ def _only_fits(left: Mapping[str, TensorInfo], arrays: Mapping[str, _Array], dat
     return {name: keys[0] for name, keys in fitting.items()}
 
 
-def _named_as_labels(names: Names, arrays: Mapping[str, _Array]) -> list[str]:
+def _named_as_labels(names: Names, arrays: Mapping[str, Array]) -> list[str]:
     """The arrays that bear an output's name, or that of labels, such as `y`, `y_test` or `labels`."""
     known = {*names.outputs, *names.output_aliases} - {*names.inputs, *names.input_aliases}
     return [
@@ -278,7 +281,7 @@ def _named_as_labels(names: Names, arrays: Mapping[str, _Array]) -> list[str]:
     ]
 
 
-def _labels(names: Names, arrays: Mapping[str, _Array], data: str) -> list[str]:
+def _labels(names: Names, arrays: Mapping[str, Array], data: str) -> list[str]:
     """What can be the class numbers of a model with one output of classes: by name, else by the values.
 
     One integer an example; of arrays without a telling name, one that reaches from the first class to the last.
@@ -304,7 +307,7 @@ def _range(data: str, key: str) -> tuple[int, int]:
     return min((int(min(part)) for part in parts), default=0), max((int(max(part)) for part in parts), default=0)
 
 
-def _takes(info: TensorInfo, array: _Array) -> bool:
+def _takes(info: TensorInfo, array: Array) -> bool:
     """Whether an array holds one example a row, and numbers that can become the input's without loss of meaning."""
     kind, own = _kind(array.dtype), _kind(info.dtype)
     as_numbers = kind == own or (kind in "iu" and own in "iu") or (kind in "biu" and own == "f")
@@ -327,11 +330,11 @@ def _kind(dtype: str) -> str:
         return "O"
 
 
-def _arrays(data: str) -> dict[str, _Array]:
+def arrays_of(data: str) -> dict[str, Array]:
     """Shapes and types of the arrays in an .npz, without reading them."""
     from tflite_guard.datasets.arrays import npz_headers
 
-    return {key: _Array(tuple(header.shape), str(header.dtype)) for key, header in npz_headers(data).items()}
+    return {key: Array(tuple(header.shape), str(header.dtype)) for key, header in npz_headers(data).items()}
 
 
 def _random_arrays(names: Names, model: str) -> dict[str, Any]:
@@ -369,5 +372,6 @@ def _npz(arrays: Mapping[str, Any]) -> bytes:
     return content.getvalue()
 
 
-def _relative(path: str, folder: str) -> str:
+def relative(path: str, folder: str) -> str:
+    """A path as a manifest in some folder names it."""
     return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()

@@ -13,6 +13,7 @@ MANIFEST_VERSION = 1
 REPORT_VERSION = 1
 DEFAULT_MANIFEST = "tflite-guard.json"
 FAIL_ON = ("error", "warning", "never")
+DIAGNOSE = ("auto", "always", "never")
 COMMENT_ON = ("auto", "always", "failures")
 SERVING_DEFAULT = "serving_default"
 """TensorFlow's own name for the signature of a model that has one."""

@@ -65,7 +65,7 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
 
 
 def _finding(cause: Cause) -> Finding:
-    told = finding(cause.rule, cause.message, "warning", **cause.evidence)
+    told = finding(cause.rule, cause.message, **cause.evidence)
     return replace(told, primary=True, experiment=cause.experiment, tensor=cause.tensor, operator=cause.operator)
 
 

@@ -1,73 +1,17 @@
-"""What a check can say beside a verdict: every rule with its id, its severity and its sentences. Standard library only.
-
-SARIF, the pages of `docs/rules` and `ignore` in a manifest are made from, and held against, this one list.
-"""
+"""What measurements and facts say by themselves, without an experiment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from tflite_guard.rules.rule import Rule
 
-from tflite_guard.results import Finding, Severity
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule. Its id is stable: manifests name it in `ignore`, code hosts in alerts."""
-
-    id: str
-    severity: Severity
-    title: str
-    meaning: str
-    """One or two sentences: what it says."""
-    advice: str
-    """What to do."""
-    finding: bool = True
-    """It is a finding, which a manifest may `ignore`; the others are verdicts and errors."""
-
-
-_ALL = (
-    Rule(
-        "tolerance-exceeded",
-        "error",
-        "A tolerance is exceeded",
-        "A converted model is worse than its float reference, or than its baseline, by more than the manifest allows.",
-        "Look at the calibration data and its preprocessing first, then at the operators that lose most. If the loss "
-        "is acceptable, change the tolerance in the manifest.",
-        finding=False,
-    ),
-    Rule(
-        "metric-not-computed",
-        "error",
-        "A metric could not be computed",
-        "A metric has no value, for example because the outputs hold NaN or infinity. That is never a pass.",
-        "The message says why. Check the model's outputs, the labels and the metric's options in the manifest.",
-        finding=False,
-    ),
-    Rule(
-        "observed-outputs",
-        "error",
-        "Outputs recorded by the application differ",
-        "Outputs that the application or the device recorded are outside the tolerances, or differ from what the same "
-        "artifact gives here.",
-        "Compare the application's preprocessing, the version of its runtime and its kernels with those of the check.",
-        finding=False,
-    ),
-    Rule(
-        "reference-tolerance",
-        "error",
-        "The reference itself is out of tolerance",
-        "The float reference's own value is outside the limits that the manifest sets in `reference.tolerances`.",
-        "Mend the reference, its preprocessing or the evaluation data: what is compared with a bad reference proves "
-        "nothing.",
-        finding=False,
-    ),
+MEASURED = (
     Rule(
         "not-proven",
         "error",
         "A required proof is missing",
         "The tolerance asks that a confidence interval be inside the limit, and there is no interval.",
         'Remove "require" from the tolerance, or choose a metric that has an interval.',
+        accept="the metric has no interval, and the value alone decides here",
     ),
     Rule(
         "underpowered-evaluation",
@@ -75,6 +19,8 @@ _ALL = (
         "Too few examples",
         "The confidence interval holds the limit: with other examples the verdict could differ.",
         "Evaluate on more examples. The message says about how many would do.",
+        proof="The 95 % interval's width against the distance from the limit; see `docs/metrics.md`.",
+        accept="there are no more labelled recordings",
     ),
     Rule(
         "reference-suspect",
@@ -85,6 +31,8 @@ _ALL = (
         "then proves nothing.",
         "Check the preprocessing (scale, order of the channels, resizing, layout), the labels and the order of the "
         "classes. The message says what was seen.",
+        proof="The reference's own outputs and metrics are held against a constant answer on the same examples.",
+        accept="the classes are this unbalanced, and a constant answer is what the task amounts to",
     ),
     Rule(
         "batch-dependent",
@@ -93,6 +41,8 @@ _ALL = (
         "The same example gives other outputs in a batch than alone, as with batch normalization left in training "
         "mode. Everything was then run one example at a time, as an application does.",
         "Export the model for inference (in Keras: `training=False`), so that an example's outputs are its own.",
+        proof="The first batch is run as a whole and one example at a time, and the outputs differ.",
+        accept="the application runs whole batches of one recording",
     ),
     Rule(
         "state-reset",
@@ -101,6 +51,7 @@ _ALL = (
         "The model carries state from one call to the next, and each example was evaluated as if it were the first.",
         'Where the application keeps the state between calls, set `"state": "kept"` on the model, and name what '
         "belongs together (the windows of a recording) as the `group` of the evaluation data.",
+        accept="each window is a recording of its own",
     ),
     Rule(
         "nothing-quantized",
@@ -109,6 +60,8 @@ _ALL = (
         "A quantization was asked for, and no tensor of the file is quantized: it is a float model under another name.",
         "The quantizer leaves small constants in float (under 1,024 elements in `dynamic_range`), and operators that "
         "it does not know. Choose `int8`, or drop the variant.",
+        proof="Read from the file: no tensor has integers that stand for reals.",
+        accept="it is small anyway, and the variant tests the conversion",
     ),
     Rule(
         "coarse-output",
@@ -118,6 +71,9 @@ _ALL = (
         "quantization steps cannot tell the classes apart, and the lowest index decides.",
         "Where the output is a softmax, take its logits as the model's output, or leave the last operators in float "
         "with `keep_float`. A calibration on values of another range than the evaluation's leaves few steps, too.",
+        proof="Ties among the largest outputs are counted, the reference's own and the variant's, and the decisions "
+        "that a tie has lost.",
+        accept="ties are broken by the application, with the previous frame",
     ),
     Rule(
         "constant-output",
@@ -125,6 +81,8 @@ _ALL = (
         "An output never varies",
         "The variant gives the same output for every example, where the reference's varies.",
         "Look at the calibration data and the scales of the output: everything is rounded or clipped to one value.",
+        proof="Each output is looked at over all examples: the variant's is always the same.",
+        accept="this output is a version number",
     ),
     Rule(
         "select-ops",
@@ -133,6 +91,8 @@ _ALL = (
         "The file holds operators that LiteRT does not have by itself: of TensorFlow (Flex) or custom ones.",
         "Link what implements them into the application (for Flex, the Select TF operators), or replace them. "
         "Microcontrollers cannot run them.",
+        proof="Read from the file: its operator codes.",
+        accept="the application links the Select TF operators",
     ),
     Rule(
         "partially-quantized",
@@ -140,6 +100,8 @@ _ALL = (
         "Operators compute in float",
         "Some operators of an integer model compute in float, so a device without float support cannot run it.",
         "Replace the operators, or set `require_integer` on the variant to make this an error.",
+        proof="Read from the file: the type of each operator's tensors.",
+        accept="the device has a float unit",
     ),
     Rule(
         "no-baseline",
@@ -147,13 +109,6 @@ _ALL = (
         "The baseline holds no value",
         "The tolerance limits the change since the baseline, and the baseline has no value of this metric.",
         "Record one with `tflite-guard baseline update`.",
+        accept="the metric is new, and the baseline follows with the next release",
     ),
 )
-
-RULES = {rule.id: rule for rule in _ALL}
-"""By id, in the order in which SARIF lists them."""
-
-
-def finding(rule: str, message: str, severity: Severity | None = None, /, **evidence: Any) -> Finding:
-    """A finding of a rule, with the rule's severity unless another is given; the keywords are its evidence."""
-    return Finding(rule, severity or RULES[rule].severity, message, evidence=evidence)

@@ -1,0 +1,153 @@
+"""One variant's story on a page: what is lost, where, why, how that was proven, and what to change."""
+
+from __future__ import annotations
+
+import html
+import json
+import textwrap
+from collections.abc import Iterator
+
+from tflite_guard.reports import wording
+from tflite_guard.results import (
+    Diagnosis,
+    Experiment,
+    Finding,
+    MetricResult,
+    ModelResult,
+    Remedy,
+    Report,
+    Rung,
+    VariantResult,
+    Verdict,
+)
+from tflite_guard.text import figures
+from tflite_guard.text.plain import logged, plain
+
+WIDTH = 96
+LONGEST = 2000
+RUNGS = {
+    "reference": "the reference",
+    "float32": "converted, float32",
+    "float16": "float16 weights",
+    "weights": "8-bit weights alone",
+    "int16x8": "16-bit activations",
+    "int8": "8 bits, as the file",
+    "file": "the file itself",
+    "application": "your application",
+}
+
+
+def render(report: Report) -> str:
+    """The story as plain text."""
+    lines = [line for model in report.models for line in _model(model)]
+    return "\n".join(logged(line.rstrip()) for line in lines) + "\n"
+
+
+def render_html(report: Report) -> str:
+    """The story for a notebook."""
+    return f"<pre>{html.escape(render(report))}</pre>"
+
+
+def _model(model: ModelResult) -> Iterator[str]:
+    if model.error is not None:
+        yield from _wrapped(f"✗ {plain(model.name)} could not be evaluated: {plain(model.error.message, LONGEST)}")
+        return
+    for finding in model.findings:
+        yield from _wrapped(f"! the reference: {wording.told(finding)}")
+    for variant in model.variants:
+        yield from _variant(model, variant)
+
+
+def _variant(model: ModelResult, variant: VariantResult) -> Iterator[str]:
+    mark = wording.MARKS[variant.verdict]
+    yield f"{mark} {plain(variant.name)} against {plain(model.reference.path)}"
+    yield ""
+    if variant.error is not None:
+        yield from _wrapped(f"It could not be evaluated: {plain(variant.error.message, LONGEST)}", "  ")
+        return
+    yield "What is lost"
+    for metric in variant.metrics:
+        yield from _wrapped(wording.failure(metric) if metric.problem else _held(metric), "  ")
+    if variant.verdict is Verdict.PASS:
+        yield from _wrapped("Every tolerance holds, so there is nothing to explain.", "  ")
+    if variant.diagnosis is not None and variant.diagnosis.ladder:
+        yield from ("", "Where it is lost", *_ladder(variant.diagnosis, variant))
+    primary = next((one for one in variant.findings if one.primary), None)
+    yield from _why(primary, variant.diagnosis)
+    for finding in variant.findings:
+        if not finding.primary:
+            yield from _wrapped(f"{finding.severity}: {wording.told(finding)} ({plain(finding.rule)})", "  ")
+    yield from _remedy(variant)
+
+
+def _held(metric: MetricResult) -> str:
+    own = (
+        f" (the reference's: {figures.number(metric.reference, metric.metric)})" if metric.reference is not None else ""
+    )
+    return f"{plain(metric.name)} is {figures.number(metric.value, metric.metric)}{own}."
+
+
+def _ladder(diagnosis: Diagnosis, variant: VariantResult) -> Iterator[str]:
+    kinds = {one.name: one.metric for one in variant.metrics}
+    metric = kinds.get(diagnosis.metric, "")
+    yield f"  {'':22}  {plain(diagnosis.metric)[:14]:>14}  {'SQNR':>10}"
+    for rung in diagnosis.ladder:
+        value, name = figures.number(rung.value, metric), RUNGS.get(rung.name, plain(rung.name))
+        yield f"  {name:22}  {value:>14}  {_sqnr(rung):>10}"
+
+
+def _sqnr(rung: Rung) -> str:
+    return "identical" if rung.identical else figures.number(rung.sqnr, "sqnr")
+
+
+def _why(primary: Finding | None, diagnosis: Diagnosis | None) -> Iterator[str]:
+    if primary is not None:
+        yield from ("", f"Why: {plain(primary.rule)}")
+        yield from _wrapped(plain(primary.message, LONGEST), "  ")
+        if primary.experiment is not None:
+            yield from _wrapped(f"Proof: {_proof(primary.experiment)}", "  ")
+        if primary.tensor is not None:
+            operator = f"{plain(primary.operator)} " if primary.operator else ""
+            yield from _wrapped(f"Place: {operator}{plain(primary.tensor, 300)}", "  ")
+    elif diagnosis is not None and diagnosis.note is not None:
+        yield from ("", "Why")
+        yield from _wrapped(f"No cause is proven: {plain(diagnosis.note, LONGEST)}.", "  ")
+
+
+def _proof(experiment: Experiment) -> str:
+    told = f"{plain(experiment.name, 300)}: {figures.percent(experiment.recovered)} of the loss comes back"
+    if experiment.confidence_interval is None:
+        return told + "."
+    low, high = map(figures.percent, experiment.confidence_interval)
+    return f"{told} on examples that chose nothing (95 % interval {low} to {high})."
+
+
+def _remedy(variant: VariantResult) -> Iterator[str]:
+    if not variant.remedies:
+        return
+    best = variant.remedies[0]
+    yield from ("", "What to change")
+    kinds = {one.name: one.metric for one in variant.metrics}
+    numbers = ", ".join(
+        f"{plain(name)} {figures.number(value, kinds.get(name, ''))}" for name, value in best.metrics.items()
+    )
+    checked = " on unseen examples" if best.verified else ""
+    yield from _wrapped(f"{plain(best.title, 300)}: {numbers}{checked}, {figures.size(best.size_bytes)}.", "  ")
+    where = f"at {plain(best.target)}" if best.target else f"in the variant {plain(variant.name)}"
+    yield f"  {where} of the manifest:"
+    yield from (f"    {line}" for line in plain_json(best).splitlines())
+
+
+def plain_json(remedy: Remedy) -> str:
+    """A remedy's patch as the lines that go into the manifest."""
+    lines = json.dumps(remedy.patch, indent=2, ensure_ascii=True).splitlines()[1:-1]
+    return "\n".join(
+        plain(line, LONGEST)
+        if line == line.strip()
+        else "  " * ((len(line) - len(line.lstrip())) // 2 - 1) + plain(line.strip(), LONGEST)
+        for line in lines
+    )
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False) or [""]

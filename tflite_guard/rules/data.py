@@ -1,0 +1,136 @@
+"""Causes in what the model is fed: evaluation inputs, calibration data, targets."""
+
+from __future__ import annotations
+
+from tflite_guard.rules.rule import Rule
+
+_RECALIBRATE = (
+    "That proves the cause and is not the remedy: evaluation data in the calibration set would make the next "
+    "evaluation flatter the model."
+)
+
+DATA = (
+    Rule(
+        "input-range-mismatch",
+        "warning",
+        "Inputs are prepared unlike the model expects",
+        "What the model is fed is on another scale, or in another order, than what it was made for: 0..255 for a "
+        "model of 0..1, normalized twice, another mean, red and blue swapped.",
+        "Prepare the data as in training: mend `preprocess` of the dataset, or the code that fills the input tensor. "
+        "Look for a Rescaling or Normalization layer in the model, which does it once already.",
+        proof="The inputs are fed once more with the correction (times or divided by 255, moved to −1..1, channels "
+        "swapped). One correction brings the metric or the outputs back, on examples that did not choose it.",
+        details="""The usual forms, as steps of `preprocess`:
+
+```json
+[{"cast": "float32"}, {"scale": 0.00392156862745098}]
+[{"cast": "float32"}, {"scale": 0.00784313725490196}, {"offset": -1}]
+[{"cast": "float32"}, {"channels": "bgr"}, {"offset": -110}]
+```
+
+The first is 0..1, the second −1..1, the third what networks in Caffe's tradition want. The application has to do the
+same, to the last step: a mismatch that is mended in the manifest alone stays in the product.""",
+        accept="the sensor is clamped to 0..1 in the application, these data are raw",
+    ),
+    Rule(
+        "input-unit-mismatch",
+        "warning",
+        "One input holds channels of unlike units",
+        "Channels of one input differ by a factor of 100 or more in range (pressure beside acceleration), and one "
+        "scale serves them all: the small ones get one or two integers.",
+        "Normalize the channels before the model, each by its own mean and deviation, or keep the model's own "
+        "normalization in float with `keep_float`.",
+        proof="The first operators are kept in float, so that the channels are normalized before they share a scale. "
+        "At least half of the loss comes back.",
+        details="""As a step of `preprocess`, with one number a channel, which the application then does too:
+
+```json
+{"normalize": {"mean": [101325, 0, 0, 9.81], "std": [900, 0.4, 0.4, 0.5]}}
+```""",
+        accept="the small channels are not used by this variant",
+    ),
+    Rule(
+        "calibration-range-mismatch",
+        "warning",
+        "Calibration data are scaled unlike real inputs",
+        "The activation ranges come from data on another scale than the evaluation's. Too small: real values are "
+        "clipped. Too large: real values share a few of the 256 integers.",
+        "Apply the same `preprocess` to the calibration data as to the evaluation data; best give both datasets the "
+        "same list.",
+        proof="The model is quantized again, calibrated with evaluation inputs, and at least half of the loss comes "
+        "back on other examples; so does it with the calibration data rescaled. " + _RECALIBRATE,
+        details="""The report has, for each tensor, the calibrated range beside the range on evaluation data, and
+the fraction of values that is clipped. With the converter alone, in Python, the generator has to do what the
+application does:
+
+```python
+def representative_dataset():
+    for image in calibration_images[:200]:
+        yield [(image[np.newaxis].astype(np.float32) / 255.0)]
+```""",
+        accept="the evaluation data are a stress test with brighter images than in the field",
+    ),
+    Rule(
+        "calibration-degenerate",
+        "warning",
+        "Calibration data hold next to nothing",
+        "The calibration data are one example repeated, constants, or too few: broken paths, a generator that yields "
+        "the same buffer, a limit of 1. The ranges then say nothing about real inputs.",
+        "Give 100 to 500 different real examples. Look at what the dataset or generator really yields.",
+        proof="Examples are compared by their hashes, and their variances are looked at; quantized again, calibrated "
+        "with evaluation inputs, the model recovers at least half of the loss. " + _RECALIBRATE,
+        details="""A common slip is to yield a buffer that is filled again, which makes a list of one example:
+
+```python
+def representative_dataset():
+    for path in paths:
+        load_into(buffer, path)
+        yield [buffer.copy()]  # not [buffer]
+```""",
+        accept="the input is a constant trigger in this model",
+    ),
+    Rule(
+        "calibration-unrepresentative",
+        "warning",
+        "Calibration data are not like real inputs",
+        "The scale is right and the content is not: random noise, one class alone, one sensor, daylight only. "
+        "Activation ranges that only the missing inputs reach are clipped.",
+        "Take the calibration data at random from what the model will see, with every class and condition in it; the "
+        "training set is the usual place.",
+        proof="The model is quantized again, calibrated with evaluation inputs, and at least half of the loss comes "
+        "back on other examples, while rescaling, removing duplicates or leaving out extremes does not do it. "
+        + _RECALIBRATE,
+        accept="night images are not supported by this product",
+    ),
+    Rule(
+        "calibration-outliers",
+        "warning",
+        "A few calibration examples stretch the ranges",
+        "Some extreme examples (a sensor fault, a saturated recording, a corrupt image) set the range of most "
+        "tensors, so that usual values share few integers. More calibration data then make the model worse.",
+        "Remove those examples; or let the calibration clip them, with `clip_percentile`.",
+        proof="The model is quantized again without the examples that reach furthest, and at least half of the loss "
+        "comes back on examples that did not choose them.",
+        details="""On the variant, where 99.9 keeps the central 99.9 % of each tensor's values:
+
+```json
+"calibration_options": {"clip_percentile": 99.9}
+```
+
+Heavy tails may be genuine. Then clipping costs exactly the examples that matter, and 16-bit activations (`int16x8`)
+are the better answer.""",
+        accept="the extremes are real and must not be clipped",
+    ),
+    Rule(
+        "output-outlier",
+        "warning",
+        "One extreme target sets the output's range",
+        "In calibration a few examples give outputs far from all others, which set the output's scale: most answers "
+        "share a handful of integers.",
+        "Remove the extreme from the calibration data, predict a transformed target (its logarithm), or keep the "
+        "last operators in float with `keep_float`.",
+        proof="The model is quantized again without the examples whose outputs are extreme; distinct output values "
+        "multiply and at least half of the loss comes back.",
+        accept="the extreme is a real alarm and has to be representable",
+    ),
+)

@@ -1,0 +1,59 @@
+"""Verdicts and errors: limits that are exceeded and values that are missing. No manifest can `ignore` them."""
+
+from __future__ import annotations
+
+from tflite_guard.rules.rule import Rule
+
+VERDICTS = (
+    Rule(
+        "tolerance-exceeded",
+        "error",
+        "A tolerance is exceeded",
+        "A converted model is worse than its float reference, or than its baseline, by more than the manifest allows.",
+        "Look at the calibration data and its preprocessing first, then at the operators that lose most. If the loss "
+        "is acceptable, change the tolerance in the manifest.",
+        finding=False,
+    ),
+    Rule(
+        "metric-not-computed",
+        "error",
+        "A metric could not be computed",
+        "A metric has no value, for example because the outputs hold NaN or infinity. That is never a pass.",
+        "The message says why. Check the model's outputs, the labels and the metric's options in the manifest.",
+        finding=False,
+    ),
+    Rule(
+        "observed-outputs",
+        "error",
+        "Outputs recorded by the application differ",
+        "Outputs that the application or the device recorded are outside the tolerances, or differ from what the same "
+        "artifact gives here.",
+        "Compare the application's preprocessing, the version of its runtime and its kernels with those of the check.",
+        finding=False,
+    ),
+    Rule(
+        "reference-tolerance",
+        "error",
+        "The reference itself is out of tolerance",
+        "The float reference's own value is outside the limits that the manifest sets in `reference.tolerances`.",
+        "Mend the reference, its preprocessing or the evaluation data: what is compared with a bad reference proves "
+        "nothing.",
+        finding=False,
+    ),
+    Rule(
+        "unassigned-variables",
+        "error",
+        "The converted file reads variables without values",
+        "The .tflite reads variables that nothing in it assigns: the converter left the weights out, as it does for "
+        "Keras 3 models written with `tf.saved_model.save` or held in a `tf.Module`. Its answers would mean "
+        "nothing.",
+        "Convert anew from `model.export(folder)`, or with `TFLiteConverter.from_keras_model`.",
+        finding=False,
+        proof="Read from the file: VAR_HANDLE and READ_VARIABLE without a value, in a file far smaller than its "
+        "weights.",
+        details="""```python
+model.export("exported")  # not tf.saved_model.save(model, "exported")
+converter = tf.lite.TFLiteConverter.from_saved_model("exported")
+```""",
+    ),
+)
