@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import html
-import json
 import textwrap
 from collections.abc import Iterator
 
 from tflite_guard.reports import wording
 from tflite_guard.results import (
     Diagnosis,
-    Experiment,
-    Finding,
     MetricResult,
     ModelResult,
-    Remedy,
     Report,
     Rung,
     VariantResult,
@@ -72,12 +68,7 @@ def _variant(model: ModelResult, variant: VariantResult) -> Iterator[str]:
         yield from _wrapped("Every tolerance holds, so there is nothing to explain.", "  ")
     if variant.diagnosis is not None and variant.diagnosis.ladder:
         yield from ("", "Where it is lost", *_ladder(variant.diagnosis, variant))
-    primary = next((one for one in variant.findings if one.primary), None)
-    yield from _why(primary, variant.diagnosis)
-    for finding in variant.findings:
-        if not finding.primary:
-            yield from _wrapped(f"{finding.severity}: {wording.told(finding)} ({plain(finding.rule)})", "  ")
-    yield from _remedy(variant)
+    yield from _explained(model, variant)
 
 
 def _held(metric: MetricResult) -> str:
@@ -100,53 +91,19 @@ def _sqnr(rung: Rung) -> str:
     return "identical" if rung.identical else figures.number(rung.sqnr, "sqnr")
 
 
-def _why(primary: Finding | None, diagnosis: Diagnosis | None) -> Iterator[str]:
-    if primary is not None:
-        yield from ("", f"Why: {plain(primary.rule)}")
-        yield from _wrapped(plain(primary.message, LONGEST), "  ")
-        if primary.experiment is not None:
-            yield from _wrapped(f"Proof: {_proof(primary.experiment)}", "  ")
-        if primary.tensor is not None:
-            operator = f"{plain(primary.operator)} " if primary.operator else ""
-            yield from _wrapped(f"Place: {operator}{plain(primary.tensor, 300)}", "  ")
-    elif diagnosis is not None and diagnosis.note is not None:
-        yield from ("", "Why")
-        yield from _wrapped(f"No cause is proven: {plain(diagnosis.note, LONGEST)}.", "  ")
-
-
-def _proof(experiment: Experiment) -> str:
-    told = f"{plain(experiment.name, 300)}: {figures.percent(experiment.recovered)} of the loss comes back"
-    if experiment.confidence_interval is None:
-        return told + "."
-    low, high = map(figures.percent, experiment.confidence_interval)
-    return f"{told} on examples that chose nothing (95 % interval {low} to {high})."
-
-
-def _remedy(variant: VariantResult) -> Iterator[str]:
-    if not variant.remedies:
-        return
-    best = variant.remedies[0]
-    yield from ("", "What to change")
-    kinds = {one.name: one.metric for one in variant.metrics}
-    numbers = ", ".join(
-        f"{plain(name)} {figures.number(value, kinds.get(name, ''))}" for name, value in best.metrics.items()
-    )
-    checked = " on unseen examples" if best.verified else ""
-    yield from _wrapped(f"{plain(best.title, 300)}: {numbers}{checked}, {figures.size(best.size_bytes)}.", "  ")
-    where = f"at {plain(best.target)}" if best.target else f"in the variant {plain(variant.name)}"
-    yield f"  {where} of the manifest:"
-    yield from (f"    {line}" for line in plain_json(best).splitlines())
-
-
-def plain_json(remedy: Remedy) -> str:
-    """A remedy's patch as the lines that go into the manifest."""
-    lines = json.dumps(remedy.patch, indent=2, ensure_ascii=True).splitlines()[1:-1]
-    return "\n".join(
-        plain(line, LONGEST)
-        if line == line.strip()
-        else "  " * ((len(line) - len(line.lstrip())) // 2 - 1) + plain(line.strip(), LONGEST)
-        for line in lines
-    )
+def _explained(model: ModelResult, variant: VariantResult) -> Iterator[str]:
+    told = wording.explanation(model, variant)
+    if told is not None:
+        yield from ("", f"Why: {told.rule}" if told.rule is not None else "Why")
+        for label, sentence in told.sentences:
+            if label != "Fix":
+                yield from _wrapped(sentence if label == "Cause" else f"{label}: {sentence}", "  ")
+    for finding in variant.findings:
+        if not wording.is_cause(variant, finding):
+            yield from _wrapped(f"{wording.label(finding)}: {wording.told(finding)} ({plain(finding.rule)})", "  ")
+    if told is not None and told.remedy is not None:
+        yield from ("", "What to change", *_wrapped(told.remedy, "  "), *_wrapped(f"{told.change}:", "  "))
+        yield from (f"    {line}" for line in told.patch)
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

@@ -84,7 +84,7 @@ def rung(key: str) -> str:
 
 def docs(rule: str) -> str | None:
     """Where a rule is explained; None for one that has no page, whose id may be anything."""
-    return f"{DOCS}/rules.md#{rule}" if rule in RULES else None
+    return f"{DOCS}/rules/{rule}.md" if rule in RULES else None
 
 
 def sentence(problem: Problem) -> Iterator[tuple[str, bool]]:
