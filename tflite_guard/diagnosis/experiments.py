@@ -74,7 +74,12 @@ class Bench:
     @cached_property
     def real(self) -> Ranges:
         """Each activation's true range on the choosing examples."""
-        return self.lab.ranges(self.lab.evaluation.take(self.choosing[:MOST_CALIBRATED]))
+        return self.lab.ranges(self.calibrating)
+
+    @property
+    def calibrating(self) -> Samples:
+        """The evaluation inputs that real ranges are taken on."""
+        return self.lab.evaluation.take(self.choosing[:MOST_CALIBRATED])
 
     @cached_property
     def views(self) -> list[TensorView]:

@@ -35,6 +35,8 @@ class Operator:
     outputs: tuple[str, ...]
     constants: tuple[str, ...] = ()
     """Constants of floats that it reads, by name."""
+    activation: str = "NONE"
+    """What is fused to it: `NONE`, `RELU`, `RELU6`, …"""
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,14 @@ class Lab(Protocol):
     def convert(self, option: Option) -> Made:
         """What the user would get. Raises EvaluationError where it cannot be made."""
 
-    def ranges(self, samples: Samples) -> Ranges:
-        """Each activation's true range in the float graph."""
+    def ranges(self, samples: Samples, constants: Mapping[str, Array] | None = None) -> Ranges:
+        """Each activation's true range in the float graph, with some of its constants replaced."""
+
+    def edited(self, constants: Mapping[str, Array]) -> Handle:
+        """The float model with some of its constants replaced."""
+
+    def width(self, tensor: str) -> int:
+        """The length of an activation's last axis."""
 
     def tensors(self, ranges: Ranges, rows: Array) -> list[TensorView]:
         """How each activation fares when quantized with some ranges."""

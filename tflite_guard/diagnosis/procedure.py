@@ -33,6 +33,7 @@ PROCEDURE: tuple[Look, ...] = (
     artifact.input_range,
     artifact.stale,
     calibration.ranges,
+    tensors.mask,
     tensors.sensitive,
     conversion.kernels,
     precision.limit,

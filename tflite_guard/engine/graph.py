@@ -56,6 +56,8 @@ class Operator:
     outputs: tuple[int, ...]
     variable: str | None = None
     """What a VAR_HANDLE is of."""
+    activation: str = "NONE"
+    """What is fused to it."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,12 @@ def text(raw: bytes | None) -> str:
 OPERATOR_NAMES: dict[int, str] = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
 }
+OPTION_NAMES: dict[int, str] = {
+    value: name for name, value in vars(schema.BuiltinOptions).items() if not name.startswith("_")
+}
+ACTIVATION_NAMES: dict[int, str] = {
+    value: name for name, value in vars(schema.ActivationFunctionType).items() if not name.startswith("_")
+}
 TYPE_NAMES: dict[int, str] = {
     value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")
 }
@@ -182,7 +190,19 @@ def _operator(raw: Any, codes: Sequence[str], size: int) -> Operator:
         _indices(raw.InputsAsNumpy(), raw.InputsLength()),
         _indices(raw.OutputsAsNumpy(), raw.OutputsLength()),
         _variable(raw) if kind == "VAR_HANDLE" else None,
+        _activation(raw),
     )
+
+
+def _activation(raw: Any) -> str:
+    """The activation that an operator has fused to it; NONE where its kind has none."""
+    table, kind = raw.BuiltinOptions(), OPTION_NAMES.get(raw.BuiltinOptionsType(), "")
+    options: Any = getattr(schema, kind, None)
+    if table is None or not hasattr(options, "FusedActivationFunction"):
+        return "NONE"
+    read = options()
+    read.Init(table.Bytes, table.Pos)
+    return ACTIVATION_NAMES.get(read.FusedActivationFunction(), "unknown")
 
 
 def _variable(raw: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
 
 from tflite_guard.datasets import Batch, about
 from tflite_guard.diagnosis.evidence import decibels
@@ -92,7 +93,7 @@ class EngineLab:
         for one in main.operators:
             constants = tuple(named[i] for i in one.inputs if i in named and i not in active)
             inputs, outputs = (tuple(active[i] for i in side if i in active) for side in (one.inputs, one.outputs))
-            operators.append(Operator(one.type, inputs, outputs, constants))
+            operators.append(Operator(one.type, inputs, outputs, constants, one.activation))
         starts, ends = (tuple(active[i] for i in side if i in active) for side in (main.inputs, main.outputs))
         return FloatGraph(starts, ends, tuple(operators))
 
@@ -167,9 +168,17 @@ class EngineLab:
         read = Model.read(model, path="the remedy")
         return Made(Held(read), len(model), len(graphs.float_operators(read.graph)))
 
-    def ranges(self, samples: Samples) -> Ranges:
-        """Each activation's true range in the float graph."""
-        return measured_ranges(self.float_model, lambda: self._singly(samples))
+    def ranges(self, samples: Samples, constants: Mapping[str, Array] | None = None) -> Ranges:
+        """Each activation's true range in the float graph, with some of its constants replaced."""
+        return measured_ranges(self._edited(constants or {}), lambda: self._singly(samples))
+
+    def edited(self, constants: Mapping[str, Array]) -> Held:
+        """The float model with some of its constants replaced."""
+        return Held(Model.read(self._edited(constants), reference=self.subject.names.signature))
+
+    def width(self, tensor: str) -> int:
+        """The length of an activation's last axis."""
+        return next(t.shape[-1] for t in self._graph.main.tensors if t.name == tensor)
 
     def _singly(self, samples: Samples) -> Iterator[dict[str, Array]]:
         each = ({name: values[i : i + 1] for name, values in samples.inputs.items()} for i in range(samples.count))
@@ -225,7 +234,11 @@ class EngineLab:
         for read, raw in zip(self._graph.main.tensors, content.subgraphs[0].tensors, strict=True):
             if read.constant and read.name in constants:
                 data = np.ascontiguousarray(constants[read.name], "<f4")
-                content.buffers[raw.buffer].data = np.frombuffer(data.tobytes(), np.uint8)
+                # Equal constants may share a buffer, and only one of them changes.
+                buffer = schema.BufferT()
+                buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+                content.buffers.append(buffer)
+                raw.buffer = len(content.buffers) - 1
         return pack(content)
 
     def weights_differ(self) -> float | None:

@@ -246,10 +246,11 @@ def _rescaled_file(bench: Bench, found: _Evidence) -> Cause | None:
 
 
 def _unrepresentative(bench: Bench, found: _Evidence) -> Cause:
-    name = bench.lab.calibration_name or "the file's calibration data"
+    known = bench.lab.calibration_name
+    name = f"The calibration data {known}" if known else "What the file was calibrated on"
     return Cause(
         "calibration-unrepresentative",
-        f"The calibration data {name} is unlike real inputs: {_clipped(bench)} Calibrate on a balanced sample "
+        f"{name} is unlike real inputs: {_clipped(bench)} Calibrate on a balanced sample "
         "of what the model meets in use: every class and every condition, preprocessed as the evaluation data is.",
         found.proof,
     )

@@ -1,0 +1,148 @@
+"""Changes of a float model's constants that leave its function as it is, and let its tensors be quantized better.
+
+Each is tried as an experiment: where the float outputs stay equal and the quantized ones come back, the cause is what
+the rewrite removes. Equalization: Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias
+Correction, section 4.1, here with the activations' ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from tflite_guard.diagnosis.lab import Array, Arrays, Lab, Operator
+
+LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+CHANNELWISE = ("MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "PADV2", "MEAN", "CONCATENATION")
+"""Operators through which a positive factor for each channel of the last axis passes."""
+HOMOGENEOUS = ("NONE", "RELU")
+"""Fused activations through which a positive factor passes."""
+ARITHMETIC = ("ADD", "SUB", "MUL", "SELECT", "SELECT_V2", "MINIMUM", "MAXIMUM")
+SMALLEST = 1e-3
+"""Of the largest range: a channel with less is taken for dead."""
+
+
+class ImpossibleError(Exception):
+    """A factor cannot pass where it would have to."""
+
+
+def equalized(lab: Lab, tensor: str, channels: Array) -> Arrays | None:
+    """Constants with which each channel of a tensor has one range; None where its neighbours do not allow it.
+
+    `channels` is (channels, 2), the range of each.
+    """
+    sizes = np.abs(channels).max(1)
+    alive = sizes > SMALLEST * sizes.max() * 1e-3
+    if alive.sum() < 2:
+        return None
+    factors = np.where(alive, sizes / sizes.max(), 1.0)
+    return _rescaled(lab, tensor, factors)
+
+
+def branches_scaled(lab: Lab, tensor: str, sizes: Mapping[str, float]) -> Arrays | None:
+    """Constants with which the branches of a concatenation, `sizes` by name, have one range; None if impossible."""
+    producer = lab.graph.producer(tensor)
+    if producer is None or producer.type != "CONCATENATION" or not all(name in sizes for name in producer.inputs):
+        return None
+    largest = max(sizes.values())
+    if largest <= 0:
+        return None
+    widths = [lab.width(name) for name in producer.inputs]
+    each = [
+        np.full(width, max(sizes[name], 1e-9) / largest) for name, width in zip(producer.inputs, widths, strict=True)
+    ]
+    return _rescaled(lab, tensor, np.concatenate(each))
+
+
+def _rescaled(lab: Lab, tensor: str, factors: Array) -> Arrays | None:
+    """Constants with which a tensor is divided by factors of its last axis, and what reads it undoes that."""
+    changed: Arrays = {}
+    try:
+        _divide(lab, tensor, factors, changed, alone=False)
+        for consumer in lab.graph.consumers(tensor):
+            _multiply(lab, consumer, tensor, factors, changed)
+    except ImpossibleError:
+        return None
+    return {name: values.astype(np.float32) for name, values in changed.items()}
+
+
+def _divide(lab: Lab, tensor: str, factors: Array, changed: Arrays, *, alone: bool) -> None:
+    """Divide a tensor at its source. `alone`: nothing but the operator that is come from may read it."""
+    graph = lab.graph
+    producer = graph.producer(tensor)
+    if producer is None or tensor in graph.outputs or (alone and len(graph.consumers(tensor)) > 1):
+        raise ImpossibleError
+    if producer.type in LINEAR and producer.activation in HOMOGENEOUS:
+        weights, bias = _constants(producer)
+        axis = -1 if producer.type == "DEPTHWISE_CONV_2D" else 0
+        _scale(lab, weights, 1 / factors, axis, changed)
+        if bias is not None:
+            _scale(lab, bias, 1 / factors, 0, changed)
+    elif producer.type == "CONCATENATION" and producer.activation in HOMOGENEOUS:
+        starts = np.cumsum([0, *(lab.width(name) for name in producer.inputs)])
+        for name, start, end in zip(producer.inputs, starts, starts[1:], strict=False):
+            _divide(lab, name, factors[start:end], changed, alone=True)
+    elif producer.type in CHANNELWISE and producer.activation in HOMOGENEOUS:
+        _divide(lab, producer.inputs[0], factors, changed, alone=True)
+    else:
+        raise ImpossibleError
+
+
+def _multiply(lab: Lab, consumer: Operator, tensor: str, factors: Array, changed: Arrays) -> None:
+    """Undo a division in what reads the tensor."""
+    if consumer.type in LINEAR and consumer.inputs[:1] == (tensor,):
+        weights, _ = _constants(consumer)
+        _scale(lab, weights, factors, -1, changed)
+    elif consumer.type in CHANNELWISE and consumer.type != "CONCATENATION" and consumer.activation in HOMOGENEOUS:
+        if set(consumer.outputs) & set(lab.graph.outputs):
+            raise ImpossibleError
+        for reader in lab.graph.consumers(consumer.outputs[0]):
+            _multiply(lab, reader, consumer.outputs[0], factors, changed)
+    else:
+        raise ImpossibleError
+
+
+def _constants(operator: Operator) -> tuple[str, str | None]:
+    """The names of a linear operator's weights and bias."""
+    if not operator.constants:
+        raise ImpossibleError
+    return operator.constants[0], operator.constants[1] if len(operator.constants) > 1 else None
+
+
+def _scale(lab: Lab, name: str, factors: Array, axis: int, changed: Arrays) -> None:
+    values = changed.get(name)
+    if values is None:
+        values = lab.constant(name).astype(np.float64)
+    if values.shape[axis] != len(factors):
+        raise ImpossibleError
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    changed[name] = values * factors.reshape(shape)
+
+
+def clipped_weights(lab: Lab, operator: Operator, ratio: float) -> Arrays | None:
+    """Weights of which none is larger than so many times the 95th percentile of its channel; None if none is."""
+    if operator.type not in LINEAR or not operator.constants:
+        return None
+    values = lab.constant(operator.constants[0]).astype(np.float64)
+    if values.ndim < 2:
+        return None
+    first = np.moveaxis(values, -1 if operator.type == "DEPTHWISE_CONV_2D" else 0, 0)
+    flat = np.abs(first.reshape(len(first), -1))
+    usual = np.percentile(flat, 95, axis=1)
+    limit = np.where(usual > 0, usual * ratio, np.inf).reshape([-1] + [1] * (first.ndim - 1))
+    clipped = np.clip(first, -limit, limit)
+    if np.array_equal(clipped, first):
+        return None
+    back = np.moveaxis(clipped, 0, -1 if operator.type == "DEPTHWISE_CONV_2D" else 0)
+    return {operator.constants[0]: np.ascontiguousarray(back, np.float32)}
+
+
+def large_constants(lab: Lab, beyond: float) -> Iterator[tuple[Operator, str, float]]:
+    """Constants of arithmetic that hold a value beyond a limit: the operator, its name and the value."""
+    for operator in lab.graph.operators:
+        for name in operator.constants if operator.type in ARITHMETIC else ():
+            values = lab.constant(name)
+            if values.size and float(np.abs(values).max()) >= beyond:
+                yield operator, name, float(values.flat[int(np.abs(values).argmax())])
