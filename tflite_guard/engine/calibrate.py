@@ -75,7 +75,7 @@ def _activations(graph: graphs.Graph) -> dict[int, str]:
 def observations(
     interpreter: Interpreter, graph: graphs.Graph, examples: Iterable[Mapping[str, Array]], tensors: Iterable[int]
 ) -> Iterator[dict[int, Array]]:
-    """The finite, non-empty activations of each example."""
+    """Each example's activations that are not empty, as they are; of one with NaN or infinity the finite values, flat."""
     inputs = graphs.input_indices(graph)
     state = graphs.has_state(graph)
     for example in examples:
@@ -102,7 +102,10 @@ def _value(interpreter: Interpreter, index: int) -> Array | None:
         value = interpreter.get_tensor(index)
     except ValueError:  # a temporary that no operator has filled
         return None
-    finite = value[np.isfinite(value)]
+    known = np.isfinite(value)
+    if value.size and known.all():
+        return value
+    finite = value[known]
     return finite if finite.size else None
 
 

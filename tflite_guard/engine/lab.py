@@ -335,6 +335,8 @@ class _Look:
 
     def add(self, value: Array, quantized: Array | None) -> None:
         rows = value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1).astype(np.float64)
+        if self._channels is not None and len(self._channels) != rows.shape[1]:
+            return  # values were left out that are not finite
         steps = np.rint(rows / self._scale) + self._zero
         codes = np.clip(steps, 0, LEVELS)
         lost = np.square((codes - self._zero) * self._scale - rows)
