@@ -15,7 +15,7 @@ from engine_models import EXAMPLES, Case, edited, normal, runner, runners, witho
 from tflite_guard.datasets import Batch
 from tflite_guard.engine.reference import Reference, load_reference
 from tflite_guard.engine.running import Running, run_batches
-from tflite_guard.engine.tflite import Model, Runner
+from tflite_guard.engine.tflite import Model, Port, Runner, bind
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Facts, Names, TensorInfo
@@ -243,6 +243,19 @@ def test_what_has_no_name_goes_by_its_place(conv: Case, tmp_path: Path) -> None:
         Runner(model, expected=conv.source.names).run(conv.data)["output_0"],
         runner(conv.tflite("float32")).run(conv.data)["output_0"],
     )
+
+
+@pytest.mark.parametrize("names", [("#0", "#1"), ("arg0", "arg1")])
+def test_equals_that_the_reference_has_no_names_for_go_by_their_places(names: tuple[str, str]) -> None:
+    infos = {name: TensorInfo((None, 4), "float32") for name in ("#0", "#1")}
+    ports = {name: Port(index, (None, 4), "float32") for name, index in zip(names, (5, 7), strict=True)}
+    assert {name: port.index for name, port in bind("m", ports, infos, {}, "input").items()} == {"#0": 5, "#1": 7}
+
+
+def test_what_has_no_name_and_another_order_goes_by_its_only_shape() -> None:
+    infos = {"#0": TensorInfo((None, 4), "float32"), "#1": TensorInfo((None, 6), "float32")}
+    ports = {"#0": Port(5, (None, 6), "float32"), "#1": Port(7, (None, 4), "float32")}
+    assert {name: port.index for name, port in bind("m", ports, infos, {}, "input").items()} == {"#0": 7, "#1": 5}
 
 
 def test_wide_integers_with_a_scale_stand_for_reals(tmp_path: Path) -> None:

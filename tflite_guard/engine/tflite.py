@@ -131,9 +131,11 @@ def bind(
 ) -> dict[str, Port]:
     """The ports by the expected names: same name, then alias, then the only one of its shape and kind.
 
-    Never by position. Raises EvaluationError of kind `binding` where that leaves a doubt.
+    By position only what the reference has no name for. Raises EvaluationError of kind `binding` where that leaves a
+    doubt.
     """
-    bound = {name: ports[name] for name in expected if name in ports and not name.startswith("#")}
+    bound = {name: ports[name] for name in expected if name in ports and not _nameless(name)}
+    bound |= _by_place(ports, expected, side)
     for name, port in ports.items():
         target = aliases.get(name, "")
         if target in expected and target not in bound and name not in bound:
@@ -144,6 +146,20 @@ def bind(
         if not (_fits(port, expected[name], side) or (side == "output" and _shaped(port, expected[name], side))):
             raise _unbound(path, name, expected[name], {name: port}, side)
     return {name: bound[name] for name in expected}
+
+
+def _nameless(name: str) -> bool:
+    return name.startswith("#")
+
+
+def _by_place(ports: Mapping[str, Port], expected: Mapping[str, TensorInfo], side: str) -> dict[str, Port]:
+    """The ports at the places of what the reference has no name for, whatever a converter calls them.
+
+    None where one of them does not fit, as in another order.
+    """
+    places = dict(zip((f"#{place}" for place in range(len(ports))), ports.values(), strict=True))
+    paired = {name: places[name] for name in expected if _nameless(name) and name in places}
+    return paired if all(_fits(port, expected[name], side) for name, port in paired.items()) else {}
 
 
 def _only_fits(path: str, ports: Mapping[str, Port], wanted: Mapping[str, TensorInfo], side: str) -> dict[str, Port]:
