@@ -26,6 +26,11 @@ MANIFEST = "tflite-guard.json"
 SAME_FUNCTION = 80.0
 """Decibels: from here on two float models compute the same."""
 
+
+class FunctionChanged(Exception):  # noqa: N818 (said of a case, which is left out)
+    """A fault that must not show in the float model does."""
+
+
 Steps = tuple[dict[str, Any], ...]
 
 
@@ -88,7 +93,7 @@ def healthy(subject: Subject) -> Case:
 def write(case: Case, label: Label, folder: Path) -> None:
     """Write a case's folder, the manifest among the files; `case.json` comes last and says that it is whole.
 
-    Raises ValueError where a fault that must not change the float model did.
+    Raises FunctionChanged where a fault that must not change the float model did.
     """
     decibels = _held_to_function(case, label) if case.same_function else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +194,7 @@ def decibels(values: np.ndarray, reference: np.ndarray) -> float:
 def _held_to_function(case: Case, label: Label) -> float:
     reached = decibels(outputs(case), outputs(healthy(case.subject)))
     if not reached >= SAME_FUNCTION:
-        raise ValueError(f"{label.name}: the float model changed, {reached:.1f} dB")
+        raise FunctionChanged(f"{label.name}: the float model changed, {reached:.1f} dB")
     return reached
 
 

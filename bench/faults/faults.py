@@ -149,13 +149,13 @@ def input_range(case: Case, magnitude: str, rng: np.random.Generator) -> Case:  
 
     The magnitude is the factor that the reference applies; `centred` also shifts by one half.
     """
+    if len(case.subject.inputs) > 1:
+        raise NotHere
     name = _main_input(case)
     factor, offset = (2.0, -1.0) if magnitude == "centred" else (float(magnitude), 0.0)
     shipped = converted(case, "int8")
     wrapped = _with_rescaled_input(case.network, name, factor, offset)
     undone = ({"scale": 1 / factor}, {"offset": -offset / factor})
-    if len(case.subject.inputs) > 1:
-        raise NotHere
     steps = (*case.steps, *undone)
     return _shipped(replace(case, network=wrapped, steps=steps, calibration_steps=steps), shipped)
 

@@ -88,12 +88,11 @@ def _make(label: Label, folder: Path, arguments: argparse.Namespace, work: Path)
     kind = KINDS[label.kind]
     try:
         case = kind.fault(cases.healthy(subject), label.magnitude, _rng(label))
-    except NotHere:
-        folder.mkdir(parents=True)
-        (folder / "none").touch()
-        return
-    cases.write(case, Label(**{**vars(label), "places": case.places}), folder)
-    print(f"made {label.name}", file=sys.stderr)
+        cases.write(case, Label(**{**vars(label), "places": case.places}), folder)
+    except (NotHere, cases.FunctionChanged) as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "none").write_text(str(error))
+    print(f"{label.name}: made" if (folder / cases.ABOUT).exists() else f"{label.name}: left out", file=sys.stderr)
 
 
 _SUBJECTS: dict[str, models.Subject] = {}
@@ -141,13 +140,14 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def checked(folders: Sequence[Path], work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Check some cases in one manifest, and compare each with what is known of it."""
-    file = work / "batch.json"
+    file = work / f"batch-{os.getpid()}.json"
     file.write_text(json.dumps(cases.joined(list(folders), work), indent=1))
     options: dict[str, Any] = {"cache_dir": arguments.cache_dir, "baseline": "off"}
     if "diagnose" in inspect.signature(tflite_guard.check).parameters:
         options["diagnose"] = arguments.diagnose
     started = time.perf_counter()
     report = tflite_guard.check(file, **options)
+    file.unlink()
     seconds = (time.perf_counter() - started) / len(folders)
     print(f"{len(folders)} cases, {seconds:.1f} s each", file=sys.stderr)
     abouts = [json.loads((folder / cases.ABOUT).read_text()) for folder in folders]
