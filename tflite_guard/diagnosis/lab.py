@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Arrays = dict[str, Array]
 Range = tuple[float, float]
 Ranges = Mapping[str, Range]
 """Tensor name to its smallest and largest value, in real units."""
+Form = Literal["float32", "float16", "integer"]
 Handle = Any
 """A model that can be run, as the laboratory holds it."""
 
@@ -146,6 +147,10 @@ class Lab(Protocol):
     """What is done to evaluation and to calibration data, to be compared."""
 
     @property
+    def form(self) -> Form:
+        """What the artifact's weights are."""
+
+    @property
     def graph(self) -> FloatGraph:
         """The float model's activations and operators."""
 
@@ -188,6 +193,15 @@ class Lab(Protocol):
 
     def constant(self, name: str) -> Array:
         """A constant of the float model, float32."""
+
+    def weights_alike(self) -> float | None:
+        """The smallest cosine, over weight tensors, of the artifact's weights with the float model's by output channel.
+
+        Folding a normalization into weights or not leaves it at 1. None where none can be paired.
+        """
+
+    def largest_constant(self) -> float:
+        """The largest absolute value among the float model's constants."""
 
     def weights_differ(self) -> float | None:
         """The median over weight tensors of their largest difference from the float model's, in the artifact's steps.

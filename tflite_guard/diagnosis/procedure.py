@@ -30,7 +30,9 @@ SECONDS_FOR_REMEDIES = 20.0
 
 PROCEDURE: tuple[Look, ...] = (
     conversion.float_conversion,
+    conversion.float16_range,
     artifact.input_range,
+    conversion.shipped_float,
     artifact.stale,
     calibration.ranges,
     tensors.mask,
@@ -51,7 +53,7 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
         return Diagnosed(Diagnosis(case.metric, count, note=note))
     ladder = _ladder(bench)
     cause = next((found for look in PROCEDURE if (found := look(bench)) is not None), None) if case.failed else None
-    holding, front = _remedies(bench, cause) if case.failed and lab.quantizable else ((), ())
+    holding, front = _remedies(bench, cause) if case.failed else ((), ())
     diagnosis = Diagnosis(
         metric=case.metric,
         examples=count,

@@ -16,6 +16,7 @@ from tflite_guard.results import Remedy, Verdict
 
 ANYWAY = (MEASURED, INT16, Option("8-bit weights alone", {"quantization": "dynamic_range"}))
 """What is tried where no cause says what to do, the smallest change first."""
+FLOAT = Option("float32, not quantized", {"quantization": "float32"})
 SHOWN = 6
 
 
@@ -33,7 +34,8 @@ class Search:
     def __init__(self, bench: Bench, cause: Cause | None) -> None:
         own = cause.options if cause is not None else ()
         self._bench = bench
-        self._open = [*own, *(one for one in ANYWAY if one not in own)]
+        anyway = ANYWAY if bench.lab.quantizable else (FLOAT,)
+        self._open = [*own, *(one for one in anyway if one not in own)]
         self._tested: list[_Tested] = []
 
     def remaining(self) -> int:

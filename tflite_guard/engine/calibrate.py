@@ -75,7 +75,7 @@ def _activations(graph: graphs.Graph) -> dict[int, str]:
 def observations(
     interpreter: Interpreter, graph: graphs.Graph, examples: Iterable[Mapping[str, Array]], tensors: Iterable[int]
 ) -> Iterator[dict[int, Array]]:
-    """Each example's activations that are not empty, as they are; of one with NaN or infinity the finite values, flat."""
+    """Each example's activations that are not empty; of one with NaN or infinity the finite values, flat."""
     inputs = graphs.input_indices(graph)
     state = graphs.has_state(graph)
     for example in examples:

@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tflite_guard.datasets import Batch, about
 from tflite_guard.diagnosis.evidence import decibels
-from tflite_guard.diagnosis.lab import Change, FloatGraph, Made, Operator, Option, Ranges, Samples, TensorView
+from tflite_guard.diagnosis.lab import Change, FloatGraph, Form, Made, Operator, Option, Ranges, Samples, TensorView
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
@@ -43,6 +43,7 @@ LOOKED_AT = 32
 """Examples on which every activation is looked at."""
 INTEGERS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 LEVELS = 255
+STORED = {"int8": "i1", "uint8": "u1", "float16": "<f2", "float32": "<f4"}
 
 
 @dataclass
@@ -241,6 +242,35 @@ class EngineLab:
                 raw.buffer = len(content.buffers) - 1
         return pack(content)
 
+    @cached_property
+    def form(self) -> Form:
+        """What the artifact's weights are."""
+        constants = {t.dtype for t in self.subject.model.graph.main.tensors if t.constant and t.shape}
+        return (
+            "integer" if constants & {"int8", "uint8", "int4"} else "float16" if "float16" in constants else "float32"
+        )
+
+    def largest_constant(self) -> float:
+        """The largest absolute value among the float model's constants."""
+        return max((float(np.abs(values).max()) for values in self._constants.values() if values.size), default=0.0)
+
+    def weights_alike(self) -> float | None:
+        """The smallest cosine of the artifact's weights with the float model's, of the median output channel."""
+        ours, theirs = _products(self._graph.main), _products(self.subject.model.graph.main)
+        if [op.type for op in ours] != [op.type for op in theirs]:
+            return None
+        stored = _stored(self.subject.model)
+        cosines = []
+        for own, other in zip(ours, theirs, strict=True):
+            exact, values = (
+                self._constants.get(self._graph.main.tensors[own.inputs[1]].name),
+                stored.get(other.inputs[1]),
+            )
+            if exact is not None and values is not None and exact.shape == values.shape:
+                axis = -1 if own.type == "DEPTHWISE_CONV_2D" else 0
+                cosines.append(_cosine(np.moveaxis(exact, axis, 0), np.moveaxis(values, axis, 0)))
+        return min(cosines, default=None)
+
     def weights_differ(self) -> float | None:
         """The largest difference of the artifact's weights from the float model's, in the artifact's own steps."""
         ours, theirs = _products(self._graph.main), _products(self.subject.model.graph.main)
@@ -421,16 +451,23 @@ def _products(subgraph: graphs.Subgraph) -> list[graphs.Operator]:
 
 
 def _stored(model: Model) -> dict[int, Array]:
-    """The integers of a quantized model's int8 constants, by index."""
+    """A model's constants of floats and of 8-bit integers as they are stored, by index, as float32."""
     from pathlib import Path
 
     content = unpack(Path(model.path).read_bytes() if model.content is None else model.content)
     found = {}
     for index, (read, raw) in enumerate(zip(model.graph.main.tensors, content.subgraphs[0].tensors, strict=True)):
         data = content.buffers[raw.buffer].data
-        if read.constant and read.dtype == "int8" and data is not None:
-            found[index] = np.frombuffer(bytes(data), np.int8).reshape(read.shape).astype(np.float32)
+        if read.constant and read.dtype in STORED and data is not None:
+            found[index] = np.frombuffer(bytes(data), STORED[read.dtype]).reshape(read.shape).astype(np.float32)
     return found
+
+
+def _cosine(one: Array, other: Array) -> float:
+    """The median over output channels, the first axis, of the cosines of their weights."""
+    a, b = (values.reshape(len(values), -1).astype(np.float64) for values in (one, other))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.median((a * b).sum(1) / np.where(norms > 0, norms, np.inf)))
 
 
 def _rounded(weights: Array, axis: int) -> Array:

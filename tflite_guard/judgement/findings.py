@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, VariantSpec
 from tflite_guard.protocol import Evaluation, OutputFacts
-from tflite_guard.results import Artifact, Finding, Measurement, MetricResult
+from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
 
@@ -40,6 +40,12 @@ def of_variant(evaluation: Evaluation, variant: VariantSpec, metrics: Sequence[M
     yield from _coarse(evaluation, metrics)
     yield from _as_it_ran(evaluation)
     yield from _operators(made, variant)
+
+
+def of_error(error: ErrorInfo | None) -> Iterator[Finding]:
+    """What an error that ended an evaluation proves by itself."""
+    if error is not None and error.kind == "non-finite-output":
+        yield replace(finding("nan-output", error.message), primary=True)
 
 
 def of_reference(evaluation: Evaluation) -> Iterator[Finding]:

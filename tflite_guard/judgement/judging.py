@@ -53,8 +53,11 @@ def variant_result(
     how = findings.made_as(variant.conversion)
     evaluation = outcome.evaluation
     if evaluation is None:
+        told = (
+            () if outcome.shared else findings.accepted([*findings.of_error(outcome.error)], variant.judgement.ignore)
+        )
         return VariantResult(
-            variant.name, how, Verdict.ERROR, False, None, (), (), (), outcome.error, seconds, line=variant.line
+            variant.name, how, Verdict.ERROR, False, None, (), told, (), outcome.error, seconds, line=variant.line
         )
     metrics, found = _judged(evaluation.measurements, variant, baseline)
     made = evaluation.artifact

@@ -10,10 +10,13 @@ from tflite_guard.diagnosis import evidence
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, Bench
 from tflite_guard.diagnosis.lab import Array, Change, Samples
+from tflite_guard.text import figures
 
 TRUE_PAIR = 1.0
 """Steps by which weights of one training differ at most: rounding makes 0.5, one per cent of noise 1.1."""
 
+OTHER_SCALE = 1.25
+"""A ratio of the file's input range to the data's from which the data may be of another scale."""
 TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "multiplied by 255": lambda x: x * 255,
     "divided by 255": lambda x: x / 255,
@@ -35,7 +38,7 @@ def input_range(bench: Bench) -> Cause | None:
         return None
     exact = bench.lab.reference(bench.choosing)
     best: tuple[float, str, Samples] | None = None
-    for name, samples in _transformed(bench.lab.evaluation):
+    for name, samples in _transformed(bench):
         outputs = bench.lab.outputs(bench.lab.artifact, samples.take(bench.choosing))
         closeness = evidence.sqnr(outputs, exact)
         if closeness is not None and (best is None or closeness > best[0]):
@@ -57,7 +60,9 @@ def input_range(bench: Bench) -> Cause | None:
     )
 
 
-def _transformed(samples: Samples) -> Iterator[tuple[str, Samples]]:
+def _transformed(bench: Bench) -> Iterator[tuple[str, Samples]]:
+    samples = bench.lab.evaluation
+    yield from _to_its_range(bench)
     for name, transform in TRANSFORMS.items():
         if name.startswith("with its last axis") and not all(
             v.ndim == 4 and v.shape[-1] == 3 for v in samples.inputs.values()
@@ -68,6 +73,22 @@ def _transformed(samples: Samples) -> Iterator[tuple[str, Samples]]:
             for key, values in samples.inputs.items()
         }
         yield name, Samples(changed)
+
+
+def _to_its_range(bench: Bench) -> Iterator[tuple[str, Samples]]:
+    """Inputs scaled to the range that the file's own input takes, where that is another."""
+    given, real = bench.lab.artifact_ranges, bench.real
+    known = [name for name in bench.lab.graph.inputs if name in given and name in real]
+    if len(known) != len(bench.lab.evaluation.inputs) or len(known) != 1:
+        return
+    (key, values), name = next(iter(bench.lab.evaluation.inputs.items())), known[0]
+    (low, high), (start, end) = real[name], given[name]
+    factor = (end - start) / (high - low) if high > low else 1.0
+    if values.dtype.kind != "f" or 1 / OTHER_SCALE < factor < OTHER_SCALE:
+        return
+    yield f"multiplied by {factor:.3g}", Samples({key: (values * factor).astype(np.float32)})
+    moved = ((values - low) * factor + start).astype(np.float32)
+    yield f"scaled to {figures.span((start, end))}", Samples({key: moved})
 
 
 def stale(bench: Bench) -> Cause | None:

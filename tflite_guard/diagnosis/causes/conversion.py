@@ -8,6 +8,9 @@ from tflite_guard.diagnosis.experiments import HALF, Bench
 from tflite_guard.results import Experiment
 from tflite_guard.text import figures
 
+LARGEST_FLOAT16 = 65504.0
+ALIKE = 0.99
+"""A cosine below which weights are of another training."""
 SAME = 40.0
 """Decibels that a float conversion has at least where it computes the same function."""
 
@@ -33,6 +36,56 @@ def float_conversion(bench: Bench) -> Cause | None:
         "left in training mode, for resizing that aligns otherwise, and for operators that the converter replaced.",
         told,
         evidence={"sqnr": round(closeness, 2)},
+    )
+
+
+def shipped_float(bench: Bench) -> Cause | None:
+    """A float file of the user's own computes something else than its source, with the same weights or with others."""
+    lab = bench.lab
+    if not lab.shipped or lab.form == "integer":
+        return None
+    trial = bench.tested("converted anew from the reference, float32", lab.float32)
+    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    if told is None:
+        return None
+    alike = lab.weights_alike()
+    if alike is not None and alike < ALIKE:
+        return Cause(
+            "stale-artifact",
+            f"The file was made from other weights than the reference has (their cosine is {alike:.3f}). Convert it "
+            "anew from this reference, or name the model that it was made from.",
+            told,
+            evidence={"cosine": round(alike, 4)},
+        )
+    return Cause(
+        "float-conversion-mismatch",
+        "The file holds no quantization and yet differs from the model: a conversion made now is right. Look for batch "
+        "normalization or dropout left in training mode when it was exported, and for another version of the code.",
+        told,
+        evidence={} if alike is None else {"cosine": round(alike, 4)},
+    )
+
+
+def float16_range(bench: Bench) -> Cause | None:
+    """float16 cannot hold the model's values."""
+    lab = bench.lab
+    if lab.form != "float16":
+        return None
+    largest = lab.largest_constant()
+    reached = max((max(map(abs, pair)) for pair in bench.real.values()), default=0.0)
+    if max(largest, reached) <= LARGEST_FLOAT16:
+        return None
+    trial = bench.tested("float32 weights in place of float16", lab.float32)
+    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    if told is None:
+        return None
+    what = "a constant" if largest > LARGEST_FLOAT16 else "an activation"
+    return Cause(
+        "float16-range",
+        f"The model holds {what} of {max(largest, reached):,.0f}, and float16 ends at 65,504: what lies beyond is "
+        "clamped or becomes infinite. Scale that layer down, or stay with float32.",
+        told,
+        evidence={"largest_constant": largest, "largest_activation": reached},
     )
 
 
