@@ -82,7 +82,7 @@ def channel_spread(channels: Array) -> float:
 def outlier_ratio(weights: Array) -> Array:
     """Of a constant by its output channels (the first axis): the largest value over the 95th percentile of each."""
     flat = np.abs(weights.reshape(len(weights), -1).astype(np.float64)) if weights.ndim > 1 else np.abs(weights)[None]
-    usual = np.percentile(flat, 95, axis=1)
+    usual = np.percentile(flat, 95, axis=1, method="lower")
     return np.where(usual > 0, flat.max(1) / np.where(usual > 0, usual, 1), 1.0)
 
 

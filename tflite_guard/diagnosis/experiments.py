@@ -15,7 +15,9 @@ HALF = 0.5
 """The fraction of the loss that a cause must give back."""
 ONE_BIT = 0.75
 """The fraction of the noise's power that one bit more takes away: 6 dB."""
-MOST_CALIBRATED = 256
+MOST_CHOOSING = 256
+"""An experiment's cost grows with them, and half of a loss that matters is seen on fewer."""
+MOST_CALIBRATED = 200
 """Evaluation inputs that real ranges are taken on."""
 
 
@@ -43,8 +45,10 @@ class Bench:
 
     @cached_property
     def _parts(self) -> list[Array]:
-        """Examples that choose, that confirm, and that verify remedies."""
-        return [np.sort(part) for part in np.array_split(np.arange(self.lab.evaluation.count), 3)]
+        """Examples that choose, that confirm, and that verify remedies: a third each, of the first two at most so many."""
+        count = self.lab.evaluation.count
+        part = min(count // 3, MOST_CHOOSING)
+        return np.split(np.arange(count), [part, 2 * part])
 
     @property
     def choosing(self) -> Array:

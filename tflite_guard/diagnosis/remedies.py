@@ -14,8 +14,8 @@ from tflite_guard.errors import EvaluationError
 from tflite_guard.judgement.verdict import judge
 from tflite_guard.results import Remedy, Verdict
 
-ANYWAY = (MEASURED, INT16, Option("8-bit weights alone", {"quantization": "dynamic_range"}))
-"""What is tried where no cause says what to do, the smallest change first."""
+ANYWAY = (MEASURED, Option("8-bit weights alone", {"quantization": "dynamic_range"}), INT16)
+"""What is tried where no cause says what to do, the cheapest to try first."""
 FLOAT = Option("float32, not quantized", {"quantization": "float32"})
 SHOWN = 6
 

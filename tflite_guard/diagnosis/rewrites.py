@@ -130,7 +130,7 @@ def clipped_weights(lab: Lab, operator: Operator, ratio: float) -> Arrays | None
         return None
     first = np.moveaxis(values, -1 if operator.type == "DEPTHWISE_CONV_2D" else 0, 0)
     flat = np.abs(first.reshape(len(first), -1))
-    usual = np.percentile(flat, 95, axis=1)
+    usual = np.percentile(flat, 95, axis=1, method="lower")
     limit = np.where(usual > 0, usual * ratio, np.inf).reshape([-1] + [1] * (first.ndim - 1))
     clipped = np.clip(first, -limit, limit)
     if np.array_equal(clipped, first):

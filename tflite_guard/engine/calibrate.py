@@ -99,13 +99,13 @@ def _feed(interpreter: Interpreter, feeds: Mapping[int, Array]) -> None:
 
 def _value(interpreter: Interpreter, index: int) -> Array | None:
     try:
-        value = interpreter.get_tensor(index)
+        value: Array = interpreter.get_tensor(index)
     except ValueError:  # a temporary that no operator has filled
         return None
     known = np.isfinite(value)
     if value.size and known.all():
         return value
-    finite = value[known]
+    finite: Array = value[known]
     return finite if finite.size else None
 
 

@@ -35,7 +35,7 @@ Arrays = dict[str, Array]
 Quantizer = Callable[[bytes, Ranges, Sequence[str]], bytes]
 """A float flatbuffer, ranges, and the names of results to leave in float, to a model with float inputs and outputs."""
 MOST_EXAMPLES = 1536
-"""A third chooses, a third confirms, a third verifies."""
+"""Some choose, some confirm, the rest verifies."""
 MOST_BYTES = 192 * 2**20
 """Of inputs held in memory, and of the activations of one look at all tensors."""
 BATCH = 64
@@ -74,6 +74,7 @@ class EngineLab:
 
     def __post_init__(self) -> None:
         self._rows, self.evaluation, self._labels = _gathered(self.subject)
+        self._places: dict[str, str] = {}
         self.artifact = Held(self.subject.model)
         self.float32 = Held(Model.read(self.float_model, reference=self.subject.names.signature))
         integers = {t.dtype for t in self.subject.model.graph.main.tensors if t.scale.size and not t.constant}
@@ -306,7 +307,9 @@ class EngineLab:
 
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor."""
-        return graphs.shortest_pattern(self._graph, tensor)
+        if tensor not in self._places:
+            self._places[tensor] = graphs.shortest_pattern(self._graph, tensor)
+        return self._places[tensor]
 
 
 def _gathered(subject: Subject) -> tuple[Array, Samples, Arrays]:
