@@ -9,6 +9,8 @@ import numpy as np
 
 from tflite_guard.diagnosis.lab import Array, Arrays, Samples
 
+SURELY = 0.975
+"""The share of resamples in which something is lost, for the loss not to be chance."""
 ROBUST = (1.0, 99.0)
 """Percentiles between which values are compared where a few extremes must have no say."""
 
@@ -105,7 +107,7 @@ def recovered(
         higher_is_better: which way is better.
 
     Returns:
-        None where nothing is lost on these examples.
+        None where nothing is lost on these examples; no interval where that anything is lost may be chance.
     """
     sign = 1.0 if higher_is_better else -1.0
     goal = sign * (bad[:, 0] if healthy is None else np.full(len(bad), healthy))
@@ -115,7 +117,7 @@ def recovered(
         return None
     usable = np.isfinite(lost) & np.isfinite(gained) & (lost > 0)
     value = float(gained[0] / lost[0])
-    if usable.sum() < len(lost) / 2:
+    if usable.mean() < SURELY:
         return value, None
     low, high = np.percentile(gained[usable] / lost[usable], (2.5, 97.5))
     return value, (float(low), float(high))

@@ -45,7 +45,7 @@ class Bench:
 
     @cached_property
     def _parts(self) -> list[Array]:
-        """Examples that choose, that confirm, and that verify remedies: a third each, of the first two at most so many."""
+        """Examples that choose, that confirm and that verify: a third each, of the first two at most so many."""
         count = self.lab.evaluation.count
         part = min(count // 3, MOST_CHOOSING)
         return np.split(np.arange(count), [part, 2 * part])

@@ -1,0 +1,209 @@
+"""A laboratory of plain arrays: a network of two layers that is quantized by rounding, without TensorFlow or LiteRT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tflite_guard.diagnosis.evidence import decibels
+from tflite_guard.diagnosis.lab import Change, FloatGraph, Made, Operator, Option, Samples, TensorView
+from tflite_guard.errors import ConversionError
+from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.metrics import measure, per_example, statistic
+
+GRAPH = FloatGraph(
+    ("x",),
+    ("output",),
+    (
+        Operator("FULLY_CONNECTED", ("x",), ("hidden",), ("W1",), "RELU"),
+        Operator("FULLY_CONNECTED", ("hidden",), ("output",), ("W2",)),
+    ),
+)
+ACCURACY = MetricSpec("accuracy", "accuracy")
+
+
+def rounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values on 256 steps from `low` to `high`, zero among them."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 255 or 1.0
+    zero = np.rint(-low / scale)
+    return (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
+
+
+@dataclass
+class PlainLab:
+    """x → hidden = relu(x W1) → output = hidden W2."""
+
+    first: np.ndarray
+    second: np.ndarray
+    evaluation: Samples
+    labels: np.ndarray
+    calibration: Samples | None
+    given: dict[str, tuple[float, float]]
+    """The artifact's ranges."""
+    shipped: bool = False
+    quantizable: bool = True
+    calibration_name: str = "calib"
+    preprocess: tuple[Any, Any] = ((), ())
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The artifact's weights where they are others."""
+    graph: FloatGraph = GRAPH
+    form: str = "integer"
+
+    @property
+    def artifact_ranges(self) -> dict[str, tuple[float, float]]:
+        return self.given
+
+    @property
+    def artifact(self) -> Any:
+        return Change(self.given, constants=self.own)
+
+    @property
+    def float32(self) -> Any:
+        return None
+
+    def _run(self, handle: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+        constants = {} if handle is None else dict(handle.constants or {})
+        first, second = constants.get("W1", self.first), constants.get("W2", self.second)
+        kept = self._kept(handle)
+
+        def seen(name: str, values: np.ndarray) -> np.ndarray:
+            if handle is None or name in kept:
+                return values
+            return rounded(values, *handle.ranges[name])
+
+        if handle is not None:
+            first, second = (
+                weights if name in kept else rounded(weights, -np.abs(weights).max(), np.abs(weights).max())
+                for name, weights in (("W1", first), ("W2", second))
+            )
+        x = seen("x", x)
+        hidden = seen("hidden", np.maximum(x @ first.T, 0))
+        return {"x": x, "hidden": hidden, "output": seen("output", hidden @ second.T)}
+
+    def _kept(self, handle: Any) -> set[str]:
+        """What stays in float where tensors do: the operators around them, with all that those read and give."""
+        if handle is None:
+            return set()
+        around = [one for one in self.graph.operators if set(handle.keep) & {*one.inputs, *one.outputs}]
+        return {name for one in around for name in (*one.outputs, *one.constants)} | set(handle.keep)
+
+    def reference(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return self.outputs(None, self.evaluation.take(rows))
+
+    def outputs(self, handle: Any, samples: Samples, kernels: str = "default") -> dict[str, np.ndarray]:
+        return {"output": self._run(handle, samples.inputs["x"])["output"].astype(np.float32)}
+
+    def scores(self, outputs: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+        return per_example(ACCURACY, outputs["output"], self.reference(rows)["output"], self.labels[rows])
+
+    def statistic(self, scores: Mapping[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+        return statistic(ACCURACY, dict(scores))(weights)
+
+    def measured(self, outputs: dict[str, np.ndarray], rows: np.ndarray) -> list[Any]:
+        return [("accuracy", measure(ACCURACY, self.scores(outputs, rows)))]
+
+    def quantize(self, change: Change) -> Change:
+        return replace(change, ranges={**self.given, **change.ranges})
+
+    def convert(self, option: Option) -> Made:
+        if "keep_float" in option.patch:
+            return Made(Change(self.given, keep=option.keep), 100, len(option.keep))
+        if option.patch.get("calibration_options") and self.calibration is not None:
+            return Made(Change(self.ranges(self.calibration)), 100, 0)
+        raise ConversionError("not here")
+
+    def ranges(
+        self, samples: Samples, constants: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, tuple[float, float]]:
+        first, second = self.first, self.second
+        changed = constants or {}
+        hidden = np.maximum(samples.inputs["x"] @ changed.get("W1", first).T, 0)
+        values = {"x": samples.inputs["x"], "hidden": hidden, "output": hidden @ changed.get("W2", second).T}
+        return {name: (float(array.min()), float(array.max())) for name, array in values.items()}
+
+    def edited(self, constants: Mapping[str, np.ndarray]) -> Any:
+        return _Float(constants)
+
+    def tensors(self, ranges: Mapping[str, tuple[float, float]], rows: np.ndarray) -> list[TensorView]:
+        views = []
+        for name, values in self._run(None, self.evaluation.take(rows).inputs["x"]).items():
+            lost = np.square(rounded(values, *ranges[name]) - values)
+            each = [decibels(float(s), float(n)) for s, n in zip(np.square(values).sum(0), lost.sum(0), strict=True)]
+            views.append(
+                TensorView(
+                    name,
+                    "input" if name == "x" else "FULLY_CONNECTED",
+                    (float(values.min()), float(values.max())),
+                    np.stack([values.min(0), values.max(0)], 1),
+                    decibels(float(np.square(values).sum()), float(lost.sum())),
+                    min((one for one in each if one is not None), default=None),
+                    None,
+                    float(((values < ranges[name][0]) | (values > ranges[name][1])).mean()),
+                    len(np.unique(rounded(values, *ranges[name]))),
+                )
+            )
+        return views
+
+    def constant(self, name: str) -> np.ndarray:
+        return {"W1": self.first, "W2": self.second}[name]
+
+    def width(self, tensor: str) -> int:
+        return {"x": self.first.shape[1], "hidden": len(self.first), "output": len(self.second)}[tensor]
+
+    def weights_differ(self) -> float | None:
+        if "W1" not in self.own:
+            return 0.5
+        return float(np.abs(self.own["W1"] - self.first).max() / (np.abs(self.own["W1"]).max() / 127))
+
+    def weights_alike(self) -> float | None:
+        return None
+
+    def largest_constant(self) -> float:
+        return float(max(np.abs(self.first).max(), np.abs(self.second).max()))
+
+    def rounded(self) -> Any:
+        return None
+
+    def place(self, tensor: str) -> str:
+        return tensor
+
+
+@dataclass(frozen=True)
+class _Float:
+    """A float model with other constants."""
+
+    constants: Mapping[str, np.ndarray]
+    ranges: Any = field(default_factory=lambda: _Everything())
+    keep: tuple[str, ...] = ("x", "hidden", "output")
+
+
+class _Everything(dict[str, tuple[float, float]]):
+    def __missing__(self, _: str) -> tuple[float, float]:
+        raise AssertionError("everything is in float")
+
+
+def network(seed: int = 0, inputs: int = 12, hidden: int = 24, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the two layers, (hidden, inputs) and (classes, hidden)."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(hidden, inputs)), rng.normal(size=(classes, hidden))
+
+
+def examples(count: int, inputs: int = 12, seed: int = 1) -> np.ndarray:
+    """Inputs of a standard normal, (count, inputs)."""
+    return np.random.default_rng(seed).normal(size=(count, inputs))
+
+
+@pytest.fixture
+def healthy() -> PlainLab:
+    """A network with its ranges taken on data like the evaluation's."""
+    first, second = network()
+    x = examples(900)
+    labels = (np.maximum(x @ first.T, 0) @ second.T).argmax(1)
+    lab = PlainLab(first, second, Samples({"x": x}), labels, Samples({"x": examples(200, seed=2)}), {})
+    lab.given = lab.ranges(Samples({"x": examples(200, seed=2)}))
+    return lab
