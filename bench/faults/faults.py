@@ -20,6 +20,8 @@ from cases import Case
 from models import LABEL, Array
 
 layers = keras.layers
+STALE_SQNR = 27.0
+"""Another training may be as accurate; that it is another model shows in its fidelity. Healthy ones have 33 and more."""
 Fault = Callable[[Case, str, np.random.Generator], Case]
 
 
@@ -141,7 +143,8 @@ def stale_artifact(case: Case, magnitude: str, rng: np.random.Generator) -> Case
         for weight in old.trainable_weights:
             values = np.array(weight)
             weight.assign(values + rng.normal(0, float(magnitude) * max(float(values.std()), 1e-6), values.shape))
-    return _shipped(case, converted(replace(case, network=old), "int8"))
+    stricter = replace(case, tolerances={**case.tolerances, "sqnr": {"min": STALE_SQNR}})
+    return _shipped(stricter, converted(replace(case, network=old), "int8"))
 
 
 def input_range(case: Case, magnitude: str, rng: np.random.Generator) -> Case:  # noqa: ARG001
