@@ -46,6 +46,7 @@ class PlainLab:
     given: dict[str, tuple[float, float]]
     """The artifact's ranges."""
     shipped: bool = False
+    by_recipe: bool = False
     quantizable: bool = True
     calibration_name: str = "calib"
     preprocess: tuple[Any, Any] = ((), ())

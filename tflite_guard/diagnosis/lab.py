@@ -21,6 +21,27 @@ Arrays = dict[str, Array]
 Range = tuple[float, float]
 Ranges = Mapping[str, Range]
 """Tensor name to its smallest and largest value, in real units."""
+LAYOUT = frozenset(
+    {
+        "BATCH_TO_SPACE_ND",
+        "DEPTH_TO_SPACE",
+        "EXPAND_DIMS",
+        "GATHER",
+        "PAD",
+        "RESHAPE",
+        "REVERSE_V2",
+        "SLICE",
+        "SPACE_TO_BATCH_ND",
+        "SPACE_TO_DEPTH",
+        "SPLIT",
+        "SPLIT_V",
+        "SQUEEZE",
+        "STRIDED_SLICE",
+        "TRANSPOSE",
+        "UNPACK",
+    }
+)
+"""Operators that move values and compute none."""
 Form = Literal["float32", "float16", "integer"]
 Handle = Any
 """A model that can be run, as the laboratory holds it."""
@@ -56,6 +77,16 @@ class FloatGraph:
     def producer(self, tensor: str) -> Operator | None:
         """The operator that computes a tensor; None of an input."""
         return next((one for one in self.operators if tensor in one.outputs), None)
+
+    def copies(self, tensor: str) -> tuple[str, ...]:
+        """A tensor with all that is the same values in another order or in part, by operators that only move data."""
+        found = [tensor]
+        for name in found:
+            producer = self.producer(name)
+            moved = [producer] if producer is not None and producer.type in LAYOUT else []
+            moved += [one for one in self.consumers(name) if one.type in LAYOUT]
+            found += [other for one in moved for other in (*one.inputs, *one.outputs) if other not in found]
+        return tuple(found)
 
     def consumers(self, tensor: str) -> tuple[Operator, ...]:
         """The operators that read a tensor."""
@@ -137,6 +168,8 @@ class Lab(Protocol):
     calibration: Samples | None
     """What the artifact was calibrated on; None where that is not known."""
     calibration_name: str
+    by_recipe: bool
+    """The artifact is made by a recipe of the LiteRT Quantizer."""
     shipped: bool
     """The artifact is a file of the user's own, not made here."""
     quantizable: bool

@@ -14,8 +14,7 @@ from tflite_guard.errors import EvaluationError
 from tflite_guard.judgement.verdict import judge
 from tflite_guard.results import Remedy, Verdict
 
-ANYWAY = (MEASURED, Option("8-bit weights alone", {"quantization": "dynamic_range"}), INT16)
-"""What is tried where no cause says what to do, the cheapest to try first."""
+WEIGHTS = Option("8-bit weights alone", {"quantization": "dynamic_range"})
 FLOAT = Option("float32, not quantized", {"quantization": "float32"})
 SHOWN = 6
 
@@ -32,10 +31,8 @@ class Search:
     """Tries one option at a time, so that it can be stopped between."""
 
     def __init__(self, bench: Bench, cause: Cause | None) -> None:
-        own = cause.options if cause is not None else ()
         self._bench = bench
-        anyway = ANYWAY if bench.lab.quantizable else (FLOAT,)
-        self._open = [*own, *(one for one in anyway if one not in own)]
+        self._open = list(_options(bench, cause))
         self._tested: list[_Tested] = []
 
     def remaining(self) -> int:
@@ -80,6 +77,22 @@ class Search:
             values[measurement.name] = measurement.value
             within = within and result.verdict in (None, Verdict.PASS)
         return values, within
+
+
+def _options(bench: Bench, cause: Cause | None) -> Iterator[Option]:
+    """What to try: what the cause says, then what helps often, the cheapest to try first."""
+    lab = bench.lab
+    if lab.shipped:
+        # Nothing is known of how the file was made, so it can only be made anew in a way that needs no calibration.
+        for one in (WEIGHTS, FLOAT) if lab.form == "integer" else (FLOAT,):
+            yield replace(one, title=f"made anew from the reference: {one.title}", patch={"tflite": None, **one.patch})
+        return
+    own = cause.options if cause is not None else ()
+    yield from own
+    anyway = (MEASURED,) if lab.quantizable else ()
+    if not lab.by_recipe:
+        anyway += (WEIGHTS, INT16) if lab.quantizable else (FLOAT,)
+    yield from (one for one in anyway if one not in own)
 
 
 def _undominated(remedies: Sequence[Remedy], bench: Bench) -> tuple[Remedy, ...]:

@@ -69,6 +69,7 @@ class EngineLab:
     """The name of the measurement that is diagnosed."""
     calibration: Samples | None
     calibration_name: str
+    by_recipe: bool
     shipped: bool
     preprocess: tuple[Any, Any] = (None, None)
 

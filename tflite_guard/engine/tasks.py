@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import msgspec
 
 from tflite_guard.datasets import Dataset, about, canonical, open_dataset
-from tflite_guard.errors import DataError, ModelFileError
+from tflite_guard.errors import ConversionError, DataError, ModelFileError
 from tflite_guard.manifest.types import Conversion, DatasetSpec, ReferenceSpec
 from tflite_guard.protocol import (
     AnyRequest,
@@ -180,6 +180,7 @@ class Session:
             column=request.metric,
             calibration=None if calibration is None else gathered_calibration(calibration()),
             calibration_name="" if conversion.calibration is None else conversion.calibration.name,
+            by_recipe=conversion.recipe is not None,
             shipped=conversion.tflite is not None,
             preprocess=(
                 request.evaluate.dataset.preprocess,
@@ -197,7 +198,7 @@ class Session:
         ranging = own or self._calibration(evaluation, subject.names)
         assert ranging is not None
         if not request.converter:
-            return self._recipe_workbench(request, own)
+            return self._recipe_workbench(request, subject, own)
         model = self._source(source)
 
         def convert(option: Option) -> bytes:
@@ -206,19 +207,21 @@ class Session:
 
         return Workbench(model.rangeable(ranging), model.requantize, convert)
 
-    def _recipe_workbench(self, request: Diagnose, own: Calibration | None) -> Workbench:
+    def _recipe_workbench(self, request: Diagnose, subject: Subject, own: Calibration | None) -> Workbench:
         from tflite_guard.engine.recipes import prepared, quantize_with_ranges, quantize_with_recipe
 
         conversion = request.conversion
-        path = conversion.recipe if isinstance(conversion.recipe, str | None) else conversion.recipe.path
         static = "static_wi8_ai8"
         float_model = Path(request.float32 or request.source.path).read_bytes()
 
         def convert(option: Option) -> bytes:
+            if "quantization" in option.patch:
+                raise ConversionError("the LiteRT Quantizer makes recipes alone")
             changed = _patched(conversion, option, request.evaluate.dataset)
-            calibration = self._calibration(changed, _float_model(request.source).names) if own else None
+            recipe = changed.recipe if isinstance(changed.recipe, str | None) else changed.recipe.path
+            calibration = self._calibration(changed, subject.names) if own else None
             return quantize_with_recipe(
-                float_model, path or static, calibration, changed.keep_float, changed.calibration_options
+                float_model, recipe or static, calibration, changed.keep_float, changed.calibration_options
             )
 
         quantizer = partial(_by_ranges, quantize_with_ranges, static) if find_spec("litert_quantizer") else None
@@ -291,6 +294,7 @@ def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) ->
     return replace(
         conversion,
         quantization=quantization,
+        recipe=option.patch.get("recipe", conversion.recipe) if "quantization" not in option.patch else None,
         io=conversion.io if quantization == conversion.quantization else "float32",
         calibration_options=replace(conversion.calibration_options, **options),
         keep_float=(*conversion.keep_float, *kept) if quantization == "int8" or conversion.recipe else (),

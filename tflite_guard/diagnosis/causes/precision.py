@@ -13,8 +13,28 @@ INT16 = Option("16-bit activations", {"quantization": "int16x8"})
 
 def limit(bench: Bench) -> Cause | None:
     """More bits for activations, or for weights, give the loss back where no smaller change does."""
-    if not bench.lab.quantizable or bench.lab.shipped:
+    if bench.lab.shipped:
         return None
+    return _of_activations(bench) if bench.lab.quantizable else _of_weights(bench)
+
+
+def _of_weights(bench: Bench) -> Cause | None:
+    if bench.lab.form != "integer":
+        return None
+    trial = bench.tested("8-bit weights, a scale for each channel", bench.lab.rounded())
+    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    if told is None:
+        return None
+    return Cause(
+        "precision-limit",
+        "Nothing is broken: the weights have too few bits for this network. With 8 bits and a scale for each channel "
+        f"{figures.percent(told.recovered)} of the loss comes back.",
+        told,
+        options=(Option("8-bit weights", {"recipe": "dynamic_wi8_afp32"}),) if bench.lab.by_recipe else (),
+    )
+
+
+def _of_activations(bench: Bench) -> Cause | None:
     try:
         made = bench.lab.convert(INT16)
     except EvaluationError:

@@ -105,12 +105,17 @@ def _together(bench: Bench, ranked: Sequence[str], trials: dict[str, Trial]) -> 
 
 def _restored(bench: Bench, names: tuple[str, ...]) -> Trial:
     places = " and ".join(bench.lab.place(name) for name in names)
-    return bench.quantized(f"{places} in float, on real ranges", Change(bench.real, keep=names))
+    return bench.quantized(f"{places} in float, on real ranges", Change(bench.real, keep=_with_copies(bench, names)))
+
+
+def _with_copies(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(copy for name in names for copy in bench.lab.graph.copies(name)))
 
 
 def _keep(bench: Bench, names: tuple[str, ...]) -> Option:
     places = [bench.lab.place(name) for name in names]
-    return Option(f"{' and '.join(places)} in float", {"keep_float": places}, keep=names)
+    kept = _with_copies(bench, names)
+    return Option(f"{' and '.join(places)} in float", {"keep_float": [bench.lab.place(one) for one in kept]}, keep=kept)
 
 
 def _options(bench: Bench, chosen: tuple[str, ...]) -> tuple[Option, ...]:
