@@ -258,6 +258,8 @@ class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):
     tolerances: dict[str, Tolerance]
     converter: bool
     """Quantize with TensorFlow's converter; else with the LiteRT Quantizer."""
+    application: bool = False
+    """What the application recorded is out of tolerance, and is to be explained too."""
 
 
 AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | Diagnose

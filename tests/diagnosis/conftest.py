@@ -50,6 +50,7 @@ class PlainLab:
     quantizable: bool = True
     calibration_name: str = "calib"
     preprocess: tuple[Any, Any] = ((), ())
+    observed: dict[str, np.ndarray] | None = None
     own: Mapping[str, np.ndarray] = field(default_factory=dict)
     """The artifact's weights where they are others."""
     graph: FloatGraph = GRAPH

@@ -11,7 +11,7 @@ import pytest
 
 from tests.reports.test_markdown import github, in_sight, rows, text_of
 from tests.sample import diagnosed, fixed, full, unexplained, variant
-from tflite_guard.reports import FORMATS, wording
+from tflite_guard.reports import FORMATS, story, wording
 from tflite_guard.reports.alerts import alerts, untold_findings
 from tflite_guard.reports.markdown import COMMENT_LIMIT, render
 from tflite_guard.results import ErrorInfo, Experiment, Finding, ModelResult, Remedy, Report, VariantResult, Verdict
@@ -222,3 +222,50 @@ def test_shares_and_ranges() -> None:
 def test_an_experiment_that_was_not_confirmed_has_no_interval() -> None:
     found = Finding("weight-outliers", "warning", "x", experiment=Experiment("clipped", 0.7, None))
     assert wording.proof(found) == "clipped, 70 % of the loss comes back"
+
+
+MISUSE = Finding(
+    "io-quantization-misuse",
+    "warning",
+    "the application ignores the output's zero point",
+    primary=True,
+    experiment=Experiment("replayed and mended", 1.0, None),
+)
+
+
+def with_misuse(variant: VariantResult) -> VariantResult:
+    return replace(variant, findings=(*variant.findings, MISUSE))
+
+
+APART = [name for name in TOLD if name != "html"]
+"""Renderings that tell a cause below each problem; the page has them below one another."""
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_the_application_does_is_told_beside_what_the_file_loses(name: str) -> None:
+    """Each once, and the application's where the recorded outputs are."""
+    told = shown(name, report_of(with_misuse(diagnosed(FAILED))))
+    file, application = "Cause: calibration data reach", "Cause: the application ignores"
+    assert told.index(file) < told.index(application)
+    if name in ("text", "markdown"):
+        assert told.index("observed outputs") < told.index(application)
+        assert told.count("the application ignores") == 1
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_the_application_does_explains_nothing_that_the_file_loses(name: str) -> None:
+    told = shown(name, report_of(with_misuse(unexplained(FAILED))))
+    assert told.index("No cause is proven") < told.index("Cause: the application ignores")
+
+
+def test_the_page_tells_both() -> None:
+    told = shown("html", report_of(with_misuse(diagnosed(FAILED))))
+    heading = told.index("<dt>Cause of the observed outputs</dt>")
+    assert told.index("calibration data reach") < heading < told.index("the application ignores the output")
+
+
+def test_the_story_tells_both() -> None:
+    told = story.render(report_of(with_misuse(diagnosed(FAILED))))
+    assert "Observed outputs differ from our own run" in told
+    assert told.index("Why: calibration") < told.index("Why (the application): io-quantization-misuse")
+    assert told.count("the application ignores the output's zero point") == 1

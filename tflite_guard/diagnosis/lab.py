@@ -111,6 +111,28 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Port:
+    """One input or output of the artifact: how reals become its integers (scale 0: they do not)."""
+
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it holds integers of at most 16 bits that stand for reals."""
+        return self.scale != 0.0 and self.dtype in ("int8", "uint8", "int16", "uint16")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The artifact's inputs and outputs by name."""
+
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+
+@dataclass(frozen=True)
 class Change:
     """An experiment: how the model is quantized in it."""
 
@@ -178,6 +200,19 @@ class Lab(Protocol):
     float32: Handle
     preprocess: tuple[Any, Any]
     """What is done to evaluation and to calibration data, to be compared."""
+    kernels: Kernels
+    """Those that the variant is judged with."""
+
+    @property
+    def observed(self) -> Arrays | None:
+        """What the user's application recorded for `evaluation`, integers as they were; None without a recording."""
+
+    @property
+    def ports(self) -> Ports:
+        """The artifact's inputs and outputs."""
+
+    def fed(self, inputs: Arrays) -> Arrays:
+        """The artifact's outputs, dequantized, for inputs as its tensors take them, with the variant's kernels."""
 
     @property
     def form(self) -> Form:
@@ -260,3 +295,5 @@ class Case:
     healthy: float | None
     """The value that is to be come back to; None means the reference's own."""
     tolerances: Mapping[str, Tolerance]
+    application: bool = False
+    """What the user's application recorded is out of tolerance."""

@@ -2,7 +2,8 @@
 
 The ladder says where the metric breaks. Then each family of causes looks for evidence, makes its experiments on a third
 of the examples and confirms at most one on another third. What is confirmed is the primary cause. Remedies are made as
-the user would get them and verified on the last third.
+the user would get them and verified on the last third. What the user's application does besides is a question of its
+own, and has a cause of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from dataclasses import replace
 import numpy as np
 
 from tflite_guard.diagnosis import evidence
-from tflite_guard.diagnosis.causes import Cause, Look, artifact, calibration, conversion, precision, tensors
+from tflite_guard.diagnosis.causes import (
+    Cause,
+    Look,
+    application,
+    artifact,
+    calibration,
+    conversion,
+    precision,
+    tensors,
+)
 from tflite_guard.diagnosis.experiments import Bench, Trial
 from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab
 from tflite_guard.diagnosis.remedies import Search
@@ -53,6 +63,7 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
         return Diagnosed(Diagnosis(case.metric, count, note=note))
     ladder = _ladder(bench)
     cause = next((found for look in PROCEDURE if (found := look(bench)) is not None), None) if case.failed else None
+    misused, why_not = application.misuse(bench) if case.application else (None, "")
     holding, front = _remedies(bench, cause) if case.failed else ((), ())
     diagnosis = Diagnosis(
         metric=case.metric,
@@ -61,15 +72,21 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
         tensors=_tensors(bench) if lab.quantizable and lab.artifact_ranges else (),
         tried=_tried(bench.tried),
         front=front,
-        note=None if cause is not None or not case.failed else _abstained(bench),
+        note=_note(bench, cause, why_not),
         seconds=round(time.monotonic() - started, 3),
     )
-    return Diagnosed(diagnosis, () if cause is None else (_finding(cause),), holding)
+    return Diagnosed(diagnosis, tuple(_finding(one) for one in (cause, misused) if one is not None), holding)
 
 
 def _finding(cause: Cause) -> Finding:
     told = finding(cause.rule, cause.message, **cause.evidence)
     return replace(told, primary=True, experiment=cause.experiment, tensor=cause.tensor, operator=cause.operator)
+
+
+def _note(bench: Bench, cause: Cause | None, application: str) -> str | None:
+    """Why something is not explained: what the artifact loses, and what its application does besides."""
+    notes = [_abstained(bench)] if bench.case.failed and cause is None else []
+    return "; ".join([*notes, *([application] if application else [])]) or None
 
 
 def _abstained(bench: Bench) -> str:
@@ -90,7 +107,8 @@ def _ladder(bench: Bench) -> list[Rung]:
         rungs.append(_rung_of(bench, "weights", lab.rounded()))
         rungs.append(_rung_of(bench, "int8", lab.quantize(_as_judged(bench))))
     rungs.append(_rung(bench, "file", bench.bad, rows))
-    return rungs
+    recorded = application.recorded(bench, rows)
+    return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
 
 
 def _as_judged(bench: Bench) -> Change:

@@ -235,7 +235,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
         ports = runners[0].outputs
         for batch, outputs in subject.run(runners):
             count = _length(outputs)
-            observed = _dequantized(_named(theirs.take(count), subject.names, path), ports)
+            observed = _dequantized(named(theirs.take(count), subject.names, path), ports)
             for name, ours in outputs.items():
                 _require_shape("data", f"{path}:", observed[name], f"the model's output {name!r}", ours)
                 largest = max(largest, _steps(observed[name], ours, ports[name]))
@@ -245,7 +245,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
     return ObservedMeasured(_ordered(scorer.measurements(), subject.metrics), steps)
 
 
-def _named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]:
+def named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]:
     """Recorded arrays by canonical name: their key, an alias, or the only one."""
     arrays = {names.output(key): array for key, array in arrays.items()}
     if len(arrays) == 1 and len(names.outputs) == 1:

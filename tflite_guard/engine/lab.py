@@ -18,11 +18,24 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tflite_guard.datasets import Batch, about
 from tflite_guard.diagnosis.evidence import decibels
-from tflite_guard.diagnosis.lab import Change, FloatGraph, Form, Made, Operator, Option, Ranges, Samples, TensorView
+from tflite_guard.diagnosis.lab import (
+    Change,
+    FloatGraph,
+    Form,
+    Made,
+    Operator,
+    Option,
+    Port,
+    Ports,
+    Ranges,
+    Samples,
+    TensorView,
+)
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
-from tflite_guard.engine.evaluate import Scorer, Subject
+from tflite_guard.engine.evaluate import Scorer, Subject, named
+from tflite_guard.engine.outputs import recorded_outputs
 from tflite_guard.engine.surgery import pack, unpack
 from tflite_guard.engine.tflite import Model, Runner
 from tflite_guard.errors import DataError
@@ -72,6 +85,9 @@ class EngineLab:
     by_recipe: bool
     shipped: bool
     preprocess: tuple[Any, Any] = (None, None)
+    kernels: Kernels = "default"
+    recording: str | None = None
+    """The .npz of outputs that the user's application recorded."""
 
     def __post_init__(self) -> None:
         self._rows, self.evaluation, self._labels = _gathered(self.subject)
@@ -119,18 +135,37 @@ class EngineLab:
             count = self.subject.threads
             handle.runners[kernels] = [Runner(handle.model, kernels, self.subject.names) for _ in range(count)]
             handle.runners[kernels][0].self_check(samples.take(range(min(samples.count, 4))).inputs)
-        runners = handle.runners[kernels]
-        for runner in runners:
-            runner.one_by_one = runners[0].one_by_one
-        share = np.array_split(np.arange(samples.count), len(runners))
+        return _run(handle.runners[kernels], samples)
 
-        def run(runner: Runner, rows: Array) -> list[Arrays]:
-            starts = range(0, len(rows), BATCH)
-            return [runner.run(samples.take(rows[start : start + BATCH]).inputs) for start in starts]
+    @cached_property
+    def _fed(self) -> list[Runner]:
+        return [_Fed(self.subject.model, self.kernels, self.subject.names) for _ in range(self.subject.threads)]
 
-        with ThreadPoolExecutor(len(runners)) as pool:
-            parts = [part for done in pool.map(run, runners, share) for part in done]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def fed(self, inputs: Arrays) -> Arrays:
+        """The artifact's outputs for inputs as its tensors take them."""
+        samples = Samples(inputs)
+        self._fed[0].self_check(samples.take(range(min(samples.count, 4))).inputs)
+        return _run(self._fed, samples)
+
+    @cached_property
+    def ports(self) -> Ports:
+        """The artifact's inputs and outputs, by the reference's names."""
+        runner = self._fed[0]
+        inputs, outputs = (
+            {name: Port(port.dtype, port.scale, port.zero_point) for name, port in side.items()}
+            for side in (runner.ports, runner.outputs)
+        )
+        return Ports(inputs, outputs)
+
+    @cached_property
+    def observed(self) -> Arrays | None:
+        """What the user's application recorded for the examples of the laboratory."""
+        if self.recording is None:
+            return None
+        subject = self.subject
+        stream = recorded_outputs(self.recording, subject.dataset, subject.open_data)
+        kept = _picked((named(batch, subject.names, self.recording) for batch in stream), self._rows)
+        return {name: kept[name] for name in subject.names.outputs}
 
     def scores(self, outputs: Arrays, rows: Array) -> Scores:
         """Per-example scores of the metric that is diagnosed."""
@@ -311,6 +346,42 @@ class EngineLab:
         if tensor not in self._places:
             self._places[tensor] = graphs.shortest_pattern(self._graph, tensor)
         return self._places[tensor]
+
+
+class _Fed(Runner):
+    """Takes integers as they are."""
+
+    def prepared(self, name: str, values: Array) -> Array:  # noqa: ARG002
+        return values
+
+
+def _run(runners: Sequence[Runner], samples: Samples) -> Arrays:
+    """Outputs computed by as many threads as there are runners; the first knows whether examples go one by one."""
+    for runner in runners:
+        runner.one_by_one = runners[0].one_by_one
+    share = np.array_split(np.arange(samples.count), len(runners))
+
+    def run(runner: Runner, rows: Array) -> list[Arrays]:
+        starts = range(0, len(rows), BATCH)
+        return [runner.run(samples.take(rows[start : start + BATCH]).inputs) for start in starts]
+
+    with ThreadPoolExecutor(len(runners)) as pool:
+        parts = [part for done in pool.map(run, runners, share) for part in done]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _picked(batches: Iterator[Arrays], rows: Array) -> Arrays:
+    """Some rows, in this order, of arrays that come in batches."""
+    wanted = np.sort(rows)
+    parts: list[Arrays] = []
+    start = 0
+    for batch in batches:
+        count = len(next(iter(batch.values())))
+        own = wanted[(wanted >= start) & (wanted < start + count)] - start
+        parts.append({name: values[own] for name, values in batch.items()})
+        start += count
+    place = np.searchsorted(wanted, rows)
+    return {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
 
 
 def _gathered(subject: Subject) -> tuple[Array, Samples, Arrays]:

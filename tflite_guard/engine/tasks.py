@@ -172,6 +172,7 @@ class Session:
         subject, conversion = self._subject(request.evaluate), request.conversion
         workbench = self._workbench(request, subject)
         calibration = self._calibration(conversion, subject.names)
+        recording = request.evaluate.options.observed_outputs
         lab = EngineLab(
             subject=subject,
             float_model=workbench.float_model,
@@ -186,8 +187,17 @@ class Session:
                 request.evaluate.dataset.preprocess,
                 None if conversion.calibration is None else conversion.calibration.preprocess,
             ),
+            kernels=request.evaluate.options.kernels,
+            recording=None if recording is None else recording.path,
         )
-        case = Case(request.metric, request.higher_is_better, request.failed, request.healthy, request.tolerances)
+        case = Case(
+            request.metric,
+            request.higher_is_better,
+            request.failed,
+            request.healthy,
+            request.tolerances,
+            request.application,
+        )
         return diagnose(lab, case)
 
     def _workbench(self, request: Diagnose, subject: Subject) -> Workbench:

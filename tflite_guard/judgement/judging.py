@@ -122,28 +122,42 @@ class Loss:
     """The measurement's name."""
     higher_is_better: bool
     failed: bool
+    """The artifact itself is out of tolerance."""
     healthy: float | None
     """The value to come back to; None means the reference's own."""
+    application: bool = False
+    """What the user's application recorded is out of tolerance."""
 
 
 def loss_of(result: VariantResult) -> Loss | None:
     """What a diagnosis of a variant is to explain; None where there is nothing that experiments can measure."""
-    usable = [
-        one
-        for one in result.metrics
-        if one.value is not None and METRICS.get(one.metric, METRICS["size_bytes"]).has_interval
-    ]
-    failed = [one for one in usable if one.verdict not in (None, Verdict.PASS)]
-    chosen = next((one for one in failed if one.reference is not None), next(iter(failed or usable), None))
+    observed = result.observed
+    application = observed is not None and observed.verdict is not Verdict.PASS
+    usable = _usable(result.metrics)
+    failed = _failed(usable)
+    # An artifact that passes is measured by what its application loses.
+    theirs = [] if observed is None or failed else _failed(_usable(observed.metrics))
+    candidates = failed or theirs
+    chosen = next((one for one in candidates if one.reference is not None), next(iter(candidates or usable), None))
     if chosen is None:
         return None
     healthy = None
     if chosen.reference is None and failed:
         healthy = (chosen.tolerance or {}).get(chosen.failed_limit or "")
         healthy = chosen.baseline if chosen.failed_limit == "max_regression" else healthy
-    if chosen.reference is None and healthy is None:
+    if chosen.reference is None and healthy is None and (failed or not application):
         return None
-    return Loss(chosen.name, chosen.higher_is_better, bool(failed), healthy)
+    return Loss(chosen.name, chosen.higher_is_better, bool(failed), healthy, application)
+
+
+def _usable(metrics: Sequence[MetricResult]) -> list[MetricResult]:
+    """Those that an experiment can measure."""
+    sized = METRICS["size_bytes"]
+    return [one for one in metrics if one.value is not None and METRICS.get(one.metric, sized).has_interval]
+
+
+def _failed(metrics: Sequence[MetricResult]) -> list[MetricResult]:
+    return [one for one in metrics if one.problem is not None]
 
 
 def with_diagnosis(result: VariantResult, found: Diagnosed, ignore: Sequence[Ignore]) -> VariantResult:

@@ -84,30 +84,33 @@ def _of_reference(model: ModelResult) -> Iterator[ElementTree.Element]:
 
 
 def _cases(model: ModelResult, variant: VariantResult) -> Iterator[ElementTree.Element]:
-    why = _why(wording.explanation(model, variant))
+    whys = [_why(wording.explanation(model, variant, observed=observed)) for observed in (False, True)]
     # What was measured is the whole variant's time; its first case carries it.
     seconds = sum(variant.seconds.values())
-    for name, verdict, message in _outcomes(variant):
-        yield _case(f"{plain(variant.name)}: {name}", verdict, message, seconds, why)
+    for name, verdict, message, observed in _outcomes(variant):
+        yield _case(f"{plain(variant.name)}: {name}", verdict, message, seconds, whys[observed])
         seconds = 0
 
 
-def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict | None, str]]:
-    """What a variant is tested for, how that came out (None: not judged), and in words if it did not pass."""
+def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict | None, str, bool]]:
+    """What a variant is tested for, how that came out (None: not judged), and in words if it did not pass.
+
+    Last, whether it is of what the application recorded.
+    """
     if variant.error is not None or not (variant.metrics or variant.observed):
         message = "" if variant.error is None else variant.error.message
-        yield "evaluation", Verdict.ERROR if variant.error else variant.verdict, message
+        yield "evaluation", Verdict.ERROR if variant.error else variant.verdict, message, False
     for metric in variant.metrics:
-        yield plain(metric.name), metric.verdict, _failure(metric)
+        yield plain(metric.name), metric.verdict, _failure(metric), False
     for finding in variant.findings:
         if wording.is_problem(variant, finding):
-            yield plain(finding.rule), finding.verdict, finding.message
+            yield plain(finding.rule), finding.verdict, finding.message, False
     if variant.observed is None:
         return
     for metric in variant.observed.metrics:
-        yield f"observed {plain(metric.name)}", metric.verdict, _failure(metric)
+        yield f"observed {plain(metric.name)}", metric.verdict, _failure(metric), True
     if variant.observed.tolerance is not None:
-        yield "observed_tolerance", variant.observed.steps_verdict, wording.steps(variant.observed)
+        yield "observed_tolerance", variant.observed.steps_verdict, wording.steps(variant.observed), True
 
 
 def _failure(metric: MetricResult) -> str:

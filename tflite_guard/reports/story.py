@@ -64,6 +64,8 @@ def _variant(model: ModelResult, variant: VariantResult) -> Iterator[str]:
     yield "What is lost"
     for metric in variant.metrics:
         yield from _wrapped(wording.failure(metric) if metric.problem else _held(metric), "  ")
+    for sentence in _recorded(variant):
+        yield from _wrapped(sentence, "  ")
     if variant.verdict is Verdict.PASS:
         yield from _wrapped("Every tolerance holds, so there is nothing to explain.", "  ")
     if variant.diagnosis is not None and variant.diagnosis.ladder:
@@ -76,6 +78,19 @@ def _held(metric: MetricResult) -> str:
         f" (the reference's: {figures.number(metric.reference, metric.metric)})" if metric.reference is not None else ""
     )
     return f"{plain(metric.name)} is {figures.number(metric.value, metric.metric)}{own}."
+
+
+def _recorded(variant: VariantResult) -> Iterator[str]:
+    """What is wrong with the outputs that the application recorded."""
+    observed = variant.observed
+    if observed is None:
+        return
+    for metric in observed.metrics:
+        if metric.problem:
+            yield f"Observed outputs: {wording.failure(metric)}"
+    if observed.steps_verdict not in (None, Verdict.PASS):
+        told = wording.steps(observed)
+        yield told[:1].upper() + told[1:]
 
 
 def _ladder(diagnosis: Diagnosis, variant: VariantResult) -> Iterator[str]:
@@ -93,17 +108,26 @@ def _sqnr(rung: Rung) -> str:
 
 def _explained(model: ModelResult, variant: VariantResult) -> Iterator[str]:
     told = wording.explanation(model, variant)
+    application = wording.of_application(variant)
     if told is not None:
-        yield from ("", f"Why: {told.rule}" if told.rule is not None else "Why")
-        for label, sentence in told.sentences:
-            if label != "Fix":
-                yield from _wrapped(sentence if label == "Cause" else f"{label}: {sentence}", "  ")
+        yield from _why(told)
+    if application is not None and application is not wording.primary(variant):
+        yield from _why(wording.explanation(model, variant, observed=True), " (the application)")
     for finding in variant.findings:
         if not wording.is_cause(variant, finding):
             yield from _wrapped(f"{wording.label(finding)}: {wording.told(finding)} ({plain(finding.rule)})", "  ")
     if told is not None and told.remedy is not None:
         yield from ("", "What to change", *_wrapped(told.remedy, "  "), *_wrapped(f"{told.change}:", "  "))
         yield from (f"    {line}" for line in told.patch)
+
+
+def _why(told: wording.Explanation | None, whose: str = "") -> Iterator[str]:
+    if told is None:
+        return
+    yield from ("", f"Why{whose}: {told.rule}" if told.rule is not None else f"Why{whose}")
+    for label, sentence in told.sentences:
+        if label != "Fix":
+            yield from _wrapped(sentence if label == "Cause" else f"{label}: {sentence}", "  ")
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

@@ -238,6 +238,10 @@ class Problem:
         return self.title + (f" / {names}" if names else "")
 
 
+APPLICATION = "io-quantization-misuse"
+"""The rule that is about the user's application, and not about the file."""
+
+
 def problems(report: Report) -> list[Problem]:
     """What did not pass, worst first: errors, then what is proven to fail, then the rest, then warnings."""
     called = titles(report)
@@ -315,7 +319,8 @@ def is_problem(variant: VariantResult, finding: Finding) -> bool:
 
 def is_cause(variant: VariantResult, finding: Finding) -> bool:
     """Whether a variant's finding is told as the cause of its problems, and nowhere else."""
-    return finding is primary(variant) and _has_problem(variant)
+    told = (primary(variant), of_application(variant))
+    return any(finding is one for one in told) and _has_problem(variant)
 
 
 def _has_problem(variant: VariantResult) -> bool:
@@ -328,11 +333,15 @@ def _has_problem(variant: VariantResult) -> bool:
 
 def _variant_problems(model: ModelResult, title: str, variant: VariantResult) -> Iterator[Problem]:
     at, why = variant.line or model.line, explanation(model, variant)
+    application = of_application(variant)
+    together = application is None or application is primary(variant)
+    theirs = why if together else explanation(model, variant, observed=True)
 
     def problem(verdict: Verdict, metric: MetricResult | None, observed: bool, message: str) -> Problem:
         line = at if metric is None or metric.tolerance is None else metric.tolerance.get("line") or at
         rule = "observed-outputs" if observed else "tolerance" if metric and metric.tolerance else "metric"
-        return Problem(verdict, model, title, (variant.name,), metric, observed, rule, message, line, why)
+        own = theirs if observed else why
+        return Problem(verdict, model, title, (variant.name,), metric, observed, rule, message, line, own)
 
     for metric in variant.metrics:
         if metric.problem:
@@ -347,8 +356,24 @@ def _variant_problems(model: ModelResult, title: str, variant: VariantResult) ->
 
 
 def primary(variant: VariantResult) -> Finding | None:
-    """The finding that is the cause of what did not pass; None where the cause is not known."""
-    return next((finding for finding in variant.findings if finding.primary and finding.ignored is None), None)
+    """The finding that is the cause of what did not pass; None where the cause is not known.
+
+    What an application does is the cause where the file itself passes, and explains nothing that the file loses.
+    """
+    causes = [finding for finding in variant.findings if finding.primary and finding.ignored is None]
+    own = [finding for finding in causes if finding.rule != APPLICATION]
+    return next(iter(own if _fails_itself(variant) else own or causes), None)
+
+
+def of_application(variant: VariantResult) -> Finding | None:
+    """The finding that is the cause of what the user's application recorded; None where that is not known."""
+    causes = (finding for finding in variant.findings if finding.primary and finding.ignored is None)
+    return next((finding for finding in causes if finding.rule == APPLICATION), None)
+
+
+def _fails_itself(variant: VariantResult) -> bool:
+    """Whether the file does not pass, whatever its application makes of it."""
+    return any(metric.problem for metric in variant.metrics)
 
 
 def cause(variant: VariantResult) -> str | None:
@@ -357,9 +382,15 @@ def cause(variant: VariantResult) -> str | None:
     return None if found is None else plain(found.message, LONGEST_MESSAGE)
 
 
-def explanation(model: ModelResult, variant: VariantResult) -> Explanation | None:
-    """Why a variant does not pass, as its diagnosis has it; None without a cause, a verified remedy and a note."""
+def explanation(model: ModelResult, variant: VariantResult, *, observed: bool = False) -> Explanation | None:
+    """Why a variant does not pass, as its diagnosis has it; None without a cause, a verified remedy and a note.
+
+    `observed` asks for the cause of what its application recorded, where that has one of its own.
+    """
+    application = of_application(variant) if observed else None
     found, mend = primary(variant), next((remedy for remedy in variant.remedies if remedy.verified), None)
+    if application is not None:
+        found, mend = application, None  # what mends the file mends no application
     why = Explanation()
     if found is not None:
         message = plain(found.message, LONGEST_MESSAGE)

@@ -225,7 +225,7 @@ def _evaluated(steps: Steps, variant: VariantSpec, known: Evaluation | None, pat
 def _diagnosed(steps: Steps, variant: VariantSpec, result: VariantResult, use: DiagnoseUse) -> VariantResult:
     """A variant's result with the cause of what it loses, where that is asked for."""
     loss = None if use == "never" or steps.job.model.state == "kept" else loss_of(result)
-    if loss is None or not (loss.failed or use == "always"):
+    if loss is None or not (loss.failed or loss.application or use == "always"):
         return result
     try:
         found = steps.diagnosis(variant, loss)

@@ -138,6 +138,7 @@ class Steps:
             tolerances=variant.judgement.tolerances,
             float32=None if converter else self.tflite(float32),
             converter=converter,
+            application=loss.application,
         )
         parts = (model.reference, model.evaluation, model.metrics, model.state, conversion, variant.evaluation)
         key = self._key("diagnosis", *parts, variant.judgement, loss)

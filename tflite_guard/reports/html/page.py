@@ -67,8 +67,13 @@ class Failure:
     @property
     def cause(self) -> Finding | None:
         """What an experiment has shown to be the main cause."""
-        found = self.variant.findings if self.variant else ()
-        return next((one for one in found if one.primary and one.ignored is None), None)
+        return wording.primary(self.variant) if self.variant else None
+
+    @property
+    def application(self) -> Finding | None:
+        """What the user's application does wrong, beside what the file loses."""
+        found = wording.of_application(self.variant) if self.variant else None
+        return None if found is self.cause else found
 
     @property
     def cause_is_told(self) -> bool:
