@@ -21,7 +21,7 @@ from models import LABEL, Array
 
 layers = keras.layers
 STALE_SQNR = 27.0
-"""Another training may be as accurate; that it is another model shows in its fidelity. Healthy ones have 33 and more."""
+"""Another training may be as accurate; that it is another model shows in its fidelity. Healthy ones have 33 dB."""
 Fault = Callable[[Case, str, np.random.Generator], Case]
 
 

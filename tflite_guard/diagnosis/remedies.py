@@ -89,7 +89,7 @@ def _options(bench: Bench, cause: Cause | None) -> Iterator[Option]:
         return
     own = cause.options if cause is not None else ()
     yield from own
-    anyway = (MEASURED,) if lab.quantizable else ()
+    anyway: tuple[Option, ...] = (MEASURED,) if lab.quantizable else ()
     if not lab.by_recipe:
         anyway += (WEIGHTS, INT16) if lab.quantizable else (FLOAT,)
     yield from (one for one in anyway if one not in own)
