@@ -31,9 +31,11 @@ class TensorInfo:
 
         A leading axis of None or 1 counts the batch, and an example is the rest. A longer one belongs to the example
         (one waveform of 5,360 samples), or is a batch of fixed size, which one example then fills: never of single
-        numbers, of which a waveform would be one each.
+        numbers, of which a waveform would be one each. A lone free axis is of single numbers or of a waveform.
         """
         lead, rest = self.shape[:1], self.shape[1:]
+        if self.shape == (None,):
+            return ((), self.shape)
         if lead in ((), (None,), (1,)):
             return (rest,)
         return (self.shape, rest) if rest else (self.shape,)

@@ -317,3 +317,15 @@ def test_what_went_wrong_in_a_graph_is_told_not_only_where(tmp_path: Path) -> No
     source = load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m"))))
     with pytest.raises(EvaluationError, match=r"cannot be run: .*division by zero"):
         source.run({"values": np.zeros((1, 2), np.int32)})
+
+
+def test_a_waveform_of_any_length_is_one_example_as_long_as_the_data_or_the_manifest_says(tmp_path: Path) -> None:
+    spec = tf.TensorSpec((None,), name="wave")
+    peak = tf.function(lambda wave: {"y": tf.stack([tf.reduce_max(wave), tf.reduce_sum(wave)])}, input_signature=[spec])
+    tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"serving_default": peak})
+    data = np.random.default_rng(3).normal(size=(5, 70)).astype("float32")
+    for shapes in ({}, {"wave": (70,)}):
+        reference = load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path)), input_shapes=shapes))
+        assert reference.names.inputs["wave"].shape == shapes.get("wave", (None,))
+        got = reference.run({"wave": data})["y"]
+        np.testing.assert_allclose(got, np.stack([data.max(1), data.sum(1)], 1), rtol=1e-5, atol=1e-5)

@@ -196,7 +196,10 @@ def _info(tensor: Any) -> TensorInfo:
 
 
 def _fixed(names: Names, spec: ReferenceSpec) -> Names:
-    """The names with the manifest's `input_shapes` in place of unknown dimensions, the batch axis left free."""
+    """The names with the manifest's `input_shapes` in place of unknown dimensions, the batch axis left free.
+
+    A lone axis of more than one is no batch but a waveform's.
+    """
     wanted = {names.input(name): shape for name, shape in spec.input_shapes.items()}
     unknown = [name for name in wanted if name not in names.inputs]
     if unknown:
@@ -217,7 +220,8 @@ def _with_shape(name: str, info: TensorInfo, wanted: Sequence[int] | None, path:
             f"{path}: input_shapes gives {name} {list(wanted)}, but the model has {list(info.shape)}",
             "input-shapes",
         )
-    return TensorInfo((info.shape[0], *wanted[1:]), info.dtype)
+    waveform = len(wanted) == 1 and wanted[0] != 1
+    return TensorInfo(tuple(wanted) if waveform else (info.shape[0], *wanted[1:]), info.dtype)
 
 
 def _refuse_strings(names: Names, path: str) -> None:
