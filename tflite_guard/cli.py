@@ -126,6 +126,9 @@ def cli() -> None:
 )
 @click.option("--diagnose", type=click.Choice(DIAGNOSE), default="auto", show_default=True,
               help="Look for the cause of what does not pass, of everything, or of nothing.")  # fmt: skip
+@click.option(
+    "--apply-remedy", is_flag=True, help="Edit the manifest: of what does not pass, apply the first verified remedy."
+)
 @_run_options
 def check(
     manifests: tuple[str, ...],
@@ -133,12 +136,15 @@ def check(
     formats: tuple[str, ...],
     fail_on: str,
     baseline: str | None,
+    apply_remedy: bool,
     verbose: bool,
     options: Options,
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold."""
     from tflite_guard.checking import exit_code
 
+    if apply_remedy and options.diagnose == "never":
+        raise UsageError("--apply-remedy needs a diagnosis; leave out --diagnose never")
     targets = _targets(formats, report_dir)
     try:
         report = _check(manifests, options, baseline, verbose)
@@ -154,6 +160,8 @@ def check(
         if exit_code(error, fail_on) != 0:
             raise
         _say(f"tflite-guard: {error}")
+    if apply_remedy:
+        _apply_remedies(report, options)
     sys.exit(exit_code(report, fail_on))
 
 
@@ -431,6 +439,14 @@ def _check(manifests: Sequence[str], options: Options, baseline: str | None, ver
 
     with _progress(verbose) as on_event:
         return check(manifests, options, baseline=baseline, on_event=on_event, on_log=_log if verbose else None)
+
+
+def _apply_remedies(report: Report, options: Options) -> None:
+    """Edit the manifests and say so on standard error: standard output may be a rendering."""
+    from tflite_guard.applying import apply
+
+    for line in apply(report, options.data_roots, options.allow_code):
+        _say(line)
 
 
 def _cache_folder(cache_dir: str | None, no_cache: bool) -> str | None:

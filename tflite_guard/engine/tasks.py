@@ -30,6 +30,7 @@ from tflite_guard.protocol import (
     ReferenceOutputs,
     RunReference,
 )
+from tflite_guard.results import Remedy
 from tflite_guard.vocabulary import StateUse
 
 if TYPE_CHECKING:
@@ -198,7 +199,10 @@ class Session:
             request.tolerances,
             request.application,
         )
-        return diagnose(lab, case)
+        found = diagnose(lab, case)
+        remedies = tuple(_whole(one, conversion) for one in found.remedies)
+        front = tuple(_whole(one, conversion) for one in found.diagnosis.front)
+        return replace(found, remedies=remedies, diagnosis=replace(found.diagnosis, front=front))
 
     def _workbench(self, request: Diagnose, subject: Subject) -> Workbench:
         """How this child quantizes: with the converter where there is TensorFlow, else with the LiteRT Quantizer."""
@@ -309,6 +313,33 @@ def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) ->
         calibration_options=replace(conversion.calibration_options, **options),
         keep_float=(*conversion.keep_float, *kept) if quantization == "int8" or conversion.recipe else (),
     )
+
+
+def _whole(remedy: Remedy, conversion: Conversion) -> Remedy:
+    """A remedy whose patch makes of the variant in the manifest what `_patched` made of its conversion."""
+    patch = remedy.patch
+    if remedy.target:
+        return remedy
+    if "keep_float" in patch:
+        # A merge patch replaces a list.
+        patch = {**patch, "keep_float": [*conversion.keep_float, *patch["keep_float"]]}
+    if patch.get("quantization", conversion.quantization) != conversion.quantization:
+        patch = {**patch, **dict.fromkeys(_left(conversion, patch["quantization"]))}
+    return replace(remedy, patch=patch)
+
+
+def _left(conversion: Conversion, quantization: str) -> Iterator[str]:
+    """The variant's own keys that another quantization leaves no place for."""
+    if conversion.io != "float32":
+        yield "io"
+    if conversion.keep_float and quantization != "int8":
+        yield "keep_float"
+    if conversion.tflite is not None:
+        yield "tflite"
+        if conversion.tflite.sha256 is not None:
+            yield "sha256"
+        if conversion.signature is not None:
+            yield "signature"
 
 
 def _quiet(_done: int, _total: int) -> None:

@@ -243,11 +243,12 @@ def adopt(path: str | Path) -> None:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def write_atomically(path: str, content: bytes, *, follow: bool = True) -> None:
+def write_atomically(path: str, content: bytes, *, follow: bool = True, mode: int | None = None) -> None:
     """Write a file whole or not at all; whoever reads it meets the old content or the new.
 
     With `follow`, a link's target is written, and special files (`/dev/stdout`, a pipe) are written to; without,
-    whatever is in the file's place is replaced. Raises OSError.
+    whatever is in the file's place is replaced. `mode` are its permissions, by default those of a new file. Raises
+    OSError.
     """
     target = os.path.realpath(path) if follow else os.path.abspath(path)
     if follow and os.path.exists(target) and not os.path.isfile(target):
@@ -260,7 +261,7 @@ def write_atomically(path: str, content: bytes, *, follow: bool = True) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
         adopt(temporary)
         os.replace(temporary, target)
     except BaseException:

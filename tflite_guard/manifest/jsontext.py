@@ -42,6 +42,8 @@ class Document:
     value: dict[str, Any]
     keys: dict[Pointer, int]
     values: dict[Pointer, int]
+    ends: dict[Pointer, int]
+    """The offset past each value."""
     line_starts: list[int]
 
     def position(self, offset: int) -> tuple[int, int]:
@@ -117,7 +119,7 @@ def parse(data: bytes, name: str) -> Document:
         raise ManifestError([problem(*found) for found in walk.problems])
     if not isinstance(value, dict):
         raise ManifestError([problem(walk.values[()], f"a manifest is an object {{…}}, not {kind_of(value)}")])
-    return Document(name, value, walk.keys, walk.values, starts)
+    return Document(name, value, walk.keys, walk.values, walk.ends, starts)
 
 
 def kind_of(value: Any) -> str:
@@ -134,13 +136,14 @@ def kind_of(value: Any) -> str:
 
 
 class _Walk:
-    """One pass over text known to be JSON of bounded depth, which notes where keys and values begin."""
+    """One pass over text known to be JSON of bounded depth, which notes where keys begin, and values begin and end."""
 
     def __init__(self, text: str, starts: list[int]) -> None:
         self.text = text
         self.starts = starts
         self.keys: dict[Pointer, int] = {}
         self.values: dict[Pointer, int] = {}
+        self.ends: dict[Pointer, int] = {}
         self.problems: list[tuple[int, str]] = []
 
     def value(self, at: int, pointer: Pointer) -> int:
@@ -148,10 +151,13 @@ class _Walk:
         at = _past_space(self.text, at)
         self.values[pointer] = at
         if self.text[at] == "{":
-            return self._object(at, pointer)
-        if self.text[at] == "[":
-            return self._array(at, pointer)
-        return self._scalar(at)[1]
+            end = self._object(at, pointer)
+        elif self.text[at] == "[":
+            end = self._array(at, pointer)
+        else:
+            end = self._scalar(at)[1]
+        self.ends[pointer] = end
+        return end
 
     def _object(self, at: int, pointer: Pointer) -> int:
         first: dict[str, int] = {}

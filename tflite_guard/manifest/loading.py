@@ -46,14 +46,17 @@ from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES,
 _SIZE_MAX = 200_000
 
 
-def load(path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False) -> Manifest:
+def load(
+    path: str, *, data_roots: Sequence[str] = (), allow_code: bool = False, content: bytes | None = None
+) -> Manifest:
     """Read and check a manifest.
 
     Files that it names must lie under its git root (without git: its folder) or one of `data_roots`.
-    `allow_code` permits Python sources and metrics, which are not imported here. Raises ManifestError
-    with every problem, in the order of the file, and UsageError for a data root with a name that is not UTF-8.
+    `allow_code` permits Python sources and metrics, which are not imported here. `content` is what the file is going
+    to hold, in place of what it holds. Raises ManifestError with every problem, in the order of the file, and
+    UsageError for a data root with a name that is not UTF-8.
     """
-    data = jsontext.read(path, data_roots)
+    data = jsontext.read(path, data_roots) if content is None else content
     document = jsontext.parse(data, path)
     _check_version(document)
     context = _context(path, data_roots, allow_code)

@@ -1,0 +1,66 @@
+"""A remedy's patch makes of the manifest what was tried: what was verified is what the user gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import EXAMPLES
+from tflite_guard.diagnosis.lab import Option
+from tflite_guard.engine import tasks
+from tflite_guard.manifest import load
+from tflite_guard.manifest.editing import merged
+from tflite_guard.manifest.types import VariantSpec
+from tflite_guard.results import Remedy
+
+MEASURED = {"calibration_options": {"ranges": "measured"}}
+KEPT = {"keep_float": ["scores"]}
+INT16 = {"quantization": "int16x8"}
+WEIGHTS = {"quantization": "dynamic_range"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("remedies") / "digits"
+    shutil.copytree(EXAMPLES / "digits", folder)
+    return folder
+
+
+def loaded(folder: Path, variant: dict[str, Any]) -> VariantSpec:
+    manifest = json.loads((folder / "tflite-guard.json").read_text())
+    manifest["models"][0]["variants"] = [variant]
+    path = folder / "remedy.json"
+    path.write_text(json.dumps(manifest))
+    return load(str(path)).models[0].variants[0]
+
+
+@pytest.mark.parametrize("patch", [MEASURED, KEPT, INT16, WEIGHTS], ids=str)
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"quantization": "int8"},
+        {"quantization": "int8", "io": "int8"},
+        {"quantization": "int8", "keep_float": ["first"]},
+        {"quantization": "int8", "calibration_options": {"samples": 20}},
+        {"tflite": "app/digits_int8.tflite"},
+    ],
+    ids=str,
+)
+def test_the_manifest_then_says_what_was_tried(folder: Path, own: dict[str, Any], patch: dict[str, Any]) -> None:
+    if "tflite" in own and "quantization" not in patch:
+        pytest.skip("a file is not calibrated")
+    if "calibration_options" in own and patch == WEIGHTS:
+        pytest.skip("refused: what is not calibrated takes no options of its own")
+    variant = {"name": "one", **own}
+    before = loaded(folder, variant)
+    tried = tasks._patched(before.conversion, Option("", patch), load(str(folder / "remedy.json")).models[0].evaluation)
+    remedy = tasks._whole(Remedy("", patch, True, {}, None), before.conversion)
+    now = loaded(folder, merged(variant, remedy.patch)).conversion
+    assert now.tflite is None
+    assert (now.quantization, now.io, now.keep_float) == (tried.quantization, tried.io, tried.keep_float)
+    if now.quantization == "int8":
+        assert now.calibration_options == tried.calibration_options
