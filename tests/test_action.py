@@ -238,6 +238,7 @@ def test_pull_request_target_is_refused_before_anything_runs(step: RunStep, work
         ("fail-on", "errors"),
         ("comment", "sometimes"),
         ("annotations", "yes"),
+        ("diagnose", "sometimes"),
         ("timeout", "soon"),
         ("timeout", "-1"),
         ("timeout", "1e300"),
@@ -388,6 +389,21 @@ def test_a_model_has_the_time_that_the_input_gives(step: RunStep, workspace: Pat
     finished = step(workspace, inputs, XDG_CACHE_HOME=str(tmp_path / "cold"))
     assert (finished.code, finished.outputs["failed-count"]) == (3, "1")
     assert "did not finish in time" in finished.log
+
+
+def test_what_does_not_pass_is_diagnosed_unless_the_input_says_otherwise(step: RunStep, workspace: Path) -> None:
+    """A manifest is never edited."""
+    path = workspace / "vision/digits-broken/tflite-guard.json"
+    before = path.read_bytes()
+    for inputs, diagnosed in (({}, True), ({"diagnose": "never"}, False)):
+        finished = step(workspace, {"manifest": "vision/digits-broken/tflite-guard.json", **inputs})
+        assert finished.code == 1
+        assert ("calibration-range-mismatch" in finished.log) is diagnosed
+        report = json.loads((workspace / finished.outputs["report-json"]).read_text())
+        (variant,) = report["models"][0]["variants"]
+        assert (variant["diagnosis"] is not None) is diagnosed
+        assert bool(variant["remedies"]) is diagnosed
+    assert path.read_bytes() == before
 
 
 def test_data_outside_the_repository_is_read_where_allowed(step: RunStep, workspace: Path) -> None:

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Collection, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from tflite_guard import checking, commenting
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
@@ -24,7 +25,7 @@ from tflite_guard.results import Report, Verdict
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.steps import Event
 from tflite_guard.text.plain import logged, plain
-from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, FAIL_ON
+from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON, DiagnoseUse
 
 COMMENT_FILE = "comment.md"
 OUTPUTS = {"report-json": "json", "report-markdown": "markdown", "sarif": "sarif", "junit": "junit"}
@@ -50,6 +51,7 @@ class Inputs:
     formats: tuple[str, ...]
     cache_dir: str | None
     baseline: str | None
+    diagnose: DiagnoseUse
     timeout: float
     data_root: tuple[str, ...]
     allow_code: bool
@@ -84,6 +86,7 @@ class Inputs:
             formats=get.some_of("formats", FORMATS),
             cache_dir=get.text("cache-dir") or None,
             baseline=get.text("baseline") or None,
+            diagnose=cast(DiagnoseUse, get.one_of("diagnose", DIAGNOSE)),
             timeout=get.seconds("timeout", 3600.0),
             data_root=get.lines("data-root"),
             allow_code=get.boolean("allow-code", False),
@@ -208,6 +211,7 @@ def _check(step: _Step, inputs: Inputs) -> Report:
         timeout=inputs.timeout,
         allow_code=inputs.allow_code,
         data_roots=inputs.data_root,
+        diagnose=inputs.diagnose,
     )
     return checking.check(
         _expanded(inputs.manifest),
