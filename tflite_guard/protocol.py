@@ -156,6 +156,39 @@ class ObservedMeasured:
 
 
 @dataclass(frozen=True)
+class InputSpans:
+    """Between which values most of one float input lies, in calibration and in evaluation data."""
+
+    input: str
+    calibration: tuple[float, float]
+    evaluation: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CalibrationFacts:
+    """What calibration data is like beside evaluation data."""
+
+    examples: int
+    """That were looked at."""
+    distinct: int
+    constant: int
+    """Examples that hold one value throughout."""
+    shared: int
+    """Examples that are evaluated too, constants aside."""
+    inputs: tuple[InputSpans, ...] = ()
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    """A given file's weights beside those of the reference."""
+
+    steps: float
+    """Their largest difference in quantization steps; rounding makes half a step."""
+    cosine: float
+    """The smallest over operators, each of its median output channel."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One variant has been evaluated."""
 
@@ -167,6 +200,10 @@ class Evaluation:
     reference: Facts = Facts()
     """The facts of the reference, remembered with what was compared with it."""
     outputs: tuple[OutputFacts, ...] = ()
+    calibration: CalibrationFacts | None = None
+    """None where it was not calibrated here, or where the data could not be looked at."""
+    weights: WeightFacts | None = None
+    """None but of a given file whose weights can be paired with the reference's."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +275,12 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     state: StateUse = "reset"
     facts: Facts = Facts()
     """What running the reference showed."""
+    calibration: DatasetSpec | None = None
+    """What it was calibrated on, to be looked at beside the evaluation data."""
+    samples: int | None = None
+    """How many examples of it calibration uses; None means all."""
+    float32: str | None = None
+    """The path of the reference's float conversion, whose weights a given file should have; None asks for nothing."""
 
 
 class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):

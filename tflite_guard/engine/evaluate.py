@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
+from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
 from tflite_guard.engine.facts import Watch, custom_operators
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
@@ -192,12 +193,20 @@ class Subject:
         return {name: self.recorded.rows(name, batch.start, batch.start + count) for name in self.names.outputs}
 
 
-def evaluate(subject: Subject, options: EvaluationOptions, progress: OnProgress) -> Evaluation:
-    """Evaluate a .tflite: its measurements, what it holds, and how recorded outputs compare."""
+def evaluate(
+    subject: Subject, options: EvaluationOptions, progress: OnProgress, calibration: Seen | None = None
+) -> Evaluation:
+    """Evaluate a .tflite: its measurements, what it holds, and how recorded outputs compare.
+
+    `calibration` is what it was calibrated on, to be compared with the inputs.
+    """
     model = subject.model
     scorer = subject.scorer()
     runners = subject.runners(options.kernels)
+    inputs = None if calibration is None else evaluation_seen(subject.recorded.examples)
     for batch, outputs in subject.run(runners):
+        if inputs is not None:
+            inputs.add(batch.inputs)
         count = _length(outputs)
         reference = subject.reference_rows(batch, count)
         require_finite(model.path, outputs, batch.start, converted=True)
@@ -212,6 +221,7 @@ def evaluate(subject: Subject, options: EvaluationOptions, progress: OnProgress)
         observed=_observe(subject, options) if options.observed_outputs is not None else None,
         facts=runners[0].facts(subject.state),
         outputs=scorer.facts(),
+        calibration=None if calibration is None or inputs is None else facts(calibration, inputs),
     )
 
 

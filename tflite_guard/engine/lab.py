@@ -38,6 +38,7 @@ from tflite_guard.engine.evaluate import Scorer, Subject, named
 from tflite_guard.engine.outputs import recorded_outputs
 from tflite_guard.engine.surgery import pack, unpack
 from tflite_guard.engine.tflite import Model, Runner
+from tflite_guard.engine.weights import Pair, float_constants, products
 from tflite_guard.errors import DataError
 from tflite_guard.metrics import Scores, statistic
 from tflite_guard.results import Measurement
@@ -56,7 +57,6 @@ LOOKED_AT = 32
 """Examples on which every activation is looked at."""
 INTEGERS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 LEVELS = 255
-STORED = {"int8": "i1", "uint8": "u1", "float16": "<f2", "float32": "<f4"}
 
 
 @dataclass
@@ -256,14 +256,12 @@ class EngineLab:
         return self._constants[name]
 
     @cached_property
+    def _pair(self) -> Pair:
+        return Pair(self._graph.main, self._constants, self.subject.model)
+
+    @cached_property
     def _constants(self) -> Arrays:
-        content = unpack(self.float_model)
-        found = {}
-        for read, raw in zip(self._graph.main.tensors, content.subgraphs[0].tensors, strict=True):
-            data = content.buffers[raw.buffer].data
-            if read.constant and read.dtype == "float32" and data is not None:
-                found[read.name] = np.frombuffer(bytes(data), "<f4").reshape(read.shape)
-        return found
+        return float_constants(self.float_model, self._graph.main)
 
     def _edited(self, constants: Mapping[str, Array]) -> bytes:
         if not constants:
@@ -293,49 +291,16 @@ class EngineLab:
 
     def weights_alike(self) -> float | None:
         """The smallest cosine of the artifact's weights with the float model's, of the median output channel."""
-        ours, theirs = _products(self._graph.main), _products(self.subject.model.graph.main)
-        if [op.type for op in ours] != [op.type for op in theirs]:
-            return None
-        stored = _stored(self.subject.model)
-        cosines = []
-        for own, other in zip(ours, theirs, strict=True):
-            exact, values = (
-                self._constants.get(self._graph.main.tensors[own.inputs[1]].name),
-                stored.get(other.inputs[1]),
-            )
-            if exact is not None and values is not None and exact.shape == values.shape:
-                axis = -1 if own.type == "DEPTHWISE_CONV_2D" else 0
-                cosines.append(_cosine(np.moveaxis(exact, axis, 0), np.moveaxis(values, axis, 0)))
-        return min(cosines, default=None)
+        return self._pair.alike()
 
     def weights_differ(self) -> float | None:
         """The largest difference of the artifact's weights from the float model's, in the artifact's own steps."""
-        ours, theirs = _products(self._graph.main), _products(self.subject.model.graph.main)
-        if [op.type for op in ours] != [op.type for op in theirs]:
-            return None
-        stored = _stored(self.subject.model)
-        largest = [
-            found
-            for own, other in zip(ours, theirs, strict=True)
-            if (found := self._steps_apart(own, other, stored)) is not None
-        ]
-        return max(largest, default=None)
-
-    def _steps_apart(self, own: graphs.Operator, other: graphs.Operator, stored: Mapping[int, Array]) -> float | None:
-        exact = self._constants.get(self._graph.main.tensors[own.inputs[1]].name)
-        tensor = self.subject.model.graph.main.tensors[other.inputs[1]]
-        integers = stored.get(other.inputs[1])
-        if exact is None or integers is None or not tensor.scale.size or exact.shape != integers.shape:
-            return None
-        shape = [1] * exact.ndim
-        shape[tensor.quantized_dimension] = -1
-        scale = tensor.scale.reshape(shape) if tensor.scale.size > 1 else tensor.scale[0]
-        return float(np.max(np.abs(integers - exact / np.where(scale == 0, 1, scale))))
+        return self._pair.steps_apart()
 
     def rounded(self) -> Held:
         """The float model with its weights rounded to 8 bits, a scale for each output channel."""
         rounded = {}
-        for one in _products(self._graph.main):
+        for one in products(self._graph.main):
             name = self._graph.main.tensors[one.inputs[1]].name
             if name in self._constants:
                 rounded[name] = _rounded(self._constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
@@ -515,34 +480,6 @@ def _represented(tensor: graphs.Tensor) -> tuple[float, float] | None:
     low, high = INTEGERS[tensor.dtype]
     scale, zero = float(tensor.scale[0]), int(tensor.zero_point[0])
     return (low - zero) * scale, (high - zero) * scale
-
-
-def _products(subgraph: graphs.Subgraph) -> list[graphs.Operator]:
-    return [
-        op
-        for op in subgraph.operators
-        if op.type in graphs.PRODUCTS and len(op.inputs) > 1 and subgraph.tensors[op.inputs[1]].constant
-    ]
-
-
-def _stored(model: Model) -> dict[int, Array]:
-    """A model's constants of floats and of 8-bit integers as they are stored, by index, as float32."""
-    from pathlib import Path
-
-    content = unpack(Path(model.path).read_bytes() if model.content is None else model.content)
-    found = {}
-    for index, (read, raw) in enumerate(zip(model.graph.main.tensors, content.subgraphs[0].tensors, strict=True)):
-        data = content.buffers[raw.buffer].data
-        if read.constant and read.dtype in STORED and data is not None:
-            found[index] = np.frombuffer(bytes(data), STORED[read.dtype]).reshape(read.shape).astype(np.float32)
-    return found
-
-
-def _cosine(one: Array, other: Array) -> float:
-    """The median over output channels, the first axis, of the cosines of their weights."""
-    a, b = (values.reshape(len(values), -1).astype(np.float64) for values in (one, other))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(np.median((a * b).sum(1) / np.where(norms > 0, norms, np.inf)))
 
 
 def _rounded(weights: Array, axis: int) -> Array:

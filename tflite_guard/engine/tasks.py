@@ -29,12 +29,14 @@ from tflite_guard.protocol import (
     Names,
     ReferenceOutputs,
     RunReference,
+    WeightFacts,
 )
 from tflite_guard.results import Remedy
 from tflite_guard.vocabulary import StateUse
 
 if TYPE_CHECKING:
     from tflite_guard.diagnosis.lab import Option, Ranges
+    from tflite_guard.engine.calibration_facts import Seen
     from tflite_guard.engine.convert import FloatModel
     from tflite_guard.engine.evaluate import Subject
     from tflite_guard.engine.lab import Quantizer
@@ -44,6 +46,8 @@ Calibration = Callable[[], Iterator[dict[str, Any]]]
 OnProgress = Callable[[int, int], None]
 # One export and one calibration serve all variants of a model; a second slot is for its QAT source.
 SOURCES_KEPT = 2
+MOST_COMPARED = 64 * 2**20
+"""Bytes of a float model whose weights are compared."""
 
 
 class Session:
@@ -55,6 +59,7 @@ class Session:
         self._roots = roots
         self._sources: dict[str, FloatModel] = {}
         self._calibrations: dict[bytes, Calibration] = {}
+        self._seen: dict[bytes, Seen | None] = {}
         self._progress: OnProgress = _quiet
 
     def run(self, request: AnyRequest, out: str, progress: OnProgress) -> Any:
@@ -143,7 +148,26 @@ class Session:
     def _evaluate(self, request: Evaluate) -> Evaluation:
         from tflite_guard.engine.evaluate import evaluate
 
-        return replace(evaluate(self._subject(request), request.options, self._progress), reference=request.facts)
+        subject = self._subject(request)
+        seen = self._calibration_seen(request, subject.names)
+        found = evaluate(subject, request.options, self._progress, seen)
+        weights = None if request.float32 is None else _weights(request.float32, subject.model)
+        return replace(found, reference=request.facts, weights=weights)
+
+    def _calibration_seen(self, request: Evaluate, names: Names) -> Seen | None:
+        """What the calibration data holds, looked at once for all variants; None where it cannot be read here."""
+        from tflite_guard.engine.calibration_facts import calibration_seen
+
+        if request.calibration is None or (request.calibration.source == "tfrecord" != request.dataset.source):
+            return None  # reading TFRecords loads TensorFlow
+        data = canonical(replace(request.calibration, labels=None, group=None), names)
+        key = msgspec.json.encode((data, request.samples, list(names.inputs)))
+        if key not in self._seen:
+            try:
+                self._seen[key] = calibration_seen(self._open(data, list(names.inputs)), request.samples)
+            except DataError:
+                self._seen[key] = None
+        return self._seen[key]
 
     def _subject(self, request: Evaluate) -> Subject:
         from tflite_guard.engine.evaluate import Subject, names_for
@@ -354,6 +378,20 @@ def _with_state(data: DatasetSpec, state: StateUse) -> DatasetSpec:
             "in order; remove `limit`"
         )
     return data
+
+
+def _weights(float32: str, model: Model) -> WeightFacts | None:
+    """A file's weights beside a float model's; None where they cannot be paired, or would take long."""
+    from tflite_guard.engine import graph
+    from tflite_guard.engine.weights import Pair, float_constants
+
+    if Path(float32).stat().st_size > MOST_COMPARED:
+        return None
+    content = Path(float32).read_bytes()
+    exact = graph.read(content).main
+    pair = Pair(exact, float_constants(content, exact), model)
+    steps, cosine = pair.steps_apart(), pair.alike()
+    return None if steps is None or cosine is None else WeightFacts(round(steps, 2), round(cosine, 5))
 
 
 def _float_model(spec: ReferenceSpec) -> Model:

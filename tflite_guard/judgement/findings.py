@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, VariantSpec
-from tflite_guard.protocol import Evaluation, OutputFacts
+from tflite_guard.judgement import calibrated
+from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, Ignore, VariantSpec
+from tflite_guard.protocol import Evaluation, OutputFacts, WeightFacts
 from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
@@ -17,6 +18,10 @@ FEWEST = 20
 SATURATED = 0.95
 COARSE = 0.01
 """The share of ties, beyond the reference's own, that is told whatever they cost."""
+TRUE_PAIR = 1.0
+"""Quantization steps by which weights of one training differ at most."""
+SAME_WEIGHTS = 0.999
+"""The cosine that they have at least; another scale, as of a folded normalization, leaves it at 1."""
 UNQUANTIZED = ("float32", "float16")
 
 
@@ -32,12 +37,20 @@ def made_as(conversion: Conversion) -> str | None:
     return conversion.quantization or (Path(recipe.path).name if isinstance(recipe, FileSpec) else recipe)
 
 
-def of_variant(evaluation: Evaluation, variant: VariantSpec, metrics: Sequence[MetricResult]) -> Iterator[Finding]:
-    """What a variant's file and its outputs say, worst first; `metrics` are its measurements judged, in their order."""
+def of_variant(
+    evaluation: Evaluation, variant: VariantSpec, metrics: Sequence[MetricResult], data: DatasetSpec | None = None
+) -> Iterator[Finding]:
+    """What a variant's file, its data and its outputs say, worst first.
+
+    `metrics` are its measurements judged, in their order; `data` is what it was evaluated on.
+    """
     made = evaluation.artifact
     yield from _nothing_quantized(made, variant.conversion)
     yield from _constant(evaluation.outputs)
     yield from _coarse(evaluation, metrics)
+    if evaluation.calibration is not None and variant.conversion.calibration is not None and data is not None:
+        yield from calibrated.of_data(evaluation.calibration, variant.conversion.calibration, data)
+    yield from _stale(evaluation.weights)
     yield from _as_it_ran(evaluation)
     yield from _operators(made, variant)
 
@@ -221,6 +234,19 @@ def _operators(made: Artifact, variant: VariantSpec) -> Iterator[Finding]:
             "select-ops",
             f"operators outside LiteRT's built-in set: {named}; link {link} into the application, or replace them",
             operators=list(made.custom_operators),
+        )
+
+
+def _stale(weights: WeightFacts | None) -> Iterator[Finding]:
+    if weights is not None and weights.steps > TRUE_PAIR and weights.cosine < SAME_WEIGHTS:
+        yield finding(
+            "stale-artifact",
+            f"the file's weights are not those of the reference: they differ by up to {weights.steps:,.0f} "
+            "quantization steps, where rounding makes half a step; convert it anew, or name the model that it was made "
+            "from",
+            "note",
+            steps=weights.steps,
+            cosine=weights.cosine,
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tflite_guard.judgement import findings
 from tflite_guard.judgement.verdict import judge, within_steps
-from tflite_guard.manifest.types import Ignore, Tolerance, VariantSpec
+from tflite_guard.manifest.types import DatasetSpec, Ignore, Tolerance, VariantSpec
 from tflite_guard.protocol import Diagnosed, Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
@@ -40,7 +40,11 @@ class Outcome:
 
 
 def variant_result(
-    variant: VariantSpec, outcome: Outcome, seconds: dict[str, float], baseline: Recorded
+    variant: VariantSpec,
+    outcome: Outcome,
+    seconds: dict[str, float],
+    baseline: Recorded,
+    data: DatasetSpec | None = None,
 ) -> VariantResult:
     """One variant with its metrics judged against its tolerances and its baseline.
 
@@ -49,6 +53,7 @@ def variant_result(
         outcome: what was measured.
         seconds: phase to seconds; empty where the cache answered.
         baseline: gives a metric's recorded value by name.
+        data: what it was evaluated on, to be compared with what it was calibrated on.
     """
     how = findings.made_as(variant.conversion)
     evaluation = outcome.evaluation
@@ -62,7 +67,9 @@ def variant_result(
     metrics, found = _judged(evaluation.measurements, variant, baseline)
     made = evaluation.artifact
     observed = _observed(evaluation.observed, variant)
-    told = findings.accepted([*findings.of_variant(evaluation, variant, metrics), *found], variant.judgement.ignore)
+    told = findings.accepted(
+        [*findings.of_variant(evaluation, variant, metrics, data), *found], variant.judgement.ignore
+    )
     error = _float_operators_error(made, variant)
     verdicts = [*(metric.verdict for metric in metrics), *(finding.verdict for finding in told)]
     verdicts += [observed.verdict] if observed else []
@@ -164,10 +171,12 @@ def with_diagnosis(result: VariantResult, found: Diagnosed, ignore: Sequence[Ign
     """A variant's result with what a diagnosis found; the cause before all else."""
     told = findings.accepted(found.findings, ignore)
     verdict = Verdict.worst([result.verdict, *(one.verdict for one in told)])
+    proven = {one.rule for one in told if one.primary}
     return replace(
         result,
         verdict=verdict,
-        findings=(*told, *result.findings),
+        # What is proven is not told a second time as a suspicion.
+        findings=(*told, *(one for one in result.findings if one.rule not in proven)),
         remedies=found.remedies,
         diagnosis=found.diagnosis,
     )

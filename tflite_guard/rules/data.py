@@ -90,6 +90,17 @@ def representative_dataset():
         accept="the input is a constant trigger in this model",
     ),
     Rule(
+        "calibration-shared",
+        "note",
+        "Calibration data are evaluated too",
+        "Examples of the calibration data are in the evaluation data as well: the ranges fit just the inputs that the "
+        "model is judged by, and the figures are better than in use.",
+        "Calibrate on training data, and keep what is evaluated apart. Where both are one dataset on purpose, give the "
+        "same dataset's name for both: then nothing is said.",
+        proof="Examples are compared by their hashes, after preprocessing; constants aside.",
+        accept="the product sees these very inputs",
+    ),
+    Rule(
         "calibration-unrepresentative",
         "warning",
         "Calibration data are not like real inputs",

@@ -94,7 +94,11 @@ def run_job(
         name = one.model.name
         results = [
             variant_result(
-                rung, outcome, steps.seconds.get(rung.name, {}), partial(value, one.baseline, name, rung.name)
+                rung,
+                outcome,
+                steps.seconds.get(rung.name, {}),
+                partial(value, one.baseline, name, rung.name),
+                one.model.evaluation,
             )
             for rung, outcome in zip(rungs, outcomes, strict=True)
         ]

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -79,6 +80,7 @@ class Steps:
     on_event: OnEvent
     deadline: float
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    _converting: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def reference(self) -> Done:
@@ -108,7 +110,8 @@ class Steps:
     def _converted(self, conversion: Conversion, variant: str) -> Done:
         key = self._key("artifact", conversion)
         if conversion.recipe is None:
-            return self._step(key, self.workers.tensorflow, Convert(conversion), variant, "convert")
+            with self._converting:  # whichever thread asks first makes it
+                return self._step(key, self.workers.tensorflow, Convert(conversion), variant, "convert")
         float32 = self.tflite(VariantSpec(variant, Conversion("float32", source=conversion.source)))
         return self._step(key, self.workers.litert, ApplyRecipe(float32, conversion), variant, "convert")
 
@@ -159,7 +162,20 @@ class Steps:
             signature=_signature(variant.conversion),
             state=model.state,
             facts=reference.answer.facts,
+            calibration=variant.conversion.calibration,
+            samples=variant.conversion.calibration_options.samples,
+            float32=self._float32() if variant.conversion.tflite is not None else None,
         )
+
+    def _float32(self) -> str | None:
+        """The path of the reference's own float conversion; None where there is none."""
+        reference = self.job.model.reference
+        if reference.kind == "outputs":
+            return None
+        try:
+            return self.tflite(VariantSpec("float32", Conversion("float32", source=reference)))
+        except EvaluationError:
+            return None
 
     def known(self, variant: VariantSpec) -> Evaluation | None:
         """The variant's measurements if they are in the cache."""
