@@ -104,7 +104,8 @@ def calibration_outliers(case: Case, magnitude: str, rng: np.random.Generator) -
 
 def channel_imbalance(case: Case, magnitude: str, rng: np.random.Generator) -> Case:
     """One layer's channels scaled log-uniformly in e^±magnitude, and the next layer's kernel by the inverse."""
-    site = _chosen(graph.sites(case.network), rng)
+    untouched = [site for site in graph.sites(case.network) if site.producer.name not in case.places]
+    site = _chosen(untouched, rng)
     graph.scale(site, np.exp(rng.uniform(-float(magnitude), float(magnitude), site.channels)))
     return cases.at(case, *site.places)
 
