@@ -21,7 +21,7 @@ from models import LABEL, Array
 
 layers = keras.layers
 STALE_SQNR = 27.0
-"""Another training may be as accurate; that it is another model shows in its fidelity. Healthy ones have 33 dB."""
+"""Another training may be as accurate; its fidelity shows that it is another model. Healthy ones have 33 and more."""
 Fault = Callable[[Case, str, np.random.Generator], Case]
 
 
@@ -104,7 +104,8 @@ def calibration_outliers(case: Case, magnitude: str, rng: np.random.Generator) -
 
 def channel_imbalance(case: Case, magnitude: str, rng: np.random.Generator) -> Case:
     """One layer's channels scaled log-uniformly in e^±magnitude, and the next layer's kernel by the inverse."""
-    site = _chosen(graph.sites(case.network), rng)
+    untouched = [site for site in graph.sites(case.network) if site.producer.name not in case.places]
+    site = _chosen(untouched, rng)
     graph.scale(site, np.exp(rng.uniform(-float(magnitude), float(magnitude), site.channels)))
     return cases.at(case, *site.places)
 
@@ -227,7 +228,7 @@ def float_conversion(case: Case, magnitude: str, rng: np.random.Generator) -> Ca
     if magnitude == "training":
         if not any(isinstance(layer, layers.BatchNormalization) for layer in case.network.layers):
             raise NotHere
-        shipped = _converted_in_training_mode(case)
+        shipped = converted(replace(case, network=_rebuilt(case.network, _in_training_mode)), "float32")
     elif magnitude == "padding":
         shipped = converted(replace(case, network=_shifted(case.network)), "float32")
     else:
@@ -259,14 +260,32 @@ def _rebuilt(network: keras.Model, change: Callable[[keras.Layer], keras.Layer])
     return rebuilt
 
 
-def _converted_in_training_mode(case: Case) -> bytes:
+class _BatchStatistics(layers.BatchNormalization):
+    """Batch normalization by the statistics of whatever is in the batch, as in training."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: ARG002
+        axes = tuple(range(len(inputs.shape) - 1))
+        mean, variance = keras.ops.moments(inputs, axes)
+        scaled = (inputs - mean) * keras.ops.rsqrt(variance + self.epsilon)
+        return scaled * keras.ops.cast(self.gamma, inputs.dtype) + keras.ops.cast(self.beta, inputs.dtype)
+
+
+def _in_training_mode(layer: keras.Layer) -> keras.Layer:
+    own = _BatchStatistics if isinstance(layer, layers.BatchNormalization) else layer.__class__
+    return own.from_config(layer.get_config())
+
+
+def unassigned_variables(case: Case, magnitude: str, rng: np.random.Generator) -> Case:  # noqa: ARG001
+    """A shipped float file converted with `training=True`, whose moving averages nothing assigns."""
     import tensorflow as tf
 
+    if not any(isinstance(layer, layers.BatchNormalization) for layer in case.network.layers):
+        raise NotHere
     signature = [tf.TensorSpec((None, *one.shape[1:]), one.dtype, one.name) for one in case.network.inputs]
     function = tf.function(lambda *inputs: case.network(list(inputs), training=True), input_signature=signature)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], case.network)
     with _quiet():
-        return bytes(converter.convert())
+        return _shipped(case, bytes(converter.convert()))
 
 
 def nan_output(case: Case, magnitude: str, rng: np.random.Generator) -> Case:
@@ -350,9 +369,9 @@ def _many_classes(case: Case, classes: int, rng: np.random.Generator) -> Case:
     network = keras.Model(case.network.inputs, head(case.network.layers[-2].output))
     head.kernel.assign(np.repeat(np.array(last.kernel), copies, axis=1))
     less = -rng.uniform(0.02, 0.3, (last.units, copies))
-    less[:, 0] = 0
+    less[:, -1] = 0  # the last of its twins: a tie goes to an earlier one
     head.bias.assign((np.array(last.bias)[:, None] + less).reshape(-1))
-    label = case.evaluation[LABEL] * copies
+    label = case.evaluation[LABEL] * copies + copies - 1
     return replace(case, network=network, evaluation={**case.evaluation, LABEL: label}, places=(last.name,))
 
 
@@ -495,13 +514,14 @@ KINDS: dict[str, Kind] = {
         ("training", "padding", "activation"),
         ("padding", "activation"),
     ),
+    "unassigned-variables": Kind(unassigned_variables, ("unassigned-variables",), ("training",), ("training",)),
     "nan-output": Kind(nan_output, ("nan-output",), ("nan", "infinity"), ("nan",)),
     "float16-range": Kind(float16_range, ("float16-range",), ("3", "30"), ("10",)),
     "mask-constant": Kind(mask_constant, ("mask-constant",), ("1e4", "1e6", "1e9"), ("1e5", "1e8")),
     "input-units": Kind(input_units, ("input-unit-mismatch",), ("100", "1000", "10000"), ("300", "3000")),
     "output-outlier": Kind(output_outlier, ("output-outlier",), ("30", "100", "1000"), ("60", "300")),
     "coarse-output": Kind(
-        coarse_output, ("coarse-output",), ("flat=30", "flat=100", "classes=400"), ("flat=60", "classes=200")
+        coarse_output, ("coarse-output",), ("flat=100", "flat=300", "classes=400"), ("flat=200", "classes=200")
     ),
     "precision-limit": Kind(precision_limit, ("precision-limit",), ("45", "four-bits"), ("50", "four-bits")),
     "reference-suspect": Kind(reference_suspect, ("reference-suspect",), ("permuted", "shuffled"), ("permuted",)),
