@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import tflite_guard
-from tflite_guard.reports import FILES, FORMATS
+from tflite_guard.reports import FORMATS
 
 HERE = Path(__file__).parent
 TOYCAR = "toycar-windows.npz"
@@ -45,13 +45,14 @@ def main() -> int:
             plain = json.loads(arguments.plain.read_text()) if arguments.plain else run_plain_loop(folder, Path(work))
     if arguments.report_dir:
         arguments.report_dir.mkdir(parents=True, exist_ok=True)
-        for name, render in FORMATS.items():
-            (arguments.report_dir / FILES[name]).write_text(render(report), encoding="utf-8")
-    print(FORMATS["text"](report))
+        for rendering in FORMATS.values():
+            for name, text in rendering.files(report).items():
+                (arguments.report_dir / name).write_text(text, encoding="utf-8")
+    print(FORMATS["text"].text(report))
     print(f"{seconds:.1f} s")
     failed = report.verdict == "error"
     if arguments.verify or arguments.plain:
-        failed |= not verified(json.loads(FORMATS["json"](report)), plain)
+        failed |= not verified(json.loads(FORMATS["json"].text(report)), plain)
     return int(failed)
 
 
