@@ -19,10 +19,15 @@ from rich.progress import (
 from rich.text import Text
 
 from tflite_guard.reports.wording import MARKS
-from tflite_guard.run.steps import Event
+from tflite_guard.run.steps import Event, Phase
 from tflite_guard.text.plain import plain
 
-PHASES = {"reference": "running the reference", "convert": "converting", "evaluate": "evaluating"}
+PHASES: dict[Phase, str] = {
+    "reference": "running the reference",
+    "convert": "converting",
+    "evaluate": "evaluating",
+    "diagnose": "diagnosing",
+}
 
 
 class _Rate(ProgressColumn):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -46,14 +46,17 @@ FINAL = frozenset({"conversion", "no-kernel", "custom-object"})
 A = TypeVar("A", ReferenceOutputs, Converted, Evaluation, Diagnosed)
 
 
+Phase = Literal["reference", "convert", "evaluate", "diagnose", "variant", "done"]
+
+
 @dataclass(frozen=True)
 class Event:
     """Something to show while a run works."""
 
     model: str
     variant: str | None
-    phase: str
-    """`reference`, `convert`, `evaluate` count examples; `variant` counts finished variants; `done` ends a model."""
+    phase: Phase
+    """`reference`, `convert`, `evaluate` count examples, `diagnose` counts nothing; `variant` counts finished variants; `done` ends a model."""
     done: int = 0
     total: int = 0
     verdict: Verdict | None = None
@@ -201,7 +204,7 @@ class Steps:
         python = any(isinstance(named, FunctionSpec) for named in named_files(parts))
         return _Key(found, self.workshop.passing if python else self.workshop.cache)
 
-    def _step(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: str) -> Done:
+    def _step(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Done:
         known = key.cache.get(key.hash)
         if known is None:
             known = self._made(key, worker, request, variant, phase)
@@ -210,7 +213,7 @@ class Steps:
             raise EvaluationError(error.kind, error.message)
         return Done(known, msgspec.convert(known.meta, request.answer))
 
-    def _made(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: str) -> Entry:
+    def _made(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Entry:
         model = self.job.model.name
         self.on_event(Event(model, variant, phase))
         started = time.monotonic()
@@ -234,7 +237,8 @@ class Steps:
         """A message with the paths that it names as the manifest has them, and none of the cache's."""
         named = (one.path for one in named_files(self.job.model) if isinstance(one, FileSpec))
         paths = sorted(set(named), key=len, reverse=True)
-        tflite = request.tflite if isinstance(request, Evaluate) else None
+        evaluated = request.evaluate if isinstance(request, Diagnose) else request
+        tflite = evaluated.tflite if isinstance(evaluated, Evaluate) else None
         if tflite is not None and tflite not in paths:
             message = message.replace(tflite, "the converted model")
         for path in paths:
