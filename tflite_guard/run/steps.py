@@ -56,7 +56,8 @@ class Event:
     model: str
     variant: str | None
     phase: Phase
-    """`reference`, `convert`, `evaluate` count examples, `diagnose` counts nothing; `variant` counts finished variants; `done` ends a model."""
+    """`reference`, `convert`, `evaluate` count examples, `diagnose` counts nothing; `variant` counts finished variants;
+    `done` ends a model."""
     done: int = 0
     total: int = 0
     verdict: Verdict | None = None
