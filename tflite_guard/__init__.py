@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from os import PathLike
 
+    from tflite_guard.asking import Explanation
     from tflite_guard.results import Report
     from tflite_guard.vocabulary import DiagnoseUse
-    from tflite_guard.why import Explanation
 
 __all__ = ["check", "why"]
 
@@ -96,8 +96,8 @@ def why(
     """
     import os
 
+    from tflite_guard.asking import explain_arrays
     from tflite_guard.run.jobs import Options
-    from tflite_guard.why import explain_arrays
 
     options = Options(cache_dir=None if cache_dir is None else os.path.abspath(os.fspath(cache_dir)), timeout=timeout)
     paths = os.fspath(reference), os.fspath(converted)

@@ -224,8 +224,8 @@ def why(
 
     REFERENCE is a Keras model, a SavedModel or a float .tflite; CONVERTED a .tflite, or the name of a quantization.
     """
+    from tflite_guard.asking import Question, explain
     from tflite_guard.checking import exit_code
-    from tflite_guard.why import Question, explain
 
     if manifest is not None:
         _require_place(manifest)

@@ -131,11 +131,13 @@ def open_npy(files: Mapping[str, str]) -> NpyReader:
 def write_npz(target: str | Path | IO[bytes], arrays: Mapping[str, Array]) -> None:
     """Write arrays as a compressed .npz, under whatever names: numpy.savez takes some for its own parameters.
 
-    Raises OSError when the file cannot be written.
+    Equal arrays give equal bytes, whenever they are written. Raises OSError when the file cannot be written.
     """
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as member:
                 npy.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 

@@ -459,9 +459,10 @@ def _change(mend: Remedy, model: ModelResult, variant: VariantResult) -> str:
     gone = [plain(_json(key)) for key, value in mend.patch.items() if value is None][:MOST_LINES]
     what = " and ".join(([f"remove {', '.join(gone)}"] if gone else []) + (["set"] if patch(mend) else []))
     manifest = plain(model.manifest.repository_path)
-    where = f"In variant {plain(variant.name)} of {manifest}:{variant.line or model.line}"
+    place = f"{manifest}:{variant.line or model.line}" if manifest else "a manifest"
+    where = f"In variant {plain(variant.name)} of {place}"
     if mend.target:
-        where = f"At {plain(mend.target)} of {manifest}"
+        where = f"At {plain(mend.target)} of {manifest or 'a manifest'}"
     return f"{where}, {what}" if what else ""
 
 

@@ -6,15 +6,17 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tflite_guard import init
 from tflite_guard.errors import UsageError
 from tflite_guard.files import sniff, write_atomically
-from tflite_guard.manifest import load
+from tflite_guard.manifest import Manifest, load
 from tflite_guard.protocol import Names
-from tflite_guard.results import Diagnosis, Finding, ModelResult, Remedy, Report, VariantResult
+from tflite_guard.results import Diagnosis, ErrorInfo, Finding, ModelResult, Remedy, Report, VariantResult
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import run
 from tflite_guard.run.steps import OnEvent
@@ -98,16 +100,68 @@ def explain(
     Raises:
         UsageError: a file is missing or of no supported kind.
         DataError: it is not certain which array belongs to which input.
-        EvaluationError: a model cannot be loaded or run.
+        EvaluationError: the reference cannot be loaded. What goes wrong later is in the answer, as its variant's error.
     """
     with tempfile.TemporaryDirectory(prefix="tflite-guard-") as scratch:
-        path = manifest or os.path.join(scratch, "tflite-guard.json")
-        write_atomically(path, init.text(_manifest(question, os.path.dirname(os.path.abspath(path)), on_log)))
-        # The person who names files on the command line may read them, wherever they lie.
-        roots = tuple(dict.fromkeys(os.path.dirname(os.path.realpath(one)) for one in _files(question)))
-        loaded = load(path, data_roots=roots, allow_code=options.allow_code)
-        asked = replace(options, data_roots=roots, diagnose="auto" if options.diagnose == "never" else options.diagnose)
-        return Explanation(run([loaded], asked, on_event=on_event, on_log=on_log))
+        return _explained(question, options, manifest, scratch, on_event, on_log)
+
+
+def _explained(
+    question: Question,
+    options: Options,
+    manifest: str | None,
+    scratch: str,
+    on_event: OnEvent | None = None,
+    on_log: OnLog | None = None,
+) -> Explanation:
+    path = manifest or os.path.join(scratch, "tflite-guard.json")
+    folder = os.path.dirname(os.path.abspath(path))
+    written = _manifest(question, folder, on_log)
+    write_atomically(path, init.text(written))
+    # The person who names files on the command line may read them, wherever they lie.
+    roots = tuple(dict.fromkeys(os.path.dirname(os.path.realpath(one)) for one in _files(question)))
+    load_ = partial(load, path, data_roots=roots, allow_code=options.allow_code)
+    loaded = _knowing_calibration(load_(), question, written, load_)
+    asked = replace(options, data_roots=roots, diagnose="auto" if options.diagnose == "never" else options.diagnose)
+    report = run([loaded], asked, on_event=on_event, on_log=on_log)
+    given = {init.relative(one, folder): one for one in _files(question)}
+    models = tuple(_as_asked(model, given, manifest is not None) for model in report.models)
+    return Explanation(replace(report, models=models))
+
+
+def _knowing_calibration(
+    loaded: Manifest, question: Question, written: dict[str, Any], load_: Callable[..., Manifest]
+) -> Manifest:
+    """The manifest, in which an existing .tflite knows what it was calibrated on: for evidence, not to be made anew."""
+    (model,) = loaded.models
+    (variant,) = model.variants
+    if question.calibration is None or variant.conversion.tflite is None:
+        return loaded
+    (entry,) = written["models"]
+    entry = {**entry, "variants": [{"name": "calibrated", "quantization": "int8"}]}
+    calibrated = load_(content=init.text({**written, "models": [entry]})).models[0].variants[0]
+    conversion = replace(variant.conversion, calibration=calibrated.conversion.calibration)
+    return replace(loaded, models=(replace(model, variants=(replace(variant, conversion=conversion),)),))
+
+
+def _as_asked(model: ModelResult, given: Mapping[str, str], kept: bool) -> ModelResult:
+    """A result that names files as the question did, and no manifest that is gone."""
+    reference = replace(model.reference, path=given.get(model.reference.path, model.reference.path))
+    variants = tuple(replace(one, error=_told_as_asked(one.error, given)) for one in model.variants)
+    model = replace(model, reference=reference, variants=variants, error=_told_as_asked(model.error, given))
+    if kept:
+        return model
+    nowhere = replace(model.manifest, path="", repository_path="")
+    return replace(model, manifest=nowhere, line=0, variants=tuple(replace(one, line=0) for one in variants))
+
+
+def _told_as_asked(error: ErrorInfo | None, given: Mapping[str, str]) -> ErrorInfo | None:
+    if error is None:
+        return None
+    message = error.message
+    for written, named in given.items():
+        message = message.replace(written, named) if written != os.path.basename(named) else message
+    return replace(error, message=message)
 
 
 def explain_arrays(
@@ -122,19 +176,41 @@ def explain_arrays(
 ) -> Explanation:
     """The same on arrays: (n, …) each, or dictionaries of them by name, or paths."""
     with tempfile.TemporaryDirectory(prefix="tflite-guard-") as scratch:
-        data = _saved(inputs, scratch, "data", {} if labels is None or isinstance(labels, str) else {"label": labels})
+        data, key = _with_labels(inputs, labels, scratch)
         question = Question(
             reference,
             converted,
             data,
-            labels if isinstance(labels, str) else None if labels is None else "label",
+            key,
             None if calibration is None else _saved(calibration, scratch, "calibration"),
             None if observed is None else _saved(observed, scratch, "observed"),
         )
-        return explain(question, options)
+        return _explained(question, options, None, scratch)
 
 
-def _saved(arrays: Any, folder: str, name: str, beside: Mapping[str, Any] | None = None) -> str:
+def _with_labels(inputs: Any, labels: Any, folder: str) -> tuple[str, str | None]:
+    """The path of the data and the key of its labels; labels that are an array are put beside the inputs."""
+    if labels is None or isinstance(labels, str):
+        return _saved(inputs, folder, "data"), labels
+    arrays = _arrays(inputs)
+    key = next(name for name in (f"label{'_' * more}" for more in count()) if name not in arrays)
+    return _saved({**arrays, key: labels}, folder, "data"), key
+
+
+def _arrays(given: Any) -> Mapping[str, Any]:
+    """Arrays by name: those of an .npz, a dictionary, or one array that needs no name."""
+    import numpy as np
+
+    if isinstance(given, str | os.PathLike):
+        path = os.fspath(given)
+        _require_file(path)
+        keys = list(init.arrays_of(path))  # tells what is wrong with the file
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in keys}
+    return given if isinstance(given, Mapping) else {"input": given}
+
+
+def _saved(arrays: Any, folder: str, name: str) -> str:
     """Arrays as an .npz; a path as it is."""
     if isinstance(arrays, str | os.PathLike):
         return os.fspath(arrays)
@@ -142,10 +218,9 @@ def _saved(arrays: Any, folder: str, name: str, beside: Mapping[str, Any] | None
 
     from tflite_guard.datasets.arrays import write_npz
 
-    own = arrays if isinstance(arrays, Mapping) else {"input": arrays}
     path = Path(folder) / f"{name}.npz"
     with path.open("wb") as file:
-        write_npz(file, {key: np.asarray(values) for key, values in {**own, **(beside or {})}.items()})
+        write_npz(file, {key: np.asarray(values) for key, values in _arrays(arrays).items()})
     return str(path)
 
 
@@ -157,8 +232,7 @@ def _files(question: Question) -> list[str]:
 
 def _manifest(question: Question, folder: str, on_log: OnLog | None) -> dict[str, Any]:
     for path in _files(question):
-        if not os.path.exists(path):
-            raise UsageError(f"{path}: no such file or folder")
+        _require_file(path)
     kind = init.kind_of(question.reference)
     names = init.names_of(kind, question.reference, None, on_log)
     data = _dataset(question.data, folder, names, question.labels)
@@ -170,6 +244,11 @@ def _manifest(question: Question, folder: str, on_log: OnLog | None) -> dict[str
         manifest["datasets"]["calibration"] = _without_labels(_dataset(question.calibration, folder, names, None))
         model["calibration"] = "calibration"
     return manifest
+
+
+def _require_file(path: str) -> None:
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such file or folder")
 
 
 def _dataset(path: str, folder: str, names: Names, labels: str | None) -> dict[str, Any]:
