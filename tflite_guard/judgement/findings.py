@@ -58,7 +58,8 @@ def of_variant(
 def of_error(error: ErrorInfo | None) -> Iterator[Finding]:
     """What an error that ended an evaluation proves by itself."""
     if error is not None and error.kind == "non-finite-output":
-        yield replace(finding("nan-output", error.message), primary=True)
+        message = "NaN or infinity appears in the converted model, where the reference is finite on the same data"
+        yield replace(finding("nan-output", message), primary=True)
 
 
 def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
