@@ -197,7 +197,7 @@ class Diagnosis:
     metric: str
     """The metric whose loss was to be explained."""
     examples: int
-    """Of the evaluation data, that experiments were made on; half chose, half confirmed."""
+    """Of the evaluation data, that experiments were made on; some chose, others confirmed, the rest verified."""
     ladder: tuple[Rung, ...] = ()
     tensors: tuple[TensorLoss, ...] = ()
     """In the order of execution; of more than 200 those that lose most."""

@@ -409,3 +409,16 @@ def test_the_sample_fills_every_field_of_a_diagnosis() -> None:
     for kind in (Experiment, Remedy, TensorLoss):
         assert {(kind, field.name) for field in fields(kind)} <= filled
     assert Verdict.FAIL is failing().verdict
+
+
+def test_a_remedy_says_what_of_the_manifest_it_changes() -> None:
+    """A patch of a dataset must not be put into the variant."""
+    report = diagnosed()
+    elsewhere = replace(failing().remedies[0], target="/datasets/calib")
+    changed = replace(failing(), remedies=(elsewhere,))
+    models = tuple(
+        replace(model, variants=tuple(changed if one.name == changed.name else one for one in model.variants))
+        for model in report.models
+    )
+    told = [words(one) for one in parsed(replace(report, models=models)).iter("p")]
+    assert any("at /datasets/calib, change" in one for one in told)
