@@ -51,7 +51,7 @@ about the reference concerns the whole model.
 
 The cause of a failure is named only where an experiment has proven it: one thing is changed, the model is quantized
 again, and at least half of the loss comes back, on examples that chose nothing. It then stands below what failed, with
-the fraction that came back and its 95 % interval.
+the fraction that came back and its 95 % interval. [Why a converted model is worse](diagnosis.md) tells how.
 
 Findings that you have looked at and accept go to `ignore`, on the variant or on the model:
 
