@@ -14,7 +14,8 @@ from tflite_guard.text.plain import plain
 NBSP = "\N{NO-BREAK SPACE}"
 MOST_TENSORS = 10
 MOST_TRIED = 20
-LONGEST_TENSOR = 60
+LONGEST_TENSOR = 32
+"""A comment is 800 pixels wide or less, and figures must be seen beside it."""
 LONGEST_EXPERIMENT = 200
 
 
@@ -22,7 +23,9 @@ def tables(found: Diagnosis, variant: VariantResult) -> Iterator[Item | Block]:
     """The parts of a diagnosis that hold anything, each with what it is."""
     kinds = {metric.name: metric.metric for metric in variant.metrics}
     metric = kinds.get(found.metric, found.metric)
-    yield Item(f"<p>{code(found.metric)} on {found.examples:,} examples, half to choose and half to confirm.</p>\n")
+    yield Item(
+        f"<p>{code(found.metric)} on {found.examples:,} examples, some to choose, others to confirm, the rest to verify.</p>\n"
+    )
     yield _ladder(found, metric)
     yield _tensors(found.tensors)
     yield _tried(found)
@@ -42,19 +45,22 @@ def _rung(one: Rung, metric: str) -> tuple[str, str]:
 def _tensors(tensors: Sequence[TensorLoss]) -> Block:
     rows = (
         (
-            code(one.tensor, LONGEST_TENSOR),
-            code(one.operator, LONGEST_TENSOR),
+            f"{code(_short(one.tensor), LONGEST_TENSOR)}<br>{code(one.operator, LONGEST_TENSOR)}",
             _figure(figures.number(one.isolated, "sqnr")),
             _figure(figures.number(one.cumulative, "sqnr")),
-            _figure(figures.span(one.calibrated)),
-            _figure(figures.span(one.evaluated)),
+            f"{_figure(figures.span(one.calibrated))}<br>{_figure(figures.span(one.evaluated))}",
             _figure(figures.percent(one.clipped)),
             f"{one.codes:,}",
         )
         for one in wording.most_lossy(tensors)[:MOST_TENSORS]
     )
-    columns = ("tensor", "operator", "SQNR alone", "SQNR in the graph", "calibrated", "evaluated", "clipped", "codes")
-    return _table("Tensors that lose most", 2, columns, rows)
+    columns = ("tensor", "SQNR alone", "SQNR in the graph", "range given, and its own", "clipped", "codes")
+    return _table("Tensors that lose most", 1, columns, rows)
+
+
+def _short(name: str) -> str:
+    """The last two segments of the first of the names that a converter has joined."""
+    return "/".join(name.split(";")[0].split("/")[-2:])
 
 
 def _tried(found: Diagnosis) -> Block:
