@@ -24,7 +24,8 @@ def tables(found: Diagnosis, variant: VariantResult) -> Iterator[Item | Block]:
     kinds = {metric.name: metric.metric for metric in variant.metrics}
     metric = kinds.get(found.metric, found.metric)
     yield Item(
-        f"<p>{code(found.metric)} on {found.examples:,} examples, some to choose, others to confirm, the rest to verify.</p>\n"
+    parts = "some to choose, others to confirm, the rest to verify"
+    yield Item(f"<p>{code(found.metric)} on {found.examples:,} examples, {parts}.</p>\n")
     )
     yield _ladder(found, metric)
     yield _tensors(found.tensors)
