@@ -23,10 +23,8 @@ def tables(found: Diagnosis, variant: VariantResult) -> Iterator[Item | Block]:
     """The parts of a diagnosis that hold anything, each with what it is."""
     kinds = {metric.name: metric.metric for metric in variant.metrics}
     metric = kinds.get(found.metric, found.metric)
-    yield Item(
     parts = "some to choose, others to confirm, the rest to verify"
     yield Item(f"<p>{code(found.metric)} on {found.examples:,} examples, {parts}.</p>\n")
-    )
     yield _ladder(found, metric)
     yield _tensors(found.tensors)
     yield _tried(found)
