@@ -224,10 +224,13 @@ def test_a_bad_model_is_red_on_its_line_with_outputs_summary_and_comment(
     reference, value, drop = (f"{metric[name]:.4f}" for name in ("reference", "value", "drop"))
     interval = "[{:.4f}, {:.4f}]".format(*metric["confidence_interval"])
     assert accuracy.properties["title"] == "digits / int8: accuracy"
-    assert accuracy.message == (
+    assert accuracy.message.startswith(
         f"digits / int8: accuracy went from {reference} to {value}, a drop of {drop}; max_drop allows 0.01. "
-        f"95 % interval {interval}."
+        f"95 % interval {interval}. Cause: "
     )
+    told = [accuracy.message.find(f" {what}: ") for what in ("Cause", "Proof", "Fix")]
+    assert told == sorted(told)
+    assert told[0] > 0
     assert int(agreement.properties["line"]) == line_of(workspace / BROKEN, '"agreement": {"min"')
     assert (ties.name, ties.properties["title"]) == ("warning", "digits / int8: coarse-output")
     counts = {name: step.outputs[name] for name in ("verdict", "failed-count", "warned-count", "checked-count")}
