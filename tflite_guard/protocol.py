@@ -113,7 +113,7 @@ class OutputFacts:
     variant_constant: bool = False
     """It is float, and the variant gives every example the same."""
     saturated: int = 0
-    """Examples of which every value of the reference is 0 or 1, of an output that is decided on as probabilities."""
+    """Examples of which every value of the reference is 0 or 1, of an output that is decided on or comes near them."""
     decided: Decided | None = None
     """None where nothing is decided against labels."""
     r2: float | None = None

@@ -53,9 +53,19 @@ def test_outputs_that_never_vary_are_seen_in_floats_alone() -> None:
     assert watched(np.ones((20, 1), np.int64), None, "agreement").constant is False
 
 
-@pytest.mark.parametrize(("rows", "seen"), [([1, 0], 20), ([1 - 1e-7, 1e-7], 20), ([0.999, 0.001], 0), ([2, 0], 0)])
-def test_probabilities_at_their_ends_are_counted(rows: list[float], seen: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "seen", "undecided"),
+    [([1, 0], 20, 0), ([1 - 1e-7, 1e-7], 20, 20), ([0.999, 0.001], 0, 0), ([2, 0], 0, 0)],
+)
+def test_probabilities_at_their_ends_are_counted(rows: list[float], seen: int, undecided: int) -> None:
     outputs = np.tile(np.array(rows, np.float32), (20, 1))
     assert watched(outputs, None, "agreement").saturated == seen
     assert watched(outputs, None, "agreement", from_logits=True).saturated == 0
-    assert watched(outputs, None, "sqnr").saturated == 0
+    assert watched(outputs, None, "sqnr").saturated == undecided
+
+
+def test_what_saturates_is_seen_without_a_decision_and_masks_and_small_values_are_not() -> None:
+    steep = (1 / (1 + np.exp(-np.random.default_rng(5).choice([-60.0, 60.0], (40, 3))))).astype(np.float32)
+    assert watched(steep, None, "sqnr").saturated == 40
+    assert watched(steep.round(), None, "sqnr").saturated == 0, "a mask"
+    assert watched(np.full((40, 3), 1e-8, np.float32), None, "sqnr").saturated == 0, "small values"

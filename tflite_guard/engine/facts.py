@@ -32,6 +32,8 @@ class Watch:
         self._valued = _first(specs, VALUES)
         self._bounded = any(spec.metric in (*DECISIONS, "agreement") and not spec.from_logits for spec, _ in specs)
         self._examples = self._saturated = 0
+        self._near: set[int] = set()
+        self._logits = any(spec.from_logits for spec, _ in specs)
         self._reference, self._variant = _Constancy(), _Constancy()
         self._tally = _Tally()
         self._fit = _Fit()
@@ -41,10 +43,12 @@ class Watch:
         self._examples += len(reference)
         self._variant.add(values)
         self._reference.add(reference)
-        if self._bounded and reference.dtype.kind == "f":
+        if reference.dtype.kind == "f":
             rows = flat(reference)
-            ends = (np.abs(rows) <= SATURATED_WITHIN) | (np.abs(rows - 1) <= SATURATED_WITHIN)
-            self._saturated += int(ends.all(1).sum())
+            zeros, ones = np.abs(rows) <= SATURATED_WITHIN, np.abs(rows - 1) <= SATURATED_WITHIN
+            self._saturated += int((zeros | ones).all(1).sum())
+            # What is 0 or 1 to the last bit may be a mask by design; a function that saturates comes near both.
+            self._near |= {end for end, seen in ((0, zeros & (rows != 0)), (1, ones)) if seen.any()}
         if self._decided is not None:
             self._tally.add(_compared(self._decided, reference, labels, start))
         if self._valued is not None:
@@ -57,7 +61,7 @@ class Watch:
             examples=self._examples,
             constant=self._reference.constant,
             variant_constant=self._variant.constant,
-            saturated=self._saturated,
+            saturated=self._saturated if self._bounded or (self._near == {0, 1} and not self._logits) else 0,
             decided=self._tally.facts() if self._decided is not None else None,
             r2=self._fit.r2(),
         )
