@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -42,11 +41,7 @@ def decibels(signal: float, lost: float) -> float | None:
 
 def distinct(samples: Samples) -> int:
     """How many examples differ in any value."""
-    keys = {
-        hashlib.sha256(b"".join(np.ascontiguousarray(v[i]).tobytes() for v in samples.inputs.values())).digest()
-        for i in range(samples.count)
-    }
-    return len(keys)
+    return len(_keys(samples))
 
 
 def constants(samples: Samples) -> int:
@@ -129,8 +124,7 @@ def shared(one: Samples, other: Samples) -> int:
 
 
 def _keys(samples: Samples) -> set[bytes]:
-    rows: Mapping[str, Array] = samples.inputs
     return {
-        hashlib.sha256(b"".join(np.ascontiguousarray(v[i]).tobytes() for v in rows.values())).digest()
+        hashlib.sha256(b"".join(np.ascontiguousarray(v[i]).tobytes() for v in samples.inputs.values())).digest()
         for i in range(samples.count)
     }

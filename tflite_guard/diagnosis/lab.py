@@ -272,7 +272,7 @@ class Lab(Protocol):
         """The largest absolute value among the float model's constants."""
 
     def weights_differ(self) -> float | None:
-        """The median over weight tensors of their largest difference from the float model's, in the artifact's steps.
+        """The largest difference of the artifact's weights from the float model's, in the artifact's own steps.
 
         At most 0.5 where they are the same weights rounded; None where none can be paired.
         """

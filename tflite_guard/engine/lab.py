@@ -395,7 +395,7 @@ class _Look:
         low, high = min(low, 0.0), max(high, 0.0)
         self._scale = (high - low) / LEVELS or 1.0
         self._zero = np.rint(-low / self._scale)
-        self._signal = self._noise = self._other = 0.0
+        self._signal = self._other = 0.0
         self._channels: Array | None = None
         self._powers: Array | None = None
         self._codes = np.zeros(LEVELS + 1, bool)
@@ -488,6 +488,3 @@ def _rounded(weights: Array, axis: int) -> Array:
     scale = np.where(scale == 0, 1, scale)
     rounded: Array = (np.rint(weights / scale) * scale).astype(np.float32)
     return rounded
-
-
-__all__ = ["EngineLab", "Held", "gathered_calibration"]

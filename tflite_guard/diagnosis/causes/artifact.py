@@ -36,11 +36,10 @@ def input_range(bench: Bench) -> Cause | None:
     """The file is right for inputs of another scale or order of channels."""
     if not bench.lab.shipped:
         return None
-    exact = bench.lab.reference(bench.choosing)
     best: tuple[float, str, Samples] | None = None
     for name, samples in _transformed(bench):
         outputs = bench.lab.outputs(bench.lab.artifact, samples.take(bench.choosing))
-        closeness = evidence.sqnr(outputs, exact)
+        closeness = evidence.sqnr(outputs, bench.reference)
         if closeness is not None and (best is None or closeness > best[0]):
             best = (closeness, name, samples)
     if best is None:

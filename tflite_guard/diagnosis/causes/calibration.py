@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tflite_guard.diagnosis import evidence
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, Bench, Trial
+from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, Bench
 from tflite_guard.diagnosis.lab import Change, Option, Ranges, Samples
 from tflite_guard.results import Experiment
 from tflite_guard.text import figures
@@ -24,36 +22,25 @@ SCALED = 1.3
 """A ratio of spreads from which calibration and evaluation inputs are of another scale."""
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """What is known before the kinds are told apart."""
-
-    trial: Trial
-    proof: Experiment
-    real: Ranges
-
-
 def ranges(bench: Bench) -> Cause | None:
     """Recalibrated with real inputs, the loss comes back."""
     lab = bench.lab
     if not lab.quantizable or not lab.artifact_ranges:
         return None
-    real = bench.real
     count = len(bench.choosing)
-    trial = bench.quantized(f"recalibrated with {count:,} evaluation inputs", Change(real))
+    trial = bench.quantized(f"recalibrated with {count:,} evaluation inputs", Change(bench.real))
     if trial.quieter < ONE_BIT and trial.recovered < HALF:
         return None
     proof = bench.confirmed(trial)
     if proof is None:
         return None
-    found = _Evidence(trial, proof, real)
     for look in (_calibrator, _degenerate, _outliers, _rescaled):
-        if (cause := look(bench, found)) is not None:
+        if (cause := look(bench, proof)) is not None:
             return cause
-    return _unrepresentative(bench, found)
+    return _unrepresentative(bench, proof)
 
 
-def _calibrator(bench: Bench, _found: _Evidence) -> Cause | None:
+def _calibrator(bench: Bench, _proof: Experiment) -> Cause | None:
     """The same calibration data, its ranges measured: the way in which they were taken is at fault."""
     lab = bench.lab
     if lab.calibration is None:
@@ -102,7 +89,7 @@ def _operator(bench: Bench, tensor: str) -> str | None:
     return None if producer is None else producer.type
 
 
-def _degenerate(bench: Bench, found: _Evidence) -> Cause | None:
+def _degenerate(bench: Bench, proof: Experiment) -> Cause | None:
     data = bench.lab.calibration
     if data is None:
         return None
@@ -122,12 +109,12 @@ def _degenerate(bench: Bench, found: _Evidence) -> Cause | None:
         f"The calibration data {name} says too little: {' and '.join(told)}. {_clipped(bench)} Calibrate on "
         "some hundred different examples of what the model meets in use; look for a broken path or a generator that "
         "yields one example again and again.",
-        found.proof,
+        proof,
         evidence={"examples": data.count, "distinct": different, "constant": constant},
     )
 
 
-def _outliers(bench: Bench, _found: _Evidence) -> Cause | None:
+def _outliers(bench: Bench, _proof: Experiment) -> Cause | None:
     data = bench.lab.calibration
     if data is None:
         return None
@@ -159,11 +146,11 @@ def _outliers(bench: Bench, _found: _Evidence) -> Cause | None:
     )
 
 
-def _rescaled(bench: Bench, found: _Evidence) -> Cause | None:
+def _rescaled(bench: Bench, proof: Experiment) -> Cause | None:
     """Calibration inputs scaled and moved to where the evaluation's are."""
     data = bench.lab.calibration
     if data is None:
-        return _rescaled_file(bench, found)
+        return _rescaled_file(bench, proof)
     moved, ratios = {}, {}
     for name, values in data.inputs.items():
         real = bench.lab.evaluation.inputs[name]
@@ -188,7 +175,7 @@ def _rescaled(bench: Bench, found: _Evidence) -> Cause | None:
     told = bench.confirmed(trial) if trial.recovered >= HALF or trial.quieter >= ONE_BIT else None
     if told is None:
         return None
-    return _range_mismatch(bench, found.proof, furthest)
+    return _range_mismatch(bench, proof, furthest)
 
 
 def _range_mismatch(bench: Bench, proof: Experiment, ratio: float) -> Cause:
@@ -223,11 +210,11 @@ def _range_mismatch(bench: Bench, proof: Experiment, ratio: float) -> Cause:
     )
 
 
-def _rescaled_file(bench: Bench, found: _Evidence) -> Cause | None:
+def _rescaled_file(bench: Bench, proof: Experiment) -> Cause | None:
     """A file's own calibration is not known; the range of its input says how its data was scaled."""
     given = bench.lab.artifact_ranges
-    known = [name for name in bench.lab.graph.inputs if name in given and name in found.real]
-    ratios = [_size(given[name]) / _size(found.real[name]) for name in known if _size(found.real[name])]
+    known = [name for name in bench.lab.graph.inputs if name in given and name in bench.real]
+    ratios = [_size(given[name]) / _size(bench.real[name]) for name in known if _size(bench.real[name])]
     if not ratios:
         return None
     furthest = max(ratios, key=lambda one: abs(np.log(max(one, 1e-12))))
@@ -237,22 +224,22 @@ def _rescaled_file(bench: Bench, found: _Evidence) -> Cause | None:
     return Cause(
         "calibration-range-mismatch",
         f"The file was calibrated on inputs of another scale: its input takes {figures.span(given[name])} and the "
-        f"evaluation data holds {figures.span(found.real[name])}. {_clipped(bench)} Calibrate on data that is "
+        f"evaluation data holds {figures.span(bench.real[name])}. {_clipped(bench)} Calibrate on data that is "
         "preprocessed as real inputs are.",
-        found.proof,
+        proof,
         tensor=name,
         evidence={"ratio": round(float(furthest), 4)},
     )
 
 
-def _unrepresentative(bench: Bench, found: _Evidence) -> Cause:
+def _unrepresentative(bench: Bench, proof: Experiment) -> Cause:
     known = bench.lab.calibration_name
     name = f"The calibration data {known}" if known else "What the file was calibrated on"
     return Cause(
         "calibration-unrepresentative",
         f"{name} is unlike real inputs: {_clipped(bench)} Calibrate on a balanced sample "
         "of what the model meets in use: every class and every condition, preprocessed as the evaluation data is.",
-        found.proof,
+        proof,
     )
 
 
