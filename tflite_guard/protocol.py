@@ -118,6 +118,8 @@ class OutputFacts:
     """None where nothing is decided against labels."""
     r2: float | None = None
     """R2 of the reference, where values are compared with labels that vary."""
+    multi_label: bool = False
+    """The manifest left it open, and its labels name several units of an example, or none."""
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,10 @@ def unassigned_variables(case: Case, magnitude: str, rng: np.random.Generator) -
     function = tf.function(lambda *inputs: case.network(list(inputs), training=True), input_signature=signature)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], case.network)
     with _quiet():
-        return _shipped(case, bytes(converter.convert()))
+        try:
+            return _shipped(case, bytes(converter.convert()))
+        except ValueError as error:  # dropout's own counter, which the converter cannot freeze
+            raise NotHere from error
 
 
 def nan_output(case: Case, magnitude: str, rng: np.random.Generator) -> Case:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from engine_models import Case, edited, normal, runner, single_runs
 
+from tests.plain_loop import raw_outputs
 from tflite_guard.engine import graph
 from tflite_guard.engine.convert import FloatModel
 from tflite_guard.engine.recipes import quantize_with_recipe
@@ -90,6 +92,29 @@ def test_a_recipe_from_a_float16_reference(layers: Case, tmp_path: Path, recipe:
         assert graph.quantized_tensors(graph.read(str(path)))
         lost.append(noise(str(path), layers))
     assert lost[1] == pytest.approx(lost[0], abs=5e-3)
+
+
+@pytest.mark.parametrize("name", [b"", b"same"])
+@pytest.mark.parametrize("recipe", ["static_wi8_ai8", "weight_only_wi8_afp32"])
+def test_a_recipe_from_a_file_whose_tensors_have_no_name_or_one_for_all(
+    layers: Case, tmp_path: Path, recipe: str, name: bytes
+) -> None:
+    def anonymous(content: Any) -> None:
+        content.signatureDefs = None
+        for tensor in content.subgraphs[0].tensors:
+            tensor.name = name
+
+    path = edited(layers.tflite("float32"), tmp_path / "anonymous.tflite", anonymous)
+    images = layers.data["image"]
+    outputs = []
+    for file, key in ((path, "same" if name else "#0"), (layers.tflite("float32"), "image")):
+        made = tmp_path / f"quantized-{key}.tflite"
+        examples = [{key: images[i : i + 1]} for i in range(len(images))]
+        float_model = Path(file).read_bytes()
+        made.write_bytes(quantize_with_recipe(float_model, recipe, partial(iter, examples), options=MEASURED))
+        assert graph.quantized_tensors(graph.read(str(made)))
+        outputs.append(raw_outputs(made, images))
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_a_constant_that_is_cut_short_is_an_error(layers: Case, tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ class Dataset:
         if start < self.examples:
             raise DataError(f"{self.spec.path}: gave fewer examples than when it was opened ({self.examples})")
 
+    def labels_of(self, name: str, size: int) -> Iterator[Array]:
+        """The labels of one output, `size` examples at a time, without reading anything else where the source can."""
+        key = self.labels[name]
+        for read in self.reader.read([key], self.rows, size):
+            yield _even(read[key], self.spec.path, key)
+
     def _batch(self, read: Mapping[str, Column], rows: Rows, start: int, with_labels: bool) -> Batch:
         path = self.spec.path
         inputs = {}

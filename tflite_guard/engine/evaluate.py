@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
 from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
 from tflite_guard.engine.facts import Watch, custom_operators
+from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
 from tflite_guard.engine.tflite import Model, Port, Runner, dequantize
@@ -83,8 +85,9 @@ class _Whole:
 class Scorer:
     """Collects every metric of a variant over aligned batches of outputs, reference outputs and labels."""
 
-    def __init__(self, specs: Sequence[MetricSpec], names: Names, dataset: DatasetSpec) -> None:
+    def __init__(self, specs: Sequence[MetricSpec], names: Names, dataset: DatasetSpec, reading: LabelReading) -> None:
         self._dataset = dataset
+        self._reading = reading
         self._groups: list[Array] = []
         self._columns: list[_Column | _Whole] = []
         self._watches: dict[str, Watch] = {}
@@ -116,6 +119,7 @@ class Scorer:
                 f"metric {spec.name!r} needs labels for output {output!r}; add them to dataset {self._dataset.name!r}"
             )
         named = alone or needs or spec.output is not None
+        spec = self._reading.settled(spec, output, _labels_of(spec, output, labels))
         return _Column(spec, output, wanted, spec.name if named else f"{spec.name}[{output}]")
 
     def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
@@ -147,7 +151,8 @@ class Scorer:
 
     def facts(self) -> tuple[OutputFacts, ...]:
         """What each output is like."""
-        return tuple(watch.facts() for watch in self._watches.values())
+        read = self._reading.found
+        return tuple(replace(one.facts(), multi_label=name in read) for name, one in self._watches.items())
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,11 @@ class Subject:
 
     def scorer(self) -> Scorer:
         """A collector of this subject's metrics."""
-        return Scorer(self.metrics, self.names, self.dataset)
+        return Scorer(self.metrics, self.names, self.dataset, self._reading)
+
+    @cached_property
+    def _reading(self) -> LabelReading:
+        return LabelReading(self.recorded, self.data)
 
     def reference_rows(self, batch: Batch, count: int) -> dict[str, Array]:
         """The reference's outputs for a batch."""

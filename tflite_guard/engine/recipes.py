@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import Ranges, measured_ranges
-from tflite_guard.engine.surgery import with_builtin_codes, with_float32_constants
+from tflite_guard.engine.surgery import with_builtin_codes, with_float32_constants, with_unique_names
 from tflite_guard.engine.tflite import first_line
 from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions
@@ -72,7 +72,7 @@ def quantize_with_ranges(
 
 def prepared(model: bytes) -> bytes:
     """A float .tflite as the quantizer takes it."""
-    return with_float32_constants(with_builtin_codes(model))
+    return with_unique_names(with_float32_constants(with_builtin_codes(model)))
 
 
 def _imported() -> Any:

@@ -61,6 +61,30 @@ def with_float32_constants(model: bytes) -> bytes:
     return pack(content)
 
 
+def with_unique_names(model: bytes) -> bytes:
+    """The model with a name of its own for each tensor, which the LiteRT Quantizer goes by.
+
+    Inputs and outputs of the first subgraph keep theirs before all others. An input without a name is called by its
+    place, as it is elsewhere.
+    """
+    read = graphs.read(model)
+    ends = [(0, index) for index in (*read.main.inputs, *read.main.outputs)]
+    every = [(number, index) for number, sub in enumerate(read.subgraphs) for index in range(len(sub.tensors))]
+    wanted = {place: read.subgraphs[place[0]].tensors[place[1]].name for place in dict.fromkeys([*ends, *every])}
+    if all(wanted.values()) and len({*wanted.values()}) == len(wanted):
+        return model
+    wanted |= {(0, index): name for name, index in graphs.input_indices(read).items() if name.startswith("#")}
+    content = unpack(model)
+    taken: set[str] = set()
+    for (number, index), name in wanted.items():
+        own = name or f"tensor{index}"
+        while own in taken:
+            own += "_"
+        taken.add(own)
+        content.subgraphs[number].tensors[index].name = own.encode()
+    return pack(content)
+
+
 def _widens(operator: graphs.Operator, subgraph: graphs.Subgraph) -> bool:
     tensors = (*operator.inputs, *operator.outputs)
     if operator.type != "DEQUANTIZE" or len(tensors) != 2 or min(tensors) < 0:

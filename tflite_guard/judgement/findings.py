@@ -77,6 +77,15 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
                 output=output.output,
                 **_figures(output),
             )
+        if output.multi_label:
+            whose = "the labels" if len(evaluation.outputs) == 1 else f"the labels of output {output.output!r}"
+            yield finding(
+                "multi-label",
+                f"{whose} name several of its units in an example, or none, so accuracy, f1_macro and agreement judge "
+                'each unit by itself, above its threshold or not; write "multi_label": true on the metric, or false '
+                "and mend the labels",
+                output=output.output,
+            )
     if evaluation.reference.batch_dependent:
         yield finding(
             "batch-dependent",

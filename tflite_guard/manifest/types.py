@@ -93,8 +93,8 @@ class MetricSpec:
     k: int = 5
     threshold: float | None = None
     from_logits: bool = False
-    multi_label: bool = False
-    """Each unit of the output is a binary decision of its own."""
+    multi_label: bool | None = None
+    """Each unit of the output is a binary decision of its own; None leaves it to what labels and outputs are like."""
     ignore_index: int | None = None
     average: Literal["macro", "weighted"] = "macro"
     python: FunctionSpec | None = None
