@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -479,3 +480,41 @@ def test_a_quantization_that_finds_nothing_to_quantize_is_told(run: Run, digits:
     assert finished.variant("int8")["findings"] == []
     assert finished.variant("int8")["artifact"]["quantized_tensors"] > 0
     assert finished.metric("int8", "sqnr")["verdict"] is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_crash_on_a_scale_of_no_range_is_told_with_the_tensor(run: Run, tmp_path: Path) -> None:
+    """An activation that is always zero one example at a time; LiteRT's kernel aborts on the scale that it gets."""
+    import tensorflow as tf
+
+    kernel = tf.constant(np.random.default_rng(1).normal(size=(6, 3)), tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 6), name="x")])
+    def centred(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        mean, variance = tf.nn.moments(x @ kernel, [0])
+        return {"scores": (x @ kernel - mean) / tf.sqrt(variance + 1e-3)}
+
+    module = tf.Module()
+    module.centred = centred
+    tf.saved_model.save(module, tmp_path / "saved", signatures={"serving_default": centred})
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(2).normal(size=(40, 6)).astype(np.float32))
+    manifest = {
+        "schema_version": 1,
+        "datasets": {"d": {"source": "npz", "path": "data.npz", "inputs": "x"}},
+        "models": [
+            {
+                "name": "m",
+                "reference": {"saved_model": "saved"},
+                "evaluation": "d",
+                "calibration": "d",
+                "variants": ["int8"],
+                "metrics": ["sqnr"],
+            }
+        ],
+    }
+    finished = run("check", write_manifest(tmp_path, manifest), "--format", "json")
+    error = finished.variant("int8")["error"]
+    assert error["kind"] == "crash"
+    assert re.search(
+        r"crashed \(SIGABRT\).*activation '[^']+' has the scale 7\.84e-09, as of one that", error["message"]
+    )

@@ -91,7 +91,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Decided:
-    """The reference's decisions on one output beside their labels; positions without a label are left out."""
+    """The reference's decisions on one output beside their labels; positions without a label are left out.
+
+    Without any labels, the classes that it decides for are counted alone.
+    """
 
     decisions: int
     right: int
@@ -191,6 +194,23 @@ class WeightFacts:
 
 
 @dataclass(frozen=True)
+class DegenerateScale:
+    """A quantized tensor whose scale is none to compute with."""
+
+    tensor: str
+    scale: float
+    constant: bool
+    """Nothing is wrong with the number: it is what converters write for an activation that is always the same."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What the scales in a file say."""
+
+    degenerate: tuple[DegenerateScale, ...]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One variant has been evaluated."""
 
@@ -206,6 +226,7 @@ class Evaluation:
     """None where it was not calibrated here, or where the data could not be looked at."""
     weights: WeightFacts | None = None
     """None but of a given file whose weights can be paired with the reference's."""
+    scales: Scales = Scales(())
 
 
 @dataclass(frozen=True)
@@ -285,6 +306,13 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     """The path of the reference's float conversion, whose weights a given file should have; None asks for nothing."""
 
 
+class ReadScales(Request[Scales], frozen=True, tag="scales"):
+    """Look at a .tflite's scales without running it."""
+
+    answer: ClassVar[Any] = Scales
+    tflite: str
+
+
 class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):
     """Find why one .tflite is worse than the reference, and what would mend it."""
 
@@ -309,7 +337,7 @@ class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):
     """What the application recorded is out of tolerance, and is to be explained too."""
 
 
-AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | Diagnose
+AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | ReadScales | Diagnose
 
 
 class Limits(msgspec.Struct, frozen=True):

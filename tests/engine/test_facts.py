@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, r2_score
 
-from tflite_guard.engine.facts import Watch
+from tflite_guard.engine.facts import Watch, scales
+from tflite_guard.engine.graph import Graph, Operator, Subgraph, Tensor
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.protocol import Decided, OutputFacts
 
@@ -69,3 +70,38 @@ def test_what_saturates_is_seen_without_a_decision_and_masks_and_small_values_ar
     assert watched(steep, None, "sqnr").saturated == 40
     assert watched(steep.round(), None, "sqnr").saturated == 0, "a mask"
     assert watched(np.full((40, 3), 1e-8, np.float32), None, "sqnr").saturated == 0, "small values"
+
+
+def test_classes_that_are_decided_for_are_counted_without_labels() -> None:
+    scores = np.random.default_rng(5).random((40, 3), np.float32)
+    assert watched(scores, None, "agreement").decided == Decided(0, 0, 0, 0, len(set(scores.argmax(1).tolist())))
+    assert watched(scores * [1, 0, 0], None, "agreement").decided == Decided(0, 0, 0, 0, 1)
+    assert watched(scores[:, :1], None, "agreement").decided == Decided(0, 0, 0, 0, 0)
+    assert watched(scores, None, "sqnr").decided is None
+
+
+def quantized(name: str, scale: float, *, dtype: str = "int8", constant: bool = False) -> Tensor:
+    return Tensor(name, (1, 4), (1, 4), dtype, np.array([scale], np.float32), np.zeros(1, np.int64), 0, False, constant)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (quantized("out", 0.05), []),
+        (quantized("out", 2e-6 / 255), ["out"]),
+        (quantized("out", 2e-6 / 65535, dtype="int16"), ["out"]),
+        (quantized("out", 0.0), ["out"]),
+        (quantized("out", 1e-40), ["out"]),
+        (quantized("out", np.inf), ["out"]),
+    ],
+)
+def test_scales_of_no_range_are_found(output: Tensor, expected: list[str]) -> None:
+    tensors = (quantized("in", 0.1), quantized("weights", 1e-6, constant=True), output)
+    graph = Graph((Subgraph(tensors, (Operator("ADD", (0, 1), (2,)),), (0,), (2,)),), {})
+    assert [one.tensor for one in scales(graph).degenerate] == expected
+
+
+def test_small_values_from_small_inputs_have_a_range() -> None:
+    tensors = (quantized("in", 1e-9), quantized("out", 1e-9))
+    graph = Graph((Subgraph(tensors, (Operator("RELU", (0,), (1,)),), (0,), (1,)),), {})
+    assert scales(graph).degenerate == ()

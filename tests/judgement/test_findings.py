@@ -10,7 +10,7 @@ import pytest
 from tflite_guard.judgement.findings import accepted, of_reference
 from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
 from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, Judgement, Tolerance, VariantSpec
-from tflite_guard.protocol import Decided, Evaluation, Facts, Measured, OutputFacts
+from tflite_guard.protocol import Decided, DegenerateScale, Evaluation, Facts, Measured, OutputFacts, Scales
 from tflite_guard.results import Artifact, Finding, Measurement, ReferenceResult, VariantResult, Verdict
 
 HEALTHY = OutputFacts("digit", 1000, decided=Decided(1000, 980, 120, 10, 10))
@@ -75,6 +75,7 @@ def test_imbalanced_labels_that_no_accuracy_is_taken_of_are_no_suspicion() -> No
     ("changes", "words"),
     [
         ({"decided": Decided(1000, 100, 120, 10, 1)}, "one class always"),
+        ({"decided": Decided(0, 0, 0, 0, 1)}, "one class always"),
         ({"constant": True}, "same outputs for all 1,000 examples"),
         ({"saturated": 950}, "zeros and ones for 950 of 1,000"),
         ({"decided": None, "r2": -0.5}, "R2 of −0.5"),
@@ -92,6 +93,7 @@ def test_what_is_suspicious_of_a_reference(changes: dict[str, Any], words: str) 
         {"decided": None, "r2": 0.01},
         {"decided": Decided(1000, 1000, 1000, 1, 1)},
         {"examples": 19, "decided": Decided(19, 2, 5, 10, 1)},
+        {"decided": Decided(0, 0, 0, 0, 2)},
         {"examples": 1, "decided": None, "constant": True},
     ],
 )
@@ -213,3 +215,11 @@ def test_a_reference_without_a_value_is_never_a_pass() -> None:
     result, _ = reference_result(blank, [Outcome(evaluation(broken))], {"accuracy": Tolerance(min=0.5)}, ())
     assert result.verdict is Verdict.ERROR
     assert reference_result(blank, [Outcome()], {"accuracy": Tolerance(min=0.5)}, ()) == (blank, ())
+
+
+def test_scales_that_nothing_can_be_held_to_are_told_with_the_tensor() -> None:
+    scales = Scales((DegenerateScale("sub", 7.8e-9, constant=True), DegenerateScale("w", 0.0, constant=False)))
+    (found,) = judged(evaluation(accuracy(), scales=scales)).findings
+    assert (found.rule, found.severity) == ("degenerate-scale", "warning")
+    assert "'sub' has the scale 7.8e-09" in found.message
+    assert "1 more" in found.message

@@ -15,7 +15,7 @@ from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
 from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
-from tflite_guard.engine.facts import Watch, custom_operators
+from tflite_guard.engine.facts import Watch, custom_operators, scales
 from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
@@ -231,6 +231,7 @@ def evaluate(
         facts=runners[0].facts(subject.state),
         outputs=scorer.facts(),
         calibration=None if calibration is None or inputs is None else facts(calibration, inputs),
+        scales=scales(model.graph),
     )
 
 

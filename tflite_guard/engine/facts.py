@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from tflite_guard.engine import graph
 from tflite_guard.manifest.types import MetricSpec
-from tflite_guard.metrics.labels import Compared, class_labels, decisions, flat, value_labels
-from tflite_guard.protocol import Decided, OutputFacts
+from tflite_guard.metrics.labels import Compared, class_labels, decisions, flat, is_decided, is_one_unit, value_labels
+from tflite_guard.protocol import Decided, DegenerateScale, OutputFacts, Scales
 
 Array = npt.NDArray[Any]
 DECISIONS = ("accuracy", "top_k_accuracy", "f1_macro", "mean_iou")
@@ -20,6 +20,12 @@ VALUES = ("mae", "rmse", "r2")
 SATURATED_WITHIN = 1e-6
 """How near to 0 or 1 a probability says nothing but yes or no."""
 MOST_NAMES = 20
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""The smallest normal float32; kernels flush what is below to zero."""
+NO_RANGE = 2.1e-6
+"""The width that the TFLiteConverter gives an activation without any: 1e-6 to either side, rounded."""
+NARROWER = 1e-5
+"""Of its operator's widest input; an activation of small values has small inputs as well."""
 
 
 class Watch:
@@ -29,6 +35,7 @@ class Watch:
         """`specs` are the metrics of this output, each with the key of its labels."""
         self._output = output
         self._decided = _first(specs, DECISIONS)
+        self._agreeing = next((spec for spec, _ in specs if spec.metric == "agreement"), None)
         self._valued = _first(specs, VALUES)
         self._bounded = any(spec.metric in (*DECISIONS, "agreement") and not spec.from_logits for spec, _ in specs)
         self._examples = self._saturated = 0
@@ -51,6 +58,8 @@ class Watch:
             self._near |= {end for end, seen in ((0, zeros & (rows != 0)), (1, ones)) if seen.any()}
         if self._decided is not None:
             self._tally.add(_compared(self._decided, reference, labels, start))
+        elif self._agreeing is not None:
+            self._tally.add_unlabelled(Compared(self._agreeing, reference, reference, None, start))
         if self._valued is not None:
             self._fit.add(_compared(self._valued, reference, labels, start))
 
@@ -62,7 +71,7 @@ class Watch:
             constant=self._reference.constant,
             variant_constant=self._variant.constant,
             saturated=self._saturated if self._bounded or (self._near == {0, 1} and not self._logits) else 0,
-            decided=self._tally.facts() if self._decided is not None else None,
+            decided=None if self._decided is None and self._agreeing is None else self._tally.facts(),
             r2=self._fit.r2(),
         )
 
@@ -72,6 +81,37 @@ def custom_operators(model: graph.Graph) -> tuple[str, ...]:
     known = set(graph.OPERATOR_NAMES.values())
     named = (operator.type for subgraph in model.subgraphs for operator in subgraph.operators)
     return tuple(dict.fromkeys(name for name in named if name not in known))[:MOST_NAMES]
+
+
+def scales(model: graph.Graph) -> Scales:
+    """Quantized tensors with a scale that is zero, subnormal or no number, or that stands for no range at all."""
+    return Scales(tuple(_degenerate(model))[:MOST_NAMES])
+
+
+def _degenerate(model: graph.Graph) -> Iterator[DegenerateScale]:
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            wrong = tensor.scale[~(np.isfinite(tensor.scale) & (np.abs(tensor.scale) >= SMALLEST))]
+            if wrong.size:
+                yield DegenerateScale(tensor.name, float(wrong[0]), constant=False)
+        for operator in subgraph.operators:
+            inputs, outputs = (
+                [subgraph.tensors[i] for i in side if i >= 0 and _is_activation(subgraph.tensors[i])]
+                for side in (operator.inputs, operator.outputs)
+            )
+            most = max(map(_width, inputs), default=0.0)
+            for tensor in outputs:
+                if tensor.scale[0] >= SMALLEST and _width(tensor) <= NO_RANGE and _width(tensor) <= NARROWER * most:
+                    yield DegenerateScale(tensor.name, float(tensor.scale[0]), constant=True)
+
+
+def _is_activation(tensor: graph.Tensor) -> bool:
+    return tensor.scale.size == 1 and not tensor.constant and tensor.dtype in ("int8", "uint8", "int16")
+
+
+def _width(tensor: graph.Tensor) -> float:
+    """The width of the range that a quantized activation can hold, in real units."""
+    return float(tensor.scale[0]) * float(2 ** (8 * np.dtype(tensor.dtype).itemsize) - 1)
 
 
 def _first(specs: Sequence[tuple[MetricSpec, str | None]], metrics: Sequence[str]) -> tuple[MetricSpec, str] | None:
@@ -116,6 +156,11 @@ class _Tally:
         for tally, values in ((self._labels, numbers), (self._decided, decided)):
             classes, counts = np.unique(values[counted], return_counts=True)
             tally.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
+
+    def add_unlabelled(self, batch: Compared) -> None:
+        """Decisions of one of several classes alone; that a yes or no never changes may be what the data is like."""
+        if not is_decided(batch.outputs) and not is_one_unit(batch.outputs) and not batch.spec.multi_label:
+            self._decided.update(decisions(batch.spec, batch.reference)[0].reshape(-1).tolist())
 
     def facts(self) -> Decided:
         return Decided(

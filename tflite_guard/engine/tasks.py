@@ -27,8 +27,10 @@ from tflite_guard.protocol import (
     Evaluate,
     Evaluation,
     Names,
+    ReadScales,
     ReferenceOutputs,
     RunReference,
+    Scales,
     WeightFacts,
 )
 from tflite_guard.results import Remedy
@@ -76,6 +78,8 @@ class Session:
                 return self._recipe(request, out)
             case Evaluate():
                 return self._evaluate(request)
+            case ReadScales():
+                return _scales(request)
             case Diagnose():
                 return self._diagnose(request)
             case _:
@@ -378,6 +382,12 @@ def _with_state(data: DatasetSpec, state: StateUse) -> DatasetSpec:
             "in order; remove `limit`"
         )
     return data
+
+
+def _scales(request: ReadScales) -> Scales:
+    from tflite_guard.engine import facts, graph
+
+    return facts.scales(graph.read(request.tflite))
 
 
 def _weights(float32: str, model: Model) -> WeightFacts | None:

@@ -23,6 +23,9 @@ Array = npt.NDArray[Any]
 RESOLVERS = {"default": OpResolverType.AUTO, "reference": OpResolverType.BUILTIN_REF}
 INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32"})
 
+LONGEST_SHOWN = 60
+"""Characters of a tensor's name in a message."""
+
 
 @dataclass(frozen=True)
 class Port:
@@ -148,6 +151,10 @@ def bind(
     return {name: bound[name] for name in expected}
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_SHOWN else f"{name[: LONGEST_SHOWN - 1]}…"
+
+
 def _nameless(name: str) -> bool:
     return name.startswith("#")
 
@@ -190,8 +197,8 @@ def _compatible(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> b
 
 
 def _unbound(path: str, name: str, info: TensorInfo, ports: Mapping[str, Port], side: str) -> EvaluationError:
-    found = ", ".join(f"{n} {shape_text(p.shape)} {p.info.dtype}" for n, p in ports.items()) or "none left"
-    wanted = f"{name} {shape_text(info.shape)} {info.dtype}"
+    found = ", ".join(f"{_short(n)} {shape_text(p.shape)} {p.info.dtype}" for n, p in ports.items()) or "none left"
+    wanted = f"{_short(name)} {shape_text(info.shape)} {info.dtype}"
     advice = "convert it with a signature that has the reference's names, or record the reference's outputs as they are"
     return EvaluationError(
         "binding", f"{path}: no {side} corresponds without doubt to the reference's {wanted} (it has {found}); {advice}"

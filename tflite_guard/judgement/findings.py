@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tflite_guard.judgement import calibrated
 from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, Ignore, VariantSpec
-from tflite_guard.protocol import Evaluation, OutputFacts, WeightFacts
+from tflite_guard.protocol import Evaluation, OutputFacts, Scales, WeightFacts
 from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
@@ -52,6 +52,9 @@ def of_variant(
         yield from calibrated.of_data(evaluation.calibration, variant.conversion.calibration, data)
     yield from _stale(evaluation.weights)
     yield from _as_it_ran(evaluation)
+    if evaluation.scales.degenerate:
+        named = [one.tensor for one in evaluation.scales.degenerate]
+        yield finding("degenerate-scale", degenerate_scales(evaluation.scales), tensors=named)
     yield from _operators(made, variant)
 
 
@@ -98,7 +101,8 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
 
 def _suspicions(output: OutputFacts, measured: Sequence[Measurement], silent: bool) -> list[str]:
     """`silent`: no output varies. One among several that do may be constant by design, unless labels say otherwise."""
-    if output.constant and output.examples > 1 and (silent or output.decided or output.r2 is not None):
+    labelled = output.r2 is not None or (output.decided is not None and output.decided.classes_labelled > 0)
+    if output.constant and output.examples > 1 and (silent or labelled):
         return [f"gives the same outputs for all {output.examples:,} examples"]
     if output.examples < FEWEST:
         return []
@@ -116,11 +120,16 @@ def _suspicions(output: OutputFacts, measured: Sequence[Measurement], silent: bo
 
 def _of_decisions(output: OutputFacts, measured: Sequence[Measurement]) -> Iterator[str]:
     seen = output.decided
-    if seen is None or seen.classes_labelled < 2:
+    if seen is None or seen.classes_labelled == 1:
         return
     if seen.classes_decided == 1:
-        yield f"decides for one class always, where the labels have {seen.classes_labelled:,}"
-    elif seen.right <= seen.most_frequent and any(one.metric in ("accuracy", "top_k_accuracy") for one in measured):
+        labels = f", where the labels have {seen.classes_labelled:,}" if seen.classes_labelled else ""
+        yield f"decides for one class always{labels}"
+    elif (
+        seen.classes_labelled
+        and seen.right <= seen.most_frequent
+        and any(one.metric in ("accuracy", "top_k_accuracy") for one in measured)
+    ):
         right, constant = (figures.number(n / seen.decisions, "accuracy") for n in (seen.right, seen.most_frequent))
         yield f"is right in {right} of decisions, where always answering the most frequent label is in {constant}"
 
@@ -258,6 +267,22 @@ def _stale(weights: WeightFacts | None) -> Iterator[Finding]:
             steps=weights.steps,
             cosine=weights.cosine,
         )
+
+
+def degenerate_scales(scales: Scales) -> str:
+    """Which tensors have a scale to which nothing can be held, and what to do; of one at least."""
+    first, *more = scales.degenerate
+    others = f", and {len(more)} more {'have' if len(more) > 1 else 'has'} such" if more else ""
+    if first.constant:
+        return (
+            f"activation {first.tensor!r} has the scale {first.scale:.3g}, as of one that is the same for all of the "
+            f"calibration data{others}; integer kernels divide by it, and some abort: calibrate on data for which it "
+            "varies, or take it out of the model"
+        )
+    return (
+        f"tensor {first.tensor!r} has the scale {first.scale:.3g}{others}, which kernels divide by, or flush to zero: "
+        "set weights that are next to zero to zero, or take out what computes it"
+    )
 
 
 def float_operators(made: Artifact) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from tflite_guard.errors import EvaluationError
+from tflite_guard.judgement.findings import degenerate_scales
 from tflite_guard.judgement.judging import Loss
 from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, VariantSpec
 from tflite_guard.protocol import (
@@ -28,6 +29,7 @@ from tflite_guard.protocol import (
     Diagnosed,
     Evaluate,
     Evaluation,
+    ReadScales,
     ReferenceOutputs,
     Request,
     RunReference,
@@ -122,9 +124,22 @@ class Steps:
     def evaluation(self, variant: VariantSpec, tflite: str) -> Evaluation:
         """The variant's measurements."""
         request = self._evaluate(variant, tflite)
-        done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
+        try:
+            done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
+        except EvaluationError as error:
+            raise EvaluationError(error.kind, f"{error}{self._crashed_on(tflite, error.kind)}") from None
         found: Evaluation = done.answer
         return found
+
+    def _crashed_on(self, tflite: str, kind: str) -> str:
+        """What the file of an evaluation that crashed says of the cause, as the end of a sentence."""
+        if kind != "crash":
+            return ""
+        try:
+            found = self.workers.litert.request(ReadScales(tflite), deadline=self.deadline)
+        except EvaluationError:
+            return ""
+        return f"; {degenerate_scales(found)}" if found.degenerate else ""
 
     def diagnosis(self, variant: VariantSpec, loss: Loss) -> Diagnosed | None:
         """Why a variant is worse; None where there is no float model to make experiments on."""
