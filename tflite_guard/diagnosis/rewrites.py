@@ -14,6 +14,8 @@ import numpy as np
 from tflite_guard.diagnosis.lab import Array, Arrays, Lab, Operator
 
 LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+SHIFTS = ("ADD", "SUB")
+"""Operators through which a positive factor passes where it is taken to their constant as well."""
 CHANNELWISE = ("MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "PADV2", "MEAN", "CONCATENATION")
 """Operators through which a positive factor for each channel of the last axis passes."""
 HOMOGENEOUS = ("NONE", "RELU")
@@ -27,17 +29,38 @@ class ImpossibleError(Exception):
     """A factor cannot pass where it would have to."""
 
 
-def equalized(lab: Lab, tensor: str, channels: Array) -> Arrays | None:
-    """Constants with which each channel of a tensor has one range; None where its neighbours do not allow it.
+def equalized(lab: Lab, tensor: str, channels: Array) -> list[Arrays]:
+    """Constants with which the channels of a tensor are of more equal range; none where its neighbours forbid it.
 
-    `channels` is (channels, 2), the range of each.
+    `channels` is (channels, 2), the range of each. First with one range for all, then with ranges and the weights that
+    read them equal in proportion, so that neither side pays for channels that seldom fire.
     """
     sizes = np.abs(channels).max(1)
     alive = sizes > SMALLEST * sizes.max() * 1e-3
-    if alive.sum() < 2:
+    weights = _read_with(lab, tensor, len(sizes))
+    if weights is None or alive.sum() < 2:
+        return []
+    # What reads a channel that never fires may have a weight of any size, which must not set the weights' scale.
+    floor = sizes[alive].min()
+    by_range = np.where(alive, sizes, floor)
+    by_both = np.sqrt(by_range / np.where(weights > 0, weights, weights[weights > 0].min(initial=np.inf)))
+    found = []
+    for factors in (by_range, by_both):
+        if np.isfinite(factors).all() and (changed := _rescaled(lab, tensor, factors / factors.max())) is not None:
+            found.append(changed)
+    return found
+
+
+def _read_with(lab: Lab, tensor: str, width: int) -> Array | None:
+    """The largest weight that reads each channel of a tensor, (width,); None where a factor cannot be undone."""
+    reached: Arrays = {}
+    try:
+        for consumer in lab.graph.consumers(tensor):
+            _multiply(lab, consumer, tensor, np.ones(width), reached)
+    except ImpossibleError:
         return None
-    factors = np.where(alive, sizes / sizes.max(), 1.0)
-    return _rescaled(lab, tensor, factors)
+    largest = [np.abs(values.reshape(-1, width)).max(0) for values in reached.values()]
+    return np.max(largest, axis=0) if largest else None
 
 
 def branches_scaled(lab: Lab, tensor: str, sizes: Mapping[str, float]) -> Arrays | None:
@@ -83,7 +106,13 @@ def _divide(lab: Lab, tensor: str, factors: Array, changed: Arrays, *, alone: bo
         starts = np.cumsum([0, *(lab.width(name) for name in producer.inputs)])
         for name, start, end in zip(producer.inputs, starts, starts[1:], strict=False):
             _divide(lab, name, factors[start:end], changed, alone=True)
+    elif producer.type in SHIFTS and producer.activation in HOMOGENEOUS and len(producer.inputs) == 1:
+        for name in producer.constants:
+            _scale(lab, name, 1 / factors, -1, changed)
+        _divide(lab, producer.inputs[0], factors, changed, alone=True)
     elif producer.type in CHANNELWISE and producer.activation in HOMOGENEOUS:
+        _divide(lab, producer.inputs[0], factors, changed, alone=True)
+    elif producer.type == "RESHAPE" and lab.width(producer.inputs[0]) == len(factors):
         _divide(lab, producer.inputs[0], factors, changed, alone=True)
     else:
         raise ImpossibleError
@@ -94,13 +123,22 @@ def _multiply(lab: Lab, consumer: Operator, tensor: str, factors: Array, changed
     if consumer.type in LINEAR and consumer.inputs[:1] == (tensor,):
         weights, _ = _constants(consumer)
         _scale(lab, weights, factors, -1, changed)
-    elif consumer.type in CHANNELWISE and consumer.type != "CONCATENATION" and consumer.activation in HOMOGENEOUS:
-        if set(consumer.outputs) & set(lab.graph.outputs):
+    elif _passes(consumer) and not set(consumer.outputs) & set(lab.graph.outputs):
+        result = consumer.outputs[0]
+        if lab.width(result) % len(factors):
             raise ImpossibleError
-        for reader in lab.graph.consumers(consumer.outputs[0]):
-            _multiply(lab, reader, consumer.outputs[0], factors, changed)
+        # Flattened, the channels come again at each position.
+        repeated = np.tile(factors, lab.width(result) // len(factors))
+        for reader in lab.graph.consumers(result):
+            _multiply(lab, reader, result, repeated, changed)
     else:
         raise ImpossibleError
+
+
+def _passes(operator: Operator) -> bool:
+    """Whether a positive factor for each channel of its input is one of its output's channels too."""
+    channelwise = operator.type in CHANNELWISE and operator.type != "CONCATENATION"
+    return operator.activation in HOMOGENEOUS and (channelwise or operator.type == "RESHAPE")
 
 
 def _constants(operator: Operator) -> tuple[str, str | None]:

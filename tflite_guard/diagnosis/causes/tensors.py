@@ -192,14 +192,11 @@ def _rewrites(bench: Bench, view: TensorView) -> list[tuple[str, Arrays, str]]:
                 )
             )
     spread = evidence.channel_spread(view.channels)
-    found.append(
-        (
-            "channel-imbalance",
-            rewrites.equalized(lab, view.name, view.channels),
-            f"The channels of {place} ({view.operator}) differ in range, by a factor of {spread:,.0f} from the typical "
-            "one to the largest, and share one scale, so the small ones are lost.",
-        )
+    why = (
+        f"The channels of {place} ({view.operator}) differ in range, by a factor of {spread:,.0f} from the typical one "
+        "to the largest, and share one scale, so the small ones are lost."
     )
+    found += [("channel-imbalance", changed, why) for changed in rewrites.equalized(lab, view.name, view.channels)]
     return [(rule, changed, why) for rule, changed, why in found if changed]
 
 
