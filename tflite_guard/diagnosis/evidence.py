@@ -10,6 +10,8 @@ from tflite_guard.diagnosis.lab import Array, Arrays, Samples
 
 SURELY = 0.975
 """The share of resamples in which something is lost, for the loss not to be chance."""
+MOSTLY = 0.9
+"""The share of examples that are like others, for a set of them to be."""
 ROBUST = (1.0, 99.0)
 """Percentiles between which values are compared where a few extremes must have no say."""
 
@@ -39,6 +41,20 @@ def decibels(signal: float, lost: float) -> float | None:
     return 10 * float(np.log10(signal / lost)) if signal > 0 and lost > 0 else None
 
 
+def tied(outputs: Arrays, reference: Arrays) -> float:
+    """Of the decisions (the largest of the last axis) unlike the reference's, the fraction that are ties; 0 of none."""
+    changed = ties = 0
+    for name, wanted in reference.items():
+        if wanted.ndim < 2 or wanted.shape[-1] < 2:
+            continue
+        given = outputs[name]
+        other = given.argmax(-1) != wanted.argmax(-1)
+        largest = (given == given.max(-1, keepdims=True)).sum(-1)
+        changed += int(other.sum())
+        ties += int((other & (largest > 1)).sum())
+    return ties / changed if changed else 0.0
+
+
 def distinct(samples: Samples) -> int:
     """How many examples differ in any value."""
     return len(_keys(samples))
@@ -56,6 +72,16 @@ def spread(values: Array) -> tuple[float, float]:
     """The centre and the width between robust percentiles."""
     low, high = np.percentile(values.astype(np.float64), ROBUST)
     return float(low + high) / 2, float(high - low)
+
+
+def among(values: Array, others: Array) -> bool:
+    """Whether nearly every example's smallest, mean and largest value is one that examples of `others` have."""
+    ours, theirs = (
+        np.stack([flat.min(1), flat.mean(1), flat.max(1)])
+        for flat in (one.reshape(len(one), -1).astype(np.float64) for one in (values, others))
+    )
+    low, high = theirs.min(1, keepdims=True), theirs.max(1, keepdims=True)
+    return bool(((ours >= low) & (ours <= high)).all(0).mean() >= MOSTLY)
 
 
 def extremes(values: Array) -> Array:

@@ -78,6 +78,14 @@ class FloatGraph:
         """The operator that computes a tensor; None of an input."""
         return next((one for one in self.operators if tensor in one.outputs), None)
 
+    def origin(self, tensor: str) -> str:
+        """The tensor whose values an operator that only moves data has taken a tensor from; itself of any other."""
+        producer = self.producer(tensor)
+        while producer is not None and producer.type in LAYOUT and len(producer.inputs) == 1:
+            tensor = producer.inputs[0]
+            producer = self.producer(tensor)
+        return tensor
+
     def copies(self, tensor: str) -> tuple[str, ...]:
         """A tensor with all that is the same values in another order or in part, by operators that only move data."""
         found = [tensor]
@@ -89,8 +97,8 @@ class FloatGraph:
         return tuple(found)
 
     def consumers(self, tensor: str) -> tuple[Operator, ...]:
-        """The operators that read a tensor."""
-        return tuple(one for one in self.operators if tensor in one.inputs)
+        """The operators that read a tensor's values, and not its shape alone."""
+        return tuple(one for one in self.operators if tensor in one.inputs and one.type != "SHAPE")
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,7 @@ def _divide(lab: Lab, tensor: str, factors: Array, changed: Arrays, *, alone: bo
         for name in producer.constants:
             _scale(lab, name, 1 / factors, -1, changed)
         _divide(lab, producer.inputs[0], factors, changed, alone=True)
-    elif producer.type in CHANNELWISE and producer.activation in HOMOGENEOUS:
-        _divide(lab, producer.inputs[0], factors, changed, alone=True)
-    elif producer.type == "RESHAPE" and lab.width(producer.inputs[0]) == len(factors):
+    elif _carries(lab, producer, len(factors)):
         _divide(lab, producer.inputs[0], factors, changed, alone=True)
     else:
         raise ImpossibleError
@@ -133,6 +131,11 @@ def _multiply(lab: Lab, consumer: Operator, tensor: str, factors: Array, changed
             _multiply(lab, reader, result, repeated, changed)
     else:
         raise ImpossibleError
+
+
+def _carries(lab: Lab, producer: Operator, width: int) -> bool:
+    """Whether each channel of an operator's result comes from the same channel of what it reads."""
+    return _passes(producer) and lab.width(producer.inputs[0]) == width
 
 
 def _passes(operator: Operator) -> bool:

@@ -6,7 +6,7 @@ shares its buffer with the output is logged again after the operator ran. Here a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from tflite_guard.diagnosis.lab import LAYOUT
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.surgery import pack, unpack
 from tflite_guard.errors import ConversionError, DataError
@@ -142,4 +143,26 @@ def inject(model: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:
         if limits is not None:
             tensor.quantization = tensor.quantization or schema.QuantizationParametersT()
             tensor.quantization.min, tensor.quantization.max = [limits[0]], [limits[1]]
+    return pack(content)
+
+
+def unsettled(model: bytes, float_nodes: Collection[str]) -> bytes:
+    """The flatbuffer without ranges around operators of several results that are to stay in float.
+
+    `float_nodes` are names of results. The converter finds an operator of one result by its name, and one of several by
+    none; without ranges it leaves that in float, and what computes its input with it.
+    """
+    main = graphs.read(model).main
+    kept = {i for i, t in enumerate(main.tensors) if t.name in float_nodes}
+    several = [op for op in main.operators if len(op.outputs) > 1 and kept & {*op.outputs}]
+    if not several:
+        return model
+    content = unpack(model)
+    unranged = {i for op in several for i in (*op.inputs, *op.outputs) if i >= 0}
+    # The converter hands ranges on through operators that only move data, from their inputs, too.
+    for op in reversed(main.operators):
+        if unranged & {*op.outputs} and op.type in LAYOUT:
+            unranged |= {i for i in op.inputs if i >= 0}
+    for index in unranged:
+        content.subgraphs[0].tensors[index].quantization = None
     return pack(content)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
-from tflite_guard.engine.calibrate import inject, measured_ranges
+from tflite_guard.engine.calibrate import inject, measured_ranges, unsettled
 from tflite_guard.engine.reference import Reference, Shapes, fixed_batch, load_reference
 from tflite_guard.engine.saved_model import signature_operators
 from tflite_guard.engine.surgery import with_float32_constants
@@ -58,6 +58,7 @@ def quantize_calibrated(calibrated: bytes, io: str, float_nodes: Sequence[str] =
 
     options = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
     nodes = set(float_nodes) or None
+    calibrated = unsettled(calibrated, float_nodes) if nodes else calibrated
     return _guarded(lambda: deduplicate_readonly_buffers(mlir_quantize(calibrated, denylisted_nodes=nodes, **options)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -391,13 +391,22 @@ def resolve_keep_float(graph: Graph, patterns: Sequence[str]) -> list[str]:
     nothing matches whole. Each matched tensor brings its producer and all its consumers. Raises ConversionError
     naming near names when a pattern matches nothing.
     """
-    matched = {index for pattern in patterns for index in _matching(graph.main, pattern)}
+    names = _called(graph)
+    matched = {index for pattern in patterns for index in _matching(graph.main, names, pattern)}
     operators = [op for op in graph.main.operators if matched & {*op.inputs, *op.outputs}]
     return [graph.main.tensors[i].name for op in operators for i in op.outputs]
 
 
-def _matching(subgraph: Subgraph, pattern: str) -> list[int]:
-    names = {i: t.name for i, t in enumerate(subgraph.tensors) if t.name}
+def _called(graph: Graph) -> dict[int, str]:
+    """The first subgraph's tensors by the names that a user may know them by, joined by `;`: a signature's as well."""
+    names = {i: [t.name] for i, t in enumerate(graph.main.tensors) if t.name}
+    for signature in (one for one in graph.signatures.values() if one.subgraph == 0):
+        for name, index in (*signature.inputs.items(), *signature.outputs.items()):
+            names.setdefault(index, []).append(name)
+    return {i: ";".join(dict.fromkeys(known)) for i, known in names.items()}
+
+
+def _matching(subgraph: Subgraph, names: Mapping[int, str], pattern: str) -> list[int]:
     computed = {i for op in subgraph.operators for i in op.outputs} | set(subgraph.inputs)
     # A layer's own weights carry its name too; they are asked only when no result does.
     for group in ({i: names[i] for i in computed if i in names}, names):
@@ -410,13 +419,35 @@ def _matching(subgraph: Subgraph, pattern: str) -> list[int]:
 
 
 def shortest_pattern(graph: Graph, name: str) -> str:
-    """The shortest `keep_float` pattern that means the tensor of this name and no other; else its name itself."""
+    """The `keep_float` pattern that means the tensor of this name and no other and says most to a person.
+
+    Names of layers, inputs and outputs come before those of the operators within, and short before long; a number that
+    was added to a layer's name goes where it can. The tensor's own name where nothing else means it alone.
+    """
     index = next((i for i, tensor in enumerate(graph.main.tensors) if tensor.name == name), None)
-    plain = (one for one in _scopes(name) if not any(c in one for c in "*?["))
-    for candidate in sorted(dict.fromkeys(plain), key=len):
-        if _matching(graph.main, candidate) == [index]:
+    names = _called(graph)
+    plain = [
+        one for one in _scopes(names.get(-1 if index is None else index, name)) if not any(c in one for c in "*?[")
+    ]
+    candidates = {one for scope in plain for one in (scope, NUMBERED.sub("", scope)) if one}
+    for candidate in sorted(candidates, key=lambda one: (_is_operators(one), len(one), one)):
+        if _matching(graph.main, names, candidate) == [index]:
             return candidate
     return name
+
+
+NUMBERED = re.compile(r"_\d+$")
+OPERATORS = re.compile(
+    r"(serving_default_.*|StatefulPartitionedCall.*|add|addv2|sub|mul|matmul|biasadd|relu6?|softmax|sigmoid|tanh|mean|max|"
+    r"maxpool2d|avgpool|convolution|conv2d|depthwise|depthwiseconv2d|batchnorm|reshape|transpose|perm|tensordot|concat|"
+    r"split|unstack|rsqrt|squareddifference|readvariableop|identity|tfl\..*|arith\..*)[_:]?\d*",
+    re.IGNORECASE,
+)
+"""What TensorFlow and its converter call operators within a layer."""
+
+
+def _is_operators(name: str) -> bool:
+    return all(OPERATORS.fullmatch(segment) for segment in name.split("/"))
 
 
 def _no_match(pattern: str, names: Iterable[str]) -> str:

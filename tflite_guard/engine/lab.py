@@ -215,8 +215,18 @@ class EngineLab:
         return Held(Model.read(self._edited(constants), reference=self.subject.names.signature))
 
     def width(self, tensor: str) -> int:
-        """The length of an activation's last axis."""
-        return next(t.shape[-1] for t in self._graph.main.tensors if t.name == tensor)
+        """The length of an activation's last axis, as it is when it runs: a file may leave it open."""
+        return self._widths[tensor]
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        tensors = self._graph.main.tensors
+        indices = self._indices(dict.fromkeys(self.graph.activations))
+        first = self._singly(self.evaluation.take([0]))
+        values = next(observations(instrumented(self.float_model), self._graph, first, indices))
+        return {t.name: t.shape[-1] if t.shape else 1 for t in tensors} | {
+            tensors[index].name: value.shape[-1] if value.ndim else 1 for index, value in values.items()
+        }
 
     def _singly(self, samples: Samples) -> Iterator[dict[str, Array]]:
         each = ({name: values[i : i + 1] for name, values in samples.inputs.items()} for i in range(samples.count))

@@ -63,6 +63,9 @@ def of_error(error: ErrorInfo | None) -> Iterator[Finding]:
     if error is not None and error.kind == "non-finite-output":
         message = "NaN or infinity appears in the converted model, where the reference is finite on the same data"
         yield replace(finding("nan-output", message), primary=True)
+    if error is not None and error.kind == "unassigned-variables":
+        message = "the file reads variables that nothing in it assigns: its weights were left out when it was converted"
+        yield replace(finding("unassigned-variables", message), primary=True)
 
 
 def of_reference(evaluation: Evaluation) -> Iterator[Finding]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tflite_guard.diagnosis import evidence, rewrites
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
-from tflite_guard.diagnosis.lab import Array, Arrays, Change, Option, TensorView
+from tflite_guard.diagnosis.lab import LAYOUT, Array, Arrays, Change, Option, TensorView
 from tflite_guard.text import figures
 
 CANDIDATES = 16
@@ -18,6 +18,8 @@ CANDIDATES = 16
 LOOKED_INTO = 4
 """Tensors for which specific rewrites are tried."""
 TOGETHER = 4
+ALIKE = 0.02
+"""Of the noise, or of the metric's loss: what restoring two tensors gives back is then the same."""
 AS_GOOD = 0.7
 """A specific rewrite names the cause where it gives back so much of what restoring gives."""
 SAME_FUNCTION = 40.0
@@ -30,6 +32,18 @@ MASK = 500.0
 MASKED = 30.0
 """What an exponential still takes for nothing."""
 UNITS = 30.0
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Constants that would cure a tensor of what could ail it."""
+
+    rule: str
+    constants: Arrays
+    why: str
+    tensor: str
+    """Whose operator is at fault."""
+    spread: float
 
 
 def mask(bench: Bench) -> Cause | None:
@@ -64,12 +78,14 @@ def sensitive(bench: Bench) -> Cause | None:
     if not bench.lab.quantizable:
         return None
     views = {view.name: view for view in bench.real_views}
-    trials = {name: _restored(bench, (name,)) for name in _candidates(list(views.values()))}
-    ranked = sorted(trials, key=lambda name: trials[name].quieter, reverse=True)
+    candidates = [bench.lab.graph.origin(name) for name in _candidates(list(views.values()))]
+    trials = {name: _restored(bench, (name,)) for name in dict.fromkeys(candidates) if name in views}
+    ranked = _ranked(bench, trials)
     if not ranked:
         return None
     chosen, best = _together(bench, ranked, trials)
-    specific = _specific(bench, [views[name] for name in ranked[:LOOKED_INTO]], max(best.recovered, HALF))
+    looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
+    specific = _specific(bench, [views[name] for name in looked_into], chosen, max(best.recovered, HALF))
     if specific is not None:
         return replace(specific, options=(*specific.options, *_options(bench, chosen)))
     told = bench.confirmed(best) if best.recovered >= HALF else None
@@ -90,6 +106,27 @@ def sensitive(bench: Bench) -> Cause | None:
     )
 
 
+def _ranked(bench: Bench, trials: dict[str, Trial]) -> list[str]:
+    """The tensors by what restoring them takes away of the noise; of those like the best, the smallest change first."""
+    ranked = sorted(trials, key=lambda name: trials[name].quieter, reverse=True)
+    alike = [name for name in ranked if _is_alike(trials[name], trials[ranked[0]])]
+    alike.sort(key=lambda name: len(_touched(bench, name)))
+    return [*alike, *(name for name in ranked if name not in alike)]
+
+
+def _is_alike(trial: Trial, best: Trial) -> bool:
+    """Whether one change does what the other does: by the noise, or by the metric where both take most noise away."""
+    by_metric = min(trial.quieter, trial.recovered) >= HALF and trial.recovered >= best.recovered - ALIKE
+    return by_metric or trial.quieter >= best.quieter - ALIKE
+
+
+def _touched(bench: Bench, name: str) -> set[str]:
+    """The results of the operators that compute with a restored tensor, those that only move data left out."""
+    kept = set(_with_copies(bench, (name,)))
+    operators = (one for one in bench.lab.graph.operators if kept & {*one.inputs, *one.outputs})
+    return {result for one in operators if one.type not in LAYOUT for result in one.outputs}
+
+
 def _together(bench: Bench, ranked: Sequence[str], trials: dict[str, Trial]) -> tuple[tuple[str, ...], Trial]:
     """The fewest tensors in float that give back most, the best first, each of which adds something."""
     chosen: tuple[str, ...] = (ranked[0],)
@@ -100,7 +137,23 @@ def _together(bench: Bench, ranked: Sequence[str], trials: dict[str, Trial]) -> 
         trial = _restored(bench, (*chosen, name))
         if trial.quieter > best.quieter + 0.05:
             chosen, best = (*chosen, name), trial
-    return chosen, best
+    return (chosen, best) if best.recovered >= HALF else _needed(bench, ranked, (chosen, best))
+
+
+def _needed(
+    bench: Bench, ranked: Sequence[str], otherwise: tuple[tuple[str, ...], Trial]
+) -> tuple[tuple[str, ...], Trial]:
+    """Of many tensors in float those that are needed, where none gives anything back without the others."""
+    needed = tuple(ranked[: TOGETHER * 2])
+    best = _restored(bench, needed)
+    if best.recovered < HALF:
+        return otherwise
+    for name in reversed(needed):
+        rest = tuple(one for one in needed if one != name)
+        trial = _restored(bench, rest) if rest else best
+        if rest and trial.recovered >= max(HALF, best.recovered - 0.05):
+            needed, best = rest, trial
+    return needed, best
 
 
 def _restored(bench: Bench, names: tuple[str, ...]) -> Trial:
@@ -130,38 +183,62 @@ def _candidates(views: Sequence[TensorView]) -> list[str]:
     return list(dict.fromkeys([*names, *last]))
 
 
-def _specific(bench: Bench, views: Sequence[TensorView], goal: float) -> Cause | None:
-    """The first rewrite, of those that leave the float function as it is, that gives back almost as much as floats."""
-    best: tuple[Trial, str, TensorView, str] | None = None
+def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], goal: float) -> Cause | None:
+    """The rewrite, of those that leave the float function as it is, that gives back almost as much as floats.
+
+    Where several tensors are needed, a rewrite of each, together.
+    """
+    best: tuple[Trial, tuple[Rewrite, ...]] | None = None
+    each: dict[str, tuple[Trial, Rewrite]] = {}
     for view in views:
-        for rule, changed, why in _rewrites(bench, view):
-            if not _same_function(bench, changed):
+        for rewrite in _rewrites(bench, view):
+            if not _same_function(bench, rewrite.constants):
                 continue
-            trial = _rewritten(bench, f"{bench.lab.place(view.name)} rewritten ({rule})", changed)
+            trial = _rewritten(bench, f"{bench.lab.place(view.name)} rewritten ({rewrite.rule})", rewrite.constants)
+            if view.name not in each or trial.quieter > each[view.name][0].quieter:
+                each[view.name] = (trial, rewrite)
             if trial.recovered >= AS_GOOD * goal and (best is None or trial.quieter > best[0].quieter + 0.02):
-                best = (trial, rule, view, why)
+                best = (trial, (rewrite,))
+    if best is None and len(chosen) > 1 and all(name in each for name in chosen):
+        best = _combined(bench, [each[name][1] for name in chosen], goal)
     told = bench.confirmed(best[0]) if best is not None else None
     if best is None or told is None:
         return None
-    _, rule, view, why = best
+    first = best[1][0]
+    producer = bench.lab.graph.producer(first.tensor)
     return Cause(
-        rule,
-        f"{why} With the constants around rescaled so that the float outputs stay as they are, "
-        f"{figures.percent(told.recovered)} of the loss comes back.",
+        first.rule,
+        f"{' '.join(dict.fromkeys(one.why for one in best[1]))} With the constants around rescaled so that the float "
+        f"outputs stay as they are, {figures.percent(told.recovered)} of the loss comes back.",
         told,
-        tensor=view.name,
-        operator=view.operator,
-        evidence={"channel_spread": round(evidence.channel_spread(view.channels), 1)},
+        tensor=first.tensor,
+        operator=producer.type if producer else "input",
+        evidence={"channel_spread": round(first.spread, 1)},
     )
 
 
-def _rewrites(bench: Bench, view: TensorView) -> list[tuple[str, Arrays, str]]:
-    """What could ail a tensor: the rule, the constants that would cure it, and a sentence."""
+def _combined(bench: Bench, rewrites_: Sequence[Rewrite], goal: float) -> tuple[Trial, tuple[Rewrite, ...]] | None:
+    """Several rewrites at once: each is a factor of its constants, and factors multiply."""
+    constants: Arrays = {}
+    for name, values in ((name, values) for one in rewrites_ for name, values in one.constants.items()):
+        own = bench.lab.constant(name).astype(np.float64)
+        factor = np.divide(values, own, out=np.ones_like(own), where=own != 0)
+        constants[name] = constants.get(name, own) * factor
+    constants = {name: values.astype(np.float32) for name, values in constants.items()}
+    if not _same_function(bench, constants):
+        return None
+    places = " and ".join(dict.fromkeys(bench.lab.place(one.tensor) for one in rewrites_))
+    trial = _rewritten(bench, f"{places} rewritten", constants)
+    return (trial, tuple(rewrites_)) if trial.recovered >= AS_GOOD * goal else None
+
+
+def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
+    """What could ail a tensor."""
     lab = bench.lab
     place = lab.place(view.name)
-    found: list[tuple[str, Arrays | None, str]] = []
     producer = lab.graph.producer(view.name)
     around = [*([producer] if producer else []), *lab.graph.consumers(view.name)]
+    spread = evidence.channel_spread(view.channels)
     for operator in around:
         if operator.type != "CONCATENATION":
             continue
@@ -169,35 +246,27 @@ def _rewrites(bench: Bench, view: TensorView) -> list[tuple[str, Arrays, str]]:
         if len(sizes) == len(operator.inputs) and max(sizes.values()) >= BRANCHES * min(sizes.values()):
             ratio = max(sizes.values()) / max(min(sizes.values()), 1e-12)
             whole = operator.outputs[0]
-            found.append(
-                (
-                    "concat-range-mismatch",
-                    rewrites.branches_scaled(lab, whole, sizes),
+            if (changed := rewrites.branches_scaled(lab, whole, sizes)) is not None:
+                why = (
                     f"The branches that {lab.place(whole)} concatenates differ in range by a factor of {ratio:,.0f} "
-                    "and share one scale.",
+                    "and share one scale."
                 )
-            )
+                yield Rewrite("concat-range-mismatch", changed, why, whole, spread)
     for operator in around:
         if (changed := rewrites.clipped_weights(lab, operator, OUTLIERS)) is not None:
-            where = lab.place(operator.outputs[0])
-            ratio = float(
-                evidence.outlier_ratio(_channels_first(lab.constant(operator.constants[0]), operator.type)).max()
+            weights = _channels_first(lab.constant(operator.constants[0]), operator.type)
+            why = (
+                f"One weight of {lab.place(operator.outputs[0])} ({operator.type}) is "
+                f"{float(evidence.outlier_ratio(weights).max()):,.0f} times as large as 95 % of its channel's and "
+                "stretches their scale."
             )
-            found.append(
-                (
-                    "weight-outliers",
-                    changed,
-                    f"One weight of {where} ({operator.type}) is {ratio:,.0f} times as large as 95 % of its channel's "
-                    "and stretches their scale.",
-                )
-            )
-    spread = evidence.channel_spread(view.channels)
+            yield Rewrite("weight-outliers", changed, why, operator.outputs[0], spread)
     why = (
         f"The channels of {place} ({view.operator}) differ in range, by a factor of {spread:,.0f} from the typical one "
         "to the largest, and share one scale, so the small ones are lost."
     )
-    found += [("channel-imbalance", changed, why) for changed in rewrites.equalized(lab, view.name, view.channels)]
-    return [(rule, changed, why) for rule, changed, why in found if changed]
+    for changed in rewrites.equalized(lab, view.name, view.channels):
+        yield Rewrite("channel-imbalance", changed, why, view.name, spread)
 
 
 def _same_function(bench: Bench, constants: Arrays) -> bool:
@@ -218,12 +287,6 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str]:
     graph, lab = bench.lab.graph, bench.lab
     place, producer = lab.place(view.name), bench.lab.graph.producer(view.name)
     spread = evidence.channel_spread(view.channels)
-    if view.operator == "SOFTMAX" and view.name in graph.outputs:
-        return (
-            "coarse-output",
-            f"The output {place} is a softmax of {len(view.channels):,} values in steps of 1/256, and the differences "
-            "that decide are smaller.",
-        )
     if producer is None and spread >= UNITS:
         return (
             "input-unit-mismatch",
@@ -235,7 +298,22 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str]:
             "output-outlier",
             f"One value of the output {place} has a range {spread:,.0f} times the typical one, and sets the scale.",
         )
+    if _decides(bench, view.name) and (tied := evidence.tied(bench.bad, bench.reference)) >= HALF:
+        return (
+            "coarse-output",
+            f"The steps of the output at {place} are as large as the differences that decide: "
+            f"{figures.percent(tied)} of the decisions that changed are ties among the largest values.",
+        )
     return ("sensitive-operator", f"{place} ({view.operator}) loses most of all tensors by being quantized.")
+
+
+def _decides(bench: Bench, tensor: str) -> bool:
+    """Whether a tensor is an output, but for a softmax and the like behind it."""
+    graph = bench.lab.graph
+    return tensor in graph.outputs or any(
+        one.type in ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC") and set(one.outputs) & set(graph.outputs)
+        for one in graph.consumers(tensor)
+    )
 
 
 def _channels_first(values: Array, kind: str) -> Array:
