@@ -84,3 +84,27 @@ def test_an_extreme_example_stands_out() -> None:
 def test_the_outlier_ratio_is_of_the_second_largest_of_few_weights() -> None:
     weights = np.array([[1.0, 2.0, 3.0, -300.0], [1.0, 1.0, 1.0, 1.0]])
     assert evidence.outlier_ratio(weights).tolist() == [100.0, 1.0]
+
+
+def test_ties_among_changed_decisions_are_those_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(4)
+    exact = rng.random((200, 6))
+    coarse = np.round(exact * 4) / 4
+    changed = tied = 0
+    for row, other in zip(coarse.tolist(), exact.tolist(), strict=True):
+        if row.index(max(row)) != other.index(max(other)):
+            changed += 1
+            tied += row.count(max(row)) > 1
+    assert changed > 10
+    assert evidence.tied({"y": coarse}, {"y": exact}) == pytest.approx(tied / changed)
+    assert evidence.tied({"y": exact}, {"y": exact}) == 0.0
+    assert evidence.tied({"y": coarse[:, :1]}, {"y": exact[:, :1]}) == 0.0
+
+
+def test_a_part_of_the_examples_is_among_them_and_scaled_ones_are_not() -> None:
+    rng = np.random.default_rng(5)
+    real = rng.normal(size=(400, 16)) * rng.uniform(0.5, 2, size=(400, 1))
+    faint = real[np.abs(real).max(1) < np.median(np.abs(real).max(1))]
+    assert evidence.among(faint, real)
+    assert not evidence.among(real * 8, real)
+    assert not evidence.among(real / 255, real)

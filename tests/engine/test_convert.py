@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine_models import Case, runner, single_runs, without_signature
+from engine_models import Case, normal, runner, single_runs, without_signature
 
 from tflite_guard.engine import convert, graph
 from tflite_guard.engine.convert import FloatModel
@@ -513,3 +513,69 @@ def test_a_damaged_reference_says_so_through_the_source(tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(b"")
     with pytest.raises(ModelFileError, match="zero bytes"):
         FloatModel(ReferenceSpec("keras", FileSpec(str(tmp_path / "m.keras"))), str(tmp_path)).float32()
+
+
+# --- channels of unlike range
+
+
+@pytest.fixture(scope="module")
+def imbalanced(make_case: Callable[..., Case]) -> Case:
+    """Channels of `wide` that differ by up to e^8, as batch normalization leaves them, undone by what reads them."""
+    keras.utils.set_random_seed(4)
+    layers = [
+        keras.Input((6, 6, 2), name="image"),
+        keras.layers.Conv2D(16, 3, activation="relu", name="wide"),
+        keras.layers.MaxPooling2D(2, name="pool"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(4, activation="softmax", name="scores"),
+    ]
+    model = keras.Sequential(layers)
+    factors = np.exp(np.random.default_rng(5).uniform(-4, 4, 16)).astype(np.float32)
+    kernel, bias = model.get_layer("wide").get_weights()
+    model.get_layer("wide").set_weights([kernel * factors, bias * factors])
+    kernel, bias = model.get_layer("scores").get_weights()
+    model.get_layer("scores").set_weights([kernel / np.tile(factors, len(kernel) // 16)[:, None] * 3, bias])
+    return make_case("imbalanced", model, {"image": normal(6, 6, 2)})
+
+
+def distance(path: Path, case: Case, model: bytes) -> float:
+    """SQNR of a model's outputs to the float model's, in decibels, by a plain loop."""
+    path.write_bytes(model)
+    wanted = single_runs(case.tflite("float32"), case.data)["output_0"]
+    found = runner(str(path), case.source.names).run(case.data)["output_0"]
+    return float(10 * np.log10(np.sum(wanted**2) / np.sum((found - wanted) ** 2)))
+
+
+@pytest.mark.parametrize("pattern", ["wide", "wide*"])
+def test_equalized_channels_are_not_lost(imbalanced: Case, tmp_path: Path, pattern: str) -> None:
+    plain, equal = (
+        imbalanced.source.quantize(Conversion("int8", equalize=equalize), imbalanced.calibrated)
+        for equalize in ((), (pattern,))
+    )
+    before, after = (distance(tmp_path / "m.tflite", imbalanced, one) for one in (plain, equal))
+    assert after > before + 10
+    assert graph.float_operators(graph.read(equal)) == []
+    assert len(equal) == pytest.approx(len(plain), rel=0.02)
+
+
+def test_what_cannot_be_equalized_is_an_error(imbalanced: Case) -> None:
+    for pattern in ("scores", "image"):
+        with pytest.raises(ConversionError, match=f'equalize: "{pattern}" cannot be equalized: what computes it'):
+            imbalanced.source.quantize(Conversion("int8", equalize=(pattern,)), imbalanced.calibrated)
+    with pytest.raises(ConversionError, match=r'equalize: "wild" matches no tensor.*near names: wide'):
+        imbalanced.source.quantize(Conversion("int8", equalize=("wild",)), imbalanced.calibrated)
+
+
+# --- operators of several results
+
+
+def test_an_operator_of_several_results_is_kept_in_float(make_case: Callable[..., Case]) -> None:
+    keras.utils.set_random_seed(6)
+    image = keras.Input((12,), name="image")
+    halves = keras.ops.split(keras.layers.Dense(8, name="before")(image), 2, axis=1)
+    scores = keras.layers.Dense(3, name="after")(keras.layers.Multiply(name="product")(halves))
+    case = make_case("split", keras.Model(image, scores), {"image": normal(12)})
+    read = graph.read(case.source.quantize(Conversion("int8", keep_float=("split",)), case.calibrated))
+    (split,) = [op for op in read.main.operators if op.type == "SPLIT"]
+    assert {read.main.tensors[i].dtype for i in split.outputs} == {"float32"}
+    assert any(read.main.tensors[op.outputs[0]].dtype == "int8" for op in read.main.operators)

@@ -76,6 +76,7 @@ def test_a_variant_keeps_everything_it_says(read: Read, manifest: Make, project:
         "io": "uint8",
         "source": {"saved_model": "models/pruned", "signature": "serve", "input_shapes": {"x": [1, 8.0]}},
         "keep_float": ["dense"],
+        "equalize": ["conv*", "stem"],
         "kernels": "reference",
         "require_integer": True,
         "observed_outputs": "data/recorded.npz",
@@ -87,11 +88,13 @@ def test_a_variant_keeps_everything_it_says(read: Read, manifest: Make, project:
     assert (
         variant.conversion.io,
         variant.conversion.keep_float,
+        variant.conversion.equalize,
         variant.evaluation.kernels,
         variant.judgement.require_integer,
     ) == (
         "uint8",
         ("dense",),
+        ("conv*", "stem"),
         "reference",
         True,
     )

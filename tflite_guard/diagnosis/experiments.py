@@ -17,7 +17,7 @@ ONE_BIT = 0.75
 """The fraction of the noise's power that one bit more takes away: 6 dB."""
 MOST_CHOOSING = 256
 """An experiment's cost grows with them, and half of a loss that matters is seen on fewer."""
-MOST_CALIBRATED = 200
+MOST_CALIBRATED = 128
 """Evaluation inputs that real ranges are taken on."""
 
 

@@ -190,6 +190,20 @@ class TensorView:
     codes: int
 
 
+class Editable(Protocol):
+    """A float model whose constants can be looked at, to be rewritten."""
+
+    @property
+    def graph(self) -> FloatGraph:
+        """Its activations and operators."""
+
+    def width(self, tensor: str) -> int:
+        """The length of an activation's last axis."""
+
+    def constant(self, name: str) -> Array:
+        """A constant by name."""
+
+
 class Lab(Protocol):
     """Quantizes and runs one model. Rows are numbers of examples of `evaluation`."""
 

@@ -75,11 +75,12 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
         note=_note(bench, cause, why_not),
         seconds=round(time.monotonic() - started, 3),
     )
-    return Diagnosed(diagnosis, tuple(_finding(one) for one in (cause, misused) if one is not None), holding)
+    return Diagnosed(diagnosis, tuple(_finding(bench, one) for one in (cause, misused) if one is not None), holding)
 
 
-def _finding(cause: Cause) -> Finding:
-    told = finding(cause.rule, cause.message, **cause.evidence)
+def _finding(bench: Bench, cause: Cause) -> Finding:
+    where = {} if cause.tensor is None else {"layer": bench.lab.place(cause.tensor)}
+    told = finding(cause.rule, cause.message, **cause.evidence, **where)
     return replace(told, primary=True, experiment=cause.experiment, tensor=cause.tensor, operator=cause.operator)
 
 

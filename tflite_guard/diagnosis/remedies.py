@@ -14,8 +14,8 @@ from tflite_guard.errors import EvaluationError
 from tflite_guard.judgement.verdict import judge
 from tflite_guard.results import Remedy, Verdict
 
-WEIGHTS = Option("8-bit weights alone", {"quantization": "dynamic_range"})
-FLOAT = Option("float32, not quantized", {"quantization": "float32"})
+WEIGHTS = Option("quantize the weights alone, to 8 bits", {"quantization": "dynamic_range"})
+FLOAT = Option("leave it in float32", {"quantization": "float32"})
 SHOWN = 6
 
 
@@ -85,14 +85,25 @@ def _options(bench: Bench, cause: Cause | None) -> Iterator[Option]:
     if lab.shipped:
         # Nothing is known of how the file was made, so it can only be made anew in a way that needs no calibration.
         for one in (WEIGHTS, FLOAT) if lab.form == "integer" else (FLOAT,):
-            yield replace(one, title=f"made anew from the reference: {one.title}", patch={"tflite": None, **one.patch})
+            yield replace(
+                one, title=f"make it anew from the reference: {one.title}", patch={"tflite": None, **one.patch}
+            )
         return
     own = cause.options if cause is not None else ()
     yield from own
+    if lab.quantizable:
+        # Experiments are made on true ranges; the converter's own may cost what a float operator gives back.
+        yield from (_measured(one) for one in own if one.keep)
     anyway: tuple[Option, ...] = (MEASURED,) if lab.quantizable else ()
     if not lab.by_recipe:
         anyway += (WEIGHTS, INT16) if lab.quantizable else (FLOAT,)
     yield from (one for one in anyway if one not in own)
+
+
+def _measured(option: Option) -> Option:
+    """The same with measured ranges."""
+    patch = {**option.patch, **MEASURED.patch}
+    return replace(option, title=f"{option.title} and measure each tensor's own range", patch=patch)
 
 
 def _undominated(remedies: Sequence[Remedy], bench: Bench) -> tuple[Remedy, ...]:

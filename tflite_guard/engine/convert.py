@@ -19,6 +19,7 @@ import tensorflow as tf
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges, unsettled
+from tflite_guard.engine.float_file import FloatFile, equalized
 from tflite_guard.engine.reference import Reference, Shapes, fixed_batch, load_reference
 from tflite_guard.engine.saved_model import signature_operators
 from tflite_guard.engine.surgery import with_float32_constants
@@ -280,7 +281,11 @@ class FloatModel:
         return self._convert(setup)
 
     def _int8(self, conversion: Conversion, calibration: Calibration) -> bytes:
-        calibrated = self._calibrate(calibration, conversion.calibration_options)
+        calibrated = (
+            self._equalized(calibration, conversion)
+            if conversion.equalize
+            else self._calibrate(calibration, conversion.calibration_options)
+        )
         nodes = graphs.resolve_keep_float(graphs.read(calibrated), conversion.keep_float)
         try:
             return self._quantizer(calibrated, conversion.io, nodes)
@@ -292,6 +297,7 @@ class FloatModel:
     ) -> bytes:
         """The same model through public functions: slower, and not from a .tflite nor from measured ranges."""
         _refuse_measured(conversion)
+        _refuse_equalize(conversion)
         if self._spec.kind == "tflite":
             raise ConversionError("this TensorFlow cannot quantize a .tflite; refer to the Keras model") from cause
         options = conversion.calibration_options
@@ -332,6 +338,14 @@ class FloatModel:
         raw = self._calibrated_once(calibration, replace(options, samples=1))
         examples = partial(self._samples, calibration, options)
         return inject(raw, measured_ranges(raw, examples, options.clip_percentile))
+
+    def _equalized(self, calibration: Calibration, conversion: Conversion) -> bytes:
+        """The float flatbuffer with some activations equalized, and the ranges that it then has."""
+        options = conversion.calibration_options
+        examples = partial(self._samples, calibration, options)
+        raw = self._calibrated_once(calibration, replace(options, samples=1))
+        model = equalized(FloatFile(raw, examples), examples, conversion.equalize).content
+        return inject(model, measured_ranges(model, examples, options.clip_percentile))
 
     def _calibrated_once(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
         if self._spec.kind == "tflite":
@@ -407,6 +421,11 @@ def _refuse_measured(conversion: Conversion) -> None:
         raise ConversionError(
             "measured ranges and clip_percentile need quantization int8 and this TensorFlow's quantizer"
         )
+
+
+def _refuse_equalize(conversion: Conversion) -> None:
+    if conversion.equalize:
+        raise ConversionError("equalize needs this TensorFlow's quantizer, which has moved")
 
 
 def _guarded(convert: Callable[[], bytes], names: Names | None = None) -> bytes:

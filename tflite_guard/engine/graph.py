@@ -392,9 +392,14 @@ def resolve_keep_float(graph: Graph, patterns: Sequence[str]) -> list[str]:
     naming near names when a pattern matches nothing.
     """
     names = _called(graph)
-    matched = {index for pattern in patterns for index in _matching(graph.main, names, pattern)}
+    matched = {index for pattern in patterns for index in _matching(graph.main, names, pattern, "keep_float")}
     operators = [op for op in graph.main.operators if matched & {*op.inputs, *op.outputs}]
     return [graph.main.tensors[i].name for op in operators for i in op.outputs]
+
+
+def matched_tensors(graph: Graph, pattern: str, key: str) -> list[str]:
+    """Names of the tensors that a pattern of the manifest's `key` matches. Raises ConversionError where none is."""
+    return [graph.main.tensors[i].name for i in _matching(graph.main, _called(graph), pattern, key)]
 
 
 def _called(graph: Graph) -> dict[int, str]:
@@ -406,7 +411,7 @@ def _called(graph: Graph) -> dict[int, str]:
     return {i: ";".join(dict.fromkeys(known)) for i, known in names.items()}
 
 
-def _matching(subgraph: Subgraph, names: Mapping[int, str], pattern: str) -> list[int]:
+def _matching(subgraph: Subgraph, names: Mapping[int, str], pattern: str, key: str = "") -> list[int]:
     computed = {i for op in subgraph.operators for i in op.outputs} | set(subgraph.inputs)
     # A layer's own weights carry its name too; they are asked only when no result does.
     for group in ({i: names[i] for i in computed if i in names}, names):
@@ -415,7 +420,7 @@ def _matching(subgraph: Subgraph, names: Mapping[int, str], pattern: str) -> lis
             found = [i for i, name in group.items() if pattern in name]
         if found:
             return found
-    raise ConversionError(_no_match(pattern, names.values()))
+    raise ConversionError(f"{key}: {_no_match(pattern, names.values())}")
 
 
 def shortest_pattern(graph: Graph, name: str) -> str:
@@ -453,7 +458,7 @@ def _is_operators(name: str) -> bool:
 def _no_match(pattern: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(pattern, sorted({s for name in names for s in _segments(name)}), n=5, cutoff=0.4)
     hint = f"; near names: {', '.join(near)}" if near else ""
-    return f'keep_float: "{pattern}" matches no tensor of the converted model{hint}'
+    return f'"{pattern}" matches no tensor of the converted model{hint}'
 
 
 def _segments(name: str) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as schema
 
 from tflite_guard.datasets import Batch, about
 from tflite_guard.diagnosis.evidence import decibels
@@ -23,7 +22,6 @@ from tflite_guard.diagnosis.lab import (
     FloatGraph,
     Form,
     Made,
-    Operator,
     Option,
     Port,
     Ports,
@@ -35,10 +33,10 @@ from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
 from tflite_guard.engine.evaluate import Scorer, Subject, named
+from tflite_guard.engine.float_file import FloatFile
 from tflite_guard.engine.outputs import recorded_outputs
-from tflite_guard.engine.surgery import pack, unpack
 from tflite_guard.engine.tflite import Model, Runner
-from tflite_guard.engine.weights import Pair, float_constants, products
+from tflite_guard.engine.weights import Pair, products
 from tflite_guard.errors import DataError
 from tflite_guard.metrics import Scores, statistic
 from tflite_guard.results import Measurement
@@ -99,27 +97,18 @@ class EngineLab:
         self.quantizable = self.quantizer is not None and bool(integers & {"int8", "uint8"})
 
     @cached_property
-    def _graph(self) -> graphs.Graph:
-        return graphs.read(self.float_model)
+    def _file(self) -> FloatFile:
+        return FloatFile(self.float_model, lambda: self._singly(self.evaluation.take([0])))
 
-    @cached_property
+    @property
     def graph(self) -> FloatGraph:
         """The float model's activations and operators."""
-        main = self._graph.main
-        named = {i: t.name for i, t in enumerate(main.tensors) if t.dtype == "float32" and t.name}
-        active = {i: name for i, name in named.items() if not main.tensors[i].constant}
-        operators = []
-        for one in main.operators:
-            constants = tuple(named[i] for i in one.inputs if i in named and i not in active)
-            inputs, outputs = (tuple(active[i] for i in side if i in active) for side in (one.inputs, one.outputs))
-            operators.append(Operator(one.type, inputs, outputs, constants, one.activation))
-        starts, ends = (tuple(active[i] for i in side if i in active) for side in (main.inputs, main.outputs))
-        return FloatGraph(starts, ends, tuple(operators))
+        return self._file.graph
 
     @cached_property
     def artifact_ranges(self) -> Ranges:
         """The ranges that the artifact's scales and zero points say, by the float graph's names."""
-        return _ranges_of(self.subject.model.graph.main, self._graph.main)
+        return _ranges_of(self.subject.model.graph.main, self._file.read.main)
 
     def reference(self, rows: Array) -> Arrays:
         """The reference's outputs."""
@@ -193,7 +182,7 @@ class EngineLab:
     def quantize(self, change: Change) -> Held:
         """An experiment's model."""
         assert self.quantizer is not None
-        changed = self._edited(change.constants or {})
+        changed = self._file.with_constants(change.constants or {})
         kept = set(change.keep)
         touched = [one for one in self.graph.operators if kept & {*one.inputs, *one.outputs}]
         return Held(
@@ -208,25 +197,15 @@ class EngineLab:
 
     def ranges(self, samples: Samples, constants: Mapping[str, Array] | None = None) -> Ranges:
         """Each activation's true range in the float graph, with some of its constants replaced."""
-        return measured_ranges(self._edited(constants or {}), lambda: self._singly(samples))
+        return measured_ranges(self._file.with_constants(constants or {}), lambda: self._singly(samples))
 
     def edited(self, constants: Mapping[str, Array]) -> Held:
         """The float model with some of its constants replaced."""
-        return Held(Model.read(self._edited(constants), reference=self.subject.names.signature))
+        return Held(Model.read(self._file.with_constants(constants), reference=self.subject.names.signature))
 
     def width(self, tensor: str) -> int:
-        """The length of an activation's last axis, as it is when it runs: a file may leave it open."""
-        return self._widths[tensor]
-
-    @cached_property
-    def _widths(self) -> dict[str, int]:
-        tensors = self._graph.main.tensors
-        indices = self._indices(dict.fromkeys(self.graph.activations))
-        first = self._singly(self.evaluation.take([0]))
-        values = next(observations(instrumented(self.float_model), self._graph, first, indices))
-        return {t.name: t.shape[-1] if t.shape else 1 for t in tensors} | {
-            tensors[index].name: value.shape[-1] if value.ndim else 1 for index, value in values.items()
-        }
+        """The length of an activation's last axis, as it is when it runs."""
+        return self._file.width(tensor)
 
     def _singly(self, samples: Samples) -> Iterator[dict[str, Array]]:
         each = ({name: values[i : i + 1] for name, values in samples.inputs.items()} for i in range(samples.count))
@@ -236,18 +215,13 @@ class EngineLab:
         """How each activation fares on a few examples when quantized with some ranges."""
         few = self.evaluation.take(rows[:LOOKED_AT])
         looks = {name: _Look(*ranges[name]) for name in self.graph.activations if name in ranges}
-        float32 = observations(instrumented(self.float_model), self._graph, self._singly(few), self._indices(looks))
         quantized = self._quantized_values(ranges, few) if self.quantizable else None
-        for exact in float32:
+        for exact in self._file.observed(looks, self._singly(few)):
             theirs = next(quantized) if quantized is not None else {}
-            for index, value in exact.items():
-                name = self._graph.main.tensors[index].name
+            for name, value in exact.items():
                 looks[name].add(value, theirs.get(name))
         kinds = {name: one.type for one in self.graph.operators for name in one.outputs}
         return [look.view(name, kinds.get(name, "input")) for name, look in looks.items() if look.seen]
-
-    def _indices(self, names: Mapping[str, Any]) -> list[int]:
-        return [i for i, t in enumerate(self._graph.main.tensors) if t.name in names and not t.constant]
 
     def _quantized_values(self, ranges: Ranges, samples: Samples) -> Iterator[dict[str, Array]]:
         """Each example's activations in the quantized graph, as reals, by name."""
@@ -263,29 +237,11 @@ class EngineLab:
 
     def constant(self, name: str) -> Array:
         """A constant of the float model."""
-        return self._constants[name]
+        return self._file.constant(name)
 
     @cached_property
     def _pair(self) -> Pair:
-        return Pair(self._graph.main, self._constants, self.subject.model)
-
-    @cached_property
-    def _constants(self) -> Arrays:
-        return float_constants(self.float_model, self._graph.main)
-
-    def _edited(self, constants: Mapping[str, Array]) -> bytes:
-        if not constants:
-            return self.float_model
-        content = unpack(self.float_model)
-        for read, raw in zip(self._graph.main.tensors, content.subgraphs[0].tensors, strict=True):
-            if read.constant and read.name in constants:
-                data = np.ascontiguousarray(constants[read.name], "<f4")
-                # Equal constants may share a buffer, and only one of them changes.
-                buffer = schema.BufferT()
-                buffer.data = np.frombuffer(data.tobytes(), np.uint8)
-                content.buffers.append(buffer)
-                raw.buffer = len(content.buffers) - 1
-        return pack(content)
+        return Pair(self._file.read.main, self._file.constants, self.subject.model)
 
     @cached_property
     def form(self) -> Form:
@@ -297,7 +253,9 @@ class EngineLab:
 
     def largest_constant(self) -> float:
         """The largest absolute value among the float model's constants."""
-        return max((float(np.abs(values).max()) for values in self._constants.values() if values.size), default=0.0)
+        return max(
+            (float(np.abs(values).max()) for values in self._file.constants.values() if values.size), default=0.0
+        )
 
     def weights_alike(self) -> float | None:
         """The smallest cosine of the artifact's weights with the float model's, of the median output channel."""
@@ -310,16 +268,16 @@ class EngineLab:
     def rounded(self) -> Held:
         """The float model with its weights rounded to 8 bits, a scale for each output channel."""
         rounded = {}
-        for one in products(self._graph.main):
-            name = self._graph.main.tensors[one.inputs[1]].name
-            if name in self._constants:
-                rounded[name] = _rounded(self._constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
-        return Held(Model.read(self._edited(rounded)))
+        for one in products(self._file.read.main):
+            name = self._file.read.main.tensors[one.inputs[1]].name
+            if name in self._file.constants:
+                rounded[name] = _rounded(self._file.constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
+        return Held(Model.read(self._file.with_constants(rounded)))
 
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor."""
         if tensor not in self._places:
-            self._places[tensor] = graphs.shortest_pattern(self._graph, tensor)
+            self._places[tensor] = graphs.shortest_pattern(self._file.read, tensor)
         return self._places[tensor]
 
 

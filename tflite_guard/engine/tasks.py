@@ -332,6 +332,7 @@ def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) ->
         return replace(conversion, calibration=replace(conversion.calibration, preprocess=evaluation.preprocess))
     options = option.patch.get("calibration_options", {})
     kept = tuple(option.patch.get("keep_float", ()))
+    equalize = tuple(option.patch.get("equalize", ()))
     quantization = option.patch.get("quantization", conversion.quantization)
     return replace(
         conversion,
@@ -340,6 +341,7 @@ def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) ->
         io=conversion.io if quantization == conversion.quantization else "float32",
         calibration_options=replace(conversion.calibration_options, **options),
         keep_float=(*conversion.keep_float, *kept) if quantization == "int8" or conversion.recipe else (),
+        equalize=(*conversion.equalize, *equalize) if quantization == "int8" else (),
     )
 
 
@@ -348,9 +350,10 @@ def _whole(remedy: Remedy, conversion: Conversion) -> Remedy:
     patch = remedy.patch
     if remedy.target:
         return remedy
-    if "keep_float" in patch:
-        # A merge patch replaces a list.
-        patch = {**patch, "keep_float": [*conversion.keep_float, *patch["keep_float"]]}
+    for key, own in (("keep_float", conversion.keep_float), ("equalize", conversion.equalize)):
+        if key in patch:
+            # A merge patch replaces a list.
+            patch = {**patch, key: [*own, *patch[key]]}
     if patch.get("quantization", conversion.quantization) != conversion.quantization:
         patch = {**patch, **dict.fromkeys(_left(conversion, patch["quantization"]))}
     return replace(remedy, patch=patch)
@@ -362,6 +365,8 @@ def _left(conversion: Conversion, quantization: str) -> Iterator[str]:
         yield "io"
     if conversion.keep_float and quantization != "int8":
         yield "keep_float"
+    if conversion.equalize and quantization != "int8":
+        yield "equalize"
     if conversion.tflite is not None:
         yield "tflite"
         if conversion.tflite.sha256 is not None:

@@ -235,6 +235,7 @@ def _conversion(
         calibration=_calibration(view, datasets),
         calibration_options=_calibration_options(view),
         keep_float=tuple(own.get("keep_float", ())),
+        equalize=tuple(own.get("equalize", ())),
     )
 
 

@@ -164,6 +164,8 @@ class Conversion:
     calibration: DatasetSpec | None = None
     calibration_options: CalibrationOptions = CalibrationOptions()
     keep_float: tuple[str, ...] = ()
+    equalize: tuple[str, ...] = ()
+    """Patterns of activations whose channels are brought to more equal range before they are quantized."""
 
 
 @dataclass(frozen=True)

@@ -419,8 +419,10 @@ def recovered(experiment: Experiment) -> str:
 
 
 def place(finding: Finding) -> str | None:
-    """The tensor and the operator that a finding is about."""
-    named = [("tensor", finding.tensor), ("operator", finding.operator)]
+    """The layer, else the tensor, and the operator that a finding is about."""
+    layer = finding.evidence.get("layer")
+    called = ("tensor", finding.tensor) if layer is None else ("layer" if finding.operator else "input", str(layer))
+    named = [called, ("operator", finding.operator)]
     return ", ".join(f"{what} {plain(name)}" for what, name in named if name is not None) or None
 
 

@@ -41,11 +41,17 @@ for the variant, or make the variant with a `recipe` of the LiteRT Quantizer and
         "Channels of unlike size share one scale",
         "An activation has one scale for all of its channels, and they differ much in range, as after depthwise "
         "convolutions and folded batch normalization: small channels are rounded away.",
-        "Equalize the channels (a rewriting that keeps the float model's outputs), keep the tensor and the operators "
-        "around it in float with `keep_float`, or use `int16x8`.",
+        "Equalize the channels with `equalize` on the variant (a rewriting that keeps the float model's outputs), keep "
+        "the tensor and the operators around it in float with `keep_float`, or use `int16x8`.",
         proof=_TENSOR + "; multiplying its channels to one size, and dividing the next layer's weights by the same, "
         "does it too while the float outputs stay equal.",
-        details="""Equalizing in Keras, between two layers with nothing but ReLU, pooling or padding between them
+        details="""On an int8 variant, everything stays in integers:
+
+```json
+{"name": "int8", "quantization": "int8", "equalize": ["depthwise_3"]}
+```
+
+The same in Keras, so that every conversion has it, between two layers with nothing but ReLU, pooling or padding between them
 (not ReLU6, softmax or a residual addition). `reach` is the largest activation of each channel
 between them, on calibration data:
 

@@ -11,9 +11,7 @@ from tflite_guard.diagnosis.lab import Change, Option, Ranges, Samples
 from tflite_guard.results import Experiment
 from tflite_guard.text import figures
 
-MEASURED = Option(
-    "each tensor's own range in place of the converter's", {"calibration_options": {"ranges": "measured"}}
-)
+MEASURED = Option("measure each tensor's own range", {"calibration_options": {"ranges": "measured"}})
 EXTREME = 5.0
 """So many times further from the median than the typical example is: healthy data has 1.5 to 1.9, faults 12 and more.
 """
@@ -27,7 +25,7 @@ def ranges(bench: Bench) -> Cause | None:
     lab = bench.lab
     if not lab.quantizable or not lab.artifact_ranges:
         return None
-    count = len(bench.choosing)
+    count = bench.calibrating.count
     trial = bench.quantized(f"recalibrated with {count:,} evaluation inputs", Change(bench.real))
     if trial.quieter < ONE_BIT and trial.recovered < HALF:
         return None
@@ -138,7 +136,7 @@ def _outliers(bench: Bench, _proof: Experiment) -> Cause | None:
         evidence={"examples": data.count, "extreme": out, "furthest": round(float(far.max()), 2)},
         options=tuple(
             Option(
-                f"ranges clipped to the central {percentile} %",
+                f"clip ranges to the central {percentile} %",
                 {"calibration_options": {"ranges": "measured", "clip_percentile": percentile}},
             )
             for percentile in (99.9, 99.0, 95.0)
@@ -196,7 +194,7 @@ def _range_mismatch(bench: Bench, proof: Experiment, ratio: float) -> Cause:
     if evaluation != calibration:
         options = (
             Option(
-                f"{name} preprocessed as the evaluation data is",
+                f"preprocess {name} as the evaluation data is",
                 {"preprocess": evaluation if evaluation else None},
                 target=f"/datasets/{name.replace('~', '~0').replace('/', '~1')}",
             ),

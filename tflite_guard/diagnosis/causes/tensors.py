@@ -100,7 +100,7 @@ def sensitive(bench: Bench) -> Cause | None:
         f"{figures.percent(told.recovered)} of the loss comes back.",
         told,
         tensor=chosen[0],
-        operator=producer.type if producer else "input",
+        operator=producer.type if producer else None,
         evidence={"channel_spread": round(evidence.channel_spread(views[chosen[0]].channels), 1)},
         options=_options(bench, chosen),
     )
@@ -168,7 +168,9 @@ def _with_copies(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
 def _keep(bench: Bench, names: tuple[str, ...]) -> Option:
     places = [bench.lab.place(name) for name in names]
     kept = _with_copies(bench, names)
-    return Option(f"{' and '.join(places)} in float", {"keep_float": [bench.lab.place(one) for one in kept]}, keep=kept)
+    return Option(
+        f"keep {' and '.join(places)} in float", {"keep_float": [bench.lab.place(one) for one in kept]}, keep=kept
+    )
 
 
 def _options(bench: Bench, chosen: tuple[str, ...]) -> tuple[Option, ...]:
@@ -212,24 +214,33 @@ def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], 
         f"outputs stay as they are, {figures.percent(told.recovered)} of the loss comes back.",
         told,
         tensor=first.tensor,
-        operator=producer.type if producer else "input",
+        operator=producer.type if producer else None,
         evidence={"channel_spread": round(first.spread, 1)},
+        options=_equalize(bench, best[1]),
     )
 
 
-def _combined(bench: Bench, rewrites_: Sequence[Rewrite], goal: float) -> tuple[Trial, tuple[Rewrite, ...]] | None:
+def _equalize(bench: Bench, chosen: Sequence[Rewrite]) -> tuple[Option, ...]:
+    """The rewrites as the manifest would have them made, where it can."""
+    if bench.lab.by_recipe or any(one.rule != "channel-imbalance" for one in chosen):
+        return ()
+    places = [*dict.fromkeys(bench.lab.place(one.tensor) for one in chosen)]
+    return (Option(f"equalize the channels of {' and '.join(places)}", {"equalize": places}),)
+
+
+def _combined(bench: Bench, chosen: Sequence[Rewrite], goal: float) -> tuple[Trial, tuple[Rewrite, ...]] | None:
     """Several rewrites at once: each is a factor of its constants, and factors multiply."""
     constants: Arrays = {}
-    for name, values in ((name, values) for one in rewrites_ for name, values in one.constants.items()):
+    for name, values in ((name, values) for one in chosen for name, values in one.constants.items()):
         own = bench.lab.constant(name).astype(np.float64)
         factor = np.divide(values, own, out=np.ones_like(own), where=own != 0)
         constants[name] = constants.get(name, own) * factor
     constants = {name: values.astype(np.float32) for name, values in constants.items()}
     if not _same_function(bench, constants):
         return None
-    places = " and ".join(dict.fromkeys(bench.lab.place(one.tensor) for one in rewrites_))
+    places = " and ".join(dict.fromkeys(bench.lab.place(one.tensor) for one in chosen))
     trial = _rewritten(bench, f"{places} rewritten", constants)
-    return (trial, tuple(rewrites_)) if trial.recovered >= AS_GOOD * goal else None
+    return (trial, tuple(chosen)) if trial.recovered >= AS_GOOD * goal else None
 
 
 def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:

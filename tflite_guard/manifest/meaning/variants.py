@@ -26,7 +26,15 @@ _RECIPE_INSTEAD = {
 def check_variant(variant: VariantView, model: ModelView, tree: Node, context: Context) -> None:
     """Add the problems of a variant, and of its tolerances as they come out after inheritance."""
     _check_variant_files(variant, context)
-    for rule in (_check_recipe, _check_io, _check_keep_float, _check_no_effect, _check_convertible, _check_ranges):
+    for rule in (
+        _check_recipe,
+        _check_io,
+        _check_keep_float,
+        _check_equalize,
+        _check_no_effect,
+        _check_convertible,
+        _check_ranges,
+    ):
         rule(variant, context)
     _check_calibration(variant, model, tree, context)
     check_ignore(variant.own.get("ignore"), context)
@@ -91,6 +99,12 @@ def _check_keep_float(variant: VariantView, context: Context) -> None:
     node = variant.own.get("keep_float")
     if node is not None and "recipe" not in variant.own and variant.text("quantization") != "int8":
         context.say_key(node, '"keep_float" has a meaning only with quantization "int8" or a recipe')
+
+
+def _check_equalize(variant: VariantView, context: Context) -> None:
+    node = variant.own.get("equalize")
+    if node is not None and variant.text("quantization") != "int8":
+        context.say_key(node, '"equalize" has a meaning only with quantization "int8"')
 
 
 def _check_no_effect(variant: VariantView, context: Context) -> None:

@@ -1,0 +1,122 @@
+"""A float flatbuffer as diagnoses and equalization work on it: its graph, its constants, and copies with others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+
+from tflite_guard.diagnosis import rewrites
+from tflite_guard.diagnosis.lab import FloatGraph, Operator
+from tflite_guard.engine import graph as graphs
+from tflite_guard.engine.calibrate import instrumented, observations
+from tflite_guard.engine.surgery import pack, unpack
+from tflite_guard.engine.weights import float_constants
+from tflite_guard.errors import ConversionError
+
+Array = npt.NDArray[Any]
+Examples = Callable[[], Iterator[Mapping[str, Array]]]
+"""Calls give single examples by input name, as the model takes them."""
+MOST_LOOKED_AT = 64
+"""Examples that the factors of channels are taken on; the ranges that they then have are measured on all."""
+
+
+class FloatFile:
+    """A float model in memory."""
+
+    def __init__(self, content: bytes, examples: Examples) -> None:
+        self.content = content
+        self._examples = examples
+
+    @cached_property
+    def read(self) -> graphs.Graph:
+        """The file as it is written."""
+        return graphs.read(self.content)
+
+    @cached_property
+    def graph(self) -> FloatGraph:
+        """The activations and operators of the first subgraph."""
+        main = self.read.main
+        named = {i: t.name for i, t in enumerate(main.tensors) if t.dtype == "float32" and t.name}
+        active = {i: name for i, name in named.items() if not main.tensors[i].constant}
+        operators = []
+        for one in main.operators:
+            constants = tuple(named[i] for i in one.inputs if i in named and i not in active)
+            inputs, outputs = (tuple(active[i] for i in side if i in active) for side in (one.inputs, one.outputs))
+            operators.append(Operator(one.type, inputs, outputs, constants, one.activation))
+        starts, ends = (tuple(active[i] for i in side if i in active) for side in (main.inputs, main.outputs))
+        return FloatGraph(starts, ends, tuple(operators))
+
+    @cached_property
+    def constants(self) -> dict[str, Array]:
+        """The float constants by name."""
+        return float_constants(self.content, self.read.main)
+
+    def constant(self, name: str) -> Array:
+        """A constant by name. Raises KeyError where there is none."""
+        return self.constants[name]
+
+    def width(self, tensor: str) -> int:
+        """The length of an activation's last axis, as it is when it runs: a file may leave it open."""
+        return self._widths[tensor]
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        values = next(self.observed(self.graph.activations, self._examples()))
+        return {name: value.shape[-1] if value.ndim else 1 for name, value in values.items()}
+
+    def observed(self, names: Iterable[str], examples: Iterable[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
+        """Each example's values of some activations; of those with NaN or infinity the finite ones, flat."""
+        wanted = set(names)
+        tensors = {i: t.name for i, t in enumerate(self.read.main.tensors) if t.name in wanted and not t.constant}
+        for values in observations(instrumented(self.content), self.read, examples, tensors):
+            yield {tensors[index]: value for index, value in values.items()}
+
+    def with_constants(self, constants: Mapping[str, Array]) -> bytes:
+        """The file with some of its constants replaced."""
+        if not constants:
+            return self.content
+        content = unpack(self.content)
+        for read, raw in zip(self.read.main.tensors, content.subgraphs[0].tensors, strict=True):
+            if read.constant and read.name in constants:
+                data = np.ascontiguousarray(constants[read.name], "<f4")
+                # Equal constants may share a buffer, and only one of them changes.
+                buffer = schema.BufferT()
+                buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+                content.buffers.append(buffer)
+                raw.buffer = len(content.buffers) - 1
+        return pack(content)
+
+
+def equalized(file: FloatFile, examples: Examples, patterns: Sequence[str]) -> FloatFile:
+    """The model with the channels of some activations, and the weights that read them, of more equal range.
+
+    Its outputs stay as they are. `patterns` are those of `keep_float`. Raises ConversionError for a pattern that
+    matches nothing, or nothing that can be equalized.
+    """
+    matched = {pattern: graphs.matched_tensors(file.read, pattern, "equalize") for pattern in patterns}
+    channels: dict[str, Array] = {}
+    wanted = [name for names in matched.values() for name in names]
+    for values in file.observed(wanted, islice(examples(), MOST_LOOKED_AT)):
+        for name, value in values.items():
+            rows = value.reshape(-1, value.shape[-1] if value.ndim else 1)
+            ends = np.stack([rows.min(0), rows.max(0)], 1)
+            seen = channels.get(name, ends)
+            channels[name] = np.stack([np.minimum(seen[:, 0], ends[:, 0]), np.maximum(seen[:, 1], ends[:, 1])], 1)
+    for pattern, names in matched.items():
+        done = False
+        for name in names:
+            changes = rewrites.equalized(file, name, channels[name]) if name in channels else []
+            if changes:
+                file, done = FloatFile(file.with_constants(changes[-1]), examples), True
+        if not done:
+            raise ConversionError(
+                f'equalize: "{pattern}" cannot be equalized: what computes it and all that reads it must be '
+                "convolutions or dense layers, with nothing between but ReLU, pooling, padding, reshapes and biases"
+            )
+    return file
