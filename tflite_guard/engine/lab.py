@@ -6,7 +6,7 @@ serves both. Loads no TensorFlow itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +55,8 @@ MOST_BYTES = 192 * 2**20
 BATCH = 64
 LOOKED_AT = 32
 """Examples on which every activation is looked at."""
+MOST_VALUES = 32 * 2**20
+"""Bytes of a few activations' values, beyond which no further example is looked at."""
 INTEGERS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 LEVELS = 255
 
@@ -236,7 +238,21 @@ class EngineLab:
         kinds = {name: one.type for one in self.graph.operators for name in one.outputs}
         return [look.view(name, kinds.get(name, "input")) for name, look in looks.items() if look.seen]
 
-    def _indices(self, names: Mapping[str, Any]) -> list[int]:
+    def values(self, tensors: Sequence[str], samples: Samples) -> list[Arrays]:
+        """Some activations' finite values in the float graph, flat, for a few examples from all over the samples."""
+        few = samples.take(np.linspace(0, samples.count - 1, min(samples.count, LOOKED_AT)).astype(int))
+        found: list[Arrays] = []
+        size = 0
+        for values in observations(
+            instrumented(self.float_model), self._graph, self._singly(few), self._indices(tensors)
+        ):
+            found.append({self._graph.main.tensors[i].name: value.reshape(-1) for i, value in values.items()})
+            size += sum(value.nbytes for value in values.values())
+            if size > MOST_VALUES:
+                break
+        return found
+
+    def _indices(self, names: Collection[str]) -> list[int]:
         return [i for i, t in enumerate(self._graph.main.tensors) if t.name in names and not t.constant]
 
     def _quantized_values(self, ranges: Ranges, samples: Samples) -> Iterator[dict[str, Array]]:
