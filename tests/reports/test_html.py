@@ -299,6 +299,7 @@ def test_pictures_give_way_before_anything_else_does() -> None:
     found = html.document_fromstring(text)
     pictures = [len(list(one.iter("img"))) for one in found.find_class("variant")]
     assert pictures[0] == 12
+    assert {one.get("src") for one in found.iter("img")} == {f"data:image/png;base64,{noise}"}, "none is cut off"
     assert 0.9e6 < sum(pictures) * len(noise) <= 1e6
     assert all(f"int8-{at}" in text for at in range(40))
 
