@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from tests.sample import accuracy, full, metric, variant
+from tests.sample import accuracy, examples, full, metric, variant
 from tflite_guard.results import (
     Diagnosis,
     Experiment,
     Finding,
+    Histogram,
     ManifestInfo,
     ModelResult,
     ReferenceResult,
@@ -79,6 +80,16 @@ def diagnosis(count: int = 40) -> Diagnosis:
             Remedy("float16", {"quantization": "float16", "calibration": None}, True, {"accuracy": 0.9803}, 46_000, 12),
         ),
         seconds=3.42,
+        histograms=(histogram(),),
+    )
+
+
+def histogram() -> Histogram:
+    """Of the guilty tensor: calibration fills a quarter of what evaluation data need."""
+    guilty = tensors()[GUILTY]
+    counts = tuple(max(0, 4000 - 60 * at) for at in range(64))
+    return Histogram(
+        guilty.tensor, guilty.operator, (0.0, 2.0), (0.0, 8.0), counts, (*counts[:16], *[0] * 48), 0.31, 0.0, 32, 24
     )
 
 
@@ -94,7 +105,7 @@ def failing(count: int = 40, name: str = "int8") -> VariantResult:
         operator="DEPTHWISE_CONV_2D block3/dw_conv",
     )
     mended = {"accuracy": 0.9760, "sqnr": 33.1}
-    return variant(
+    whole = variant(
         name,
         Verdict.FAIL,
         accuracy(0.9131, (0.055, 0.081), Verdict.FAIL, reference=0.9805, drop=0.0674),
@@ -115,6 +126,7 @@ def failing(count: int = 40, name: str = "int8") -> VariantResult:
         ),
         diagnosis=diagnosis(count),
     )
+    return examples(whole)
 
 
 def diagnosed(count: int = 40) -> Report:

@@ -7,12 +7,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tflite_guard.files import png
 from tflite_guard.results import (
     Artifact,
+    ByClass,
+    Changed,
+    ChangedAnswer,
+    ClassAccuracy,
     Diagnosis,
     ErrorInfo,
     Experiment,
     Finding,
+    Histogram,
     ManifestInfo,
     MetricResult,
     ModelResult,
@@ -198,6 +204,22 @@ def fixed() -> Report:
     )
 
 
+PICTURE = png.picture(bytes([255, 0, 255, 0, 255, 0, 0, 255, 0, 255, 0, 255]), 2, 2, 3)
+"""Two by two pixels of magenta and green, which nothing else on a page is."""
+
+
+def examples(one: VariantResult) -> VariantResult:
+    """With what it decides otherwise than the reference, by class and by example."""
+    by_class = ByClass("accuracy", 3, (ClassAccuracy(7, 300, 297, 240), ClassAccuracy(1, 400, 392, 380),
+                                       ClassAccuracy(0, 300, 291, 290)))  # fmt: skip
+    worst = (
+        ChangedAnswer(657, 7, 7, 4, 0.9986, 0.0, PICTURE),
+        ChangedAnswer(20, 7, 7, 1, 0.871, 0.25),
+        ChangedAnswer(3, None, 0, 1, None, None),
+    )
+    return replace(one, by_class=by_class, changed=Changed("accuracy", 1000, 86, 78, 8, worst))
+
+
 def diagnosed(one: VariantResult) -> VariantResult:
     """A failing variant with a proven cause and remedies."""
     cause = Finding(
@@ -241,11 +263,24 @@ def diagnosed(one: VariantResult) -> VariantResult:
         Experiment("conv/Relu and the operators around it in float", 0.31, None),
         Experiment("conv/Relu equalized", -0.02, None),
     )
+    histogram = Histogram(
+        "serving_default_image:0",
+        "input",
+        (0.0, 0.0625),
+        (0.0, 1.0),
+        (40, 0, 0, *[10] * 59, 5, 25),
+        (2000, 12, 0, 0, *[0] * 60),
+        0.94,
+        0.0,
+        32,
+        20,
+    )
+    front = (training, wider, mixed)
     return replace(
-        one,
+        examples(one),
         findings=(cause, *one.findings),
         remedies=(training, wider, mixed, alike),
-        diagnosis=Diagnosis("accuracy", 512, ladder, tensors, tried, (training, wider, mixed), None, 2.5),
+        diagnosis=Diagnosis("accuracy", 512, ladder, tensors, tried, front, None, 2.5, (histogram,)),
     )
 
 
@@ -369,7 +404,13 @@ def named(text: str) -> Report:
             observed=observed,
             error=error,
             diagnosis=one.diagnosis and diagnosis(one.diagnosis),
+            by_class=one.by_class and replace(one.by_class, metric=text),
+            changed=one.changed and changed(one.changed),
         )
+
+    def changed(one: Changed) -> Changed:
+        worst = tuple(replace(answer, picture=answer.picture and text) for answer in one.worst)
+        return replace(one, metric=text, worst=worst)
 
     def cause(one: Finding) -> Finding:
         proof = one.experiment and replace(one.experiment, name=text)
@@ -388,6 +429,7 @@ def named(text: str) -> Report:
             tried=tuple(replace(experiment, name=text) for experiment in one.tried),
             front=tuple(map(remedy, one.front)),
             note=one.note and text,
+            histograms=tuple(replace(histogram, tensor=text, operator=text) for histogram in one.histograms),
         )
 
     def model(one: ModelResult) -> ModelResult:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec, Tolerance
-from tflite_guard.results import Artifact, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
+from tflite_guard.results import Artifact, ByClass, Changed, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
 from tflite_guard.vocabulary import StateUse
 
 
@@ -227,6 +227,8 @@ class Evaluation:
     weights: WeightFacts | None = None
     """None but of a given file whose weights can be paired with the reference's."""
     scales: Scales = Scales(())
+    by_class: ByClass | None = None
+    changed: Changed | None = None
 
 
 @dataclass(frozen=True)

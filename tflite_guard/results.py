@@ -191,6 +191,30 @@ class TensorLoss:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How the values of one activation of the float graph are spread, beside the range that it is quantized with."""
+
+    tensor: str
+    operator: str
+    """The type of the operator that computes it."""
+    quantized: tuple[float, float]
+    """The smallest and the largest real that the quantized file can hold."""
+    span: tuple[float, float]
+    """From the first bin to the last, all of one width; it holds the quantized range and every value."""
+    evaluation: tuple[int, ...]
+    """Values by bin, on evaluation data."""
+    calibration: tuple[int, ...]
+    """The same on calibration data; empty where there is none."""
+    evaluation_outside: float
+    """The fraction of the values on evaluation data that lie a step and more outside the quantized range."""
+    calibration_outside: float | None
+    """The same on calibration data; None where there is none."""
+    evaluation_examples: int
+    """That were looked at."""
+    calibration_examples: int
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What was done to find why a variant is worse, whatever came of it."""
 
@@ -208,6 +232,8 @@ class Diagnosis:
     note: str | None = None
     """Why there is no cause, or no diagnosis."""
     seconds: float = 0.0
+    histograms: tuple[Histogram, ...] = ()
+    """Of the tensor that the cause is about, else of those that clip most or use fewest integers; at most 3."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +277,79 @@ class Observed:
 
 
 @dataclass(frozen=True)
+class ClassAccuracy:
+    """How the examples of one class are decided."""
+
+    label: int
+    """The class's number."""
+    examples: int
+    """That have it as their label."""
+    reference: int
+    """How many of them the reference has right."""
+    variant: int
+    """How many of them the variant has right."""
+
+    def accuracy(self, right: int) -> float:
+        """Which fraction of the class's examples so many are."""
+        return right / max(self.examples, 1)
+
+    @property
+    def drop(self) -> float:
+        """How much less of them the variant has right; negative where it has more."""
+        return self.accuracy(self.reference) - self.accuracy(self.variant)
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """Accuracy by class, of one decision an example."""
+
+    metric: str
+    """The name of the metric whose output and labels these are."""
+    classes: int
+    """How many classes occur as labels."""
+    worst: tuple[ClassAccuracy, ...]
+    """By `drop`, the largest first; at most 100."""
+
+
+@dataclass(frozen=True)
+class ChangedAnswer:
+    """An example that the variant decides otherwise than the reference.
+
+    A margin is by how much the answer's score is above that of the other one's answer; of an output of one unit, how
+    far it is from the threshold. It is None where the outputs are decisions themselves.
+    """
+
+    example: int
+    """Its row in the evaluation data's source, from 0."""
+    label: int | None
+    """None without a label."""
+    reference: int
+    """The reference's answer, a class number."""
+    variant: int
+    reference_margin: float | None
+    variant_margin: float | None
+    picture: str | None = None
+    """A small PNG of its input in base64, where that is an image."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Examples whose answer is no longer the reference's."""
+
+    metric: str
+    """The name of the metric whose output these answers are of."""
+    examples: int
+    """That were compared."""
+    changed: int
+    lost: int | None
+    """How many of the changed ones the reference had right; None without labels."""
+    gained: int | None
+    """How many of the changed ones the variant has right; None without labels."""
+    worst: tuple[ChangedAnswer, ...]
+    """What the reference had right first, then by its margin, the largest first; at most 20."""
+
+
+@dataclass(frozen=True)
 class VariantResult:
     """One variant of one model."""
 
@@ -268,6 +367,10 @@ class VariantResult:
     line: int = 0
     diagnosis: Diagnosis | None = None
     """None where none was asked for or needed."""
+    by_class: ByClass | None = None
+    """None without labels of one decision an example."""
+    changed: Changed | None = None
+    """None where no metric compares one decision an example."""
 
     @property
     def judged(self) -> Verdict | None:

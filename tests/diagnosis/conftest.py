@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,6 +130,10 @@ class PlainLab:
 
     def edited(self, constants: Mapping[str, np.ndarray]) -> Any:
         return _Float(constants)
+
+    def values(self, tensors: Sequence[str], samples: Samples) -> list[dict[str, np.ndarray]]:
+        found = self._run(None, samples.inputs["x"])
+        return [{name: found[name][row] for name in tensors} for row in range(samples.count)]
 
     def tensors(self, ranges: Mapping[str, tuple[float, float]], rows: np.ndarray) -> list[TensorView]:
         views = []

@@ -108,3 +108,26 @@ def test_a_part_of_the_examples_is_among_them_and_scaled_ones_are_not() -> None:
     assert evidence.among(faint, real)
     assert not evidence.among(real * 8, real)
     assert not evidence.among(real / 255, real)
+
+
+def test_a_histogram_holds_every_value_and_the_range() -> None:
+    rng = np.random.default_rng(3)
+    evaluation, calibration = list(rng.normal(0, 4, (20, 50))), list(rng.normal(0, 1, (30, 50)))
+    found = evidence.histogram("t", "ADD", (-2.0, 3.0), evaluation, calibration)
+    assert found is not None
+    everything = np.concatenate([*evaluation, *calibration])
+    assert found.span == (everything.min(), everything.max())
+    assert (sum(found.evaluation), sum(found.calibration)) == (1000, 1500)
+    assert (len(found.evaluation), len(found.calibration)) == (64, 64)
+    assert (found.evaluation_examples, found.calibration_examples) == (20, 30)
+    step = 5 / 255
+    beyond = sum(1 for row in evaluation for value in row.tolist() if not -2 - step <= value <= 3 + step)
+    assert found.evaluation_outside == beyond / 1000
+    alone = evidence.histogram("t", "ADD", (-100.0, 100.0), evaluation, [])
+    assert alone is not None
+    assert (alone.span, alone.calibration, alone.calibration_outside) == ((-100.0, 100.0), (), None)
+
+
+def test_there_is_no_histogram_without_values_or_a_range() -> None:
+    assert evidence.histogram("t", "ADD", (0.0, 1.0), [], [np.ones(3)]) is None
+    assert evidence.histogram("t", "ADD", (0.0, np.inf), [np.ones(3)], []) is None

@@ -86,6 +86,31 @@ def test_what_has_not_failed_is_looked_at_and_nothing_is_named(healthy: PlainLab
     assert [rung.name for rung in found.diagnosis.ladder] == ["reference", "float32", "weights", "int8", "file"]
 
 
+def test_the_histogram_is_of_the_tensor_that_the_cause_is_about(healthy: PlainLab) -> None:
+    first = healthy.first.copy()
+    first[0] *= 120
+    second = healthy.second.copy()
+    second[:, 0] /= 120
+    lab = replace(healthy, first=first, second=second)
+    found = diagnose(replace(lab, given=lab.ranges(lab.evaluation)), CASE)
+    (cause,) = found.findings
+    assert cause.tensor == "hidden"
+    (histogram,) = found.diagnosis.histograms
+    assert (histogram.tensor, histogram.operator) == ("hidden", "FULLY_CONNECTED")
+    assert histogram.quantized == lab.ranges(lab.evaluation)["hidden"]
+
+
+def test_without_a_tensor_the_histograms_are_of_what_clips_most(healthy: PlainLab) -> None:
+    low, high = healthy.given["output"]
+    given = {**healthy.given, "output": (low / 4, high / 4)}
+    found = diagnose(replace(healthy, given=given, calibration=None), replace(CASE, failed=False))
+    worst, *others = found.diagnosis.histograms
+    assert worst.tensor == "output"
+    assert len(others) == 2
+    assert worst.evaluation_outside > 0.2
+    assert (worst.calibration, worst.calibration_outside, worst.calibration_examples) == ((), None, 0)
+
+
 def test_few_examples_prove_nothing(healthy: PlainLab) -> None:
     few = replace(healthy, evaluation=healthy.evaluation.take(range(20)), labels=healthy.labels[:20])
     found = diagnose(few, CASE)

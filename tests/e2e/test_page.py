@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,14 @@ def test_the_policy_of_the_page_lets_no_script_run(tmp_path: Path) -> None:
     assert "<output>" not in browse(page, "--dump-dom")
     page.write_text(page.read_text().replace(POLICY, "name=policy"))
     assert "<output>" in browse(page, "--dump-dom")
+
+
+@pytest.mark.parametrize(("policy", "shown"), [("img-src data:", True), ("img-src 'none'", False)])
+def test_pictures_are_seen_under_the_policy_of_the_page(tmp_path: Path, policy: str, shown: bool) -> None:
+    page, picture = tmp_path / "report.html", tmp_path / "page.png"
+    report = replace(diagnosed(), models=diagnosed().models[:1])
+    page.write_text(report_page.render(report).replace("img-src data:", policy))
+    browse(page, "--window-size=1280,9000", f"--screenshot={picture}")
+    red, green, blue = np.moveaxis(np.asarray(Image.open(picture).convert("RGB")), -1, 0)
+    magenta = int(((red == 255) & (green == 0) & (blue == 255)).sum())
+    assert magenta == (78 * 78 // 2 if shown else 0), "half of a picture within its border"

@@ -7,11 +7,23 @@ from typing import Any
 
 import pytest
 
+from tests.sample import PICTURE
 from tflite_guard.judgement.findings import accepted, of_reference
 from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
 from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, Judgement, Tolerance, VariantSpec
 from tflite_guard.protocol import Decided, DegenerateScale, Evaluation, Facts, Measured, OutputFacts, Scales
-from tflite_guard.results import Artifact, Finding, Measurement, ReferenceResult, VariantResult, Verdict
+from tflite_guard.results import (
+    Artifact,
+    ByClass,
+    Changed,
+    ChangedAnswer,
+    ClassAccuracy,
+    Finding,
+    Measurement,
+    ReferenceResult,
+    VariantResult,
+    Verdict,
+)
 
 HEALTHY = OutputFacts("digit", 1000, decided=Decided(1000, 980, 120, 10, 10))
 
@@ -57,6 +69,18 @@ def test_of_a_healthy_model_nothing_is_found() -> None:
     result = judged(evaluation(accuracy((975, 5, 3, 17), ties=2)))
     assert (result.findings, result.verdict, result.metrics[0].verdict) == ((), Verdict.PASS, None)
     assert suspicions(HEALTHY) == []
+
+
+def test_classes_and_changed_answers_are_the_results_with_nothing_but_pixels_in_pictures() -> None:
+    given = [PICTURE, "<svg onload=alert(1)>", None]
+    answers = tuple(ChangedAnswer(at, 7, 7, 4, 0.9, 0.1, one) for at, one in enumerate(given))
+    by_class = ByClass("accuracy", 1, (ClassAccuracy(7, 3, 3, 0),))
+    found = evaluation(accuracy(), by_class=by_class, changed=Changed("accuracy", 1000, 3, 3, 0, answers))
+    result = judged(found)
+    assert result.by_class == by_class
+    assert result.changed is not None
+    assert [one.picture for one in result.changed.worst] == [PICTURE, None, None]
+    assert replace(result.changed, worst=()) == Changed("accuracy", 1000, 3, 3, 0, ())
 
 
 def test_a_reference_no_better_than_the_most_frequent_label_is_told_with_both_numbers() -> None:

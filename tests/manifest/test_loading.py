@@ -378,6 +378,21 @@ def test_a_data_root_allows_what_lies_under_it(read: Read, manifest: Make, messa
         assert model.evaluation.path == outside
 
 
+def test_data_outside_the_repository_is_shown_in_no_picture_unless_that_is_asked_for(
+    read: Read, manifest: Make, project: Path
+) -> None:
+    def pictures(path: str, **more: Any) -> bool:
+        source = {"source": "npz", "path": path, "inputs": "image", "labels": "label"}
+        written = manifest(datasets={"test": source | more})
+        return read(written, data_roots=[str(project.parent)]).models[0].evaluation.pictures
+
+    assert pictures("data/evaluation.npz")
+    assert not pictures("data/evaluation.npz", pictures=False)
+    assert not pictures("../outside.npz")
+    assert not pictures("data/link.npz")
+    assert pictures("../outside.npz", pictures=True)
+
+
 def test_without_git_the_manifests_folder_is_the_root(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -17,15 +19,21 @@ from lxml import html
 
 from tests.conftest import ROOT
 from tests.diagnosed import GUILTY, PATCH, diagnosed, diagnosis, failing
-from tests.sample import COMMANDS, HOSTILE, fixed, full, named
+from tests.sample import COMMANDS, HOSTILE, PICTURE, fixed, full, named
+from tflite_guard.files import png
 from tflite_guard.reports import FORMATS, wording
-from tflite_guard.reports.html import LIMIT, TEMPLATES, choices, ladder, phrases, render, tensors
+from tflite_guard.reports.html import LIMIT, TEMPLATES, choices, examples, histograms, ladder, phrases, render, tensors
 from tflite_guard.reports.html.geometry import Axis
 from tflite_guard.reports.html.page import BOUNDS, page
 from tflite_guard.results import (
+    ByClass,
+    Changed,
+    ChangedAnswer,
+    ClassAccuracy,
     Diagnosis,
     Experiment,
     Finding,
+    Histogram,
     ModelResult,
     Remedy,
     Report,
@@ -214,6 +222,116 @@ def test_fractions_in_percent(fraction: float, shown: str) -> None:
     assert phrases.share(fraction) == shown
 
 
+# Whom a loss hits, and how values lie in their ranges
+
+
+def test_the_class_that_lost_most_is_named_and_every_class_is_in_the_table() -> None:
+    document = parsed(diagnosed())
+    sentences = {words(one) for one in document.iter("p")}
+    assert "Class 7 lost most: its accuracy went from 0.9900 to 0.8000, on 300 examples." in sentences
+    (table, _) = [one for one in document.iter("table") if one.getparent().get("aria-label") == "Accuracy by class"]
+    rows = [[words(cell) for cell in row] for row in table.findall("tbody/tr")]
+    assert rows[0] == ["7", "300", "297", "240", "0.9900", "0.8000", "+0.1900"]
+    assert [row[0] for row in rows] == ["7", "1", "0"]
+
+
+def test_a_class_is_drawn_from_the_references_accuracy_to_the_variants() -> None:
+    found = ByClass("accuracy", 40, (ClassAccuracy(3, 10, 10, 5), ClassAccuracy(1, 10, 8, 9)))
+    worse, better = examples.chart(found).rows
+    assert (worse.name, worse.text, worse.worse) == ("class 3", "10 → 5 of 10 right", True)
+    assert not better.worse
+    assert float(worse.variant[:-1]) < float(better.reference[:-1]) < float(better.variant[:-1])
+    assert float(better.variant[:-1]) < float(worse.reference[:-1])
+    equal = replace(found, worst=(ClassAccuracy(1, 10, 8, 9),))
+    assert examples.lost_most(equal) == "None of 40 classes has lost accuracy."
+
+
+def test_what_changed_is_told_with_a_picture_and_without() -> None:
+    document = parsed(diagnosed())
+    told = "86 of 1000 examples have another answer than the reference's: 78 that the reference has right, 8 that"
+    assert any(told in words(one) for one in document.iter("p"))
+    first = next(document.iter("img"))
+    assert first.get("alt") == "Input of example 657: label 7, reference 7, this variant 4"
+    assert spoken(first.getparent()) == "7 → 4 #657"
+    label = "Examples that changed their answer"
+    table = next(one for one in document.iter("table") if one.getparent().get("aria-label") == label)
+    rows = [[words(cell) for cell in row] for row in table.findall("tbody/tr")]
+    assert rows == [
+        ["657", "7", "7", "0.999", "4", "0"],
+        ["20", "7", "7", "0.871", "1", "0.25"],
+        ["3", "–", "0", "–", "1", "–"],
+    ]
+
+
+FORGED = {
+    "markup": '"><script>alert(1)</script>',
+    "drawing": base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>").decode(),
+    "other type": base64.b64encode(b"GIF89a" + bytes(60)).decode(),
+    "padding": PICTURE + "=" * 8,
+    "line": PICTURE[:20] + "\n" + PICTURE[20:],
+    "cut off": PICTURE[:60],
+    "size": PICTURE * 400,
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_what_is_no_small_png_is_no_picture(forged: str) -> None:
+    answer = ChangedAnswer(1, 7, 7, 4, 0.9, 0.1, forged)
+    changed = replace(examples_of(failing()), worst=(answer,))
+    model = replace(diagnosed().models[0], variants=(replace(failing(), changed=changed),))
+    text = render(replace(diagnosed(), models=(model,)))
+    assert "<img" not in text
+    assert "alert" not in text
+
+
+def examples_of(variant: VariantResult) -> Changed:
+    assert variant.changed is not None
+    return variant.changed
+
+
+def test_pictures_give_way_before_anything_else_does() -> None:
+    noise = png.picture(random.Random(1).randbytes(64 * 64 * 3), 64, 64, 3)
+    answers = tuple(ChangedAnswer(at, 7, 7, 4, 0.9, 0.1, noise) for at in range(20))
+    variant = replace(failing(3), changed=replace(examples_of(failing()), worst=answers))
+    variants = tuple(replace(variant, name=f"int8-{at}") for at in range(40))
+    text = render(replace(diagnosed(), models=(replace(diagnosed().models[0], variants=variants),)))
+    assert len(text.encode()) <= LIMIT
+    found = html.document_fromstring(text)
+    pictures = [len(list(one.iter("img"))) for one in found.find_class("variant")]
+    assert pictures[0] == 12
+    assert {one.get("src") for one in found.iter("img")} == {f"data:image/png;base64,{noise}"}, "none is cut off"
+    assert 0.9e6 < sum(pictures) * len(noise) <= 1e6
+    assert all(f"int8-{at}" in text for at in range(40))
+
+
+def test_bars_outside_the_range_are_marked_and_a_single_value_is_seen() -> None:
+    found = Histogram("t", "ADD", (0.0, 4.0), (-4.0, 4.0), (1, 0, 1_000_000, 7), (), 0.2, None, 32, 0)
+    drawn = histograms.drawing(found)
+    (panel,) = drawn.panels
+    assert [bar.outside for bar in panel.bars] == [True, False, False]
+    assert panel.bars[0].height >= 3
+    assert panel.bars[1].height == histograms.PLOT
+    assert drawn.ends == ("49.5%", "97%")
+    assert panel.text == "evaluation data, 32 examples: 20 % outside"
+    assert histograms.told(found) == (
+        "The file's range is [0, 4.0000]. Values fill about 100 % of it on evaluation data. "
+        "Outside of it lie 20 % of the values on evaluation data."
+    )
+
+
+def test_a_range_that_is_too_wide_is_told_to_be_empty() -> None:
+    counts = (0, 0, 5, 0, *[0] * 60)
+    found = Histogram("t", "ADD", (-8.0, 8.0), (-8.0, 8.0), counts, tuple([1] * 64), 0.0, 0.0, 32, 32)
+    assert histograms.told(found) == (
+        "The file's range is [−8.0000, 8.0000]. Values fill about 2 % of it on evaluation data and 100 % of it on "
+        "calibration data. No value lies outside of it."
+    )
+    assert [panel.text.split(",")[0] for panel in histograms.drawing(found).panels] == [
+        "calibration data",
+        "evaluation data",
+    ]
+
+
 # What it never does
 
 
@@ -221,7 +339,8 @@ def test_it_loads_nothing_and_runs_nothing() -> None:
     document = parsed(diagnosed())
     (policy,) = [one.get("content") for one in document.iter("meta") if one.get("http-equiv")]
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
-    assert not {"script", "link", "img", "iframe", "object", "form"} & {one.tag for one in document.iter()}
+    assert not {"script", "link", "iframe", "object", "form"} & {one.tag for one in document.iter()}
+    assert [one.get("src") for one in document.iter("img")] == [f"data:image/png;base64,{PICTURE}"] * 2
     assert not [name for one in document.iter() for name in one.attrib if name.startswith("on") or name == "style"]
     links = {one.get("href") for one in document.iter("a")}
     assert links >= {f"{phrases.DOCS}/rules/coarse-output.md"}
@@ -258,7 +377,11 @@ def everywhere(report: Report, text: str) -> Report:
             tried=tuple(replace(experiment, name=text) for experiment in one.tried),
             front=tuple(map(remedy, one.front)),
             note=one.note and text,
+            histograms=tuple(replace(histogram, tensor=text, operator=text) for histogram in one.histograms),
         )
+
+    def changed(one: Changed) -> Changed:
+        return replace(one, metric=text, worst=tuple(replace(answer, picture=text) for answer in one.worst))
 
     def variant(one: VariantResult) -> VariantResult:
         return replace(
@@ -268,6 +391,8 @@ def everywhere(report: Report, text: str) -> Report:
             findings=tuple(map(finding, one.findings)),
             remedies=tuple(map(remedy, one.remedies)),
             diagnosis=one.diagnosis and of_diagnosis(one.diagnosis),
+            by_class=one.by_class and replace(one.by_class, metric=text),
+            changed=one.changed and changed(one.changed),
         )
 
     def model(one: ModelResult) -> ModelResult:
@@ -328,7 +453,7 @@ def test_whatever_the_figures_of_a_diagnosis_are_it_is_drawn(figure: float) -> N
 
 
 def test_two_hundred_tensors_are_a_quarter_of_a_megabyte() -> None:
-    assert len(render(diagnosed(200)).encode()) < 300_000
+    assert len(render(diagnosed(200)).encode()) - len(render(diagnosed(3)).encode()) < 250_000
 
 
 @pytest.mark.parametrize("count", [30, 200])
@@ -406,7 +531,7 @@ def test_every_format_renders_a_diagnosis(name: str) -> None:
 
 def test_the_sample_fills_every_field_of_a_diagnosis() -> None:
     filled = {(type(holder), name) for holder, name, value in holders(failing()) if value not in (None, (), {})}
-    for kind in (Experiment, Remedy, TensorLoss):
+    for kind in (ByClass, Changed, ChangedAnswer, ClassAccuracy, Experiment, Histogram, Remedy, TensorLoss):
         assert {(kind, field.name) for field in fields(kind)} <= filled
     assert Verdict.FAIL is failing().verdict
 

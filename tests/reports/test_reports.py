@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.sample import HOSTILE, fixed, full, metric, named
+from tests.sample import HOSTILE, PICTURE, fixed, full, metric, named
 from tflite_guard import results
 from tflite_guard.errors import UsageError
 from tflite_guard.reports import FORMATS
@@ -47,6 +47,12 @@ def test_the_rendering_is_the_one_that_was_read(name: str) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(rendered)
     assert rendered == path.read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("json", "html")])
+def test_pictures_are_in_the_page_and_the_json_alone(name: str) -> None:
+    assert PICTURE in FORMATS["json"].text(full())
+    assert "iVBOR" not in FORMATS[name].text(full())
 
 
 def test_the_json_is_valid_and_reads_back_the_same() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
-from tflite_guard.diagnosis.lab import Array, Arrays, Samples
+from tflite_guard.diagnosis.lab import Array, Arrays, Range, Samples
+from tflite_guard.results import Histogram
 
 SURELY = 0.975
 """The share of resamples in which something is lost, for the loss not to be chance."""
 MOSTLY = 0.9
 """The share of examples that are like others, for a set of them to be."""
+BINS = 64
+"""Of a histogram."""
+STEPS = 255
+"""From one end of a quantized range to the other."""
 ROBUST = (1.0, 99.0)
 """Percentiles between which values are compared where a few extremes must have no say."""
 
@@ -154,3 +160,42 @@ def _keys(samples: Samples) -> set[bytes]:
         hashlib.sha256(b"".join(np.ascontiguousarray(v[i]).tobytes() for v in samples.inputs.values())).digest()
         for i in range(samples.count)
     }
+
+
+def histogram(
+    tensor: str, operator: str, quantized: Range, evaluation: Sequence[Array], calibration: Sequence[Array]
+) -> Histogram | None:
+    """How values are spread beside the range that they are quantized with; None without values or without a range.
+
+    `evaluation` and `calibration` hold the values of one example each, flat; the latter may be empty.
+    """
+    if not np.isfinite(quantized).all() or not any(len(values) for values in evaluation):
+        return None
+    ours, theirs = (
+        np.concatenate(parts).astype(np.float64) if parts else np.empty(0) for parts in (evaluation, calibration)
+    )
+    ends = [
+        *quantized,
+        *(float(end) for values in (ours, theirs) if len(values) for end in (values.min(), values.max())),
+    ]
+    low, high = min(ends), max(ends)
+    counts = [tuple(np.histogram(values, BINS, (low, high))[0].tolist()) for values in (ours, theirs)]
+    return Histogram(
+        tensor=tensor,
+        operator=operator,
+        quantized=quantized,
+        span=(low, high),
+        evaluation=counts[0],
+        calibration=counts[1] if len(theirs) else (),
+        evaluation_outside=_outside(ours, quantized),
+        calibration_outside=_outside(theirs, quantized) if len(theirs) else None,
+        evaluation_examples=len(evaluation),
+        calibration_examples=len(calibration),
+    )
+
+
+def _outside(values: Array, quantized: Range) -> float:
+    """The fraction that lies a step and more outside: what is nearer is rounded, as everything is."""
+    low, high = quantized
+    step = (high - low) / STEPS
+    return float(((values < low - step) | (values > high + step)).mean())

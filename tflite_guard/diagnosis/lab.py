@@ -281,6 +281,9 @@ class Lab(Protocol):
     def tensors(self, ranges: Ranges, rows: Array) -> list[TensorView]:
         """How each activation fares when quantized with some ranges."""
 
+    def values(self, tensors: Sequence[str], samples: Samples) -> list[Arrays]:
+        """The finite values of some activations in the float graph, flat, for each of a few of the examples."""
+
     def constant(self, name: str) -> Array:
         """A constant of the float model, float32."""
 

@@ -29,13 +29,14 @@ from tflite_guard.diagnosis.experiments import Bench, Trial
 from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab
 from tflite_guard.diagnosis.remedies import Search
 from tflite_guard.protocol import Diagnosed
-from tflite_guard.results import Diagnosis, Experiment, Finding, Remedy, Rung, TensorLoss
+from tflite_guard.results import Diagnosis, Experiment, Finding, Histogram, Remedy, Rung, TensorLoss
 from tflite_guard.rules import finding
 
 FEWEST = 30
 """Examples below which nothing can be shown."""
 MOST_TENSORS = 200
 MOST_TRIED = 50
+MOST_HISTOGRAMS = 3
 SECONDS_FOR_REMEDIES = 20.0
 
 PROCEDURE: tuple[Look, ...] = (
@@ -65,14 +66,16 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
     cause = next((found for look in PROCEDURE if (found := look(bench)) is not None), None) if case.failed else None
     misused, why_not = application.misuse(bench) if case.application else (None, "")
     holding, front = _remedies(bench, cause) if case.failed else ((), ())
+    seen = lab.quantizable and bool(lab.artifact_ranges)
     diagnosis = Diagnosis(
         metric=case.metric,
         examples=count,
         ladder=tuple(ladder),
-        tensors=_tensors(bench) if lab.quantizable and lab.artifact_ranges else (),
+        tensors=_tensors(bench) if seen else (),
         tried=_tried(bench.tried),
         front=front,
         note=_note(bench, cause, why_not),
+        histograms=_histograms(bench, cause) if seen else (),
         seconds=round(time.monotonic() - started, 3),
     )
     return Diagnosed(diagnosis, tuple(_finding(bench, one) for one in (cause, misused) if one is not None), holding)
@@ -143,6 +146,28 @@ def _tensors(bench: Bench) -> tuple[TensorLoss, ...]:
     worst = sorted(losses, key=lambda one: np.inf if one.isolated is None else one.isolated)[:MOST_TENSORS]
     kept = {one.tensor for one in worst}
     return tuple(one for one in losses if one.tensor in kept)
+
+
+def _histograms(bench: Bench, cause: Cause | None) -> tuple[Histogram, ...]:
+    """Of the tensor that the cause is about, else of those that clip most, or use the fewest integers."""
+    lab, given = bench.lab, bench.lab.artifact_ranges
+    worst = sorted((view for view in bench.views if view.name in given), key=lambda view: (-view.clipped, view.codes))
+    named = [view for view in worst if cause is not None and view.name == cause.tensor]
+    chosen = named or worst[:MOST_HISTOGRAMS]
+    names = [view.name for view in chosen]
+    evaluation = lab.values(names, lab.evaluation.take(bench.choosing))
+    calibration = [] if lab.calibration is None else lab.values(names, lab.calibration)
+    found = (
+        evidence.histogram(
+            view.name,
+            view.operator,
+            given[view.name],
+            [values[view.name] for values in evaluation if view.name in values],
+            [values[view.name] for values in calibration if view.name in values],
+        )
+        for view in chosen
+    )
+    return tuple(one for one in found if one is not None)
 
 
 def _tried(trials: Sequence[Trial]) -> tuple[Experiment, ...]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
+from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
 from tflite_guard.engine.facts import Watch, custom_operators, scales
 from tflite_guard.engine.multi_label import LabelReading
@@ -149,6 +150,11 @@ class Scorer:
         seed = self._dataset.seed
         return [(column.spec.name, column.measured(groups, seed)) for column in self._columns]
 
+    def answers(self, data: Dataset) -> Answers | None:
+        """A collector of decisions on `data`; None where no metric decides."""
+        columns = [(one.spec, one.output, one.labels) for one in self._columns if isinstance(one, _Column)]
+        return Answers.first(columns, data)
+
     def facts(self) -> tuple[OutputFacts, ...]:
         """What each output is like."""
         read = self._reading.found
@@ -183,9 +189,8 @@ class Subject:
         """An interpreter for each thread."""
         return [Runner(self.model, kernels, self.names) for _ in range(self.threads)]
 
-    def run(self, runners: Sequence[Runner]) -> Iterator[tuple[Batch, dict[str, Array]]]:
-        """Batches with the .tflite's outputs by canonical name."""
-        data = self.data()
+    def run(self, runners: Sequence[Runner], data: Dataset) -> Iterator[tuple[Batch, dict[str, Array]]]:
+        """Batches of the evaluation data with the .tflite's outputs by canonical name."""
         with about(self.dataset):
             yield from run_batches(runners, data.batches(batch_size(data)), self.state)
 
@@ -210,10 +215,11 @@ def evaluate(
     `calibration` is what it was calibrated on, to be compared with the inputs.
     """
     model = subject.model
-    scorer = subject.scorer()
+    data, scorer = subject.data(), subject.scorer()
+    answers = scorer.answers(data)
     runners = subject.runners(options.kernels)
     inputs = None if calibration is None else evaluation_seen(subject.recorded.examples)
-    for batch, outputs in subject.run(runners):
+    for batch, outputs in subject.run(runners, data):
         if inputs is not None:
             inputs.add(batch.inputs)
         count = _length(outputs)
@@ -222,6 +228,8 @@ def evaluate(
         for name, values in outputs.items():
             _require_shape("output-shape", f"{model.path}: output {name!r}", values, "the reference's", reference[name])
         scorer.add(batch, outputs, reference)
+        if answers is not None:
+            answers.add(batch, outputs[answers.output], reference[answers.output])
         progress(batch.start + count, subject.recorded.examples)
     size = Path(model.path).stat().st_size
     return Evaluation(
@@ -232,6 +240,8 @@ def evaluate(
         outputs=scorer.facts(),
         calibration=None if calibration is None or inputs is None else facts(calibration, inputs),
         scales=scales(model.graph),
+        by_class=None if answers is None else answers.by_class(),
+        changed=None if answers is None else answers.changed(),
     )
 
 
@@ -253,7 +263,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
         theirs = _Rows(recorded_outputs(path, subject.dataset, subject.open_data))
         runners = subject.runners(kernels)
         ports = runners[0].outputs
-        for batch, outputs in subject.run(runners):
+        for batch, outputs in subject.run(runners, subject.data()):
             count = _length(outputs)
             observed = _dequantized(named(theirs.take(count), subject.names, path), ports)
             for name, ours in outputs.items():

@@ -53,6 +53,8 @@ MOST_BYTES = 192 * 2**20
 BATCH = 64
 LOOKED_AT = 32
 """Examples on which every activation is looked at."""
+MOST_VALUES = 32 * 2**20
+"""Bytes of a few activations' values, beyond which no further example is looked at."""
 INTEGERS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 LEVELS = 255
 
@@ -222,6 +224,18 @@ class EngineLab:
                 looks[name].add(value, theirs.get(name))
         kinds = {name: one.type for one in self.graph.operators for name in one.outputs}
         return [look.view(name, kinds.get(name, "input")) for name, look in looks.items() if look.seen]
+
+    def values(self, tensors: Sequence[str], samples: Samples) -> list[Arrays]:
+        """Some activations' finite values in the float graph, flat, for a few examples from all over the samples."""
+        few = samples.take(np.linspace(0, samples.count - 1, min(samples.count, LOOKED_AT)).astype(int))
+        found: list[Arrays] = []
+        size = 0
+        for values in self._file.observed(tensors, self._singly(few)):
+            found.append({name: value.reshape(-1) for name, value in values.items()})
+            size += sum(value.nbytes for value in values.values())
+            if size > MOST_VALUES:
+                break
+        return found
 
     def _quantized_values(self, ranges: Ranges, samples: Samples) -> Iterator[dict[str, Array]]:
         """Each example's activations in the quantized graph, as reals, by name."""

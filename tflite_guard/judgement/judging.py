@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tflite_guard.files import png
 from tflite_guard.judgement import findings
 from tflite_guard.judgement.verdict import judge, within_steps
 from tflite_guard.manifest.types import DatasetSpec, Ignore, Tolerance, VariantSpec
 from tflite_guard.protocol import Diagnosed, Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
+    Changed,
     ErrorInfo,
     Finding,
     Measurement,
@@ -86,7 +88,17 @@ def variant_result(
         seconds=seconds,
         observed=observed,
         line=variant.line,
+        by_class=evaluation.by_class,
+        changed=_redrawn(evaluation.changed),
     )
+
+
+def _redrawn(changed: Changed | None) -> Changed | None:
+    """With nothing but pixels in the pictures, which come from a child that is not trusted."""
+    if changed is None:
+        return None
+    worst = (replace(one, picture=one.picture and png.redrawn(one.picture)) for one in changed.worst)
+    return replace(changed, worst=tuple(worst))
 
 
 def _judged(

@@ -132,6 +132,8 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
         columns=written.get("columns"),
         features=written.get("features"),
         function=FunctionSpec(written["path"], context.folder) if python else None,
+        # What is kept out of the repository is not to be seen by everybody who may see a report.
+        pictures=written.get("pictures", python or files.under(context.real_path(written["path"]), context.roots[0])),
     )
 
 

@@ -73,6 +73,8 @@ class DatasetSpec:
     columns: dict[str, Any] | None = None
     features: dict[str, dict[str, Any]] | None = None
     function: FunctionSpec | None = None
+    pictures: bool = True
+    """A report may show examples as small pictures."""
 
     @property
     def path(self) -> str:

@@ -51,8 +51,8 @@ for the variant, or make the variant with a `recipe` of the LiteRT Quantizer and
 {"name": "int8", "quantization": "int8", "equalize": ["depthwise_3"]}
 ```
 
-The same in Keras, so that every conversion has it, between two layers with nothing but ReLU, pooling or padding between them
-(not ReLU6, softmax or a residual addition). `reach` is the largest activation of each channel
+The same in Keras, so that every conversion has it, between two layers with nothing but ReLU, pooling
+or padding between them (not ReLU6, softmax or a residual addition). `reach` is the largest activation of each channel
 between them, on calibration data:
 
 ```python

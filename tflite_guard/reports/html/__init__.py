@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tflite_guard.reports import wording
-from tflite_guard.reports.html import choices, ladder, page, phrases, tensors
+from tflite_guard.reports.html import choices, examples, histograms, ladder, page, phrases, tensors
 from tflite_guard.results import Report
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
@@ -54,11 +54,16 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.globals.update(wording=wording, figures=figures, phrases=phrases)
-    environment.globals.update(ladder=ladder, tensors=tensors, choices=choices)
+    environment.globals.update(
+        ladder=ladder, tensors=tensors, choices=choices, examples=examples, histograms=histograms
+    )
     environment.filters.update(name=phrases.name)
     return environment
 
 
 def _harmless(value: object) -> object:
-    """What a template puts out: text without control and direction characters, on one line, of limited length."""
+    """What a template puts out: text without control and direction characters, on one line, of limited length.
+
+    What is no `str` itself, as the address of a picture, is made here and keeps its length; it is escaped all the same.
+    """
     return plain(value, wording.LONGEST_MESSAGE) if type(value) is str else value

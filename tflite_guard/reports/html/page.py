@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tflite_guard.reports import wording
-from tflite_guard.reports.html import phrases, tensors
+from tflite_guard.reports.html import examples, phrases, tensors
 from tflite_guard.reports.wording import Problem
 from tflite_guard.results import (
+    ChangedAnswer,
     Diagnosis,
     Finding,
     MetricResult,
@@ -37,14 +38,16 @@ class Bounds:
     diagnoses: int
     tensors: int
     """Of one diagnosis."""
+    pictures: int
+    """Bytes of all of them."""
 
 
 BOUNDS = (
-    Bounds(500, 200, 200, 100, 200, 50, 200),
-    Bounds(200, 50, 100, 50, 50, 20, 100),
-    Bounds(50, 20, 30, 20, 20, 5, 50),
-    Bounds(10, 5, 10, 5, 5, 1, 20),
-    Bounds(3, 1, 3, 2, 2, 0, 0),
+    Bounds(500, 200, 200, 100, 200, 50, 200, 1_000_000),
+    Bounds(200, 50, 100, 50, 50, 20, 100, 500_000),
+    Bounds(50, 20, 30, 20, 20, 5, 50, 200_000),
+    Bounds(10, 5, 10, 5, 5, 1, 20, 50_000),
+    Bounds(3, 1, 3, 2, 2, 0, 0, 0),
 )
 """From all that anybody reads to what always fits; the first that makes a small enough page is taken."""
 
@@ -90,6 +93,8 @@ class Variant:
     bounds: Bounds
     diagnosis: Diagnosis | None
     """None where there is none, or no room for it."""
+    pictures: tuple[tuple[ChangedAnswer, examples.Url], ...] = ()
+    """Of examples that changed their answer, as far as there is room for them."""
     hidden: bool = False
     """Nobody asked for it: the conversion alone."""
 
@@ -190,7 +195,7 @@ def page(report: Report, bounds: Bounds) -> Page:
 
 
 def _models(report: Report, bounds: Bounds) -> Iterator[Model]:
-    titles, room = wording.titles(report), bounds.diagnoses
+    titles, room, bytes_left = wording.titles(report), bounds.diagnoses, bounds.pictures
     order = list(Verdict)
     ranked = sorted(report.models, key=lambda one: order.index(one.verdict), reverse=True)
     for at, model in enumerate(ranked[: bounds.models], 1):
@@ -199,9 +204,24 @@ def _models(report: Report, bounds: Bounds) -> Iterator[Model]:
         for place, one in enumerate(kept, 1):
             told = one.diagnosis if room > 0 else None
             room -= told is not None
-            variants.append(Variant(f"m{at}-v{place}", one, bounds, told))
+            pictures = _pictures(one, bytes_left)
+            bytes_left -= sum(len(url) for _, url in pictures)
+            variants.append(Variant(f"m{at}-v{place}", one, bounds, told, pictures))
         left_out = len(model.variants) - len(kept)
         yield Model(f"m{at}", titles[id(model)], model, tuple(variants), left_out, bounds)
+
+
+def _pictures(variant: VariantResult, room: int) -> tuple[tuple[ChangedAnswer, examples.Url], ...]:
+    """Those of a variant's examples that have one, until there is no more room."""
+    kept: list[tuple[ChangedAnswer, examples.Url]] = []
+    for one in variant.changed.worst[: examples.MOST_PICTURES] if variant.changed else ():
+        url = examples.url(one.picture) if one.picture else None
+        room -= len(url or "")
+        if room < 0:
+            break
+        if url is not None:
+            kept.append((one, url))
+    return tuple(kept)
 
 
 def _failures(report: Report, models: Sequence[Model]) -> list[Failure]:

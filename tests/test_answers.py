@@ -1,0 +1,174 @@
+"""Accuracy by class, changed examples and histograms of a real model, against scikit-learn and plain loops."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from PIL import Image
+from sklearn.metrics import recall_score
+
+from tests.conftest import EXAMPLES, Finished, Run, manifest_of, run_cli, write_manifest
+from tests.plain_loop import real_outputs
+
+BROKEN = EXAMPLES / "digits-broken/tflite-guard.json"
+
+
+@pytest.fixture(scope="module")
+def checked(shared_cache: Path) -> Finished:
+    return run_cli("check", BROKEN, "--format", "json", "--cache-dir", shared_cache)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.load(EXAMPLES / "digits/data/evaluation.npz")["image"]
+
+
+@pytest.fixture(scope="module")
+def labels() -> np.ndarray:
+    return np.load(EXAMPLES / "digits/data/evaluation.npz")["label"]
+
+
+def outputs_of(variant: str, shared_cache: Path, folder: Path, images: np.ndarray) -> np.ndarray:
+    path = folder / f"{variant}.tflite"
+    arguments = ("convert", "digits", variant, "-o", path, "--manifest", BROKEN, "--cache-dir", shared_cache)
+    assert run_cli(*arguments).code == 0
+    return real_outputs(path, images)
+
+
+@pytest.fixture(scope="module")
+def int8(shared_cache: Path, tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray) -> np.ndarray:
+    return outputs_of("int8", shared_cache, tmp_path_factory.mktemp("int8"), pixels.astype(np.float32) / 16)
+
+
+@pytest.fixture(scope="module")
+def reference(pixels: np.ndarray) -> np.ndarray:
+    import keras
+
+    model = keras.models.load_model(EXAMPLES / "digits/models/digits.keras")
+    return model.predict(pixels.astype(np.float32) / 16, verbose=0)
+
+
+def test_classes_are_scikit_learns_recall(
+    checked: Finished, int8: np.ndarray, reference: np.ndarray, labels: np.ndarray
+) -> None:
+    found = checked.variant("int8")["by_class"]
+    assert (found["metric"], found["classes"]) == ("accuracy", 10)
+    theirs, ours = (recall_score(labels, one.argmax(1), average=None) for one in (reference, int8))
+    told = {one["label"]: one for one in found["worst"]}
+    for label in range(10):
+        one = told[label]
+        assert one["examples"] == int((labels == label).sum())
+        assert one["reference"] / one["examples"] == pytest.approx(theirs[label])
+        assert one["variant"] / one["examples"] == pytest.approx(ours[label])
+    assert found["worst"][0]["label"] == int(np.argmax(theirs - ours))
+    assert (theirs - ours).max() > 0.1, "the example is broken enough to tell"
+    accuracy = checked.metric("int8", "accuracy")
+    assert sum(one["variant"] for one in told.values()) == round(accuracy["value"] * len(labels))
+    assert sum(one["reference"] for one in told.values()) == round(accuracy["reference"] * len(labels))
+
+
+def test_examples_that_changed_are_those_of_a_plain_loop(
+    checked: Finished, int8: np.ndarray, reference: np.ndarray, labels: np.ndarray
+) -> None:
+    found = checked.variant("int8")["changed"]
+    expected: list[tuple[bool, float, int]] = []
+    for at, (theirs, ours) in enumerate(zip(reference, int8, strict=True)):
+        before, after = int(np.argmax(theirs)), int(np.argmax(ours))
+        if before != after:
+            expected.append((before != labels[at], -(float(theirs[before]) - float(theirs[after])), at))
+    expected.sort()
+    assert found["changed"] == len(expected) == round((1 - checked.metric("int8", "agreement")["value"]) * len(labels))
+    assert found["lost"] == sum(not wrong for wrong, _, _ in expected)
+    assert found["lost"] - found["gained"] == round(checked.metric("int8", "accuracy")["drop"] * len(labels))
+    assert [one["example"] for one in found["worst"]] == [at for _, _, at in expected[:20]]
+    for one, (_, margin, at) in zip(found["worst"], expected, strict=False):
+        assert one["reference_margin"] == pytest.approx(-margin, abs=1e-5)
+        assert one["variant_margin"] == pytest.approx(float(int8[at].max() - int8[at][one["reference"]]), abs=1e-6)
+        assert (one["label"], one["reference"], one["variant"]) == (
+            labels[at],
+            reference[at].argmax(),
+            int8[at].argmax(),
+        )
+
+
+def test_the_pictures_are_the_examples_inputs(checked: Finished, pixels: np.ndarray) -> None:
+    worst = checked.variant("int8")["changed"]["worst"]
+    assert [one["picture"] is not None for one in worst] == [True] * 12 + [False] * 8
+    for one in worst[:12]:
+        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["picture"]))))
+        image = pixels[one["example"], :, :, 0].astype(np.float64)
+        assert np.abs(seen - (image - image.min()) / (image.max() - image.min()) * 255).max() <= 0.5
+
+
+def test_the_number_of_an_example_is_its_row_in_the_data_under_a_limit(
+    run: Run,
+    light_digits: Path,
+    labels: np.ndarray,
+) -> None:
+    """Most examples' labels are told wrong by another place."""
+    manifest = manifest_of(light_digits)
+    manifest["datasets"]["test"] |= {"limit": 300, "preprocess": [{"cast": "float32"}]}
+    path = write_manifest(light_digits, manifest)
+    found = run("check", path, "--format", "json", "--diagnose", "never").variant("shipped")["changed"]
+    assert found["examples"] == 300
+    assert len(found["worst"]) > 5
+    assert [one["label"] for one in found["worst"]] == [labels[one["example"]] for one in found["worst"]]
+
+
+def test_no_picture_is_made_where_the_manifest_wants_none(run: Run, light_digits: Path) -> None:
+    manifest = manifest_of(light_digits)
+    manifest["datasets"]["test"] |= {"pictures": False, "preprocess": [{"cast": "float32"}]}
+    path = write_manifest(light_digits, manifest)
+    found = run("check", path, "--format", "json", "--diagnose", "never").variant("shipped")["changed"]
+    assert len(found["worst"]) == 20
+    assert {one["picture"] for one in found["worst"]} == {None}
+
+
+def test_without_a_decision_there_are_no_answers(run: Run, light_digits: Path) -> None:
+    manifest = manifest_of(light_digits)
+    manifest["models"][0] |= {"metrics": ["sqnr"], "tolerances": {}}
+    path = write_manifest(light_digits, manifest)
+    variant = run("check", path, "--format", "json").variant("shipped")
+    assert (variant["by_class"], variant["changed"]) == (None, None)
+
+
+def values_of(model: Path, tensor: str, images: np.ndarray) -> np.ndarray:
+    """A tensor of a float .tflite, example by example."""
+    interpreter = Interpreter(
+        model_path=str(model),
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+    )
+    interpreter.allocate_tensors()
+    (index,) = [one["index"] for one in interpreter.get_tensor_details() if one["name"] == tensor]
+    found = []
+    for image in images:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(index).ravel().copy())
+    return np.concatenate(found)
+
+
+def test_a_histogram_is_of_the_tensors_values_on_calibration_data(checked: Finished, float_tflite: Path) -> None:
+    """Calibrated on 0 to 16 and evaluated on 0 to 1: most of the range stays empty."""
+    histograms: list[dict[str, Any]] = checked.variant("int8")["diagnosis"]["histograms"]
+    assert 1 <= len(histograms) <= 3
+    data = np.load(EXAMPLES / "digits/data/calibration.npz")["image"].astype(np.float32)
+    chosen = data[np.linspace(0, len(data) - 1, 32).astype(int)]
+    for one in histograms:
+        values = values_of(float_tflite, one["tensor"], chosen)
+        counts = np.histogram(values, 64, one["span"])[0]
+        # A value on the edge between two bins may fall to either side, by the order of sums.
+        assert np.abs(np.cumsum(counts) - np.cumsum(one["calibration"])).max() <= 2
+        assert (one["calibration_examples"], one["evaluation_examples"]) == (32, 32)
+        assert sum(one["evaluation"]) == sum(one["calibration"]) == len(values)
+        filled = np.flatnonzero(one["evaluation"])
+        assert np.ptp(filled) < 10, "the evaluation data fill little of the range"
+        assert np.ptp(np.flatnonzero(one["calibration"])) > 40
+        assert one["evaluation_outside"] == 0

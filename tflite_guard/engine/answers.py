@@ -1,0 +1,188 @@
+"""Decisions of a variant beside its reference's: accuracy by class, and the examples whose answer has changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite_guard.datasets import Batch, Dataset
+from tflite_guard.datasets.sources import Rows
+from tflite_guard.files import png
+from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.metrics.labels import Compared, binary_threshold, class_labels, decisions, is_decided, is_one_unit
+from tflite_guard.results import ByClass, Changed, ChangedAnswer, ClassAccuracy
+
+Array = npt.NDArray[Any]
+LABELLED = ("accuracy", "f1_macro", "top_k_accuracy")
+"""Metrics whose labels say of an example which class is right."""
+MOST_CLASSES = 100
+MOST_CHANGED = 20
+MOST_PICTURES = 12
+
+
+@dataclass
+class Answers:
+    """Collects the decisions on one output, batch by batch."""
+
+    spec: MetricSpec
+    """The metric that decides, with its `multi_label` settled."""
+    output: str
+    labels: str | None
+    """The key of the output's labels; None without any."""
+    rows: Rows
+    """Each example's row in the source of the data."""
+    pictures: bool = True
+    """Examples may be shown."""
+    _single: bool = True
+    _examples: int = 0
+    _actual: Counter[int] = field(default_factory=Counter)
+    _reference_right: Counter[int] = field(default_factory=Counter)
+    _variant_right: Counter[int] = field(default_factory=Counter)
+    _changed: int = 0
+    _lost: int = 0
+    _gained: int = 0
+    _worst: list[ChangedAnswer] = field(default_factory=list)
+
+    @staticmethod
+    def first(columns: Sequence[tuple[MetricSpec, str, str | None]], data: Dataset) -> Answers | None:
+        """Of the first metric that has labels of classes, else of the first `agreement`; None without either.
+
+        `columns` are metrics, each with its output and the key of its labels.
+        """
+        deciding = [one for one in columns if not one[0].multi_label]
+        labelled = (one for one in deciding if one[0].metric in LABELLED and one[2] is not None)
+        agreeing = ((spec, output, None) for spec, output, _ in deciding if spec.metric == "agreement")
+        found = next(labelled, None) or next(agreeing, None)
+        return None if found is None else Answers(*found, data.rows, data.spec.pictures)
+
+    def add(self, batch: Batch, outputs: Array, reference: Array) -> None:
+        """One batch with the variant's and the reference's values of the output, (n, ...) each."""
+        decided = decisions(self.spec, reference)[0]
+        self._single = self._single and decided.size == len(decided)
+        if not self._single:
+            return
+        labels = None if self.labels is None else batch.labels[self.labels]
+        numbers, counted = np.zeros(decided.shape, np.int64), np.zeros(decided.shape, bool)
+        if labels is not None:
+            numbers, counted = class_labels(Compared(self.spec, outputs, reference, labels, batch.start), decided.shape)
+        answers = decisions(self.spec, outputs)[0]
+        self._tally(*(values.reshape(-1) for values in (numbers, counted, decided, answers)))
+        changed = np.flatnonzero(decided.reshape(-1) != answers.reshape(-1))
+        if not len(changed):
+            return
+        margins = [
+            _margins(self.spec, scores, own.reshape(-1), other.reshape(-1))
+            for scores, own, other in ((reference, decided, answers), (outputs, answers, decided))
+        ]
+        found = [
+            ChangedAnswer(
+                example=int(self.rows[batch.start + at]),
+                label=int(numbers.flat[at]) if counted.flat[at] else None,
+                reference=int(decided.flat[at]),
+                variant=int(answers.flat[at]),
+                reference_margin=_finite(margins[0], at),
+                variant_margin=_finite(margins[1], at),
+            )
+            for at in changed.tolist()
+        ]
+        places = {one.example: at for one, at in zip(found, changed.tolist(), strict=True)}
+        self._worst = sorted([*self._worst, *found], key=_badness)[:MOST_CHANGED]
+        if not self.pictures:
+            return
+        self._worst[:MOST_PICTURES] = [
+            replace(one, picture=_picture(batch.inputs, places[one.example])) if one.example in places else one
+            for one in self._worst[:MOST_PICTURES]
+        ]
+
+    def _tally(self, numbers: Array, counted: Array, decided: Array, answers: Array) -> None:
+        theirs, ours, differ = counted & (decided == numbers), counted & (answers == numbers), decided != answers
+        for counter, which in (
+            (self._actual, counted),
+            (self._reference_right, theirs),
+            (self._variant_right, ours),
+        ):
+            counter.update(numbers[which].tolist())
+        self._examples += len(numbers)
+        self._changed += int(differ.sum())
+        self._lost += int((theirs & differ).sum())
+        self._gained += int((ours & differ).sum())
+
+    def by_class(self) -> ByClass | None:
+        """Accuracy by class; None without labels, or where an example has several decisions."""
+        if not self._single or not self._actual:
+            return None
+        every = [
+            ClassAccuracy(label, count, self._reference_right[label], self._variant_right[label])
+            for label, count in self._actual.items()
+        ]
+        every.sort(key=lambda one: (-one.drop, -one.examples, one.label))
+        return ByClass(self.spec.name, len(every), tuple(every[:MOST_CLASSES]))
+
+    def changed(self) -> Changed | None:
+        """What has another answer than the reference's; None where an example has several decisions."""
+        if not self._single:
+            return None
+        labelled = self.labels is not None
+        # A picture of what has since come to lie further back is not worth its size.
+        worst = [replace(one, picture=None) if at >= MOST_PICTURES else one for at, one in enumerate(self._worst)]
+        return Changed(
+            metric=self.spec.name,
+            examples=self._examples,
+            changed=self._changed,
+            lost=self._lost if labelled else None,
+            gained=self._gained if labelled else None,
+            worst=tuple(worst),
+        )
+
+
+def _badness(one: ChangedAnswer) -> tuple[bool, float, int]:
+    """What the reference had right first, then what it was surest of."""
+    return one.label != one.reference, -(one.reference_margin or 0.0), one.example
+
+
+def _margins(spec: MetricSpec, scores: Array, own: Array, other: Array) -> Array | None:
+    """By how much one answer's score is above the other's, (n,) float64; None where outputs are decisions."""
+    if is_decided(scores):
+        return None
+    values = scores.reshape(len(scores), -1).astype(np.float64)
+    if is_one_unit(scores):
+        return np.abs(values[:, 0] - binary_threshold(spec))
+    each = np.arange(len(values))
+    return np.asarray(values[each, own] - values[each, other])
+
+
+def _finite(margins: Array | None, at: int) -> float | None:
+    return None if margins is None or not np.isfinite(margins[at]) else float(margins[at])
+
+
+def _picture(inputs: dict[str, Array], at: int) -> str | None:
+    """One example's input as a PNG in base64, its smallest value black and its largest white; None of what is no image.
+
+    An image is the only input, (height, width, 1 or 3), of floats or bytes.
+    """
+    (values, *others) = inputs.values()
+    if others or values.ndim != 4 or values.shape[3] not in png.COLOUR_TYPES or not values[at].size:
+        return None
+    if values.dtype.kind != "f" and values.dtype != np.uint8:
+        return None
+    small = values[at].astype(np.float64)
+    longest = max(small.shape[:2])
+    for axis in (0, 1):
+        small = _shrunk(small, axis, max(1, small.shape[axis] * min(png.LONGEST_SIDE, longest) // longest))
+    low, high = float(small.min()), float(small.max())
+    scaled = np.rint((small - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
+    return png.picture(scaled.tobytes(), *scaled.shape)
+
+
+def _shrunk(values: Array, axis: int, size: int) -> Array:
+    """An axis made shorter: the means of so many stretches of it."""
+    length = values.shape[axis]
+    starts = np.arange(size) * length // size
+    counts = np.diff(np.append(starts, length))
+    shape = [-1 if at == axis else 1 for at in range(values.ndim)]
+    return np.asarray(np.add.reduceat(values, starts, axis) / counts.reshape(shape))
