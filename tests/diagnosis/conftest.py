@@ -61,6 +61,10 @@ class PlainLab:
         return self.given
 
     @property
+    def artifact_names(self) -> dict[str, str]:
+        return {name: f"{name}/quantized" for name in self.given}
+
+    @property
     def artifact(self) -> Any:
         return Change(self.given, constants=self.own)
 

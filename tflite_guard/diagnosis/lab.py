@@ -226,6 +226,10 @@ class Lab(Protocol):
     def artifact_ranges(self) -> Ranges:
         """What the artifact's scales and zero points say, by the float graph's names."""
 
+    @property
+    def artifact_names(self) -> Mapping[str, str]:
+        """The float graph's names to what the artifact calls the tensors that hold their integers."""
+
     def reference(self, rows: Array) -> Arrays:
         """The reference's outputs, (n, …) each."""
 

@@ -125,7 +125,7 @@ def _rung(bench: Bench, name: str, outputs: dict[str, Array], rows: Array) -> Ru
 
 
 def _tensors(bench: Bench) -> tuple[TensorLoss, ...]:
-    given = bench.lab.artifact_ranges
+    given, called = bench.lab.artifact_ranges, bench.lab.artifact_names
     losses = [
         TensorLoss(
             tensor=view.name,
@@ -136,6 +136,7 @@ def _tensors(bench: Bench) -> tuple[TensorLoss, ...]:
             evaluated=view.range,
             clipped=view.clipped,
             codes=view.codes,
+            in_file=called.get(view.name),
         )
         for view in bench.views
     ]
