@@ -47,6 +47,7 @@ class PlainLab:
     """The artifact's ranges."""
     shipped: bool = False
     by_recipe: bool = False
+    eight_bits: bool = True
     quantizable: bool = True
     calibration_name: str = "calib"
     preprocess: tuple[Any, Any] = ((), ())

@@ -194,6 +194,8 @@ class Lab(Protocol):
     """The artifact is made by a recipe of the LiteRT Quantizer."""
     shipped: bool
     """The artifact is a file of the user's own, not made here."""
+    eight_bits: bool
+    """The artifact's activations have 8 bits."""
     quantizable: bool
     """Experiments that quantize can be made."""
     artifact: Handle

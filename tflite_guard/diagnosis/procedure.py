@@ -69,7 +69,7 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
         metric=case.metric,
         examples=count,
         ladder=tuple(ladder),
-        tensors=_tensors(bench) if lab.quantizable and lab.artifact_ranges else (),
+        tensors=_tensors(bench) if lab.eight_bits and lab.artifact_ranges else (),
         tried=_tried(bench.tried),
         front=front,
         note=_note(bench, cause, why_not),

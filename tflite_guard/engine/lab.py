@@ -96,7 +96,8 @@ class EngineLab:
         self.float32 = Held(Model.read(self.float_model, reference=self.subject.names.signature))
         integers = {t.dtype for t in self.subject.model.graph.main.tensors if t.scale.size and not t.constant}
         # Experiments quantize activations to 8 bits, so they explain nothing of a file that does not.
-        self.quantizable = self.quantizer is not None and bool(integers & {"int8", "uint8"})
+        self.eight_bits = bool(integers & {"int8", "uint8"})
+        self.quantizable = self.quantizer is not None and self.eight_bits
 
     @cached_property
     def _graph(self) -> graphs.Graph:

@@ -6,14 +6,14 @@ one value a node, so each measure has a file of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tflite_guard.reports import json
-from tflite_guard.reports.wording import titles
+from tflite_guard.reports.wording import named_variants
 from tflite_guard.results import Report, TensorLoss, VariantResult
-from tflite_guard.text.plain import file_names, plain
+from tflite_guard.text.plain import plain
 
 FOLDER = "model-explorer"
 """In a report folder."""
@@ -49,14 +49,6 @@ def files(report: Report) -> dict[str, str]:
         for measure in MEASURES
         if (found := _values(variant, measure))
     }
-
-
-def named_variants(report: Report) -> Iterator[tuple[str, VariantResult]]:
-    """Every variant with a name for its files, `MODEL-VARIANT`, that no other one of the report has."""
-    called = titles(report)
-    every = [(model, variant) for model in report.models for variant in model.variants]
-    names = file_names(f"{called[id(model)]}-{variant.name}" for model, variant in every)
-    return zip(names, (variant for _, variant in every), strict=True)
 
 
 def _values(variant: VariantResult, measure: _Measure) -> dict[str, float]:
