@@ -263,6 +263,8 @@ class SavedOperator:
     examples: int
     output: int
     """Which of its outputs the tensor is."""
+    step: float
+    """The tensor's scale."""
     sqnr: float | None
     """Decibels, of the quantized operator's output to the float one's, for the same inputs; None where it is exact."""
     max_error: float

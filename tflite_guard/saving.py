@@ -106,7 +106,7 @@ def readme(report: Report, variant: VariantResult, name: str, told: SavedOperato
         *(f"input {i}    {_port(port)}" for i, port in enumerate(told.inputs)),
         *(f"output {i}   {_port(port)}" for i, port in enumerate(told.outputs)),
         f"SQNR       {_decibels(told.sqnr)} over {told.examples} examples",
-        f"difference {told.max_error:.6g} at most, in steps of {told.outputs[told.output].scale:.6g}",
+        f"difference {told.max_error:.6g} at most, in steps of {told.step:.6g}",
         f"versions   {plain(', '.join(versions))}",
     ]
     return README.format(facts="\n".join(facts), output=told.output)
@@ -115,7 +115,7 @@ def readme(report: Report, variant: VariantResult, name: str, told: SavedOperato
 def _port(port: OperatorPort) -> str:
     shape = ", ".join(map(str, port.shape))
     real = f", real = {port.scale:.9g} * (q {-port.zero_point:+d})" if port.scale else ""
-    return f"{port.dtype} [{shape}]{real}, {plain(port.tensor)}"
+    return f"{plain(port.dtype)} [{shape}]{real}, {plain(port.tensor)}"
 
 
 def _decibels(sqnr: float | None) -> str:

@@ -84,6 +84,8 @@ def save_operator(
     integers = [quantize(v, port) if port.quantized else v for v, port in zip(stacked, ports, strict=True)]
     models = [_alone(half, shapes, results) for half in (exact, own)]
     floats, codes = (_outputs(model, inputs) for model, inputs in zip(models, (stacked, integers), strict=True))
+    if not all(np.isfinite(values).all() for values in floats):
+        raise ConversionError(f"the float operator that computes {tensor} gives NaN or infinity")
     for name, model in zip(("operator.tflite", "operator_int8.tflite"), models, strict=True):
         Path(folder, name).write_bytes(model)
     for name, sides in (("inputs.npz", (stacked, integers)), ("outputs.npz", (floats, codes))):
@@ -101,6 +103,7 @@ def save_operator(
         float_version=exact.operator.version,
         examples=len(stacked[0]),
         output=place,
+        step=port.scale,
         sqnr=decibels(float(np.square(floats[place].astype(np.float64)).sum()), float(np.square(error).sum())),
         max_error=float(np.abs(error).max(initial=0.0)),
         inputs=tuple(_told(own, index, shape) for index, shape in zip(own.inputs, shapes, strict=True)),
