@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from hypothesis import example, given
 
 from tests.conftest import EXAMPLES, Run, run_cli
-from tests.sample import diagnosed, fixed
+from tests.sample import HOSTILE, diagnosed, fixed
 from tflite_guard.engine import graph
+from tflite_guard.protocol import OperatorPort, SavedOperator
 from tflite_guard.results import Finding, TensorLoss, VariantResult
-from tflite_guard.saving import first_wrong
+from tflite_guard.saving import first_wrong, readme
 
 BROKEN = EXAMPLES / "digits-broken/tflite-guard.json"
 FILES = ["README.md", "inputs.npz", "operator.tflite", "operator_int8.tflite", "outputs.npz"]
@@ -74,8 +76,8 @@ def test_a_plain_interpreter_gives_the_saved_outputs_for_the_saved_inputs(saved:
     assert sorted(path.name for path in saved.iterdir()) == FILES
     inputs, outputs = arrays(saved / "inputs.npz", kind), arrays(saved / "outputs.npz", kind)
     assert [values.shape for values in (*inputs, *outputs)] == [(8, 1, 8, 8, 16), (8, 1, 8, 8, 32)]
-    for given, wanted in zip(plain_run(saved / model, inputs), outputs, strict=True):
-        np.testing.assert_array_equal(given, wanted)
+    for ours, wanted in zip(plain_run(saved / model, inputs), outputs, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
     (operator,) = graph.read(str(saved / model)).main.operators
     assert operator.type == "CONV_2D"
 
@@ -174,8 +176,8 @@ def test_several_diagnosed_variants_have_a_folder_each(run: Run, tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["digits-int8_float32", "digits-int8_int8"]
     for one in (tmp_path / "out").iterdir():
         assert sorted(path.name for path in one.iterdir()) == FILES
-        given = plain_run(one / "operator_int8.tflite", arrays(one / "inputs.npz", "quantized"))
-        np.testing.assert_array_equal(given[0], arrays(one / "outputs.npz", "quantized")[0])
+        ours = plain_run(one / "operator_int8.tflite", arrays(one / "inputs.npz", "quantized"))
+        np.testing.assert_array_equal(ours[0], arrays(one / "outputs.npz", "quantized")[0])
 
 
 def test_a_place_that_cannot_be_written_is_told_in_a_line(run: Run, tmp_path: Path) -> None:
@@ -235,3 +237,28 @@ def test_the_causes_operator_is_saved_or_else_the_first_that_loses_most(
 ) -> None:
     found = first_wrong(losing(*losses, cause=cause))
     assert (found.in_file if found else None) == expected
+
+
+@given(HOSTILE)
+@example("```\n# x\n[link](http://x)")
+def test_no_name_of_a_file_leaves_the_readmes_block(text: str) -> None:
+    port = OperatorPort(text, text, (1, 2), 0.5, -3)
+    told = SavedOperator(text, text, text, 1, 1, 8, 0, 0.5, 12.0, 1.0, (port, port), (port,))
+    report = fixed()
+    page = readme(report, report.models[0].variants[0], "digits-int8", told)
+    before, inside, after = page.split("```text\n")[0], *page.split("```text\n", 1)[1].split("\n```\n", 1)
+    assert before == "# One operator, float and quantized\n\n"
+    labels = [
+        "variant",
+        "operator",
+        "tensor",
+        "float",
+        "input 0",
+        "input 1",
+        "output 0",
+        "SQNR",
+        "difference",
+        "versions",
+    ]
+    assert [line[:11].strip() for line in inside.split("\n")] == labels
+    assert after.startswith("\nThe SQNR is that of")
