@@ -57,6 +57,7 @@ def _tensor(at: int, count: int) -> TensorLoss:
         (0.0 if at % 3 else -top / 2.2, top * 0.95),
         0.31 if guilty else 0.0004 * (at % 4),
         61 if guilty else 230 - at,
+        f"{kinds[at % 5].lower()}_{at}",
     )
 
 

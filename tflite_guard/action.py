@@ -301,6 +301,7 @@ class _Step:
             # What an earlier run or the commit left there would be taken for this run's.
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(report_dir, FORMATS[name].file))
+        checking.forget_node_data(report_dir)
         if inputs.cache_dir is not None:
             self._refuse_foreign(self._inside(inputs.cache_dir, "cache-dir"), plain(inputs.cache_dir))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -43,6 +43,8 @@ class Explanation:
     """The answer: a report of one model with one variant."""
 
     report: Report
+    manifest: Manifest = field(repr=False)
+    """What was checked, with the files where they really are."""
 
     @property
     def model(self) -> ModelResult:
@@ -126,7 +128,7 @@ def _explained(
     report = run([loaded], asked, on_event=on_event, on_log=on_log)
     given = {init.relative(one, folder): one for one in _files(question)}
     models = tuple(_as_asked(model, given, manifest is not None) for model in report.models)
-    return Explanation(replace(report, models=models))
+    return Explanation(replace(report, models=models), loaded)
 
 
 def _knowing_calibration(

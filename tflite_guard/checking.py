@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -92,7 +93,7 @@ def default_cache_dir() -> str | None:
 def write(
     report: Report, files: Sequence[tuple[str, str]], folder: str | None = None, names: Sequence[str] = ()
 ) -> None:
-    """Write renderings to files, and to a report folder those named, or all of them.
+    """Write renderings to files, and to a report folder those named, or all of them and node data.
 
     Raises:
         EvaluationError: a file could not be written; all others are.
@@ -112,8 +113,40 @@ def write(
                 filed(path, partial(write_atomically, path, text.encode(), follow=follow))
             except EvaluationError as error:
                 failures.append(error)
+    if folder is not None and set(FORMATS) <= set(names or FORMATS):
+        failures += _write_node_data(report, folder)
     if failures:
         raise failures[0]
+
+
+def _write_node_data(report: Report, folder: str) -> Iterator[EvaluationError]:
+    """Write node data for Model Explorer in place of an earlier run's; gives what could not be written."""
+    from tflite_guard.reports import model_explorer
+
+    own = os.path.join(folder, model_explorer.FOLDER)
+    forget_node_data(folder)
+    for name, text in model_explorer.files(report).items():
+        path = os.path.join(own, name)
+        try:
+            filed(own, partial(make_folders, own))
+            filed(path, partial(write_atomically, path, text.encode(), follow=False))
+        except EvaluationError as error:
+            yield error
+
+
+def forget_node_data(folder: str) -> None:
+    """Remove the node data of a report folder, which is of an earlier run or came with the commit."""
+    from tflite_guard.reports import model_explorer
+
+    own = os.path.join(folder, model_explorer.FOLDER)
+    with suppress(OSError):  # what cannot be removed cannot be written either, which tells
+        if os.path.islink(own):
+            os.unlink(own)
+            return
+        for name in os.listdir(own):
+            if name.endswith(".json"):
+                os.unlink(os.path.join(own, name))
+        os.rmdir(own)
 
 
 def filed(path: str, do: Callable[[], T]) -> T:

@@ -21,6 +21,7 @@ from tflite_guard.text.plain import logged, plain
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON
 
 if TYPE_CHECKING:
+    from tflite_guard.manifest import Manifest
     from tflite_guard.results import Report
     from tflite_guard.run.jobs import Options
     from tflite_guard.vocabulary import DiagnoseUse
@@ -92,6 +93,14 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _decorated(command, decorators)
 
 
+SAVE_OPERATOR = click.option(
+    "--save-operator",
+    "save_folder",
+    metavar="FOLDER",
+    help="Save the first operator that is wrong of what is diagnosed, with its inputs, for a bug report.",
+)
+
+
 def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     for decorator in reversed(decorators):
         command = decorator(command)
@@ -129,6 +138,7 @@ def cli() -> None:
 @click.option(
     "--apply-remedy", is_flag=True, help="Edit the manifest: of what does not pass, apply the first verified remedy."
 )
+@SAVE_OPERATOR
 @_run_options
 def check(
     manifests: tuple[str, ...],
@@ -137,14 +147,16 @@ def check(
     fail_on: str,
     baseline: str | None,
     apply_remedy: bool,
+    save_folder: str | None,
     verbose: bool,
     options: Options,
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold."""
-    from tflite_guard.checking import exit_code
+    from tflite_guard.checking import exit_code, load_all
 
     if apply_remedy and options.diagnose == "never":
         raise UsageError("--apply-remedy needs a diagnosis; leave out --diagnose never")
+    _require_diagnosis(save_folder, options)
     targets = _targets(formats, report_dir)
     try:
         report = _check(manifests, options, baseline, verbose)
@@ -160,6 +172,14 @@ def check(
         if exit_code(error, fail_on) != 0:
             raise
         _say(f"tflite-guard: {error}")
+    if save_folder is not None:
+        try:
+            manifests_read = load_all(manifests, options.data_roots, options.allow_code)
+            _save_operators(report, manifests_read, options, save_folder, verbose)
+        except GuardError as error:
+            if exit_code(error, fail_on) != 0:
+                raise
+            _say(f"tflite-guard: {error}")
     if apply_remedy:
         _apply_remedies(report, options)
     sys.exit(exit_code(report, fail_on))
@@ -208,6 +228,7 @@ def init(model: str, data: str | None, output: str, signature: str | None, force
 @click.option("--observed", metavar="FILE", help="An .npz of outputs that the application recorded for DATA.")
 @click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, where its name does not tell.")
 @click.option("--manifest", metavar="FILE", help="Keep the manifest that was worked out.")
+@SAVE_OPERATOR
 @_run_options
 def why(
     reference: str,
@@ -217,6 +238,7 @@ def why(
     observed: str | None,
     labels: str | None,
     manifest: str | None,
+    save_folder: str | None,
     verbose: bool,
     options: Options,
 ) -> None:
@@ -231,10 +253,13 @@ def why(
         _require_place(manifest)
         if os.path.lexists(manifest):
             raise UsageError(f"{manifest}: exists already; name another --manifest")
+    _require_diagnosis(save_folder, options)
     question = Question(reference, converted, data, labels, calibration, observed)
     with _progress(verbose) as on_event:
         answer = explain(question, options, manifest=manifest, on_event=on_event, on_log=_log if verbose else None)
     click.echo(str(answer), nl=False)
+    if save_folder is not None:
+        _save_operators(answer.report, [answer.manifest], options, save_folder, verbose)
     sys.exit(exit_code(answer.report, "error"))
 
 
@@ -446,6 +471,26 @@ def _apply_remedies(report: Report, options: Options) -> None:
     from tflite_guard.applying import apply
 
     for line in apply(report, options.data_roots, options.allow_code):
+        _say(line)
+
+
+def _require_diagnosis(save_folder: str | None, options: Options) -> None:
+    """Tell before the work that --save-operator has no place, or nothing to save."""
+    if save_folder is None:
+        return
+    if options.diagnose == "never":
+        raise UsageError("--save-operator needs a diagnosis; leave out --diagnose never")
+    if os.path.lexists(save_folder) and not os.path.isdir(save_folder):
+        raise UsageError(f"--save-operator {save_folder}: is a file; name a folder")
+
+
+def _save_operators(
+    report: Report, manifests: Sequence[Manifest], options: Options, folder: str, verbose: bool
+) -> None:
+    """Write the operators and say so on standard error: standard output may be a rendering."""
+    from tflite_guard.saving import save
+
+    for line in save(report, manifests, options, folder, _log if verbose else None):
         _say(line)
 
 

@@ -241,6 +241,41 @@ class Diagnosed:
     files: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class OperatorPort:
+    """An input or output of a saved operator, as the quantized one has it (scale 0: its values are no integers)."""
+
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class SavedOperator:
+    """One operator is in files, out of a float model and of the file that was made from it."""
+
+    type: str
+    tensor: str
+    """What it computes, by the quantized file's name."""
+    float_tensor: str
+    version: int
+    float_version: int
+    examples: int
+    output: int
+    """Which of its outputs the tensor is."""
+    step: float
+    """The tensor's scale."""
+    sqnr: float | None
+    """Decibels, of the quantized operator's output to the float one's, for the same inputs; None where it is exact."""
+    max_error: float
+    """The largest difference of the two, in real units."""
+    inputs: tuple[OperatorPort, ...]
+    outputs: tuple[OperatorPort, ...]
+    files: tuple[str, ...] = ("operator.tflite", "operator_int8.tflite", "inputs.npz", "outputs.npz")
+
+
 Answer = TypeVar("Answer")
 
 
@@ -339,7 +374,21 @@ class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):
     """What the application recorded is out of tolerance, and is to be explained too."""
 
 
-AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | ReadScales | Diagnose
+class SaveOperator(Request[SavedOperator], frozen=True, tag="operator"):
+    """Cut the operator that computes a tensor out of a float model and of the .tflite that was made from it."""
+
+    answer: ClassVar[Any] = SavedOperator
+    evaluate: Evaluate
+    """How the .tflite was evaluated."""
+    float32: str
+    """The path of the float model."""
+    tensor: str
+    """What the .tflite calls it."""
+    examples: int
+    """Of the evaluation data, from its start, at most."""
+
+
+AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | ReadScales | Diagnose | SaveOperator
 
 
 class Limits(msgspec.Struct, frozen=True):

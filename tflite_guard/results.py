@@ -188,6 +188,8 @@ class TensorLoss:
     """The fraction of its values on the evaluation data that lie outside the range."""
     codes: int
     """How many of its integers occur on the evaluation data."""
+    in_file: str | None = None
+    """What the judged file calls the tensor that holds its integers; None where that has none."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class PlainLab:
     """The artifact's ranges."""
     shipped: bool = False
     by_recipe: bool = False
+    eight_bits: bool = True
     quantizable: bool = True
     calibration_name: str = "calib"
     preprocess: tuple[Any, Any] = ((), ())
@@ -59,6 +60,10 @@ class PlainLab:
     @property
     def artifact_ranges(self) -> dict[str, tuple[float, float]]:
         return self.given
+
+    @property
+    def artifact_names(self) -> dict[str, str]:
+        return {name: f"{name}/quantized" for name in self.given}
 
     @property
     def artifact(self) -> Any:

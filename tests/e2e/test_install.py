@@ -12,7 +12,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.conftest import run_cli
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -108,3 +111,21 @@ np.savez("data/recorded.npz", probabilities=outputs)
     missing = light("check", cwd=digits)
     assert missing.returncode == 3
     assert "pip install 'tflite-guard[litert]'" in missing.stdout
+
+
+def test_an_operator_is_saved_with_litert_alone(litert: Call, tmp_path: Path) -> None:
+    """And node data, where experiments cannot be made for want of a quantizer."""
+    manifest = EXAMPLES / "digits-broken/tflite-guard.json"
+    for name in ("float32", "int8"):
+        made = run_cli("convert", "digits", name, "-o", f"{name}.tflite", "--manifest", manifest, cwd=tmp_path)
+        assert made.code == 0, made.err
+    scans = np.load(EXAMPLES / "digits/data/evaluation.npz")
+    np.savez(tmp_path / "data.npz", image=scans["image"].astype("float32") / 16, label=scans["label"])
+    asked = ("why", "float32.tflite", "int8.tflite", "data.npz", "--save-operator", "out", "--manifest", "kept.json")
+    finished = litert(*asked, cwd=tmp_path)
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert finished.stderr.startswith("out/float32-int8: CONV_2D, ")
+    assert len(list((tmp_path / "out/float32-int8").iterdir())) == 5
+    assert litert("check", "kept.json", "--report-dir", "report", cwd=tmp_path).returncode == 1
+    (isolated,) = (tmp_path / "report/model-explorer").glob("*-isolated.json")
+    assert len(json.loads(isolated.read_text())["results"]) == 9

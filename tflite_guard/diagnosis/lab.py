@@ -216,6 +216,8 @@ class Lab(Protocol):
     """The artifact is made by a recipe of the LiteRT Quantizer."""
     shipped: bool
     """The artifact is a file of the user's own, not made here."""
+    eight_bits: bool
+    """The artifact's activations have 8 bits."""
     quantizable: bool
     """Experiments that quantize can be made."""
     artifact: Handle
@@ -247,6 +249,10 @@ class Lab(Protocol):
     @property
     def artifact_ranges(self) -> Ranges:
         """What the artifact's scales and zero points say, by the float graph's names."""
+
+    @property
+    def artifact_names(self) -> Mapping[str, str]:
+        """The float graph's names to what the artifact calls the tensors that hold their integers."""
 
     def reference(self, rows: Array) -> Arrays:
         """The reference's outputs, (n, …) each."""

@@ -66,7 +66,7 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
     cause = next((found for look in PROCEDURE if (found := look(bench)) is not None), None) if case.failed else None
     misused, why_not = application.misuse(bench) if case.application else (None, "")
     holding, front = _remedies(bench, cause) if case.failed else ((), ())
-    seen = lab.quantizable and bool(lab.artifact_ranges)
+    seen = lab.eight_bits and bool(lab.artifact_ranges)
     diagnosis = Diagnosis(
         metric=case.metric,
         examples=count,
@@ -129,7 +129,7 @@ def _rung(bench: Bench, name: str, outputs: dict[str, Array], rows: Array) -> Ru
 
 
 def _tensors(bench: Bench) -> tuple[TensorLoss, ...]:
-    given = bench.lab.artifact_ranges
+    given, called = bench.lab.artifact_ranges, bench.lab.artifact_names
     losses = [
         TensorLoss(
             tensor=view.name,
@@ -140,6 +140,7 @@ def _tensors(bench: Bench) -> tuple[TensorLoss, ...]:
             evaluated=view.range,
             clipped=view.clipped,
             codes=view.codes,
+            in_file=called.get(view.name),
         )
         for view in bench.views
     ]

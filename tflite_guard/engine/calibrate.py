@@ -80,14 +80,15 @@ def observations(
     inputs = graphs.input_indices(graph)
     state = graphs.has_state(graph)
     for example in examples:
-        _feed(interpreter, {inputs[name]: value for name, value in example.items()})
+        feed(interpreter, {inputs[name]: value for name, value in example.items()})
         if state:
             interpreter.reset_all_variables()
         interpreter.invoke()
         yield {index: value for index in tensors if (value := _value(interpreter, index)) is not None}
 
 
-def _feed(interpreter: Interpreter, feeds: Mapping[int, Array]) -> None:
+def feed(interpreter: Interpreter, feeds: Mapping[int, Array]) -> None:
+    """Give inputs by tensor index, which take the shapes of what they are given."""
     shapes = {d["index"]: tuple(d["shape"]) for d in interpreter.get_input_details()}
     changed = {index: value.shape for index, value in feeds.items() if shapes[index] != value.shape}
     for index, shape in changed.items():

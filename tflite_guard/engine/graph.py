@@ -58,6 +58,7 @@ class Operator:
     """What a VAR_HANDLE is of."""
     activation: str = "NONE"
     """What is fused to it."""
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def _content(model: bytes | str) -> tuple[bytes, str]:
 
 
 def _graph(model: Any, size: int) -> Graph:
-    codes = [_operator_name(model.OperatorCodes(i)) for i in range(_counted(model.OperatorCodesLength(), size))]
+    raw = [model.OperatorCodes(i) for i in range(_counted(model.OperatorCodesLength(), size))]
+    codes = [(_operator_name(code), int(code.Version())) for code in raw]
     constants = [_holds_data(model.Buffers(i)) for i in range(_counted(model.BuffersLength(), size))]
     count = _counted(model.SubgraphsLength(), size)
     if count == 0:
@@ -167,7 +169,7 @@ def _holds_data(buffer: Any) -> bool:
     return bool(buffer.DataLength() > 0 or buffer.Offset() > 1)  # files above 2 GB keep data behind the flatbuffer
 
 
-def _subgraph(raw: Any, codes: Sequence[str], constants: Sequence[bool], size: int) -> Subgraph:
+def _subgraph(raw: Any, codes: Sequence[tuple[str, int]], constants: Sequence[bool], size: int) -> Subgraph:
     tensors = tuple(_tensor(raw.Tensors(i), constants, size) for i in range(_counted(raw.TensorsLength(), size)))
     operators = tuple(_operator(raw.Operators(i), codes, size) for i in range(_counted(raw.OperatorsLength(), size)))
     inputs = _indices(raw.InputsAsNumpy(), raw.InputsLength())
@@ -182,15 +184,16 @@ def _indices(values: Any, length: int) -> tuple[int, ...]:
     return tuple(int(v) for v in values) if length else ()
 
 
-def _operator(raw: Any, codes: Sequence[str], size: int) -> Operator:
+def _operator(raw: Any, codes: Sequence[tuple[str, int]], size: int) -> Operator:
     _counted(raw.InputsLength(), size)
-    kind = codes[raw.OpcodeIndex()]
+    kind, version = codes[raw.OpcodeIndex()]
     return Operator(
         kind,
         _indices(raw.InputsAsNumpy(), raw.InputsLength()),
         _indices(raw.OutputsAsNumpy(), raw.OutputsLength()),
         _variable(raw) if kind == "VAR_HANDLE" else None,
         _activation(raw),
+        version,
     )
 
 

@@ -96,7 +96,8 @@ class EngineLab:
         self.float32 = Held(Model.read(self.float_model, reference=self.subject.names.signature))
         integers = {t.dtype for t in self.subject.model.graph.main.tensors if t.scale.size and not t.constant}
         # Experiments quantize activations to 8 bits, so they explain nothing of a file that does not.
-        self.quantizable = self.quantizer is not None and bool(integers & {"int8", "uint8"})
+        self.eight_bits = bool(integers & {"int8", "uint8"})
+        self.quantizable = self.quantizer is not None and self.eight_bits
 
     @cached_property
     def _file(self) -> FloatFile:
@@ -110,7 +111,19 @@ class EngineLab:
     @cached_property
     def artifact_ranges(self) -> Ranges:
         """The ranges that the artifact's scales and zero points say, by the float graph's names."""
-        return _ranges_of(self.subject.model.graph.main, self._file.read.main)
+        tensors = self.subject.model.graph.main.tensors
+        ranges = {name: represented(tensors[index]) for name, index in self._holders.items()}
+        return {name: pair for name, pair in ranges.items() if pair is not None}
+
+    @cached_property
+    def artifact_names(self) -> Mapping[str, str]:
+        """What the artifact calls the tensors that hold the integers, by the float graph's names."""
+        tensors = self.subject.model.graph.main.tensors
+        return {name: tensors[index].name for name, index in self._holders.items() if tensors[index].name}
+
+    @cached_property
+    def _holders(self) -> dict[str, int]:
+        return integer_holders(self.subject.model.graph.main, self._file.read.main)
 
     def reference(self, rows: Array) -> Arrays:
         """The reference's outputs."""
@@ -430,33 +443,35 @@ class _Look:
         )
 
 
-def _ranges_of(quantized: graphs.Subgraph, float32: graphs.Subgraph) -> Ranges:
-    """The ranges that scales say, by the float graph's names: by name, else by place where operators correspond."""
-    ends = {i: found for i, t in enumerate(quantized.tensors) if (found := _represented(t)) is not None}
+def integer_holders(quantized: graphs.Subgraph, float32: graphs.Subgraph) -> dict[str, int]:
+    """The tensors of a quantized graph that hold the integers of a float graph's activations, by the latter's names.
+
+    They are found by name, else by place where operators correspond; what is float is followed to its integers.
+    """
+    held = {i: i for i, t in enumerate(quantized.tensors) if represented(t) is not None}
     for op in quantized.operators:
-        if op.type == "QUANTIZE" and op.outputs[0] in ends:
-            ends.setdefault(op.inputs[0], ends[op.outputs[0]])
-        if op.type == "DEQUANTIZE" and op.inputs[0] in ends:
-            ends.setdefault(op.outputs[0], ends[op.inputs[0]])
+        if op.type == "QUANTIZE" and op.outputs[0] in held:
+            held.setdefault(op.inputs[0], held[op.outputs[0]])
+        if op.type == "DEQUANTIZE" and op.inputs[0] in held:
+            held.setdefault(op.outputs[0], held[op.inputs[0]])
     wanted = {t.name for t in float32.tensors if t.dtype == "float32" and not t.constant}
-    by_name = {quantized.tensors[i].name: pair for i, pair in ends.items() if quantized.tensors[i].name in wanted}
-    return {**_by_place(quantized, float32, ends), **by_name}
+    by_name = {quantized.tensors[i].name: i for i in held if quantized.tensors[i].name in wanted}
+    found = {**_by_place(quantized, float32), **by_name}
+    return {name: held[i] for name, i in found.items() if i in held}
 
 
-def _by_place(
-    quantized: graphs.Subgraph, float32: graphs.Subgraph, ends: Mapping[int, tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
+def _by_place(quantized: graphs.Subgraph, float32: graphs.Subgraph) -> dict[str, int]:
     computing = [op for op in quantized.operators if op.type not in graphs.CONVERSIONS]
     exact = [op for op in float32.operators if op.type not in graphs.CONVERSIONS]
     found = dict(zip((float32.tensors[i].name for i in float32.inputs), quantized.inputs, strict=False))
     if [op.type for op in computing] == [op.type for op in exact]:
         for own, other in zip(computing, exact, strict=True):
             found |= dict(zip((float32.tensors[i].name for i in other.outputs), own.outputs, strict=False))
-    return {name: ends[i] for name, i in found.items() if i in ends}
+    return found
 
 
-def _represented(tensor: graphs.Tensor) -> tuple[float, float] | None:
-    """The smallest and the largest real that a quantized activation can be."""
+def represented(tensor: graphs.Tensor) -> tuple[float, float] | None:
+    """The smallest and the largest real that a quantized activation can be; None of any other tensor."""
     if tensor.constant or tensor.scale.size != 1 or tensor.dtype not in INTEGERS:
         return None
     low, high = INTEGERS[tensor.dtype]

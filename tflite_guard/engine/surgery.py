@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -83,6 +83,49 @@ def with_unique_names(model: bytes) -> bytes:
         taken.add(own)
         content.subgraphs[number].tensors[index].name = own.encode()
     return pack(content)
+
+
+def operator_alone(model: bytes, place: int, shapes: Mapping[int, Sequence[int]]) -> bytes:
+    """One operator of the first subgraph as a model: its activations are inputs and outputs, its constants stay.
+
+    Inputs and outputs are in the operator's own order, an activation that it reads twice once. `shapes` are those of
+    activations, by tensor index, where the file leaves them to the run. Raises ConversionError for an operator that is
+    nothing without the rest of the file.
+    """
+    read = graphs.read(model).main
+    operator = read.operators[place]
+    if operator.type in graphs.CONTROL_FLOW | graphs.RESOURCES:
+        raise ConversionError(f"{operator.type} has other graphs or variables of the file and is nothing by itself")
+    content = unpack(model)
+    raw = content.subgraphs[0]
+    for index, shape in shapes.items():
+        raw.tensors[index].shape, raw.tensors[index].shapeSignature = list(shape), None
+    raw.operators = [raw.operators[place]]
+    raw.inputs = activations(read, operator.inputs)
+    raw.outputs = activations(read, operator.outputs)
+    intermediates = (int(i) for i in (() if raw.operators[0].intermediates is None else raw.operators[0].intermediates))
+    used = {*operator.inputs, *operator.outputs, *intermediates}
+    _remove_tensors(raw, {i for i in range(len(raw.tensors)) if i not in used}, ())
+    content.subgraphs = [raw]
+    content.signatureDefs = content.metadata = content.metadataBuffer = None
+    _remove_unused(content)
+    _remove_buffers(content)
+    return pack(content)
+
+
+def activations(subgraph: graphs.Subgraph, indices: Iterable[int]) -> list[int]:
+    """Those of an operator's tensors that come from elsewhere or go there, each once: no constants, no state."""
+    tensors = subgraph.tensors
+    return [i for i in dict.fromkeys(indices) if i >= 0 and not tensors[i].constant and not tensors[i].is_variable]
+
+
+def _remove_buffers(content: Any) -> None:
+    """Take out buffers without data; the first, which has none, is that of every tensor without values."""
+    kept = [0, *(i for i, buffer in enumerate(content.buffers) if i and buffer.data is not None)]
+    place = {old: new for new, old in enumerate(kept)}
+    content.buffers = [content.buffers[i] for i in kept]
+    for tensor in content.subgraphs[0].tensors:
+        tensor.buffer = place.get(tensor.buffer, 0)
 
 
 def _widens(operator: graphs.Operator, subgraph: graphs.Subgraph) -> bool:

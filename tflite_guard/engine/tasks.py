@@ -30,6 +30,8 @@ from tflite_guard.protocol import (
     ReadScales,
     ReferenceOutputs,
     RunReference,
+    SavedOperator,
+    SaveOperator,
     Scales,
     WeightFacts,
 )
@@ -82,6 +84,8 @@ class Session:
                 return _scales(request)
             case Diagnose():
                 return self._diagnose(request)
+            case SaveOperator():
+                return self._save_operator(request, out)
             case _:
                 assert_never(request)
 
@@ -231,6 +235,18 @@ class Session:
         remedies = tuple(_whole(one, conversion) for one in found.remedies)
         front = tuple(_whole(one, conversion) for one in found.diagnosis.front)
         return replace(found, remedies=remedies, diagnosis=replace(found.diagnosis, front=front))
+
+    def _save_operator(self, request: SaveOperator, out: str) -> SavedOperator:
+        from tflite_guard.engine.extract import save_operator
+        from tflite_guard.engine.feeds import calibration_examples
+
+        subject = self._subject(request.evaluate)
+        data = self._open(replace(subject.dataset, labels=None, group=None), list(subject.names.inputs))
+        batches = (batch.inputs for batch in data.batches(1, with_labels=False))
+        with about(subject.dataset):
+            examples = [*calibration_examples(batches, subject.names.inputs, request.examples)]
+        float32, quantized = (Path(path).read_bytes() for path in (request.float32, request.evaluate.tflite))
+        return save_operator(float32, quantized, request.tensor, examples, out)
 
     def _workbench(self, request: Diagnose, subject: Subject) -> Workbench:
         """How this child quantizes: with the converter where there is TensorFlow, else with the LiteRT Quantizer."""

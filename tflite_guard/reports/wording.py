@@ -22,7 +22,7 @@ from tflite_guard.results import (
     Verdict,
 )
 from tflite_guard.text import figures
-from tflite_guard.text.plain import plain
+from tflite_guard.text.plain import file_names, plain
 from tflite_guard.vocabulary import METRICS
 
 LONGEST_MESSAGE = 2000
@@ -148,6 +148,14 @@ def titles(report: Report) -> dict[int, str]:
         for name, models in same.items()
         for model, place in zip(models, _places(models), strict=True)
     }
+
+
+def named_variants(report: Report) -> Iterator[tuple[str, VariantResult]]:
+    """Every variant with a name for its files, `MODEL-VARIANT`, that no other one of the report has."""
+    called = titles(report)
+    every = [(model, variant) for model in report.models for variant in model.variants]
+    names = file_names(f"{called[id(model)]}-{variant.name}" for model, variant in every)
+    return zip(names, (variant for _, variant in every), strict=True)
 
 
 def _places(models: list[ModelResult]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.judgement.baseline import Baseline, compare, value
 from tflite_guard.judgement.judging import Outcome, loss_of, reference_result, variant_result, with_diagnosis
 from tflite_guard.manifest.types import Manifest, ReferenceSpec, VariantSpec
-from tflite_guard.protocol import DescribeModel, Diagnosed, Evaluation, Names
+from tflite_guard.protocol import DescribeModel, Diagnosed, Evaluation, Names, SavedOperator
 from tflite_guard.results import (
     Diagnosis,
     ErrorInfo,
@@ -119,6 +119,34 @@ def artifact(
     with Workshop([one], options, on_log) as workshop, workshop.pool.pair() as workers:
         steps = Steps(workshop, one, workers, _ignore, time.monotonic() + options.timeout)
         return Path(steps.tflite(variant)).read_bytes()
+
+
+@dataclass(frozen=True)
+class OperatorFiles:
+    """One operator of a variant, float and quantized, with what it reads and gives."""
+
+    told: SavedOperator
+    files: dict[str, bytes]
+
+
+def operators(
+    one: Job, tensors: Mapping[str, str], options: Options, on_log: OnLog | None = None
+) -> dict[str, OperatorFiles | EvaluationError]:
+    """The operators of a job's variants that compute a tensor each, or why one cannot be had.
+
+    `tensors` are variants' names to what their files call the tensors.
+    """
+    found: dict[str, OperatorFiles | EvaluationError] = {}
+    with Workshop([one], options, on_log) as workshop, workshop.pool.pair() as workers:
+        steps = Steps(workshop, one, workers, _ignore, time.monotonic() + options.timeout)
+        for name, tensor in tensors.items():
+            try:
+                done = steps.operator(_by_name(one.model.variants, name, "variant", "the model"), tensor)
+                files = {file: (done.entry.folder / file).read_bytes() for file in done.answer.files}
+                found[name] = OperatorFiles(done.answer, files)
+            except EvaluationError as error:
+                found[name] = error
+    return found
 
 
 def describe(reference: ReferenceSpec, options: Options, on_log: OnLog | None = None) -> Names:

@@ -33,6 +33,8 @@ from tflite_guard.protocol import (
     ReferenceOutputs,
     Request,
     RunReference,
+    SavedOperator,
+    SaveOperator,
 )
 from tflite_guard.results import ErrorInfo, Verdict
 from tflite_guard.run.cache import Cache, Entry, key_of
@@ -42,10 +44,12 @@ from tflite_guard.run.workshop import Hashes, Workshop
 
 TOOL_NAME = "tflite-guard"
 # The names that children give their files; anything else is not taken from them.
-_FILE = re.compile(r"outputs\.json|[0-9]{1,6}\.npy|model\.tflite")
+_FILE = re.compile(r"outputs\.json|[0-9]{1,6}\.npy|model\.tflite|operator(_int8)?\.tflite|(in|out)puts\.npz")
 FINAL = frozenset({"conversion", "no-kernel", "custom-object"})
 """Kinds of failed conversions that would fail again, whatever the machine; so they are remembered."""
-A = TypeVar("A", ReferenceOutputs, Converted, Evaluation, Diagnosed)
+A = TypeVar("A", ReferenceOutputs, Converted, Evaluation, Diagnosed, SavedOperator)
+MOST_SAVED = 8
+"""Examples that are saved with an operator."""
 
 
 Phase = Literal["reference", "convert", "evaluate", "diagnose", "variant", "done"]
@@ -168,6 +172,18 @@ class Steps:
         found: Diagnosed = self._step(key, worker, request, variant.name, "diagnose").answer
         return found
 
+    def operator(self, variant: VariantSpec, tensor: str) -> Done:
+        """The operator that computes a tensor of the variant's file, by itself, and the float one."""
+        source = variant.conversion.source or self.job.model.reference
+        request = SaveOperator(
+            evaluate=self._evaluate(variant, self.tflite(variant)),
+            float32=self.tflite(VariantSpec(variant.name, Conversion("float32", source=source))),
+            tensor=tensor,
+            examples=MOST_SAVED,
+        )
+        key = self._key("operator", self.job.model.evaluation, source, variant.conversion, tensor, MOST_SAVED)
+        return self._step(key, self.workers.litert, request, variant.name, "diagnose")
+
     def _evaluate(self, variant: VariantSpec, tflite: str) -> Evaluate:
         model, reference = self.job.model, self.reference
         return Evaluate(
@@ -253,7 +269,7 @@ class Steps:
         """A message with the paths that it names as the manifest has them, and none of the cache's."""
         named = (one.path for one in named_files(self.job.model) if isinstance(one, FileSpec))
         paths = sorted(set(named), key=len, reverse=True)
-        evaluated = request.evaluate if isinstance(request, Diagnose) else request
+        evaluated = request.evaluate if isinstance(request, Diagnose | SaveOperator) else request
         tflite = evaluated.tflite if isinstance(evaluated, Evaluate) else None
         if tflite is not None and tflite not in paths:
             message = message.replace(tflite, "the converted model")

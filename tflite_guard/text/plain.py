@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterable
+from itertools import count
 
 LONGEST_TEXT = 500
+LONGEST_FILE_NAME = 120
+"""Of the 255 that file systems allow, so that endings find room."""
 
 
 def plain(text: str, longest: int = LONGEST_TEXT) -> str:
@@ -25,6 +30,21 @@ def logged(line: str) -> str:
     """
     line = line.replace("##[", "# #[")
     return f": :{line.lstrip()[2:]}" if line.lstrip().startswith("::") else line
+
+
+def file_names(texts: Iterable[str]) -> list[str]:
+    """A file's name for each text, all different, also where letters of either case are the same.
+
+    Names hold ASCII letters, digits, `.`, `_` and `-`, do not begin with a dot or hyphen, and are of limited length.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for text in texts:
+        kept = re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".-")[:LONGEST_FILE_NAME] or "_"
+        name = next(one for more in count(1) if (one := kept if more == 1 else f"{kept}-{more}").lower() not in taken)
+        taken.add(name.lower())
+        names.append(name)
+    return names
 
 
 def _visible(character: str) -> str:
