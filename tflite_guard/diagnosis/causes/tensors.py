@@ -10,7 +10,7 @@ import numpy as np
 from tflite_guard.diagnosis import evidence, rewrites
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
-from tflite_guard.diagnosis.lab import LAYOUT, Array, Arrays, Change, Option, TensorView
+from tflite_guard.diagnosis.lab import LAYOUT, Array, Arrays, Change, Operator, Option, TensorView
 from tflite_guard.text import figures
 
 CANDIDATES = 16
@@ -18,6 +18,8 @@ CANDIDATES = 16
 LOOKED_INTO = 4
 """Tensors for which specific rewrites are tried."""
 TOGETHER = 4
+EQUALIZED = ("channel-imbalance", "concat-range-mismatch")
+"""What the manifest's `equalize` mends."""
 ALIKE = 0.02
 """Of the noise, or of the metric's loss: what restoring two tensors gives back is then the same."""
 AS_GOOD = 0.7
@@ -121,10 +123,15 @@ def _is_alike(trial: Trial, best: Trial) -> bool:
 
 
 def _touched(bench: Bench, name: str) -> set[str]:
-    """The results of the operators that compute with a restored tensor, those that only move data left out."""
+    """The results of the operators that compute with a restored tensor."""
+    return {result for one in _around(bench, name) for result in one.outputs}
+
+
+def _around(bench: Bench, name: str) -> list[Operator]:
+    """The operators that compute a tensor or read it, or a copy of it; those that only move data left out."""
     kept = set(_with_copies(bench, (name,)))
     operators = (one for one in bench.lab.graph.operators if kept & {*one.inputs, *one.outputs})
-    return {result for one in operators if one.type not in LAYOUT for result in one.outputs}
+    return [one for one in operators if one.type not in LAYOUT and one.type != "SHAPE"]
 
 
 def _together(bench: Bench, ranked: Sequence[str], trials: dict[str, Trial]) -> tuple[tuple[str, ...], Trial]:
@@ -222,7 +229,7 @@ def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], 
 
 def _equalize(bench: Bench, chosen: Sequence[Rewrite]) -> tuple[Option, ...]:
     """The rewrites as the manifest would have them made, where it can."""
-    if bench.lab.by_recipe or any(one.rule != "channel-imbalance" for one in chosen):
+    if bench.lab.by_recipe or any(one.rule not in EQUALIZED for one in chosen):
         return ()
     places = [*dict.fromkeys(bench.lab.place(one.tensor) for one in chosen)]
     return (Option(f"equalize the channels of {' and '.join(places)}", {"equalize": places}),)
@@ -247,8 +254,7 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
     """What could ail a tensor."""
     lab = bench.lab
     place = lab.place(view.name)
-    producer = lab.graph.producer(view.name)
-    around = [*([producer] if producer else []), *lab.graph.consumers(view.name)]
+    around = _around(bench, view.name)
     spread = evidence.channel_spread(view.channels)
     for operator in around:
         if operator.type != "CONCATENATION":
