@@ -114,6 +114,7 @@ class FloatModel:
         self._quantizer = quantizer
         self._calibrated: dict[tuple[Calibration, CalibrationOptions], bytes | EvaluationError] = {}
         self._unsupported: UnsupportedError | None = None
+        self._injected: tuple[bytes, Mapping[str, tuple[float, float]], bytes] | None = None
 
     @Remembered
     def reference(self) -> Reference:
@@ -175,12 +176,15 @@ class FloatModel:
 
     def rangeable(self, calibration: Calibration) -> bytes:
         """The float flatbuffer in which every activation that can be quantized has a range, of one example."""
-        return self._calibrated_once(calibration, CalibrationOptions(samples=1))
+        return self._calibrate(calibration, CalibrationOptions(samples=1))
 
     def requantize(self, model: bytes, ranges: Mapping[str, tuple[float, float]], float_nodes: Sequence[str]) -> bytes:
         """An int8 model with float inputs and outputs, from a `rangeable` one with these ranges in place of its own."""
+        if self._injected is None or self._injected[0] is not model or self._injected[1] is not ranges:
+            # Experiments on what to leave in float share their ranges, and packing takes as long as quantizing.
+            self._injected = (model, ranges, inject(model, ranges))
         try:
-            return self._quantizer(inject(model, ranges), "float32", float_nodes)
+            return self._quantizer(self._injected[2], "float32", float_nodes)
         except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
             raise ConversionError("this TensorFlow cannot quantize a float .tflite") from error
 
@@ -335,7 +339,7 @@ class FloatModel:
         if not _measured(options):
             return self._calibrated_once(calibration, options)
         # One example gives every tensor that has a range at all; the measured ones then take their place.
-        raw = self._calibrated_once(calibration, replace(options, samples=1))
+        raw = self.rangeable(calibration)
         examples = partial(self._samples, calibration, options)
         return inject(raw, measured_ranges(raw, examples, options.clip_percentile))
 
@@ -343,7 +347,7 @@ class FloatModel:
         """The float flatbuffer with some activations equalized, and the ranges that it then has."""
         options = conversion.calibration_options
         examples = partial(self._samples, calibration, options)
-        raw = self._calibrated_once(calibration, replace(options, samples=1))
+        raw = self.rangeable(calibration)
         model = equalized(FloatFile(raw, examples), examples, conversion.equalize).content
         return inject(model, measured_ranges(model, examples, options.clip_percentile))
 

@@ -87,7 +87,7 @@ def sensitive(bench: Bench) -> Cause | None:
         return None
     chosen, best = _together(bench, ranked, trials)
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
-    specific = _specific(bench, [views[name] for name in looked_into], chosen, max(best.recovered, HALF))
+    specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
     if specific is not None:
         return replace(specific, options=(*specific.options, *_options(bench, chosen)))
     told = bench.confirmed(best) if best.recovered >= HALF else None
@@ -192,14 +192,17 @@ def _candidates(views: Sequence[TensorView]) -> list[str]:
     return list(dict.fromkeys([*names, *last]))
 
 
-def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], goal: float) -> Cause | None:
+def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], restored: Trial) -> Cause | None:
     """The rewrite, of those that leave the float function as it is, that gives back almost as much as floats.
 
     Where several tensors are needed, a rewrite of each, together.
     """
+    goal = max(restored.recovered, HALF)
     best: tuple[Trial, tuple[Rewrite, ...]] | None = None
     each: dict[str, tuple[Trial, Rewrite]] = {}
     for view in views:
+        if best is not None and best[0].quieter >= restored.quieter - ALIKE:
+            break  # nothing can explain more
         for rewrite in _rewrites(bench, view):
             if not _same_function(bench, rewrite.constants):
                 continue
