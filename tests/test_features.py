@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tests.conftest import Run, manifest_of, write_manifest
@@ -518,3 +521,93 @@ def test_a_crash_on_a_scale_of_no_range_is_told_with_the_tensor(run: Run, tmp_pa
     assert re.search(
         r"crashed \(SIGABRT\).*activation '[^']+' has the scale 7\.84e-09, as of one that", error["message"]
     )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_outputs_that_changed_places_are_the_cause(run: Run, two_by_two: Path, tmp_path: Path) -> None:
+    """The same file but for its signature, in which the two outputs have each other's name."""
+    folder = shutil.copytree(two_by_two, tmp_path / "two")
+    data = {"source": "npz", "path": "data.npz", "inputs": {"apple": "a", "zebra": "z"}, "labels": {"small": "small"}}
+    model: dict[str, Any] = {"name": "two", "reference": {"keras": "two.keras"}, "evaluation": "test"}
+    manifest = {"schema_version": 1, "datasets": {"test": data}, "models": [model | {"variants": ["float32"]}]}
+    path = write_manifest(folder, manifest)
+    made = run("convert", "two", "float32", "-o", folder / "right.tflite", "--manifest", path)
+    assert made.code == 0, made.err
+    content = schema.ModelT.InitFromPackedBuf((folder / "right.tflite").read_bytes())
+    one, other = content.signatureDefs[0].outputs
+    one.name, other.name = other.name, one.name
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(content.Pack(builder), b"TFL3")
+    (folder / "swapped.tflite").write_bytes(bytes(builder.Output()))
+    model |= {"metrics": [{"metric": "mae", "output": "small"}], "tolerances": {"mae": {"max_drop": 0.01}}}
+    model["variants"] = [{"name": name, "tflite": f"{name}.tflite"} for name in ("right", "swapped")]
+    manifest = {"schema_version": 1, "datasets": {"test": data}, "models": [model]}
+    finished = run("check", write_manifest(folder, manifest), "--format", "json")
+    assert finished.code == 1, finished.out + finished.err
+    assert finished.variant("right")["findings"] == []
+    (cause,) = [one for one in finished.variant("swapped")["findings"] if one["primary"]]
+    assert cause["rule"] == "io-order-swapped"
+    assert cause["evidence"]["exchanged"] == ["large", "small"]
+    assert cause["experiment"]["recovered"] == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_bias_that_operators_of_unlike_scale_share_is_told(run: Run, tmp_path: Path) -> None:
+    """Equal biases that are not zero; int16x8 stores them once."""
+    import keras
+
+    def saved(name: str, bias: float) -> None:
+        keras.utils.set_random_seed(1)
+        x = hidden = keras.Input((8,), name="x")
+        for _ in range(3):
+            constant = keras.initializers.Constant(bias)
+            hidden = keras.layers.Dense(8, "relu", bias_initializer=constant)(hidden * 3.0)
+        keras.Model(x, hidden).save(tmp_path / f"{name}.keras")
+
+    saved("shared", 0.01)
+    saved("zero", 0.0)
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(3).normal(size=(60, 8)).astype(np.float32))
+    models = [
+        {"name": name, "reference": {"keras": f"{name}.keras"}, "variants": ["int16x8"], "metrics": ["sqnr"]}
+        | {"evaluation": "d", "calibration": "d"}
+        for name in ("shared", "zero")
+    ]
+    data = {"d": {"source": "npz", "path": "data.npz", "inputs": "x"}}
+    manifest = {"schema_version": 1, "datasets": data, "models": models}
+    finished = run("check", write_manifest(tmp_path, manifest), "--format", "json")
+    found = {
+        name: [one["rule"] for one in finished.variant("int16x8", name)["findings"]] for name in ("shared", "zero")
+    }
+    assert found == {"shared": ["shared-bias"], "zero": []}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_first_tensor_that_is_not_finite_is_named(run: Run, tmp_path: Path) -> None:
+    """A file of larger weights than the reference has, whose exponential is infinite."""
+    import keras
+
+    x = keras.Input((4,), name="x")
+    inner = keras.layers.Dense(4, use_bias=False, name="inner")
+    model = keras.Model(x, keras.layers.Dense(2, name="outer")(keras.ops.exp(inner(x))))
+    inner.set_weights([np.eye(4, dtype=np.float32)])
+    model.save(tmp_path / "model.keras")
+    inner.set_weights([np.eye(4, dtype=np.float32) * 1000])
+    model.save(tmp_path / "other.keras")
+    np.savez(tmp_path / "data.npz", x=np.ones((30, 4), np.float32))
+    variant = {"name": "other", "quantization": "float32", "source": {"keras": "other.keras"}}
+    manifest = {
+        "schema_version": 1,
+        "datasets": {"d": {"source": "npz", "path": "data.npz", "inputs": "x"}},
+        "models": [
+            {
+                "name": "m",
+                "reference": {"keras": "model.keras"},
+                "evaluation": "d",
+                "variants": [variant],
+                "metrics": ["sqnr"],
+            }
+        ],
+    }
+    finished = run("check", write_manifest(tmp_path, manifest), "--format", "json")
+    message = finished.variant("other")["error"]["message"]
+    assert re.search(r"the first that is not finite is \S*[Ee]xp\S* \(EXP\)$", message), message

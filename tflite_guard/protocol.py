@@ -208,6 +208,8 @@ class Scales:
     """What the scales in a file say."""
 
     degenerate: tuple[DegenerateScale, ...]
+    shared_biases: tuple[str, ...] = ()
+    """Results of operators whose bias is stored for another scale than theirs."""
 
 
 @dataclass(frozen=True)

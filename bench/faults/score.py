@@ -10,6 +10,8 @@ from typing import Any
 from tflite_guard.results import Finding, MetricResult, ModelResult, Remedy, VariantResult
 
 NONE = "none"
+NO_REMEDY = ("io-misuse", "nan-output", "unassigned-variables")
+"""Kinds that no change of a manifest mends: the fault is in the application's code, or the file holds no weights."""
 Result = dict[str, Any]
 
 
@@ -126,6 +128,7 @@ def summary(results: Sequence[Result]) -> str:
     harmless = [one for one in faulty if not one["harmful"]]
     placed = [one for one in hurt if one["places"] and right(one)]
     wrong = [one for one in hurt if one["named"] and not right(one)]
+    mendable = [one for one in hurt if one["kind"] not in NO_REMEDY]
     times = sorted(one["diagnosis_seconds"] for one in hurt) or [0.0]
     rows = [
         ("faults out of tolerance", str(len(hurt))),
@@ -133,7 +136,7 @@ def summary(results: Sequence[Result]) -> str:
         ("named wrong", _share(len(wrong), len(hurt))),
         ("abstained", _share(sum(not one["named"] for one in hurt), len(hurt))),
         ("of layer faults named right, the guilty layer", _share(sum(one["place"] for one in placed), len(placed))),
-        ("with a verified remedy within tolerance", _share(sum(one["remedied"] for one in hurt), len(hurt))),
+        ("with a verified remedy within tolerance", _share(sum(one["remedied"] for one in mendable), len(mendable))),
         ("harmless faults with a cause named", _share(sum(bool(one["named"]) for one in harmless), len(harmless))),
         ("healthy controls with a cause named", _share(sum(bool(one["named"]) for one in healthy), len(healthy))),
         ("healthy controls out of tolerance", _share(sum(one["harmful"] for one in healthy), len(healthy))),
@@ -228,6 +231,7 @@ python bench/faults/run.py --work FOLDER --write
 ```
 
 A fault counts where something measured is out of tolerance; one that does no harm must have no primary cause, and
-neither must a healthy model. The held-out cases have magnitudes and seeds of their own, and a model of their own; no
+neither must a healthy model. Remedies are counted of faults that a change of the manifest can mend: an application's
+code, a file without weights and one that gives NaN are not among them. The held-out cases have magnitudes and seeds of their own, and a model of their own; no
 rule was made with them in sight.
 """

@@ -98,10 +98,10 @@ def quantized(name: str, scale: float, *, dtype: str = "int8", constant: bool = 
 def test_scales_of_no_range_are_found(output: Tensor, expected: list[str]) -> None:
     tensors = (quantized("in", 0.1), quantized("weights", 1e-6, constant=True), output)
     graph = Graph((Subgraph(tensors, (Operator("ADD", (0, 1), (2,)),), (0,), (2,)),), {})
-    assert [one.tensor for one in scales(graph).degenerate] == expected
+    assert [one.tensor for one in scales(graph, bytes).degenerate] == expected
 
 
 def test_small_values_from_small_inputs_have_a_range() -> None:
     tensors = (quantized("in", 1e-9), quantized("out", 1e-9))
     graph = Graph((Subgraph(tensors, (Operator("RELU", (0,), (1,)),), (0,), (1,)),), {})
-    assert scales(graph).degenerate == ()
+    assert scales(graph, bytes).degenerate == ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -33,6 +34,12 @@ class Trial:
     """The fraction of the metric's loss that is back."""
     samples: Samples | None = None
     """Inputs in place of the evaluation's, in all examples."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Outputs whose values are another's; those not named keep their own."""
+
+    def read(self, outputs: Arrays) -> Arrays:
+        """A model's outputs as this change reads them."""
+        return {name: outputs[self.taken.get(name, name)] for name in outputs}
 
 
 @dataclass
@@ -129,14 +136,19 @@ class Bench:
         """Quantize otherwise, and see."""
         return self.tested(name, self.lab.quantize(change))
 
-    def tested(self, name: str, handle: Handle, samples: Samples | None = None) -> Trial:
-        """Run a model, or the same one on other inputs, on the choosing examples, and see."""
-        inputs = (samples or self.lab.evaluation).take(self.choosing)
-        outputs = self.lab.outputs(handle, inputs)
+    def tested(
+        self, name: str, handle: Handle, samples: Samples | None = None, taken: Mapping[str, str] | None = None
+    ) -> Trial:
+        """Run a model, or the same one on other inputs or read otherwise, on the choosing examples, and see."""
+        trial = Trial(name, handle, 0.0, 0.0, samples, taken or {})
+        outputs = self._tried(trial, self.choosing)
         given = self.recovered(outputs, self.bad, self.choosing, np.ones((1, len(self.choosing))))
-        trial = Trial(name, handle, self.quieter(outputs), given.recovered if given else 0.0, samples)
+        trial = replace(trial, quieter=self.quieter(outputs), recovered=given.recovered if given else 0.0)
         self.tried.append(trial)
         return trial
+
+    def _tried(self, trial: Trial, rows: Array) -> Arrays:
+        return trial.read(self.lab.outputs(trial.handle, (trial.samples or self.lab.evaluation).take(rows)))
 
     def confirmed(self, trial: Trial) -> Experiment | None:
         """The experiment on the confirming examples: None unless it gives back half of the loss, surely not by chance.
@@ -145,8 +157,7 @@ class Bench:
         """
         rows = self.confirming
         weights = evidence.weights_drawn(len(rows))
-        outputs = self.lab.outputs(trial.handle, (trial.samples or self.lab.evaluation).take(rows))
-        found = self.recovered(outputs, self.outputs(self.lab.artifact, rows), rows, weights)
+        found = self.recovered(self._tried(trial, rows), self.outputs(self.lab.artifact, rows), rows, weights)
         if found is None or found.confidence_interval is None:
             return None
         sure = found.recovered >= HALF and found.confidence_interval[0] > 0

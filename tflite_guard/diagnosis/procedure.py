@@ -42,6 +42,7 @@ SECONDS_FOR_REMEDIES = 20.0
 PROCEDURE: tuple[Look, ...] = (
     conversion.float_conversion,
     conversion.float16_range,
+    artifact.order,
     artifact.input_range,
     conversion.shipped_float,
     artifact.stale,

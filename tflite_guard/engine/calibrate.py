@@ -6,6 +6,7 @@ shares its buffer with the output is logged again after the operator ran. Here a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -85,6 +86,27 @@ def observations(
             interpreter.reset_all_variables()
         interpreter.invoke()
         yield {index: value for index in tensors if (value := _value(interpreter, index)) is not None}
+
+
+def first_not_finite(model: bytes, given: Mapping[int, Array]) -> tuple[str, str] | None:
+    """The first result, in the order of execution, that holds NaN or infinity, and the type of what computes it.
+
+    `given` are inputs by tensor index. None where it cannot be told, as with kernels that keep their values.
+    """
+    graph = graphs.read(model)
+    try:
+        interpreter = instrumented(model)
+        feed(interpreter, given)
+        interpreter.invoke()
+    except (RuntimeError, ValueError):
+        return None
+    for op in graph.main.operators:
+        for index in op.outputs:
+            with contextlib.suppress(ValueError):
+                values = interpreter.get_tensor(index)
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
+                    return graph.main.tensors[index].name, op.type
+    return None
 
 
 def feed(interpreter: Interpreter, feeds: Mapping[int, Array]) -> None:

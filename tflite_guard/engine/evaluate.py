@@ -15,6 +15,7 @@ from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.engine import graph
 from tflite_guard.engine.answers import Answers
+from tflite_guard.engine.calibrate import first_not_finite
 from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
 from tflite_guard.engine.facts import Watch, custom_operators, scales
 from tflite_guard.engine.multi_label import LabelReading
@@ -224,7 +225,7 @@ def evaluate(
             inputs.add(batch.inputs)
         count = _length(outputs)
         reference = subject.reference_rows(batch, count)
-        require_finite(model.path, outputs, batch.start, converted=True)
+        _require_finite(model, runners[0], outputs, batch)
         for name, values in outputs.items():
             _require_shape("output-shape", f"{model.path}: output {name!r}", values, "the reference's", reference[name])
         scorer.add(batch, outputs, reference)
@@ -239,10 +240,23 @@ def evaluate(
         facts=runners[0].facts(subject.state),
         outputs=scorer.facts(),
         calibration=None if calibration is None or inputs is None else facts(calibration, inputs),
-        scales=scales(model.graph),
+        scales=scales(model.graph, model.file_bytes),
         by_class=None if answers is None else answers.by_class(),
         changed=None if answers is None else answers.changed(),
     )
+
+
+def _require_finite(model: Model, runner: Runner, outputs: dict[str, Array], batch: Batch) -> None:
+    """Raise EvaluationError of kind `non-finite-output`, with the first tensor that is not finite, where one is not."""
+    try:
+        require_finite(model.path, outputs, batch.start, converted=True)
+    except EvaluationError as error:
+        finite = [np.isfinite(values.reshape(len(values), -1)).all(axis=1) for values in outputs.values()]
+        row = int(np.flatnonzero(~np.all(finite, axis=0))[0])
+        given = runner.given({name: values[row : row + 1] for name, values in batch.inputs.items()})
+        found = first_not_finite(model.file_bytes(), given) if model.signature.subgraph == 0 else None
+        where = "" if found is None else f"; the first that is not finite is {found[0]} ({found[1]})"
+        raise EvaluationError(error.kind, f"{error}{where}") from None
 
 
 def names_for(model: Model, described: Names | None, recorded: Outputs) -> Names:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.engine import graph
+from tflite_guard.engine.surgery import unpack
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, class_labels, decisions, flat, is_decided, is_one_unit, value_labels
 from tflite_guard.protocol import Decided, DegenerateScale, OutputFacts, Scales
@@ -20,6 +21,8 @@ VALUES = ("mae", "rmse", "r2")
 SATURATED_WITHIN = 1e-6
 """How near to 0 or 1 a probability says nothing but yes or no."""
 MOST_NAMES = 20
+BIAS_WITHIN = 0.02
+"""By how much a bias's scale may differ from what it is added to; rounding makes it a millionth."""
 SMALLEST = float(np.finfo(np.float32).tiny)
 """The smallest normal float32; kernels flush what is below to zero."""
 NO_RANGE = 2.1e-6
@@ -83,9 +86,42 @@ def custom_operators(model: graph.Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in named if name not in known))[:MOST_NAMES]
 
 
-def scales(model: graph.Graph) -> Scales:
-    """Quantized tensors with a scale that is zero, subnormal or no number, or that stands for no range at all."""
-    return Scales(tuple(_degenerate(model))[:MOST_NAMES])
+def scales(model: graph.Graph, content: Callable[[], bytes]) -> Scales:
+    """What a file's scales say; `content` gives its bytes, should values have to be looked at.
+
+    Degenerate is a scale that is zero, subnormal or no number, or that stands for no range at all.
+    """
+    suspects = list(_with_others_bias(model))
+    found = _not_zero(suspects, content()) if suspects else []
+    return Scales(tuple(_degenerate(model))[:MOST_NAMES], tuple(found)[:MOST_NAMES])
+
+
+def _with_others_bias(model: graph.Graph) -> Iterator[tuple[int, int, str]]:
+    """Biases (subgraph, tensor) of another scale than their inputs' times their weights', with the result's name."""
+    for number, subgraph in enumerate(model.subgraphs):
+        for operator in subgraph.operators:
+            if operator.type not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") or len(operator.inputs) < 3:
+                continue
+            if min(operator.inputs) < 0:
+                continue
+            data, weights, bias = (subgraph.tensors[i] for i in operator.inputs[:3])
+            if not (data.scale.size == 1 and weights.scale.size and bias.scale.size):
+                continue
+            needed = data.scale.astype(np.float64) * weights.scale.astype(np.float64)
+            stored = bias.scale.astype(np.float64)
+            if stored.size in (1, needed.size) and not np.allclose(stored, needed, rtol=BIAS_WITHIN, atol=0):
+                yield number, operator.inputs[2], subgraph.tensors[operator.outputs[0]].name
+
+
+def _not_zero(suspects: Iterable[tuple[int, int, str]], content: bytes) -> list[str]:
+    """Those whose bias holds anything but zeros, of which every scale is right."""
+    model = unpack(content)
+
+    def holds(number: int, index: int) -> bool:
+        data = model.buffers[model.subgraphs[number].tensors[index].buffer].data
+        return data is not None and bool(np.any(data))
+
+    return [name for number, index, name in suspects if holds(number, index)]
 
 
 def _degenerate(model: graph.Graph) -> Iterator[DegenerateScale]:

@@ -408,7 +408,7 @@ def _with_state(data: DatasetSpec, state: StateUse) -> DatasetSpec:
 def _scales(request: ReadScales) -> Scales:
     from tflite_guard.engine import facts, graph
 
-    return facts.scales(graph.read(request.tflite))
+    return facts.scales(graph.read(request.tflite), Path(request.tflite).read_bytes)
 
 
 def _weights(float32: str, model: Model) -> WeightFacts | None:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.feeds import kind_of, shape_text
 from tflite_guard.engine.running import Running
@@ -89,6 +91,10 @@ class Model:
         """Its names as those of a reference, dequantized."""
         inputs, outputs = ({name: port.info for name, port in side.items()} for side in (self.inputs, self.outputs))
         return Names(inputs, outputs, signature=self.signature.key)
+
+    def file_bytes(self) -> bytes:
+        """The file's content."""
+        return Path(self.path).read_bytes() if self.content is None else self.content
 
     def interpreter(self, kernels: Kernels = "default") -> Interpreter:
         """A single-threaded interpreter, its tensors not yet allocated. Raises EvaluationError where LiteRT refuses."""
@@ -232,9 +238,9 @@ class Runner(Running):
 
     def call(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of one call: float32 where the model's are float or quantized, integers as they are."""
-        feeds = {self.ports[name].index: np.ascontiguousarray(values) for name, values in tensors.items()}
+        given = {self.ports[name].index: np.ascontiguousarray(values) for name, values in tensors.items()}
         try:
-            outputs = self._invoked(feeds) if self._model.signature.subgraph == 0 else self._signature_called(feeds)
+            outputs = self._invoked(given) if self._model.signature.subgraph == 0 else self._signature_called(given)
         except (RuntimeError, ValueError) as error:
             self._interpreter = self._opened()  # a failed allocation leaves the interpreter unusable
             raise _refused(self.path, str(error), self._kernels, "run") from error
@@ -244,6 +250,11 @@ class Runner(Running):
                 "convert or copy it again"
             ) from error
         return {name: dequantize(outputs[name], port) for name, port in self.outputs.items()}
+
+    def given(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
+        """The first example as its tensors take it, by index."""
+        rows = self._rows(inputs)
+        return {self.ports[name].index: feeds.alone(self.inputs[name], values, 0) for name, values in rows.items()}
 
     def restart(self) -> None:
         """Forget what earlier calls left."""

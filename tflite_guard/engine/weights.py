@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,7 @@ def float_constants(model: bytes, subgraph: graphs.Subgraph) -> dict[str, Array]
 
 def _stored(model: Model) -> dict[int, Array]:
     """A model's constants of floats and of 8-bit integers, by index, as float32; integers less their zero point."""
-    content = unpack(Path(model.path).read_bytes() if model.content is None else model.content)
+    content = unpack(model.file_bytes())
     found = {}
     for index, (read, raw) in enumerate(zip(model.graph.main.tensors, content.subgraphs[0].tensors, strict=True)):
         data = content.buffers[raw.buffer].data

@@ -55,6 +55,14 @@ def of_variant(
     if evaluation.scales.degenerate:
         named = [one.tensor for one in evaluation.scales.degenerate]
         yield finding("degenerate-scale", degenerate_scales(evaluation.scales), tensors=named)
+    if evaluation.scales.shared_biases:
+        names = evaluation.scales.shared_biases
+        yield finding(
+            "shared-bias",
+            f"the bias of {len(names)} operators is stored for another scale than theirs (first {names[0]!r}): equal "
+            "biases are stored once, and operators of unlike input scale share them; give each layer a bias of its own",
+            tensors=list(names),
+        )
     yield from _operators(made, variant)
 
 

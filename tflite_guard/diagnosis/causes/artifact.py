@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from tflite_guard.diagnosis import evidence
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, Bench
-from tflite_guard.diagnosis.lab import Array, Change, Samples
+from tflite_guard.diagnosis.lab import Array, Arrays, Change, Samples
 from tflite_guard.text import figures
 
 TRUE_PAIR = 1.0
 """Steps by which weights of one training differ at most: rounding makes 0.5, one per cent of noise 1.1."""
 
+MOST_SWAPS = 45
+"""Pairs of inputs, or of outputs, that are exchanged: all of ten."""
 OTHER_SCALE = 1.25
 """A ratio of the file's input range to the data's from which the data may be of another scale."""
 TRANSFORMS: dict[str, Callable[[Array], Array]] = {
@@ -30,6 +33,54 @@ TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "moved from -128..127 to 0..255": lambda x: x + 128,
     "with its last axis reversed (RGB and BGR swapped)": lambda x: x[..., ::-1],
 }
+
+
+def order(bench: Bench) -> Cause | None:
+    """The file's inputs or outputs stand in for one another."""
+    if not bench.lab.shipped:
+        return None
+    inputs = {name: values[:1] for name, values in bench.lab.evaluation.inputs.items()}
+    best: tuple[float, str, dict[str, str], str] | None = None
+    for side, arrays in (("inputs", inputs), ("outputs", bench.reference)):
+        for swapped in _swaps(arrays):
+            outputs = bench.bad if side == "outputs" else _fed(bench, swapped)
+            read = {name: outputs[swapped.get(name, name)] for name in outputs} if side == "outputs" else outputs
+            quieter = bench.quieter(read)
+            if best is None or quieter > best[0]:
+                best = (quieter, side, swapped, " and ".join(sorted(swapped)))
+    if best is None or best[0] < ONE_BIT:
+        return None
+    _, side, swapped, names = best
+    samples = _exchanged(bench.lab.evaluation, swapped) if side == "inputs" else None
+    taken = swapped if side == "outputs" else None
+    trial = bench.tested(f"the {side} {names} exchanged", bench.lab.artifact, samples, taken)
+    told = bench.confirmed(trial)
+    if told is None:
+        return None
+    return Cause(
+        "io-order-swapped",
+        f"The file's {side} {names} have changed places. Convert it with a signature whose names are the source's, or "
+        "address them in the manifest and in the application as the file has them.",
+        told,
+        evidence={"side": side, "exchanged": sorted(swapped)},
+    )
+
+
+def _swaps(arrays: Arrays) -> Iterator[dict[str, str]]:
+    """Every two of one shape and kind, each with the other in its place."""
+    for one, other in itertools.islice(itertools.combinations(arrays, 2), MOST_SWAPS):
+        first, second = arrays[one], arrays[other]
+        if first.shape == second.shape and first.dtype.kind == second.dtype.kind:
+            yield {one: other, other: one}
+
+
+def _exchanged(samples: Samples, swapped: Mapping[str, str]) -> Samples:
+    return Samples({name: samples.inputs[swapped.get(name, name)] for name in samples.inputs})
+
+
+def _fed(bench: Bench, swapped: Mapping[str, str]) -> Arrays:
+    samples = _exchanged(bench.lab.evaluation, swapped).take(bench.choosing)
+    return bench.lab.outputs(bench.lab.artifact, samples)
 
 
 def input_range(bench: Bench) -> Cause | None:
