@@ -232,6 +232,6 @@ python bench/faults/run.py --work FOLDER --write
 
 A fault counts where something measured is out of tolerance; one that does no harm must have no primary cause, and
 neither must a healthy model. Remedies are counted of faults that a change of the manifest can mend: an application's
-code, a file without weights and one that gives NaN are not among them. The held-out cases have magnitudes and seeds of their own, and a model of their own; no
-rule was made with them in sight.
+code, a file without weights and one that gives NaN are not among them. The held-out cases have magnitudes and seeds of
+their own, and a model of their own; no rule was made with them in sight.
 """
