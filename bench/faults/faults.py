@@ -347,7 +347,9 @@ def output_outlier(case: Case, magnitude: str, rng: np.random.Generator) -> Case
     last.kernel.assign(np.array(last.kernel) * factors)
     last.bias.assign(np.array(last.bias) * factors)
     return replace(
-        case, evaluation={**case.evaluation, LABEL: case.evaluation[LABEL] * factors}, places=(last.name, "output_0")
+        case,
+        evaluation={**case.evaluation, LABEL: case.evaluation[LABEL] * factors},
+        places=(last.name, "output_0", "output"),
     )
 
 

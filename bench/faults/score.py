@@ -10,15 +10,17 @@ from typing import Any
 from tflite_guard.results import Finding, MetricResult, ModelResult, Remedy, VariantResult
 
 NONE = "none"
-NO_REMEDY = ("io-misuse", "nan-output", "unassigned-variables")
-"""Kinds that no change of a manifest mends: the fault is in the application's code, or the file holds no weights."""
+NO_REMEDY = ("io-misuse", "nan-output", "unassigned-variables", "reference-suspect")
+"""Kinds that no change of a manifest mends: the fault is in the application, in the reference, or in a file without
+weights.
+"""
 Result = dict[str, Any]
 
 
 def result(about: dict[str, Any], model: ModelResult, seconds: float) -> Result:
     """One case: what it is, whether the fault did harm, what was named, whether it was mended."""
     variant = model.variants[0]
-    primary = [finding for finding in (*model.findings, *variant.findings) if finding.primary]
+    primary = [finding for finding in (*model.findings, *variant.findings) if finding.primary or _gates(finding, model)]
     metric = variant.metrics[0] if variant.metrics else None
     return {
         **{key: about[key] for key in ("kind", "model", "magnitude", "seed", "part", "expected", "places")},
@@ -42,6 +44,12 @@ def result(about: dict[str, Any], model: ModelResult, seconds: float) -> Result:
     }
 
 
+def _gates(finding: Finding, model: ModelResult) -> bool:
+    """Whether a finding about the reference says why the reference's own tolerances fail."""
+    failed = any(metric.verdict == "fail" for metric in model.reference.checks)
+    return finding.rule == "reference-suspect" and failed
+
+
 def harmful(model: ModelResult, variant: VariantResult) -> bool:
     """Whether something measured is out of tolerance; findings by themselves do not count."""
     judged = [metric.verdict for metric in (*variant.metrics, *model.reference.checks)]
@@ -57,7 +65,8 @@ def _error(model: ModelResult, variant: VariantResult) -> str | None:
 
 def _place_named(finding: Finding, places: Sequence[str]) -> bool:
     """A converter's name joins layers' names by `/` and `;`, some with a number."""
-    parts = re.split(r"[/;\s()]+", f"{finding.tensor or ''} {finding.operator or ''}")
+    named = (finding.tensor, finding.operator, finding.evidence.get("layer"))
+    parts = re.split(r"[/;\s()]+", " ".join(str(one) for one in named if one is not None))
     return any(re.sub(r"_\d+$", "", part) == place or part == place for part in parts for place in places)
 
 
@@ -231,7 +240,8 @@ python bench/faults/run.py --work FOLDER --write
 ```
 
 A fault counts where something measured is out of tolerance; one that does no harm must have no primary cause, and
-neither must a healthy model. Remedies are counted of faults that a change of the manifest can mend: an application's
-code, a file without weights and one that gives NaN are not among them. The held-out cases have magnitudes and seeds of
-their own, and a model of their own; no rule was made with them in sight.
+neither must a healthy model. A reference that fails its own tolerance is named by the warning about it, which is no
+experiment. Remedies are counted of faults that a change of the manifest can mend: an application's code, a wrong
+reference, a file without weights and one that gives NaN are not among them. The held-out cases have magnitudes and
+seeds of their own, and a model of their own; no rule was made with them in sight.
 """
