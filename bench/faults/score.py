@@ -119,7 +119,14 @@ def page(results: Sequence[Result]) -> str:
 
 def document(results: Sequence[Result]) -> str:
     """The page in docs/."""
-    return f"{PREFACE}\n{page(results)}\n"
+    faulty, healthy = _split(results)
+    kinds, names = ({one[key] for one in faulty} for key in ("kind", "model"))
+    seeds = max(Counter((one["kind"], one["model"], one["magnitude"], one["part"]) for one in faulty).values())
+    made = (
+        f"{len(faulty):,} faults of {len(kinds)} kinds in {len(names)} models, and {len(healthy):,} healthy controls."
+    )
+    run = f"In this run: {made} Each fault of a magnitude was made with {seeds} {'seeds' if seeds > 1 else 'seed'}."
+    return f"{PREFACE}\n{run}\n\n{page(results)}\n"
 
 
 def _parts(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
