@@ -166,20 +166,12 @@ def check(
             raise
         _say(f"tflite-guard: {error}")
         sys.exit(0)
-    try:
+    with _told(fail_on):
         _write(report, targets, report_dir)
-    except GuardError as error:
-        if exit_code(error, fail_on) != 0:
-            raise
-        _say(f"tflite-guard: {error}")
     if save_folder is not None:
-        try:
+        with _told(fail_on):
             manifests_read = load_all(manifests, options.data_roots, options.allow_code)
             _save_operators(report, manifests_read, options, save_folder, verbose)
-        except GuardError as error:
-            if exit_code(error, fail_on) != 0:
-                raise
-            _say(f"tflite-guard: {error}")
     if apply_remedy:
         _apply_remedies(report, options)
     sys.exit(exit_code(report, fail_on))
@@ -472,6 +464,19 @@ def _apply_remedies(report: Report, options: Options) -> None:
 
     for line in apply(report, options.data_roots, options.allow_code):
         _say(line)
+
+
+@contextmanager
+def _told(fail_on: str) -> Iterator[None]:
+    """Within it, a failure that --fail-on lets pass is told and no more."""
+    from tflite_guard.checking import exit_code
+
+    try:
+        yield
+    except GuardError as error:
+        if exit_code(error, fail_on) != 0:
+            raise
+        _say(f"tflite-guard: {error}")
 
 
 def _require_diagnosis(save_folder: str | None, options: Options) -> None:

@@ -39,7 +39,12 @@ class Trial:
 
     def read(self, outputs: Arrays) -> Arrays:
         """A model's outputs as this change reads them."""
-        return {name: outputs[self.taken.get(name, name)] for name in outputs}
+        return exchanged(outputs, self.taken)
+
+
+def exchanged(arrays: Arrays, taken: Mapping[str, str]) -> Arrays:
+    """Arrays of which some take another's values, by name."""
+    return {name: arrays[taken.get(name, name)] for name in arrays}
 
 
 @dataclass

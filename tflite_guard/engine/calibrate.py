@@ -169,7 +169,7 @@ def inject(model: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:
     return pack(content)
 
 
-def unsettled(model: bytes, float_nodes: Collection[str]) -> bytes:
+def without_ranges(model: bytes, float_nodes: Collection[str]) -> bytes:
     """The flatbuffer without ranges around operators of several results that are to stay in float.
 
     `float_nodes` are names of results. The converter finds an operator of one result by its name, and one of several by

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
-from tflite_guard.engine.calibrate import inject, measured_ranges, unsettled
+from tflite_guard.engine.calibrate import inject, measured_ranges, without_ranges
 from tflite_guard.engine.float_file import FloatFile, equalized
 from tflite_guard.engine.reference import Reference, Shapes, fixed_batch, load_reference
 from tflite_guard.engine.saved_model import signature_operators
@@ -58,7 +58,7 @@ def quantize_calibrated(calibrated: bytes, io: str, float_nodes: Sequence[str] =
 
     options = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
     nodes = set(float_nodes) or None
-    calibrated = unsettled(calibrated, float_nodes) if nodes else calibrated
+    calibrated = without_ranges(calibrated, float_nodes) if nodes else calibrated
     return _guarded(lambda: deduplicate_readonly_buffers(mlir_quantize(calibrated, denylisted_nodes=nodes, **options)))
 
 
@@ -111,7 +111,7 @@ class FloatModel:
         self._scratch = scratch
         self._allow_code = allow_code
         self._quantizer = quantizer
-        self._calibrated: dict[tuple[Calibration, CalibrationOptions], bytes | EvaluationError] = {}
+        self._calibrated: dict[tuple[Calibration, CalibrationOptions, tuple[str, ...]], bytes | EvaluationError] = {}
         self._unsupported: UnsupportedError | None = None
         self._injected: tuple[bytes, Mapping[str, tuple[float, float]], bytes] | None = None
 
@@ -284,11 +284,7 @@ class FloatModel:
         return self._convert(setup)
 
     def _int8(self, conversion: Conversion, calibration: Calibration) -> bytes:
-        calibrated = (
-            self._equalized(calibration, conversion)
-            if conversion.equalize
-            else self._calibrate(calibration, conversion.calibration_options)
-        )
+        calibrated = self._calibrate(calibration, conversion.calibration_options, conversion.equalize)
         nodes = graphs.resolve_keep_float(graphs.read(calibrated), conversion.keep_float)
         try:
             return self._quantizer(calibrated, conversion.io, nodes)
@@ -325,29 +321,24 @@ class FloatModel:
 
         return self._from_export(lambda folder: _guarded(lambda: convert(folder), self.names))
 
-    def _calibrate(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
-        """The float flatbuffer with ranges."""
-        key = (calibration, options)
+    def _calibrate(
+        self, calibration: Calibration, options: CalibrationOptions, equalize: tuple[str, ...] = ()
+    ) -> bytes:
+        """The float flatbuffer with ranges, some of its activations equalized before."""
+        key = (calibration, options, equalize)
         if key not in self._calibrated:
             while len(self._calibrated) >= CALIBRATIONS_KEPT:
                 del self._calibrated[next(iter(self._calibrated))]
-            self._calibrated[key] = outcome(lambda: self._ranged(calibration, options))
+            self._calibrated[key] = outcome(lambda: self._ranged(calibration, options, equalize))
         return settled(self._calibrated[key])
 
-    def _ranged(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
-        if not _measured(options):
+    def _ranged(self, calibration: Calibration, options: CalibrationOptions, equalize: tuple[str, ...]) -> bytes:
+        if not equalize and not _measured(options):
             return self._calibrated_once(calibration, options)
         # One example gives every tensor that has a range at all; the measured ones then take their place.
         raw = self.rangeable(calibration)
         examples = partial(self._samples, calibration, options)
-        return inject(raw, measured_ranges(raw, examples, options.clip_percentile))
-
-    def _equalized(self, calibration: Calibration, conversion: Conversion) -> bytes:
-        """The float flatbuffer with some activations equalized, and the ranges that it then has."""
-        options = conversion.calibration_options
-        examples = partial(self._samples, calibration, options)
-        raw = self.rangeable(calibration)
-        model = equalized(FloatFile(raw, examples), examples, conversion.equalize).content
+        model = equalized(FloatFile(raw, examples), equalize).content
         return inject(model, measured_ranges(model, examples, options.clip_percentile))
 
     def _calibrated_once(self, calibration: Calibration, options: CalibrationOptions) -> bytes:

@@ -31,7 +31,7 @@ class FloatFile:
 
     def __init__(self, content: bytes, examples: Examples) -> None:
         self.content = content
-        self._examples = examples
+        self.examples = examples
 
     @cached_property
     def read(self) -> graphs.Graph:
@@ -67,7 +67,7 @@ class FloatFile:
 
     @cached_property
     def _widths(self) -> dict[str, int]:
-        values = next(self.observed(self.graph.activations, self._examples()))
+        values = next(self.observed(self.graph.activations, self.examples()))
         return {name: value.shape[-1] if value.ndim else 1 for name, value in values.items()}
 
     def observed(self, names: Iterable[str], examples: Iterable[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
@@ -93,16 +93,18 @@ class FloatFile:
         return pack(content)
 
 
-def equalized(file: FloatFile, examples: Examples, patterns: Sequence[str]) -> FloatFile:
+def equalized(file: FloatFile, patterns: Sequence[str]) -> FloatFile:
     """The model with the channels of some activations, and the weights that read them, of more equal range.
 
     Its outputs stay as they are. `patterns` are those of `keep_float`. Raises ConversionError for a pattern that
     matches nothing, or nothing that can be equalized.
     """
+    if not patterns:
+        return file
     matched = {pattern: graphs.matched_tensors(file.read, pattern, "equalize") for pattern in patterns}
     channels: dict[str, Array] = {}
     wanted = [name for names in matched.values() for name in names]
-    for values in file.observed(wanted, islice(examples(), MOST_LOOKED_AT)):
+    for values in file.observed(wanted, islice(file.examples(), MOST_LOOKED_AT)):
         for name, value in values.items():
             rows = value.reshape(-1, value.shape[-1] if value.ndim else 1)
             ends = np.stack([rows.min(0), rows.max(0)], 1)
@@ -113,7 +115,7 @@ def equalized(file: FloatFile, examples: Examples, patterns: Sequence[str]) -> F
         for name in names:
             changes = rewrites.equalized(file, name, channels[name]) if name in channels else []
             if changes:
-                file, done = FloatFile(file.with_constants(changes[-1]), examples), True
+                file, done = FloatFile(file.with_constants(changes[-1]), file.examples), True
         if not done:
             raise ConversionError(
                 f'equalize: "{pattern}" cannot be equalized: what computes it and all that reads it must be '

@@ -19,6 +19,7 @@ from tflite_guard.engine.feeds import kind_of, shape_text
 from tflite_guard.engine.running import Running
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.protocol import Names, TensorInfo
+from tflite_guard.text.plain import plain
 from tflite_guard.vocabulary import Kernels
 
 Array = npt.NDArray[Any]
@@ -157,10 +158,6 @@ def bind(
     return {name: bound[name] for name in expected}
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_SHOWN else f"{name[: LONGEST_SHOWN - 1]}…"
-
-
 def _nameless(name: str) -> bool:
     return name.startswith("#")
 
@@ -203,8 +200,11 @@ def _compatible(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> b
 
 
 def _unbound(path: str, name: str, info: TensorInfo, ports: Mapping[str, Port], side: str) -> EvaluationError:
-    found = ", ".join(f"{_short(n)} {shape_text(p.shape)} {p.info.dtype}" for n, p in ports.items()) or "none left"
-    wanted = f"{_short(name)} {shape_text(info.shape)} {info.dtype}"
+    found = (
+        ", ".join(f"{plain(n, LONGEST_SHOWN)} {shape_text(p.shape)} {p.info.dtype}" for n, p in ports.items())
+        or "none left"
+    )
+    wanted = f"{plain(name, LONGEST_SHOWN)} {shape_text(info.shape)} {info.dtype}"
     advice = "convert it with a signature that has the reference's names, or record the reference's outputs as they are"
     return EvaluationError(
         "binding", f"{path}: no {side} corresponds without doubt to the reference's {wanted} (it has {found}); {advice}"

@@ -52,17 +52,7 @@ def of_variant(
         yield from calibrated.of_data(evaluation.calibration, variant.conversion.calibration, data)
     yield from _stale(evaluation.weights)
     yield from _as_it_ran(evaluation)
-    if evaluation.scales.degenerate:
-        named = [one.tensor for one in evaluation.scales.degenerate]
-        yield finding("degenerate-scale", degenerate_scales(evaluation.scales), tensors=named)
-    if evaluation.scales.shared_biases:
-        names = evaluation.scales.shared_biases
-        yield finding(
-            "shared-bias",
-            f"the bias of {len(names)} operators is stored for another scale than theirs (first {names[0]!r}): equal "
-            "biases are stored once, and operators of unlike input scale share them; give each layer a bias of its own",
-            tensors=list(names),
-        )
+    yield from _of_scales(evaluation.scales)
     yield from _operators(made, variant)
 
 
@@ -248,6 +238,19 @@ def _state_reset(what: str) -> Finding:
         f"{what} carries state from call to call, and each example was evaluated as if it were the first; where the "
         'application keeps the state, set "state": "kept" and name what belongs together as the data\'s "group"',
     )
+
+
+def _of_scales(scales: Scales) -> Iterator[Finding]:
+    if scales.degenerate:
+        named = [one.tensor for one in scales.degenerate]
+        yield finding("degenerate-scale", degenerate_scales(scales), tensors=named)
+    if names := scales.shared_biases:
+        yield finding(
+            "shared-bias",
+            f"the bias of {len(names)} operators is stored for another scale than theirs (first {names[0]!r}): equal "
+            "biases are stored once, and operators of unlike input scale share them; give each layer a bias of its own",
+            tensors=list(names),
+        )
 
 
 def _operators(made: Artifact, variant: VariantSpec) -> Iterator[Finding]:

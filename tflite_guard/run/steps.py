@@ -131,14 +131,14 @@ class Steps:
         try:
             done = self._step(self._evaluation_key(variant), self.workers.litert, request, variant.name, "evaluate")
         except EvaluationError as error:
-            raise EvaluationError(error.kind, f"{error}{self._crashed_on(tflite, error.kind)}") from None
+            if error.kind != "crash":
+                raise
+            raise EvaluationError(error.kind, f"{error}{self._crashed_on(tflite)}") from None
         found: Evaluation = done.answer
         return found
 
-    def _crashed_on(self, tflite: str, kind: str) -> str:
+    def _crashed_on(self, tflite: str) -> str:
         """What the file of an evaluation that crashed says of the cause, as the end of a sentence."""
-        if kind != "crash":
-            return ""
         try:
             found = self.workers.litert.request(ReadScales(tflite), deadline=self.deadline)
         except EvaluationError:

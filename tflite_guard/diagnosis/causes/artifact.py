@@ -9,7 +9,7 @@ import numpy as np
 
 from tflite_guard.diagnosis import evidence
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, Bench
+from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, Bench, exchanged
 from tflite_guard.diagnosis.lab import Array, Arrays, Change, Samples
 from tflite_guard.text import figures
 
@@ -40,18 +40,18 @@ def order(bench: Bench) -> Cause | None:
     if not bench.lab.shipped:
         return None
     inputs = {name: values[:1] for name, values in bench.lab.evaluation.inputs.items()}
-    best: tuple[float, str, dict[str, str], str] | None = None
+    best: tuple[float, str, dict[str, str]] | None = None
     for side, arrays in (("inputs", inputs), ("outputs", bench.reference)):
         for swapped in _swaps(arrays):
-            outputs = bench.bad if side == "outputs" else _fed(bench, swapped)
-            read = {name: outputs[swapped.get(name, name)] for name in outputs} if side == "outputs" else outputs
-            quieter = bench.quieter(read)
+            outputs = exchanged(bench.bad, swapped) if side == "outputs" else _fed(bench, swapped)
+            quieter = bench.quieter(outputs)
             if best is None or quieter > best[0]:
-                best = (quieter, side, swapped, " and ".join(sorted(swapped)))
+                best = (quieter, side, swapped)
     if best is None or best[0] < ONE_BIT:
         return None
-    _, side, swapped, names = best
-    samples = _exchanged(bench.lab.evaluation, swapped) if side == "inputs" else None
+    _, side, swapped = best
+    names = " and ".join(sorted(swapped))
+    samples = Samples(exchanged(bench.lab.evaluation.inputs, swapped)) if side == "inputs" else None
     taken = swapped if side == "outputs" else None
     trial = bench.tested(f"the {side} {names} exchanged", bench.lab.artifact, samples, taken)
     told = bench.confirmed(trial)
@@ -74,13 +74,9 @@ def _swaps(arrays: Arrays) -> Iterator[dict[str, str]]:
             yield {one: other, other: one}
 
 
-def _exchanged(samples: Samples, swapped: Mapping[str, str]) -> Samples:
-    return Samples({name: samples.inputs[swapped.get(name, name)] for name in samples.inputs})
-
-
 def _fed(bench: Bench, swapped: Mapping[str, str]) -> Arrays:
-    samples = _exchanged(bench.lab.evaluation, swapped).take(bench.choosing)
-    return bench.lab.outputs(bench.lab.artifact, samples)
+    samples = Samples(exchanged(bench.lab.evaluation.inputs, swapped))
+    return bench.lab.outputs(bench.lab.artifact, samples.take(bench.choosing))
 
 
 def input_range(bench: Bench) -> Cause | None:
