@@ -18,6 +18,8 @@ ONE_BIT = 0.75
 """The fraction of the noise's power that one bit more takes away: 6 dB."""
 MOST_CHOOSING = 256
 """An experiment's cost grows with them, and half of a loss that matters is seen on fewer."""
+SCREENED = 64
+"""Examples that show which of many experiments are worth all: an error's power is known from few, a metric is not."""
 MOST_CALIBRATED = 128
 """Evaluation inputs that real ranges are taken on."""
 
@@ -88,6 +90,11 @@ class Bench:
         return self.lab.outputs(self.lab.artifact, self.lab.evaluation.take(self.choosing))
 
     @cached_property
+    def float32(self) -> Arrays:
+        """The float model's outputs on the choosing examples."""
+        return self.outputs(self.lab.float32, self.choosing)
+
+    @cached_property
     def real(self) -> Ranges:
         """Each activation's true range on the choosing examples."""
         return self.lab.ranges(self.calibrating)
@@ -107,17 +114,16 @@ class Bench:
         """How each activation fares with its true range."""
         return self.lab.tensors(self.real, self.choosing)
 
-    @cached_property
-    def _bad_noise(self) -> float:
-        return evidence.noise(self.bad, self.reference)
-
     def outputs(self, handle: Handle, rows: Array) -> Arrays:
         """A model's outputs on some examples."""
         return self.lab.outputs(handle, self.lab.evaluation.take(rows))
 
     def quieter(self, outputs: Arrays) -> float:
-        """The fraction of the artifact's noise that some outputs, of the choosing examples, do not have."""
-        return 1.0 - evidence.noise(outputs, self.reference) / self._bad_noise if self._bad_noise > 0 else 0.0
+        """The fraction of the artifact's noise that some outputs, of the first choosing examples, do not have."""
+        count = len(next(iter(outputs.values())))
+        reference, bad = (_first(arrays, count) for arrays in (self.reference, self.bad))
+        lost = evidence.noise(bad, reference)
+        return 1.0 - evidence.noise(outputs, reference) / lost if lost > 0 else 0.0
 
     def value(self, outputs: Arrays, rows: Array) -> float | None:
         """The metric that is diagnosed, on some examples."""
@@ -141,13 +147,26 @@ class Bench:
         """Quantize otherwise, and see."""
         return self.tested(name, self.lab.quantize(change))
 
+    def screened(self, name: str, change: Change) -> Trial:
+        """Quantize otherwise, and see what a few examples say."""
+        return self._seen(Trial(name, self.lab.quantize(change), 0.0, 0.0), self.choosing[:SCREENED])
+
+    def in_full(self, screened: Trial) -> Trial:
+        """The same experiment on all choosing examples."""
+        if len(self.choosing) <= SCREENED:
+            return screened
+        self.tried = [one for one in self.tried if one is not screened]
+        return self._seen(screened, self.choosing)
+
     def tested(
         self, name: str, handle: Handle, samples: Samples | None = None, taken: Mapping[str, str] | None = None
     ) -> Trial:
         """Run a model, or the same one on other inputs or read otherwise, on the choosing examples, and see."""
-        trial = Trial(name, handle, 0.0, 0.0, samples, taken or {})
-        outputs = self._tried(trial, self.choosing)
-        given = self.recovered(outputs, self.bad, self.choosing, np.ones((1, len(self.choosing))))
+        return self._seen(Trial(name, handle, 0.0, 0.0, samples, taken or {}), self.choosing)
+
+    def _seen(self, trial: Trial, rows: Array) -> Trial:
+        outputs = self._tried(trial, rows)
+        given = self.recovered(outputs, _first(self.bad, len(rows)), rows, np.ones((1, len(rows))))
         trial = replace(trial, quieter=self.quieter(outputs), recovered=given.recovered if given else 0.0)
         self.tried.append(trial)
         return trial
@@ -167,6 +186,10 @@ class Bench:
             return None
         sure = found.recovered >= HALF and found.confidence_interval[0] > 0
         return Experiment(trial.name, round(found.recovered, 4), _rounded(found.confidence_interval)) if sure else None
+
+
+def _first(arrays: Arrays, count: int) -> Arrays:
+    return {name: values[:count] for name, values in arrays.items()}
 
 
 def _rounded(interval: tuple[float, float]) -> tuple[float, float]:

@@ -107,7 +107,7 @@ def _abstained(bench: Bench) -> str:
 def _ladder(bench: Bench) -> list[Rung]:
     """The metric from the reference to the artifact, on the choosing examples."""
     lab, rows = bench.lab, bench.choosing
-    rungs = [_rung(bench, "reference", bench.reference, rows), _rung_of(bench, "float32", lab.float32)]
+    rungs = [_rung(bench, "reference", bench.reference, rows), _rung(bench, "float32", bench.float32, rows)]
     if lab.quantizable:
         rungs.append(_rung_of(bench, "weights", lab.rounded()))
         rungs.append(_rung_of(bench, "int8", lab.quantize(_as_judged(bench))))

@@ -7,8 +7,12 @@ shares its buffer with the output is logged again after the operator ran. Here a
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +25,10 @@ from tflite_guard.engine.surgery import pack, unpack
 from tflite_guard.errors import ConversionError, DataError
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 Ranges = dict[str, tuple[float, float]]
+THREADS = min(4, os.cpu_count() or 1)
+"""Interpreters that measure ranges, each of which holds every activation."""
 BINS = 8192
 """Of the histogram from which a percentile is read: its error is at most one bin, 0.012 % of the range."""
 
@@ -35,26 +42,63 @@ def measured_ranges(
     values. Examples are what the model takes, by input name. Raises DataError where there are none or where no
     value is finite, ConversionError for a model without float activations.
     """
-    interpreter = instrumented(model)
     graph = graphs.read(model)
     tensors = _activations(graph)
-    limits = dict.fromkeys(tensors, (np.inf, -np.inf))
     if not tensors:
         raise ConversionError("the model computes nothing in float, so there is nothing to quantize")
-    observed = 0
-    for values in observations(interpreter, graph, examples(), tensors):
-        observed += 1
-        for index, value in values.items():
-            low, high = limits[index]
-            limits[index] = (min(low, float(value.min())), max(high, float(value.max())))
-    seen = {index: pair for index, pair in limits.items() if pair[0] <= pair[1]}
-    if not observed:
+    interpreters = [instrumented(model) for _ in range(THREADS)]
+
+    def parts(look: Callable[[Iterator[dict[int, Array]]], T]) -> list[T]:
+        """What each interpreter sees; whichever is free takes the next example."""
+        shared = _Shared(examples())
+        with ThreadPoolExecutor(len(interpreters)) as pool:
+            return [*pool.map(lambda one: look(observations(one, graph, shared, tensors)), interpreters)]
+
+    found = parts(_limits)
+    if not any(count for count, _ in found):
         raise DataError("the calibration data has no examples")
+    seen = _joined(limits for _, limits in found)
     if not seen:
         raise DataError("on the calibration data the model computes nothing but NaN and infinity; mend the data")
     if clip_percentile is not None:
-        seen = _clipped(observations(interpreter, graph, examples(), tensors), seen, clip_percentile)
-    return {tensors[index]: pair for index, pair in seen.items()}
+        counts = parts(lambda observed: _counts(observed, seen))
+        whole = {index: np.sum([part[index] for part in counts], 0) for index in seen}
+        seen = {index: _central(whole[index], pair, clip_percentile) for index, pair in seen.items()}
+    return {name: seen[index] for index, name in tensors.items() if index in seen}
+
+
+class _Shared:
+    """An iterator that threads take turns at."""
+
+    def __init__(self, items: Iterator[Mapping[str, Array]]) -> None:
+        self._items = items
+        self._turn = Lock()
+
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        return self
+
+    def __next__(self) -> Mapping[str, Array]:
+        with self._turn:
+            return next(self._items)
+
+
+def _limits(observed: Iterable[Mapping[int, Array]]) -> tuple[int, dict[int, tuple[float, float]]]:
+    """How many examples were observed, and each activation's smallest and largest value."""
+    limits: dict[int, tuple[float, float]] = {}
+    count = 0
+    for values in observed:
+        count += 1
+        limits = _joined([limits, {index: (float(value.min()), float(value.max())) for index, value in values.items()}])
+    return count, limits
+
+
+def _joined(limits: Iterable[Mapping[int, tuple[float, float]]]) -> dict[int, tuple[float, float]]:
+    found: dict[int, tuple[float, float]] = {}
+    for one in limits:
+        for index, (low, high) in one.items():
+            least, most = found.get(index, (low, high))
+            found[index] = (min(least, low), max(most, high))
+    return found
 
 
 def instrumented(model: bytes) -> Interpreter:
@@ -133,16 +177,17 @@ def _value(interpreter: Interpreter, index: int) -> Array | None:
     return finite if finite.size else None
 
 
-def _clipped(
-    observed: Iterable[Mapping[int, Array]], limits: Mapping[int, tuple[float, float]], percentile: float
-) -> dict[int, tuple[float, float]]:
+def _counts(
+    observed: Iterable[Mapping[int, Array]], limits: Mapping[int, tuple[float, float]]
+) -> dict[int, npt.NDArray[np.int64]]:
+    """A histogram of each activation over its range."""
     counts = {index: np.zeros(BINS, np.int64) for index in limits}
     for values in observed:
         for index, value in values.items():
             low, high = limits[index]
             if high > low:
                 counts[index] += np.histogram(value, BINS, (low, high))[0]
-    return {index: _central(counts[index], pair, percentile) for index, pair in limits.items()}
+    return counts
 
 
 def _central(counts: npt.NDArray[np.int64], limits: tuple[float, float], percentile: float) -> tuple[float, float]:
@@ -169,13 +214,19 @@ def inject(model: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:
     return pack(content)
 
 
+@lru_cache(maxsize=1)
+def _read(model: bytes) -> graphs.Graph:
+    """Experiments on what to leave in float share their file."""
+    return graphs.read(model)
+
+
 def without_ranges(model: bytes, float_nodes: Collection[str]) -> bytes:
     """The flatbuffer without ranges around operators of several results that are to stay in float.
 
     `float_nodes` are names of results. The converter finds an operator of one result by its name, and one of several by
     none; without ranges it leaves that in float, and what computes its input with it.
     """
-    main = graphs.read(model).main
+    main = _read(model).main
     kept = {i for i, t in enumerate(main.tensors) if t.name in float_nodes}
     several = [op for op in main.operators if len(op.outputs) > 1 and kept & {*op.outputs}]
     if not several:

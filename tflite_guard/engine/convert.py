@@ -52,14 +52,22 @@ CALIBRATIONS_KEPT = 4
 def quantize_calibrated(calibrated: bytes, io: str, float_nodes: Sequence[str] = ()) -> bytes:
     """An int8 model from a float flatbuffer that holds ranges: the second half of what the converter does for int8.
 
-    The function is TensorFlow's own but private; ImportError, TypeError and AttributeError mean that it has changed.
+    Equal constants are stored more than once. The function is TensorFlow's own but private; ImportError, TypeError and
+    AttributeError mean that it has changed.
     """
-    from tensorflow.lite.python.convert import deduplicate_readonly_buffers, mlir_quantize
+    from tensorflow.lite.python.convert import mlir_quantize
 
     options = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
     nodes = set(float_nodes) or None
     calibrated = without_ranges(calibrated, float_nodes) if nodes else calibrated
-    return _guarded(lambda: deduplicate_readonly_buffers(mlir_quantize(calibrated, denylisted_nodes=nodes, **options)))
+    return _guarded(lambda: mlir_quantize(calibrated, denylisted_nodes=nodes, **options))
+
+
+def _stored_once(model: bytes) -> bytes:
+    """The model with one buffer for equal constants, as the converter writes it."""
+    from tensorflow.lite.python.convert import deduplicate_readonly_buffers
+
+    return bytes(deduplicate_readonly_buffers(model))
 
 
 class UnsupportedError(ConversionError):
@@ -174,7 +182,13 @@ class FloatModel:
         return self._int8(conversion, calibration) if quantization == "int8" else self._int16x8(conversion, calibration)
 
     def rangeable(self, calibration: Calibration) -> bytes:
-        """The float flatbuffer in which every activation that can be quantized has a range, of one example."""
+        """The float flatbuffer in which every activation that can be quantized has a range, whatever range."""
+        held = (
+            model for (data, _, equalize), model in self._calibrated.items() if data is calibration and not equalize
+        )
+        return next((model for model in held if isinstance(model, bytes)), None) or self._of_one_example(calibration)
+
+    def _of_one_example(self, calibration: Calibration) -> bytes:
         return self._calibrate(calibration, CalibrationOptions(samples=1))
 
     def requantize(self, model: bytes, ranges: Mapping[str, tuple[float, float]], float_nodes: Sequence[str]) -> bytes:
@@ -287,7 +301,7 @@ class FloatModel:
         calibrated = self._calibrate(calibration, conversion.calibration_options, conversion.equalize)
         nodes = graphs.resolve_keep_float(graphs.read(calibrated), conversion.keep_float)
         try:
-            return self._quantizer(calibrated, conversion.io, nodes)
+            return _stored_once(self._quantizer(calibrated, conversion.io, nodes))
         except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
             return self._int8_public(conversion, calibration, nodes, error)
 
@@ -335,8 +349,8 @@ class FloatModel:
     def _ranged(self, calibration: Calibration, options: CalibrationOptions, equalize: tuple[str, ...]) -> bytes:
         if not equalize and not _measured(options):
             return self._calibrated_once(calibration, options)
-        # One example gives every tensor that has a range at all; the measured ones then take their place.
-        raw = self.rangeable(calibration)
+        # Variables keep the converter's ranges: they cannot be measured from outside.
+        raw = self._calibrate(calibration, CalibrationOptions(samples=options.samples))
         examples = partial(self._samples, calibration, options)
         model = equalized(FloatFile(raw, examples), equalize).content
         return inject(model, measured_ranges(model, examples, options.clip_percentile))

@@ -32,6 +32,7 @@ class FloatFile:
     def __init__(self, content: bytes, examples: Examples) -> None:
         self.content = content
         self.examples = examples
+        self._edited: tuple[Mapping[str, Array], bytes] = ({}, content)
 
     @cached_property
     def read(self) -> graphs.Graph:
@@ -81,6 +82,12 @@ class FloatFile:
         """The file with some of its constants replaced."""
         if not constants:
             return self.content
+        if self._edited[0] is not constants:
+            # An experiment runs, measures and quantizes the same change.
+            self._edited = (constants, self._with(constants))
+        return self._edited[1]
+
+    def _with(self, constants: Mapping[str, Array]) -> bytes:
         content = unpack(self.content)
         for read, raw in zip(self.read.main.tensors, content.subgraphs[0].tensors, strict=True):
             if read.constant and read.name in constants:

@@ -64,6 +64,8 @@ class Held:
     """A model with an interpreter for each thread, made when first needed."""
 
     model: Model
+    like: Held | None = None
+    """A model of the same operators, known to give in batches what it gives one by one, or not to."""
     runners: dict[str, list[Runner]] = field(default_factory=dict)
 
 
@@ -135,11 +137,17 @@ class EngineLab:
 
     def outputs(self, handle: Held, samples: Samples, kernels: Kernels = "default") -> Arrays:
         """A model's outputs, computed by as many threads as the laboratory has."""
+        return _run(self._runners(handle, samples, kernels), samples)
+
+    def _runners(self, handle: Held, samples: Samples, kernels: Kernels) -> list[Runner]:
         if kernels not in handle.runners:
-            count = self.subject.threads
-            handle.runners[kernels] = [Runner(handle.model, kernels, self.subject.names) for _ in range(count)]
-            handle.runners[kernels][0].self_check(samples.take(range(min(samples.count, 4))).inputs)
-        return _run(handle.runners[kernels], samples)
+            made = [Runner(handle.model, kernels, self.subject.names) for _ in range(self.subject.threads)]
+            if handle.like is None:
+                made[0].self_check(samples.take(range(min(samples.count, 4))).inputs)
+            else:
+                made[0].one_by_one |= self._runners(handle.like, samples, kernels)[0].one_by_one
+            handle.runners[kernels] = made
+        return handle.runners[kernels]
 
     @cached_property
     def _fed(self) -> list[Runner]:
@@ -200,9 +208,8 @@ class EngineLab:
         changed = self._file.with_constants(change.constants or {})
         kept = set(change.keep)
         touched = [one for one in self.graph.operators if kept & {*one.inputs, *one.outputs}]
-        return Held(
-            Model.read(self.quantizer(changed, change.ranges, [name for one in touched for name in one.outputs]))
-        )
+        model = self.quantizer(changed, change.ranges, [name for one in touched for name in one.outputs])
+        return Held(Model.read(model), like=self.float32)
 
     def convert(self, option: Option) -> Made:
         """What the user would get by an option."""
@@ -216,7 +223,8 @@ class EngineLab:
 
     def edited(self, constants: Mapping[str, Array]) -> Held:
         """The float model with some of its constants replaced."""
-        return Held(Model.read(self._file.with_constants(constants), reference=self.subject.names.signature))
+        model = Model.read(self._file.with_constants(constants), reference=self.subject.names.signature)
+        return Held(model, like=self.float32)
 
     def width(self, tensor: str) -> int:
         """The length of an activation's last axis, as it is when it runs."""
@@ -299,7 +307,7 @@ class EngineLab:
             name = self._file.read.main.tensors[one.inputs[1]].name
             if name in self._file.constants:
                 rounded[name] = _rounded(self._file.constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
-        return Held(Model.read(self._file.with_constants(rounded)))
+        return Held(Model.read(self._file.with_constants(rounded)), like=self.float32)
 
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor."""
@@ -414,7 +422,7 @@ class _Look:
             self._channels = np.stack(
                 [np.minimum(self._channels[:, 0], ends[:, 0]), np.maximum(self._channels[:, 1], ends[:, 1])], 1
             )
-        self._codes[np.unique(codes).astype(int)] = True
+        self._codes[codes.astype(np.intp)] = True
         # A softmax's 1.0 lies beyond its last step by design; what is lost begins a whole step outside.
         self._clipped += int((np.abs(steps - codes) > 1).sum())
         self._values += rows.size

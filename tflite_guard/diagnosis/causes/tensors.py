@@ -9,12 +9,14 @@ import numpy as np
 
 from tflite_guard.diagnosis import evidence, rewrites
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
+from tflite_guard.diagnosis.experiments import HALF, SCREENED, Bench, Trial
 from tflite_guard.diagnosis.lab import LAYOUT, Array, Arrays, Change, Operator, Option, TensorView
 from tflite_guard.text import figures
 
 CANDIDATES = 16
 """Tensors that are restored one by one: those that look worst, and those next to the outputs."""
+SEEN_IN_FULL = 4
+"""Of those, the ones tried on all examples."""
 LOOKED_INTO = 4
 """Tensors for which specific rewrites are tried."""
 TOGETHER = 4
@@ -81,7 +83,7 @@ def sensitive(bench: Bench) -> Cause | None:
         return None
     views = {view.name: view for view in bench.real_views}
     candidates = [bench.lab.graph.origin(name) for name in _candidates(list(views.values()))]
-    trials = {name: _restored(bench, (name,)) for name in dict.fromkeys(candidates) if name in views}
+    trials = _each_restored(bench, [name for name in dict.fromkeys(candidates) if name in views])
     ranked = _ranked(bench, trials)
     if not ranked:
         return None
@@ -106,6 +108,14 @@ def sensitive(bench: Bench) -> Cause | None:
         evidence={"channel_spread": round(evidence.channel_spread(views[chosen[0]].channels), 1)},
         options=_options(bench, chosen),
     )
+
+
+def _each_restored(bench: Bench, names: Sequence[str]) -> dict[str, Trial]:
+    """An experiment with each tensor in float: those that look best on a few examples on all of them."""
+    trials = {name: bench.screened(*_restoring(bench, (name,))) for name in names}
+    ranked = _ranked(bench, trials)
+    alike = [name for name in ranked if _is_alike(trials[name], trials[ranked[0]])]
+    return trials | {name: bench.in_full(trials[name]) for name in dict.fromkeys([*alike, *ranked[:SEEN_IN_FULL]])}
 
 
 def _ranked(bench: Bench, trials: dict[str, Trial]) -> list[str]:
@@ -164,8 +174,13 @@ def _needed(
 
 
 def _restored(bench: Bench, names: tuple[str, ...]) -> Trial:
+    return bench.quantized(*_restoring(bench, names))
+
+
+def _restoring(bench: Bench, names: tuple[str, ...]) -> tuple[str, Change]:
+    """What an experiment with some tensors in float is called, and what it changes."""
     places = " and ".join(bench.lab.place(name) for name in names)
-    return bench.quantized(f"{places} in float, on real ranges", Change(bench.real, keep=_with_copies(bench, names)))
+    return f"{places} in float, on real ranges", Change(bench.real, keep=_with_copies(bench, names))
 
 
 def _with_copies(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -201,9 +216,9 @@ def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], 
     best: tuple[Trial, tuple[Rewrite, ...]] | None = None
     each: dict[str, tuple[Trial, Rewrite]] = {}
     for view in views:
-        if best is not None and best[0].quieter >= restored.quieter - ALIKE:
-            break  # nothing can explain more
         for rewrite in _rewrites(bench, view):
+            if best is not None and best[0].quieter >= restored.quieter - ALIKE:
+                break  # nothing can explain more
             if not _same_function(bench, rewrite.constants):
                 continue
             trial = _rewritten(bench, f"{bench.lab.place(view.name)} rewritten ({rewrite.rule})", rewrite.constants)
@@ -291,9 +306,8 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
 
 def _same_function(bench: Bench, constants: Arrays) -> bool:
     """Whether the float model's outputs stay as they are with some constants replaced."""
-    rows = bench.choosing[:64]
-    one, other = (bench.outputs(handle, rows) for handle in (bench.lab.edited(constants), bench.lab.float32))
-    closeness = evidence.sqnr(one, other)
+    outputs = bench.outputs(bench.lab.edited(constants), bench.choosing[:SCREENED])
+    closeness = evidence.sqnr(outputs, {name: values[:SCREENED] for name, values in bench.float32.items()})
     return closeness is None or closeness >= SAME_FUNCTION
 
 
