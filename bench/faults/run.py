@@ -1,6 +1,7 @@
 """Make faults of known kinds in healthy models, check them, and count how often the cause is named.
 
     python bench/faults/run.py --work FOLDER            # everything
+    python bench/faults/run.py --work FOLDER --diagonal # every magnitude of every kind and model, each of another seed
     python bench/faults/run.py --work FOLDER --quick    # one magnitude and seed of every kind and model
     python bench/faults/run.py --work FOLDER --kinds channel-imbalance --models residual --make-only
 
@@ -128,8 +129,8 @@ def _labels(kind_name: str, kind: Kind, model: str, arguments: argparse.Namespac
             continue
         if arguments.quick:
             chosen, seeds = chosen[-1:], range(1, 2)
-        for magnitude in chosen:
-            for seed in seeds:
+        for place, magnitude in enumerate(chosen):
+            for seed in (seeds[place % len(seeds)],) if arguments.diagonal else seeds:
                 number = seed + (HELD_OUT_SEEDS if part == HELD_OUT else 0)
                 yield Label(kind_name, model, magnitude, number, part, kind.expected)
 
@@ -171,6 +172,7 @@ def _arguments() -> argparse.Namespace:
         "--part", nargs="+", default=[DEVELOPMENT, HELD_OUT], choices=[DEVELOPMENT, HELD_OUT], help="default: both"
     )
     parser.add_argument("--quick", action="store_true", help="one magnitude and one seed of each kind and model")
+    parser.add_argument("--diagonal", action="store_true", help="the first magnitude of the first seed, and so on")
     parser.add_argument("--make-only", action="store_true", help="write the cases' folders and print them")
     parser.add_argument("--remake", action="store_true", help="make cases anew that are there")
     parser.add_argument("--diagnose", default="always", choices=["auto", "always", "never"], help="default: always")

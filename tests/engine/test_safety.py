@@ -16,7 +16,8 @@ import pytest
 import tensorflow as tf
 from engine_models import Case
 
-from tflite_guard.engine.safety import check_model_file
+from tflite_guard.engine.safety import OPERATORS as OPERATORS_FILE
+from tflite_guard.engine.safety import check_model_file, judged_operators
 from tflite_guard.errors import ModelFileError
 from tflite_guard.manifest.types import FileSpec, ReferenceKind, ReferenceSpec
 
@@ -334,7 +335,33 @@ def maps_memory(x: Any) -> Any:
     return x + tf.raw_ops.ImmutableConst(dtype=tf.float32, shape=(), memory_region_name="/etc/passwd")
 
 
+def samples_from_a_file(x: Any) -> Any:
+    sampled = tf.random.fixed_unigram_candidate_sampler(
+        tf.zeros((1, 1), tf.int64), 1, 1, True, 1, vocab_file="/etc/passwd"
+    )
+    return x + tf.cast(tf.reduce_sum(sampled.sampled_candidates), tf.float32)
+
+
+def decodes_by_a_file(x: Any) -> Any:
+    decoded = tf.raw_ops.DecodeProtoV2(
+        bytes=[""], message_type="M", field_names=["a"], output_types=[tf.float32], descriptor_source="/etc/passwd"
+    )
+    return x + tf.reduce_sum(decoded.values[0])
+
+
+def writes_records(x: Any) -> Any:
+    words = tf.data.Dataset.from_tensors("a")
+    written = tf.raw_ops.ExperimentalDatasetToTFRecord(
+        input_dataset=words._variant_tensor, filename="/tmp/evil", compression_type=""
+    )
+    with tf.control_dependencies([written]):
+        return tf.identity(x)
+
+
 OPERATORS = {
+    "FixedUnigramCandidateSampler": samples_from_a_file,
+    "DecodeProtoV2": decodes_by_a_file,
+    "ExperimentalDatasetToTFRecord": writes_records,
     "ReadFile": reads,
     "WriteFile": writes,
     "MatchingFiles": lists,
@@ -354,6 +381,25 @@ def test_operators_that_reach_outside_are_named(tmp_path: Path, operator: str) -
     folder = saved(tmp_path / "m", OPERATORS[operator])
     refused("saved_model", folder, rf"holds the operator ({operator.strip()}) .*--allow-code", "unsafe-model")
     accepted("saved_model", folder, allow_code=True)
+
+
+def test_every_operator_that_tensorflow_registers_is_judged() -> None:
+    """A new version's operators are read up on and added to engine/operators.txt by hand: + what only computes."""
+    from tensorflow.core.framework import op_def_pb2
+    from tensorflow.python.client import pywrap_tf_session
+
+    registry = op_def_pb2.OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
+    known = judged_operators()
+    assert [operator.name for operator in registry.op if operator.name not in known] == []
+    names = [line[2:] for line in OPERATORS_FILE.read_text().splitlines() if line[0] in "+-"]
+    assert names == sorted(set(names))
+
+
+def test_an_operator_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", lambda x: tf.math.softsign(x))
+    graph = folder / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes().replace(b"Softsign", b"Hardsign"))
+    refused("saved_model", folder, r"holds the operator Hardsign .*not known here.*--allow-code", "unsafe-model")
 
 
 def test_printing_to_standard_error_and_datasets_in_memory_are_fine(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ class MetaGraph:
         for name in sorted(reached.functions):
             yield from self._functions[name].node_def
 
+    def defines(self, function: str) -> bool:
+        """Whether the file holds a function of this name."""
+        return function in self._functions
+
     def signature(self, name: str) -> Reached:
         """What computing a signature's outputs runs; nothing where there is no such signature."""
         if name not in self._meta.signature_def:
