@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -152,11 +152,15 @@ class Measured:
     measurement: Measurement
 
 
+Measurements = Annotated[tuple[Measured, ...], msgspec.Meta(max_length=2000)]
+"""One for each metric and output of a variant: what a child says beyond that would keep its parent busy for minutes."""
+
+
 @dataclass(frozen=True)
 class ObservedMeasured:
     """Recorded outputs measured, and their largest difference from our own run by kernels."""
 
-    measurements: tuple[Measured, ...]
+    measurements: Measurements
     max_steps: dict[str, float]
 
 
@@ -216,7 +220,7 @@ class Scales:
 class Evaluation:
     """One variant has been evaluated."""
 
-    measurements: tuple[Measured, ...]
+    measurements: Measurements
     artifact: Artifact
     observed: ObservedMeasured | None
     files: tuple[str, ...] = ()

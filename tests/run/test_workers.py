@@ -56,6 +56,9 @@ def taken_over(digits: Path, action: str, files: list[str]) -> Path:
         ("answers.write(b'not json\\n')", []),
         ("answers.write(bytes([255, 10]))", []),
         ("answers.write(b'[' * 100_000 + b'\\n')", []),
+        ("answers.write(b'{{\"result\": [' + b'{{}},' * 1_000_000 + b'7]}}\\n')", []),
+        ("answers.write(b'{{\"result\": ' + b'9' * 400 + b'}}\\n')", []),
+        ("answers.write(b'{{\"progress\": [1, ' + b'9' * 400 + b']}}\\n')", []),
         ('answers.write(b\'{{"result": {{"files": 7}}}}\\n\')', []),
     ],
 )

@@ -38,7 +38,9 @@ UNREADABLE = "an answer that cannot be read"
 NO_ANSWER = f"the process that ran the model gave {UNREADABLE}"
 
 # An answer is measurements and names, never arrays; more than this is not an answer.
-MAX_LINE = 64 * 2**20
+MAX_LINE = 8 * 2**20
+MAX_VALUES = 400_000
+"""Objects, lists and elements: one that is empty takes three bytes of a line, and many times that in memory."""
 LOG_TAIL = 2**16
 LOG_AT_ONCE = 2**22
 
@@ -235,6 +237,8 @@ class Worker:
             child.buffer += block
         line = bytes(child.buffer[:end])
         del child.buffer[: end + 1]
+        if sum(map(line.count, (b"{", b"[", b","))) > MAX_VALUES:
+            raise _NoAnswerError(f"an answer of more than {MAX_VALUES:,} values")
         try:
             return msgspec.json.decode(line, type=Message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
