@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 class GuardError(Exception):
@@ -33,7 +34,7 @@ class ManifestProblem:
 
 
 class ManifestError(GuardError):
-    """A manifest is invalid. Holds every problem found, in the order of the file."""
+    """A manifest is invalid. Holds the problems found, in the order of the file."""
 
     exit_code = 2
     kind = "manifest"
@@ -41,6 +42,19 @@ class ManifestError(GuardError):
     def __init__(self, problems: list[ManifestProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
+
+
+MOST_TOLD = 100
+
+
+def first_of(problems: Iterable[ManifestProblem], *, more: bool = False) -> list[ManifestProblem]:
+    """The first problems of a file and how many there are besides; with `more`, others were not looked for."""
+    every = sorted({*problems})
+    told, rest = every[:MOST_TOLD], len(every) - MOST_TOLD
+    if rest > 0:
+        message = f"and {'at least ' if more else ''}{rest:,} more; mend those above first"
+        told.append(replace(told[-1], message=message))
+    return told
 
 
 class EvaluationError(GuardError):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tflite_guard.errors import ManifestError, ManifestProblem
+from tflite_guard.errors import ManifestError, ManifestProblem, first_of
 from tflite_guard.manifest.location import displayed, strays, utf8
 
 Pointer = tuple[str | int, ...]
@@ -116,7 +116,7 @@ def parse(data: bytes, name: str) -> Document:
     walk = _Walk(text, starts)
     walk.value(0, ())
     if walk.problems:
-        raise ManifestError([problem(*found) for found in walk.problems])
+        raise ManifestError(first_of(problem(*found) for found in walk.problems))
     if not isinstance(value, dict):
         raise ManifestError([problem(walk.values[()], f"a manifest is an object {{…}}, not {kind_of(value)}")])
     return Document(name, value, walk.keys, walk.values, walk.ends, starts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, cast
 
 from tflite_guard import files
-from tflite_guard.errors import ManifestError, ManifestProblem, UsageError
+from tflite_guard.errors import ManifestError, ManifestProblem, UsageError, first_of
 from tflite_guard.manifest import jsontext, meaning
 from tflite_guard.manifest.jsontext import Document, quoted
 from tflite_guard.manifest.location import displayed, utf8
@@ -44,6 +45,8 @@ from tflite_guard.manifest.views import (
 from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, Kernels, ReferenceKind, StateUse
 
 _SIZE_MAX = 200_000
+_REJECTED_MAX = 1_000
+"""Values that do not fit the schema: beyond, nothing is said of the rest, which is hardly meant for a manifest."""
 
 
 def load(
@@ -68,7 +71,7 @@ def load(
         if tree:
             meaning.check(tree, models, context)
     if problems or context.problems or tree is None:
-        raise ManifestError(sorted({*problems, *context.problems}))
+        raise ManifestError(first_of([*problems, *context.problems]))
     datasets = _datasets(tree, context)
     built = tuple(_model(model, datasets, context) for model in models)
     return Manifest(path, context.folder, hashlib.sha256(data).hexdigest(), built, tuple(context.roots[1:]))
@@ -107,7 +110,10 @@ def _rejections(tree: Node) -> list[Rejection]:
     from jsonschema import Draft202012Validator  # takes a tenth of a second, and text errors need none of it
 
     errors = Draft202012Validator(schema("manifest-v1")).iter_errors(tree.value())
-    return [rejection for error in errors for rejection in in_words(error, tree)]
+    found = [rejection for error in islice(errors, _REJECTED_MAX) for rejection in in_words(error, tree)]
+    if next(errors, None) is not None:
+        raise ManifestError(first_of((problem for _, problem in found if problem), more=True))
+    return found
 
 
 def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:
