@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tflite_guard.datasets import arrays
@@ -236,3 +236,27 @@ def test_arrays_are_written_under_any_name_and_nothing_else_is(tmp_path):
         assert list(read) == list(named)
         for name, array in named.items():
             np.testing.assert_array_equal(read[name], array, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_arrays_of_one_name_are_an_error(tmp_path, opened):
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        for value in (0, 1):
+            with archive.open("x.npy", "w") as member:
+                np.lib.format.write_array(member, np.full(3, value))
+    with pytest.raises(DataError, match="two arrays of the name x"):
+        opened("npz", tmp_path / "d.npz")
+
+
+@given(header=st.text(st.characters(max_codepoint=127), max_size=80) | st.text("({[]})'\"\\:,#\n 0Lx", max_size=80))
+@example(header="((")
+@example(header="(" * 60_000)
+@example(header="9" * 5000)
+@example(header="{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 400 + ",)}")
+@example(header="{'descr': [('a', '<f4', " + "(" * 500 + ")]}")
+def test_a_header_of_any_text_is_an_array_or_an_error_that_names_the_file(tmp_path_factory, header):
+    path = tmp_path_factory.mktemp("npy") / "x.npy"
+    text = header.encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text)
+    with pytest.raises(DataError, match=r"x\.npy"):
+        arrays.open_npy({"x": str(path)})

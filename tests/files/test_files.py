@@ -268,3 +268,24 @@ def test_everything_lies_under_the_root_of_the_disk() -> None:
     assert files.under("/a/b", "/a")
     assert files.under("/a", "/a")
     assert not files.under("/ab", "/a")
+
+
+def test_a_zip_of_more_members_than_can_be_listed_in_time_is_told_by_its_directory(tmp_path: Path) -> None:
+    many = tmp_path / "many.npz"
+    with zipfile.ZipFile(many, "w") as archive:
+        for index in range(40_000):
+            archive.writestr(f"{index}.npy", b"")
+    assert files.zip_members(str(many)) is None
+    assert files.sniff(str(many)) == "broken-zip"
+    with pytest.raises(zipfile.BadZipFile, match="longer than 2 MiB"), files.open_zip(str(many)):
+        pass
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_longer_than_a_directory_may_be_is_read_whole(tmp_path: Path, compression: int) -> None:
+    content = os.urandom(5 << 20)
+    with zipfile.ZipFile(tmp_path / "one.zip", "w", compression) as archive:
+        archive.writestr("a", content)
+        archive.comment = b"a comment"
+    with files.open_zip(str(tmp_path / "one.zip")) as archive:
+        assert archive.read("a") == content

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.lib import format as npy
 
 from tflite_guard.datasets.sources import Array, Column, Rows, agree, chunks, native, require_keys, runs
 from tflite_guard.errors import DataError
+from tflite_guard.files import open_zip
 
 # Rows of a Fortran-ordered array are not contiguous, so the array must be read whole.
 FORTRAN_BYTES = 256 * 2**20
@@ -61,7 +63,7 @@ class NpzReader:
 
     def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
         with _clear_errors(self.path), contextlib.ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(self.path))
+            archive = stack.enter_context(open_zip(self.path))
             streams = {key: stack.enter_context(archive.open(f"{key}.npy")) for key in dict.fromkeys(keys)}
             members = {
                 key: _rows(stream, archive.getinfo(f"{key}.npy").file_size, f"{self.path}: {key}", rows, size)
@@ -104,9 +106,12 @@ def npz_headers(path: str, keys: Sequence[str] | None = None) -> dict[str, Heade
     """
     with _clear_errors(path):
         _refuse_pointer(path)
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             present = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             require_keys(path, keys or (), present, "array")
+            if len({*present}) != len(present):
+                twice = next(name for name in present if present.count(name) > 1)
+                raise DataError(f"{path}: holds two arrays of the name {twice}; save it again with one")
             heads = {}
             for key in dict.fromkeys(present if keys is None else keys):
                 info = archive.getinfo(f"{key}.npy")
@@ -156,7 +161,10 @@ def _header(stream: IO[bytes], available: int, where: str) -> Header:
     if version not in ((1, 0), (2, 0)):
         raise DataError(f"{where}: .npy version {version} is not supported; save the array again with numpy.save")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    try:
+        shape, fortran, dtype = read(stream)
+    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:  # a header is Python's text
+        raise DataError(f"{where}: its header is damaged ({type(error).__name__}); save the array again") from error
     _require_examples(shape, dtype, where)
     header = Header(shape, fortran and len(shape) > 1, dtype, stream.tell())
     needed = header.start + header.row_bytes * shape[0]

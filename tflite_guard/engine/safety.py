@@ -13,7 +13,7 @@ from typing import Any
 
 from tflite_guard.engine.saved_model import MetaGraph, meta_graphs
 from tflite_guard.errors import ModelFileError
-from tflite_guard.files import lfs_pointer, sniff
+from tflite_guard.files import lfs_pointer, open_zip, sniff
 from tflite_guard.manifest.types import ReferenceSpec
 from tflite_guard.vocabulary import SERVING_DEFAULT
 
@@ -95,7 +95,7 @@ def _instead(found: str) -> str:
 def check_keras_zip(path: str, *, allow_code: bool) -> None:
     """Refuse a .keras that is damaged, unpacks to far more than it should, or holds code."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             members = archive.infolist()
             _check_members(path, members)
             config = json.loads(archive.read("config.json"))

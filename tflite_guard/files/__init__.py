@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import mmap
 import os
 import struct
@@ -19,6 +20,8 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CHUNK = 1 << 20
 _AGAIN_MAX = 100
 """Folders that may be met again through links. Links to folders of links multiply: ten of ten are a million."""
+_MOST_DIRECTORY = 2 << 20
+"""Bytes of a zip file's directory: some 30,000 members."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -141,10 +144,36 @@ def repository_path(path: str) -> str:
     return Path(os.path.relpath(real, root)).as_posix()
 
 
+class _Directory(io.BufferedReader):
+    """A zip file, of which no more is read at a time than a directory may be long, until it has been read."""
+
+    read_whole = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.read_whole:
+            return super().read(size)
+        wanted = _MOST_DIRECTORY + 1 if size is None or size < 0 else min(size, _MOST_DIRECTORY + 1)
+        data = super().read(wanted)
+        if len(data) > _MOST_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory is longer than {_MOST_DIRECTORY >> 20} MiB")
+        return data
+
+
+@contextlib.contextmanager
+def open_zip(path: str) -> Iterator[zipfile.ZipFile]:
+    """A zip file to read.
+
+    Raises what zipfile raises, and BadZipFile for one with so many members that listing them takes seconds.
+    """
+    with _Directory(io.FileIO(path)) as stream, zipfile.ZipFile(stream) as archive:
+        stream.read_whole = True
+        yield archive
+
+
 def zip_members(path: str) -> list[str] | None:
     """The names in a zip file's directory; None when it is not a zip file or a damaged one."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError):
         return None

@@ -53,7 +53,7 @@ _FOUND = {
     "npz": "an .npz file of arrays",
     "npy": "an .npy file",
     "zip": "another kind of zip file",
-    "broken-zip": "a damaged or truncated zip file",
+    "broken-zip": "a damaged or truncated zip file, or one of too many members",
     "saved_model": "a SavedModel",
     "folder": "a folder",
     "special": "a device or a pipe",
