@@ -119,7 +119,8 @@ class PlainLab:
 
     def convert(self, option: Option) -> Made:
         if "keep_float" in option.patch:
-            return Made(Change(self.given, keep=option.keep), 100, len(option.keep))
+            ranges = self.ranges(self.evaluation) if option.also else self.given
+            return Made(Change(ranges, keep=option.keep), 100, len(option.keep))
         if option.patch.get("calibration_options") and self.calibration is not None:
             return Made(Change(self.ranges(self.calibration)), 100, 0)
         raise ConversionError("not here")

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from tests.diagnosis.conftest import PlainLab, examples, network
-from tflite_guard.diagnosis.lab import Case, Samples
+from tflite_guard.diagnosis.causes.tensors import thinned
+from tflite_guard.diagnosis.experiments import Trial
+from tflite_guard.diagnosis.lab import Case, Option, Samples
 from tflite_guard.diagnosis.procedure import diagnose
+from tflite_guard.diagnosis.remedies import together
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.protocol import Diagnosed
 
@@ -58,12 +61,58 @@ def test_a_few_extreme_examples_are_named(healthy: PlainLab) -> None:
 
 
 def test_channels_of_unlike_range_are_named_with_their_tensor(healthy: PlainLab) -> None:
-    factors = np.exp(np.random.default_rng(6).uniform(-5, 5, len(healthy.first)))
-    faulty = replace(healthy, first=healthy.first * factors[:, None], second=healthy.second / factors)
+    faulty = imbalanced(healthy)
     faulty.given = faulty.ranges(faulty.calibration)
     found = diagnose(faulty, CASE)
     assert named(found) == ["channel-imbalance"]
     assert found.findings[0].tensor == "hidden"
+
+
+def imbalanced(lab: PlainLab) -> PlainLab:
+    """The same function, of channels of unlike range."""
+    factors = np.exp(np.random.default_rng(6).uniform(-5, 5, len(lab.first)))
+    return replace(lab, first=lab.first * factors[:, None], second=lab.second / factors)
+
+
+def test_two_faults_are_both_named_and_mended_at_once(healthy: PlainLab) -> None:
+    """What mends either by itself leaves the network out of tolerance."""
+    faulty = calibrated(imbalanced(healthy), examples(200, seed=3) * 60)
+    found = diagnose(replace(faulty, preprocess=((), ({"scale": 60},))), CASE)
+    assert named(found) == ["channel-imbalance", "calibration-range-mismatch"]
+    first, second = found.findings
+    assert "another is calibration-range-mismatch" in first.message
+    assert second.experiment is not None
+    assert second.experiment.name.endswith(f"besides {first.experiment.name}" if first.experiment else "?")
+    (remedy,) = found.remedies
+    assert remedy.verified
+    assert remedy.patch == {"keep_float": ["hidden"]}
+    assert remedy.also == {"/datasets/calib": {"preprocess": None}}
+
+
+def test_a_second_fault_that_does_no_harm_by_itself_is_not_named(healthy: PlainLab) -> None:
+    """Ranges half as wide again cost nothing that a tolerance asks for."""
+    faulty = calibrated(imbalanced(healthy), examples(200, seed=3) * 1.5)
+    assert named(diagnose(faulty, CASE)) == ["channel-imbalance"]
+
+
+def test_of_changes_made_at_once_those_are_kept_that_are_needed() -> None:
+    """`a` and `c` give something back only together, and `b` nothing."""
+
+    def tried(names: tuple[str, ...]) -> Trial:
+        return Trial(" ".join(names), None, 0.0, 0.96 if {"a", "c"} <= set(names) else 0.1)
+
+    needed, best = thinned(("a", "b", "c"), Trial("all", None, 0.0, 1.0), tried)
+    assert needed == ("a", "c")
+    assert best.name == "a c"
+
+
+def test_two_options_become_one_patch_of_the_variant() -> None:
+    one = Option("a", {"keep_float": ["x"], "calibration_options": {"samples": 9}}, keep=("x",))
+    other = Option("b", {"keep_float": ["y", "x"], "calibration_options": {"ranges": "measured"}}, keep=("y",))
+    both = together(one, other)
+    assert both.title == "a and b"
+    assert both.patch == {"keep_float": ["x", "y"], "calibration_options": {"samples": 9, "ranges": "measured"}}
+    assert both.keep == ("x", "y")
 
 
 def test_a_file_made_from_other_weights_is_named(healthy: PlainLab) -> None:

@@ -6,7 +6,7 @@ The procedure knows nothing of TensorFlow, LiteRT or files; `engine/lab.py` impl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -160,6 +160,8 @@ class Option:
     patch: Mapping[str, Any]
     target: str = ""
     """What the patch is of, as a JSON pointer; empty means the variant."""
+    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Patches that go with it, of something else, by JSON pointer."""
     keep: tuple[str, ...] = ()
     """Activations that stay in float, by their exact names."""
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
+from typing import Any
 
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.causes.calibration import MEASURED
 from tflite_guard.diagnosis.causes.precision import INT16
 from tflite_guard.diagnosis.experiments import Bench
-from tflite_guard.diagnosis.lab import Array, Handle, Option
+from tflite_guard.diagnosis.lab import Handle, Option
 from tflite_guard.errors import EvaluationError
-from tflite_guard.judgement.verdict import judge
-from tflite_guard.results import Remedy, Verdict
+from tflite_guard.results import Remedy
 
 WEIGHTS = Option("quantize the weights alone, to 8 bits", {"quantization": "dynamic_range"})
 FLOAT = Option("leave it in float32", {"quantization": "float32"})
@@ -23,16 +25,16 @@ SHOWN = 6
 class _Tested:
     remedy: Remedy
     within: bool
-    """Every tolerance holds on the choosing examples."""
+    """Every tolerance holds on the examples that the search may use."""
     handle: Handle
 
 
 class Search:
     """Tries one option at a time, so that it can be stopped between."""
 
-    def __init__(self, bench: Bench, cause: Cause | None) -> None:
+    def __init__(self, bench: Bench, causes: Sequence[Cause]) -> None:
         self._bench = bench
-        self._open = list(_options(bench, cause))
+        self._open = list(_options(bench, causes))
         self._tested: list[_Tested] = []
 
     def remaining(self) -> int:
@@ -46,9 +48,16 @@ class Search:
             made = self._bench.lab.convert(option)
         except EvaluationError:
             return
-        values, within = self._judged(made.handle, self._bench.choosing)
+        values, within = self._bench.judged(made.handle, self._bench.looked_at)
         remedy = Remedy(
-            option.title, dict(option.patch), False, values, made.size_bytes, made.float_operators, option.target
+            title=option.title,
+            patch=dict(option.patch),
+            verified=False,
+            metrics=values,
+            size_bytes=made.size_bytes,
+            float_operators=made.float_operators,
+            target=option.target,
+            also={target: dict(patch) for target, patch in option.also.items()},
         )
         self._tested.append(_Tested(remedy, within, made.handle))
 
@@ -63,24 +72,12 @@ class Search:
         return (one.remedy for one in self._tested if not one.within)
 
     def _verified(self, one: _Tested) -> Remedy:
-        values, within = self._judged(one.handle, self._bench.verifying)
+        values, within = self._bench.judged(one.handle, self._bench.verifying)
         return replace(one.remedy, verified=within, metrics=values)
 
-    def _judged(self, handle: Handle, rows: Array) -> tuple[dict[str, float | None], bool]:
-        """Every metric's value on some examples, and whether all hold their tolerances."""
-        outputs = self._bench.outputs(handle, rows)
-        values: dict[str, float | None] = {}
-        within = True
-        for of, measurement in self._bench.lab.measured(outputs, rows):
-            tolerance = self._bench.case.tolerances.get(of)
-            result, _ = judge(measurement, tolerance, None)
-            values[measurement.name] = measurement.value
-            within = within and result.verdict in (None, Verdict.PASS)
-        return values, within
 
-
-def _options(bench: Bench, cause: Cause | None) -> Iterator[Option]:
-    """What to try: what the cause says, then what helps often, the cheapest to try first."""
+def _options(bench: Bench, causes: Sequence[Cause]) -> Iterator[Option]:
+    """What to try: what the causes say, all at once, then what helps often, the cheapest to try first."""
     lab = bench.lab
     if lab.shipped:
         # Nothing is known of how the file was made, so it can only be made anew in a way that needs no calibration.
@@ -89,7 +86,8 @@ def _options(bench: Bench, cause: Cause | None) -> Iterator[Option]:
                 one, title=f"make it anew from the reference: {one.title}", patch={"tflite": None, **one.patch}
             )
         return
-    own = cause.options if cause is not None else ()
+    said = [cause.options for cause in causes if cause.options]
+    own = [reduce(together, each) for each in product(*said)] if said else []
     yield from own
     if lab.quantizable:
         # Experiments are made on true ranges; the converter's own may cost what a float operator gives back.
@@ -98,6 +96,37 @@ def _options(bench: Bench, cause: Cause | None) -> Iterator[Option]:
     if not lab.by_recipe:
         anyway += (WEIGHTS, INT16) if lab.quantizable else (FLOAT,)
     yield from (one for one in anyway if one not in own)
+
+
+def together(one: Option, other: Option) -> Option:
+    """Both in one: what is of the variant in one patch, with what is of something else beside it."""
+    also = {**one.also, **other.also}
+    patch: dict[str, Any] = {}
+    for option in (one, other):
+        if option.target:
+            also[option.target] = {**also.get(option.target, {}), **option.patch}
+        else:
+            patch = _merged(patch, option.patch)
+    title = f"{one.title} and {other.title}"
+    kept = tuple(dict.fromkeys((*one.keep, *other.keep)))
+    if patch:
+        return Option(title, patch, also=also, keep=kept)
+    target = next(iter(also))
+    return Option(title, also.pop(target), target, also=also, keep=kept)
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two patches of one variant as one: lists grow, objects are merged, of all else the other's holds."""
+    merged = dict(one)
+    for key, value in other.items():
+        own = merged.get(key)
+        if isinstance(own, list) and isinstance(value, list):
+            merged[key] = [*dict.fromkeys((*own, *value))]
+        elif isinstance(own, Mapping) and isinstance(value, Mapping):
+            merged[key] = {**own, **value}
+        else:
+            merged[key] = value
+    return merged
 
 
 def _measured(option: Option) -> Option:

@@ -343,9 +343,13 @@ def _by_ranges(
 
 def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) -> Conversion:
     """A conversion as it is with an option's patch in the manifest."""
-    if option.target:
+    if option.target or option.also:
+        # Whatever is not of the variant is of its calibration data.
         assert conversion.calibration is not None
-        return replace(conversion, calibration=replace(conversion.calibration, preprocess=evaluation.preprocess))
+        data = replace(conversion.calibration, preprocess=evaluation.preprocess)
+        conversion = replace(conversion, calibration=data)
+    if option.target:
+        return conversion
     options = option.patch.get("calibration_options", {})
     kept = tuple(option.patch.get("keep_float", ()))
     equalize = tuple(option.patch.get("equalize", ()))
