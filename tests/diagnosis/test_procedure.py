@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 
 from tests.diagnosis.conftest import PlainLab, examples, network
+from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.causes.tensors import thinned
-from tflite_guard.diagnosis.experiments import Trial
+from tflite_guard.diagnosis.experiments import Bench, Trial
 from tflite_guard.diagnosis.lab import Case, Option, Samples
 from tflite_guard.diagnosis.procedure import diagnose
-from tflite_guard.diagnosis.remedies import together
+from tflite_guard.diagnosis.remedies import Search, together
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.protocol import Diagnosed
+from tflite_guard.results import Experiment
 
+PROOF = Experiment("one", 1.0, (0.9, 1.0))
+KEPT = Option("keep hidden in float", {"keep_float": ["hidden"]}, keep=("hidden",))
+OTHERWISE = Option("preprocess otherwise", {"preprocess": []}, "/datasets/calib")
 CASE = Case("accuracy", True, True, None, {"accuracy": Tolerance(max_drop=0.02)})
 
 
@@ -104,6 +109,27 @@ def test_of_changes_made_at_once_those_are_kept_that_are_needed() -> None:
     needed, best = thinned(("a", "b", "c"), Trial("all", None, 0.0, 1.0), tried)
     assert needed == ("a", "c")
     assert best.name == "a c"
+
+
+def test_more_examples_confirm_and_verify_than_choose(healthy: PlainLab) -> None:
+    """What few examples choose of more, the others share, so that smaller losses are certain."""
+    bench = Bench(healthy, CASE)
+    assert [len(rows) for rows in (bench.choosing, bench.confirming, bench.verifying)] == [256, 322, 322]
+
+
+def test_where_a_remedy_fails_on_unseen_examples_the_next_is_tried(healthy: PlainLab) -> None:
+    """The first one's ranges fit all but the last examples, which are larger."""
+    inputs = healthy.evaluation.inputs["x"].copy()
+    inputs[578:] *= 4
+    lab = replace(healthy, evaluation=Samples({"x": inputs}))
+    lab = replace(lab, given=lab.ranges(Samples({"x": inputs[:578]})))
+    options = (KEPT, together(KEPT, OTHERWISE))
+    case = replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.05)})
+    search = Search(Bench(lab, case), [Cause("sensitive-operator", "", PROOF, options=options)])
+    while search.remaining():
+        search.step()
+    (mended,) = search.results()[0]
+    assert mended.also == {OTHERWISE.target: OTHERWISE.patch}
 
 
 def test_two_options_become_one_patch_of_the_variant() -> None:

@@ -20,6 +20,8 @@ ONE_BIT = 0.75
 """The fraction of the noise's power that one bit more takes away: 6 dB."""
 MOST_CHOOSING = 256
 """An experiment's cost grows with them, and half of a loss that matters is seen on fewer."""
+MOST_CONFIRMING = 512
+"""One change alone is confirmed, so that more cost little, and smaller losses are certain on them."""
 MOST_CALIBRATED = 128
 """Evaluation inputs that real ranges are taken on."""
 
@@ -113,10 +115,11 @@ class Bench:
 
     @cached_property
     def _parts(self) -> list[Array]:
-        """Examples that choose, that confirm and that verify: a third each, of the first two at most so many."""
+        """Examples that choose, that confirm and that verify: a third each; what few choose of more, others share."""
         count = self.lab.evaluation.count
-        part = min(count // 3, MOST_CHOOSING)
-        return np.split(np.arange(count), [part, 2 * part])
+        chosen = min(count // 3, MOST_CHOOSING)
+        confirmed = min((count - chosen) // 2, MOST_CONFIRMING)
+        return np.split(np.arange(count), [chosen, chosen + confirmed])
 
     @property
     def choosing(self) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from itertools import product
 from typing import Any
@@ -12,7 +12,7 @@ from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.causes.calibration import MEASURED
 from tflite_guard.diagnosis.causes.precision import INT16
 from tflite_guard.diagnosis.experiments import Bench
-from tflite_guard.diagnosis.lab import Handle, Option
+from tflite_guard.diagnosis.lab import Option
 from tflite_guard.errors import EvaluationError
 from tflite_guard.results import Remedy
 
@@ -21,59 +21,45 @@ FLOAT = Option("leave it in float32", {"quantization": "float32"})
 SHOWN = 6
 
 
-@dataclass(frozen=True)
-class _Tested:
-    remedy: Remedy
-    within: bool
-    """Every tolerance holds on the examples that the search may use."""
-    handle: Handle
-
-
 class Search:
     """Tries one option at a time, so that it can be stopped between."""
 
     def __init__(self, bench: Bench, causes: Sequence[Cause]) -> None:
         self._bench = bench
         self._open = list(_options(bench, causes))
-        self._tested: list[_Tested] = []
+        self._tested: list[Remedy] = []
 
     def remaining(self) -> int:
-        """How many options are left; none once one of the cause's own holds every tolerance."""
-        return 0 if any(one.within for one in self._tested) else len(self._open)
+        """How many options are left; none once one is verified."""
+        return 0 if any(one.verified for one in self._tested) else len(self._open)
 
     def step(self) -> None:
-        """Try the next option."""
-        option = self._open.pop(0)
+        """Try the next option; what holds every tolerance is measured again on examples that nothing was chosen by."""
+        option, bench = self._open.pop(0), self._bench
         try:
-            made = self._bench.lab.convert(option)
+            made = bench.lab.convert(option)
         except EvaluationError:
             return
-        values, within = self._bench.judged(made.handle, self._bench.looked_at)
-        remedy = Remedy(
-            title=option.title,
-            patch=dict(option.patch),
-            verified=False,
-            metrics=values,
-            size_bytes=made.size_bytes,
-            float_operators=made.float_operators,
-            target=option.target,
-            also={target: dict(patch) for target, patch in option.also.items()},
+        values, verified = bench.judged(made.handle, bench.looked_at)
+        if verified:
+            values, verified = bench.judged(made.handle, bench.verifying)
+        self._tested.append(
+            Remedy(
+                title=option.title,
+                patch=dict(option.patch),
+                verified=verified,
+                metrics=values,
+                size_bytes=made.size_bytes,
+                float_operators=made.float_operators,
+                target=option.target,
+                also={target: dict(patch) for target, patch in option.also.items()},
+            )
         )
-        self._tested.append(_Tested(remedy, within, made.handle))
 
     def results(self) -> tuple[tuple[Remedy, ...], tuple[Remedy, ...]]:
-        """Those that hold every tolerance, verified on unseen examples; and the front of all, by value and size."""
-        verified = [self._verified(one) for one in self._tested if one.within]
-        holding = sorted((one for one in verified if one.verified), key=lambda one: one.float_operators)
-        front = [one.remedy for one in self._tested] if not verified else [*verified, *self._others()]
-        return tuple(holding), _undominated(front, self._bench)[:SHOWN]
-
-    def _others(self) -> Iterator[Remedy]:
-        return (one.remedy for one in self._tested if not one.within)
-
-    def _verified(self, one: _Tested) -> Remedy:
-        values, within = self._bench.judged(one.handle, self._bench.verifying)
-        return replace(one.remedy, verified=within, metrics=values)
+        """What is verified; and the front of all that was tried, by value and size."""
+        holding = tuple(one for one in self._tested if one.verified)
+        return holding, _undominated(self._tested, self._bench)[:SHOWN]
 
 
 def _options(bench: Bench, causes: Sequence[Cause]) -> Iterator[Option]:
