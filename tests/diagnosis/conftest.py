@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tflite_guard.diagnosis.evidence import decibels
-from tflite_guard.diagnosis.lab import Change, FloatGraph, Made, Operator, Option, Samples, TensorView
+from tflite_guard.diagnosis.lab import Change, FloatGraph, Made, Operator, Option, Port, Ports, Samples, TensorView
 from tflite_guard.errors import ConversionError
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import measure, per_example, statistic
@@ -56,6 +56,7 @@ class PlainLab:
     """The artifact's weights where they are others."""
     graph: FloatGraph = GRAPH
     form: str = "integer"
+    ports: Ports = field(default_factory=lambda: Ports({"x": Port("int8", 0.1)}, {"output": Port("int8", 0.1)}))
 
     @property
     def artifact_ranges(self) -> dict[str, tuple[float, float]]:
@@ -121,6 +122,8 @@ class PlainLab:
         if "keep_float" in option.patch:
             ranges = self.ranges(self.evaluation) if option.also else self.given
             return Made(Change(ranges, keep=option.keep), 100, len(option.keep))
+        if option.patch.get("quantization") == "int8" and self.calibration is not None:
+            return Made(Change(self.ranges(self.calibration)), 100, 0)
         if option.patch.get("calibration_options") and self.calibration is not None:
             return Made(Change(self.ranges(self.calibration)), 100, 0)
         raise ConversionError("not here")

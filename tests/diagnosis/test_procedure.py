@@ -147,6 +147,17 @@ def test_a_file_made_from_other_weights_is_named(healthy: PlainLab) -> None:
     assert named(diagnose(shipped, CASE)) == ["stale-artifact"]
 
 
+def test_a_file_is_made_anew_like_it_is_where_its_calibration_data_is_known(healthy: PlainLab) -> None:
+    first, second = network(seed=7)
+    shipped = replace(healthy, shipped=True, own={"W1": first, "W2": second})
+    case = replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.05)})
+    (remedy,) = diagnose(shipped, case).remedies
+    assert remedy.verified
+    assert remedy.title == "make it anew from the reference: all in 8 bits"
+    assert remedy.patch == {"tflite": None, "quantization": "int8", "io": "int8"}
+    assert diagnose(replace(shipped, calibration=None), case).remedies == ()
+
+
 def test_a_file_made_for_other_inputs_is_named(healthy: PlainLab) -> None:
     shipped = replace(healthy, shipped=True, calibration=None, own={"W1": healthy.first / 255, "W2": healthy.second})
     shipped.given = {**healthy.given, "x": tuple(255 * end for end in healthy.given["x"])}

@@ -92,7 +92,7 @@ class Bench:
         if self.mended is None:
             return self.lab.artifact_ranges
         before, change = self.mended.before, self.mended.change
-        if not change.keep and not change.constants:
+        if change.of_ranges:
             return change.ranges
         given = before.artifact_ranges
         return {

@@ -151,6 +151,11 @@ class Change:
     constants: Mapping[str, Array] | None = None
     """Constants of the float model that are replaced."""
 
+    @property
+    def of_ranges(self) -> bool:
+        """Whether it changes ranges alone."""
+        return not self.keep and not self.constants
+
 
 @dataclass(frozen=True)
 class Option:

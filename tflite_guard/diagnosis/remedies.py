@@ -12,7 +12,7 @@ from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.causes.calibration import MEASURED
 from tflite_guard.diagnosis.causes.precision import INT16
 from tflite_guard.diagnosis.experiments import Bench
-from tflite_guard.diagnosis.lab import Option
+from tflite_guard.diagnosis.lab import Option, Ports
 from tflite_guard.errors import EvaluationError
 from tflite_guard.results import Remedy
 
@@ -65,23 +65,41 @@ class Search:
 def _options(bench: Bench, causes: Sequence[Cause]) -> Iterator[Option]:
     """What to try: what the causes say, all at once, then what helps often, the cheapest to try first."""
     lab = bench.lab
-    if lab.shipped:
-        # Nothing is known of how the file was made, so it can only be made anew in a way that needs no calibration.
-        for one in (WEIGHTS, FLOAT) if lab.form == "integer" else (FLOAT,):
-            yield replace(
-                one, title=f"make it anew from the reference: {one.title}", patch={"tflite": None, **one.patch}
-            )
-        return
     said = [cause.options for cause in causes if cause.options]
     own = [reduce(together, each) for each in product(*said)] if said else []
+    if lab.shipped:
+        yield from _anew(bench, causes, own)
+        return
     yield from own
     if lab.quantizable:
         # Experiments are made on true ranges; the converter's own may cost what a float operator gives back.
-        yield from (_measured(one) for one in own if one.keep)
+        yield from (together(one, MEASURED) for one in own if one.keep)
     anyway: tuple[Option, ...] = (MEASURED,) if lab.quantizable else ()
     if not lab.by_recipe:
         anyway += (WEIGHTS, INT16) if lab.quantizable else (FLOAT,)
     yield from (one for one in anyway if one not in own)
+
+
+def _anew(bench: Bench, causes: Sequence[Cause], own: Sequence[Option]) -> Iterator[Option]:
+    """A file of the user's own can only be made anew: like it where its calibration data is known, else without any."""
+    lab = bench.lab
+
+    def from_reference(one: Option) -> Option:
+        return replace(one, title=f"make it anew from the reference: {one.title}", patch={"tflite": None, **one.patch})
+
+    calibration_at_fault = any(cause.change is not None and cause.change.of_ranges for cause in causes)
+    if lab.calibration is not None and lab.quantizable and (own or not calibration_at_fault):
+        whole = Option("all in 8 bits", {"quantization": "int8", **_io(lab.ports)})
+        yield from map(from_reference, [together(whole, one) for one in own] or [whole])
+        yield from (from_reference(together(whole, together(one, MEASURED))) for one in own if one.keep)
+        yield from (from_reference(together(whole, one)) for one in (MEASURED,) if one not in own)
+    yield from map(from_reference, (WEIGHTS, FLOAT) if lab.form == "integer" else (FLOAT,))
+
+
+def _io(ports: Ports) -> dict[str, str]:
+    """The type of a file's inputs and outputs, as a variant says it; nothing where they are float."""
+    types = {port.dtype for port in (*ports.inputs.values(), *ports.outputs.values())}
+    return {"io": types.pop()} if len(types) == 1 and types <= {"int8", "uint8"} else {}
 
 
 def together(one: Option, other: Option) -> Option:
@@ -113,12 +131,6 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _measured(option: Option) -> Option:
-    """The same with measured ranges."""
-    patch = {**option.patch, **MEASURED.patch}
-    return replace(option, title=f"{option.title} and measure each tensor's own range", patch=patch)
 
 
 def _undominated(remedies: Sequence[Remedy], bench: Bench) -> tuple[Remedy, ...]:

@@ -358,7 +358,7 @@ def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) ->
         conversion,
         quantization=quantization,
         recipe=option.patch.get("recipe", conversion.recipe) if "quantization" not in option.patch else None,
-        io=conversion.io if quantization == conversion.quantization else "float32",
+        io=option.patch.get("io") or (conversion.io if quantization == conversion.quantization else "float32"),
         calibration_options=replace(conversion.calibration_options, **options),
         keep_float=(*conversion.keep_float, *kept) if quantization == "int8" or conversion.recipe else (),
         equalize=(*conversion.equalize, *equalize) if quantization == "int8" else (),
