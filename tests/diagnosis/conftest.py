@@ -56,6 +56,9 @@ class PlainLab:
     """The artifact's weights where they are others."""
     graph: FloatGraph = GRAPH
     form: str = "integer"
+    kernels: str = "default"
+    wrong_kernels: str | None = None
+    """Those that compute something else."""
     ports: Ports = field(default_factory=lambda: Ports({"x": Port("int8", 0.1)}, {"output": Port("int8", 0.1)}))
 
     @property
@@ -103,8 +106,10 @@ class PlainLab:
     def reference(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         return self.outputs(None, self.evaluation.take(rows))
 
-    def outputs(self, handle: Any, samples: Samples, kernels: str = "default") -> dict[str, np.ndarray]:
-        return {"output": self._run(handle, samples.inputs["x"])["output"].astype(np.float32)}
+    def outputs(self, handle: Any, samples: Samples, kernels: str | None = None) -> dict[str, np.ndarray]:
+        given = self._run(handle, samples.inputs["x"])["output"].astype(np.float32)
+        wrong = handle is not None and (kernels or self.kernels) == self.wrong_kernels
+        return {"output": given[:, ::-1] if wrong else given}
 
     def scores(self, outputs: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
         return per_example(ACCURACY, outputs["output"], self.reference(rows)["output"], self.labels[rows])

@@ -132,6 +132,15 @@ def test_where_a_remedy_fails_on_unseen_examples_the_next_is_tried(healthy: Plai
     assert mended.also == {OTHERWISE.target: OTHERWISE.patch}
 
 
+@pytest.mark.parametrize(("judged", "right"), [("reference", "optimized"), ("default", "reference")])
+def test_kernels_that_compute_something_else_are_named(healthy: PlainLab, judged: str, right: str) -> None:
+    lab = replace(healthy, kernels=judged, wrong_kernels=judged)
+    found = diagnose(lab, CASE)
+    assert named(found) == ["kernel-divergence"]
+    assert found.findings[0].experiment is not None
+    assert found.findings[0].experiment.name == f"the same file on the {right} kernels"
+
+
 def test_two_options_become_one_patch_of_the_variant() -> None:
     one = Option("a", {"keep_float": ["x"], "calibration_options": {"samples": 9}}, keep=("x",))
     other = Option("b", {"keep_float": ["y", "x"], "calibration_options": {"ranges": "measured"}}, keep=("y",))

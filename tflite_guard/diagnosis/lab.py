@@ -264,8 +264,8 @@ class Lab(Protocol):
     def reference(self, rows: Array) -> Arrays:
         """The reference's outputs, (n, …) each."""
 
-    def outputs(self, handle: Handle, samples: Samples, kernels: Kernels = "default") -> Arrays:
-        """A model's outputs, dequantized, (n, …) each."""
+    def outputs(self, handle: Handle, samples: Samples, kernels: Kernels | None = None) -> Arrays:
+        """A model's outputs, dequantized, (n, …) each, with the variant's kernels where no others are asked for."""
 
     def scores(self, outputs: Arrays, rows: Array) -> Mapping[str, Array]:
         """Per-example scores of the metric that is diagnosed."""

@@ -48,10 +48,11 @@ PROCEDURE: tuple[Look, ...] = (
     artifact.input_range,
     conversion.shipped_float,
     artifact.stale,
+    conversion.reference_kernels,
     calibration.ranges,
     tensors.mask,
     tensors.sensitive,
-    conversion.kernels,
+    conversion.optimized_kernels,
     precision.limit,
 )
 """Each rules out what comes before it: what is wrong before quantization is not looked for in it."""

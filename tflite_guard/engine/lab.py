@@ -133,8 +133,9 @@ class EngineLab:
             for name in self.subject.names.outputs
         }
 
-    def outputs(self, handle: Held, samples: Samples, kernels: Kernels = "default") -> Arrays:
-        """A model's outputs, computed by as many threads as the laboratory has."""
+    def outputs(self, handle: Held, samples: Samples, kernels: Kernels | None = None) -> Arrays:
+        """A model's outputs, by as many threads as the laboratory has, with the variant's kernels or others."""
+        kernels = kernels or self.kernels
         if kernels not in handle.runners:
             count = self.subject.threads
             handle.runners[kernels] = [Runner(handle.model, kernels, self.subject.names) for _ in range(count)]
