@@ -418,7 +418,8 @@ def named(text: str) -> Report:
 
     def remedy(one: Remedy) -> Remedy:
         patch = {text: {text: [text]}, f"{text}2": None}
-        return replace(one, title=text, patch=patch, metrics={text: 0.5, f"{text}2": None}, target=one.target and text)
+        target, also = one.target and text, {text: patch} if one.also else {}
+        return replace(one, title=text, patch=patch, metrics={text: 0.5, f"{text}2": None}, target=target, also=also)
 
     def diagnosis(one: Diagnosis) -> Diagnosis:
         return replace(

@@ -165,6 +165,15 @@ def test_one_remedy_of_shared_data_is_applied_once(reported: Reported, broken: P
     assert json.loads(broken.read_text())["datasets"]["calib"]["preprocess"] == SCALED
 
 
+def test_what_goes_with_a_remedy_elsewhere_is_applied_too(reported: Reported, broken: Path) -> None:
+    both = replace(MEASURED, title="both", also={RESCALED.target: RESCALED.patch})
+    (said, _) = apply(reported({("digits", "int8"): both}))
+    assert said.startswith("applied: both")
+    manifest = json.loads(broken.read_text())
+    assert manifest["datasets"]["calib"]["preprocess"] == SCALED
+    assert any("calibration_options" in variant for variant in manifest["models"][0]["variants"])
+
+
 def test_remedies_that_contradict_one_another_are_not_both_applied(reported: Reported, broken: Path) -> None:
     other = replace(RESCALED, title="calib doubled", patch={"preprocess": [{"scale": 2}]})
     said = apply(reported({("digits", "int8"): RESCALED, ("other", "int8"): other}, inherited))

@@ -178,7 +178,7 @@ Fault = Callable[[Project], Any]
 SEEN_AT_ONCE: dict[str, tuple[Fault, str]] = {
     "truncated .keras": (
         lambda p: p.model(reference={"keras": truncated_keras(p)}),
-        "models/bad.keras is a damaged or truncated zip file, or one of too many members, where a Keras model (.keras or .h5) is expected",
+        "models/bad.keras is a damaged or truncated zip file, or one of too many members, where a Keras model",
     ),
     "zero bytes as .keras": (
         lambda p: p.model(reference={"keras": p.write("models/bad.keras", b"")}),
@@ -219,7 +219,7 @@ SEEN_AT_ONCE: dict[str, tuple[Fault, str]] = {
     ),
     "truncated data": (
         lambda p: p.model(evaluation=p.dataset("bad", p.write("data/bad.npz", b"PK\x03\x04" + b"\0" * 100))),
-        "data/bad.npz is a damaged or truncated zip file, or one of too many members, where an .npz file of arrays is expected",
+        "data/bad.npz is a damaged or truncated zip file, or one of too many members, where an .npz file",
     ),
     "a missing key": (
         lambda p: p.model() or p.datasets["good"].update(labels="labels"),

@@ -82,17 +82,22 @@ class _Edit:
 
     def add(self, mend: _Mend) -> None:
         """Apply one remedy, unless the manifest would not be valid with it, or another one has set the same."""
-        text, target, patch, note = self._placed(mend)
-        other = next((key for key, value in patch.items() if self._set.get((target, key), value) != value), None)
+        edited, target, patch, note = self._placed(mend)
+        patches = {target: patch, **mend.remedy.also}
+        sets = {(place, key): value for place, patch in patches.items() for key, value in patch.items()}
+        other = next((one for one, value in sets.items() if self._set.get(one, value) != value), None)
         if other is not None:
-            return self._refuse(mend, f'another variant\'s remedy sets "{other}" of {target} otherwise; check again')
-        edited = patched(text, target, patch)
+            return self._refuse(
+                mend, f'another variant\'s remedy sets "{other[1]}" of {other[0]} otherwise; check again'
+            )
+        for place, patch in patches.items():
+            edited = patched(edited, place, patch)
         try:
             load(self.path, data_roots=self.data_roots, allow_code=self.allow_code, content=edited.encode())
         except ManifestError as error:
             return self._refuse(mend, f"the manifest would not be valid: {error.problems[0].message}")
         self.text = edited
-        self._set |= {(target, key): value for key, value in patch.items()}
+        self._set |= sets
         self._applied.append((mend, target, note))
         return None
 

@@ -152,6 +152,8 @@ class Remedy:
     """Operators that compute in float with it."""
     target: str = ""
     """What of the manifest it patches, as a JSON pointer (RFC 6901); empty means the variant."""
+    also: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Patches of something else that go with it, by JSON pointer."""
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,11 @@ def right(one: Result) -> bool:
     return bool(one["named"]) and set(one["named"]) <= set(one["expected"])
 
 
+def _in_layer(one: Result) -> bool:
+    """Whether a layer is to be named: of two faults, the calibration's is in none where it alone is named."""
+    return bool(one["places"]) and not (one["named"] and all(rule.startswith("calibration-") for rule in one["named"]))
+
+
 def harm(results: Iterable[Result]) -> str:
     """A table of what each fault does."""
     rows = [
@@ -142,7 +147,7 @@ def summary(results: Sequence[Result]) -> str:
     faulty, healthy = _split(results)
     hurt = [one for one in faulty if one["harmful"]]
     harmless = [one for one in faulty if not one["harmful"]]
-    placed = [one for one in hurt if one["places"] and right(one)]
+    placed = [one for one in hurt if right(one) and _in_layer(one)]
     wrong = [one for one in hurt if one["named"] and not right(one)]
     mendable = [one for one in hurt if one["kind"] not in NO_REMEDY]
     times = sorted(one["diagnosis_seconds"] for one in hurt) or [0.0]
@@ -166,7 +171,7 @@ def by_kind(results: Sequence[Result]) -> str:
     rows = []
     for kind, ones in _grouped(results, lambda one: one["kind"]).items():
         hurt = [one for one in ones if one["harmful"]]
-        placed = [one for one in hurt if one["places"]]
+        placed = [one for one in hurt if _in_layer(one)]
         rows.append(
             (
                 kind,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tflite_guard.diagnosis.evidence import decibels
-from tflite_guard.diagnosis.lab import Change, FloatGraph, Made, Operator, Option, Samples, TensorView
+from tflite_guard.diagnosis.lab import Change, FloatGraph, Made, Operator, Option, Port, Ports, Samples, TensorView
 from tflite_guard.errors import ConversionError
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import measure, per_example, statistic
@@ -56,6 +56,10 @@ class PlainLab:
     """The artifact's weights where they are others."""
     graph: FloatGraph = GRAPH
     form: str = "integer"
+    kernels: str = "default"
+    wrong_kernels: str | None = None
+    """Those that compute something else."""
+    ports: Ports = field(default_factory=lambda: Ports({"x": Port("int8", 0.1)}, {"output": Port("int8", 0.1)}))
 
     @property
     def artifact_ranges(self) -> dict[str, tuple[float, float]]:
@@ -102,8 +106,10 @@ class PlainLab:
     def reference(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         return self.outputs(None, self.evaluation.take(rows))
 
-    def outputs(self, handle: Any, samples: Samples, kernels: str = "default") -> dict[str, np.ndarray]:
-        return {"output": self._run(handle, samples.inputs["x"])["output"].astype(np.float32)}
+    def outputs(self, handle: Any, samples: Samples, kernels: str | None = None) -> dict[str, np.ndarray]:
+        given = self._run(handle, samples.inputs["x"])["output"].astype(np.float32)
+        wrong = handle is not None and (kernels or self.kernels) == self.wrong_kernels
+        return {"output": given[:, ::-1] if wrong else given}
 
     def scores(self, outputs: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
         return per_example(ACCURACY, outputs["output"], self.reference(rows)["output"], self.labels[rows])
@@ -119,7 +125,10 @@ class PlainLab:
 
     def convert(self, option: Option) -> Made:
         if "keep_float" in option.patch:
-            return Made(Change(self.given, keep=option.keep), 100, len(option.keep))
+            ranges = self.ranges(self.evaluation) if option.also else self.given
+            return Made(Change(ranges, keep=option.keep), 100, len(option.keep))
+        if option.patch.get("quantization") == "int8" and self.calibration is not None:
+            return Made(Change(self.ranges(self.calibration)), 100, 0)
         if option.patch.get("calibration_options") and self.calibration is not None:
             return Made(Change(self.ranges(self.calibration)), 100, 0)
         raise ConversionError("not here")

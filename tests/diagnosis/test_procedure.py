@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 
 from tests.diagnosis.conftest import PlainLab, examples, network
-from tflite_guard.diagnosis.lab import Case, Samples
+from tflite_guard.diagnosis.causes import Cause
+from tflite_guard.diagnosis.causes.tensors import thinned
+from tflite_guard.diagnosis.experiments import Bench, Trial
+from tflite_guard.diagnosis.lab import Case, Option, Samples
 from tflite_guard.diagnosis.procedure import diagnose
+from tflite_guard.diagnosis.remedies import Search, together
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.protocol import Diagnosed
+from tflite_guard.results import Experiment
 
+PROOF = Experiment("one", 1.0, (0.9, 1.0))
+KEPT = Option("keep hidden in float", {"keep_float": ["hidden"]}, keep=("hidden",))
+OTHERWISE = Option("preprocess otherwise", {"preprocess": []}, "/datasets/calib")
 CASE = Case("accuracy", True, True, None, {"accuracy": Tolerance(max_drop=0.02)})
 
 
@@ -58,18 +66,105 @@ def test_a_few_extreme_examples_are_named(healthy: PlainLab) -> None:
 
 
 def test_channels_of_unlike_range_are_named_with_their_tensor(healthy: PlainLab) -> None:
-    factors = np.exp(np.random.default_rng(6).uniform(-5, 5, len(healthy.first)))
-    faulty = replace(healthy, first=healthy.first * factors[:, None], second=healthy.second / factors)
+    faulty = imbalanced(healthy)
     faulty.given = faulty.ranges(faulty.calibration)
     found = diagnose(faulty, CASE)
     assert named(found) == ["channel-imbalance"]
     assert found.findings[0].tensor == "hidden"
 
 
+def imbalanced(lab: PlainLab) -> PlainLab:
+    """The same function, of channels of unlike range."""
+    factors = np.exp(np.random.default_rng(6).uniform(-5, 5, len(lab.first)))
+    return replace(lab, first=lab.first * factors[:, None], second=lab.second / factors)
+
+
+def test_two_faults_are_both_named_and_mended_at_once(healthy: PlainLab) -> None:
+    """What mends either by itself leaves the network out of tolerance."""
+    faulty = calibrated(imbalanced(healthy), examples(200, seed=3) * 60)
+    found = diagnose(replace(faulty, preprocess=((), ({"scale": 60},))), CASE)
+    assert named(found) == ["channel-imbalance", "calibration-range-mismatch"]
+    first, second = found.findings
+    assert "another is calibration-range-mismatch" in first.message
+    assert second.experiment is not None
+    assert second.experiment.name.endswith(f"besides {first.experiment.name}" if first.experiment else "?")
+    (remedy,) = found.remedies
+    assert remedy.verified
+    assert remedy.patch == {"keep_float": ["hidden"]}
+    assert remedy.also == {"/datasets/calib": {"preprocess": None}}
+
+
+def test_a_second_fault_that_does_no_harm_by_itself_is_not_named(healthy: PlainLab) -> None:
+    """Ranges half as wide again cost nothing that a tolerance asks for."""
+    faulty = calibrated(imbalanced(healthy), examples(200, seed=3) * 1.5)
+    assert named(diagnose(faulty, CASE)) == ["channel-imbalance"]
+
+
+def test_of_changes_made_at_once_those_are_kept_that_are_needed() -> None:
+    """`a` and `c` give something back only together, and `b` nothing."""
+
+    def tried(names: tuple[str, ...]) -> Trial:
+        return Trial(" ".join(names), None, 0.0, 0.96 if {"a", "c"} <= set(names) else 0.1)
+
+    needed, best = thinned(("a", "b", "c"), Trial("all", None, 0.0, 1.0), tried)
+    assert needed == ("a", "c")
+    assert best.name == "a c"
+
+
+def test_more_examples_confirm_and_verify_than_choose(healthy: PlainLab) -> None:
+    """What few examples choose of more, the others share, so that smaller losses are certain."""
+    bench = Bench(healthy, CASE)
+    assert [len(rows) for rows in (bench.choosing, bench.confirming, bench.verifying)] == [256, 322, 322]
+
+
+def test_where_a_remedy_fails_on_unseen_examples_the_next_is_tried(healthy: PlainLab) -> None:
+    """The first one's ranges fit all but the last examples, which are larger."""
+    inputs = healthy.evaluation.inputs["x"].copy()
+    inputs[578:] *= 4
+    lab = replace(healthy, evaluation=Samples({"x": inputs}))
+    lab = replace(lab, given=lab.ranges(Samples({"x": inputs[:578]})))
+    options = (KEPT, together(KEPT, OTHERWISE))
+    case = replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.05)})
+    search = Search(Bench(lab, case), [Cause("sensitive-operator", "", PROOF, options=options)])
+    while search.remaining():
+        search.step()
+    (mended,) = search.results()[0]
+    assert mended.also == {OTHERWISE.target: OTHERWISE.patch}
+
+
+@pytest.mark.parametrize(("judged", "right"), [("reference", "optimized"), ("default", "reference")])
+def test_kernels_that_compute_something_else_are_named(healthy: PlainLab, judged: str, right: str) -> None:
+    lab = replace(healthy, kernels=judged, wrong_kernels=judged)
+    found = diagnose(lab, CASE)
+    assert named(found) == ["kernel-divergence"]
+    assert found.findings[0].experiment is not None
+    assert found.findings[0].experiment.name == f"the same file on the {right} kernels"
+
+
+def test_two_options_become_one_patch_of_the_variant() -> None:
+    one = Option("a", {"keep_float": ["x"], "calibration_options": {"samples": 9}}, keep=("x",))
+    other = Option("b", {"keep_float": ["y", "x"], "calibration_options": {"ranges": "measured"}}, keep=("y",))
+    both = together(one, other)
+    assert both.title == "a and b"
+    assert both.patch == {"keep_float": ["x", "y"], "calibration_options": {"samples": 9, "ranges": "measured"}}
+    assert both.keep == ("x", "y")
+
+
 def test_a_file_made_from_other_weights_is_named(healthy: PlainLab) -> None:
     first, second = network(seed=7)
     shipped = replace(healthy, shipped=True, calibration=None, own={"W1": first, "W2": second})
     assert named(diagnose(shipped, CASE)) == ["stale-artifact"]
+
+
+def test_a_file_is_made_anew_like_it_is_where_its_calibration_data_is_known(healthy: PlainLab) -> None:
+    first, second = network(seed=7)
+    shipped = replace(healthy, shipped=True, own={"W1": first, "W2": second})
+    case = replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.05)})
+    (remedy,) = diagnose(shipped, case).remedies
+    assert remedy.verified
+    assert remedy.title == "make it anew from the reference: all in 8 bits"
+    assert remedy.patch == {"tflite": None, "quantization": "int8", "io": "int8"}
+    assert diagnose(replace(shipped, calibration=None), case).remedies == ()
 
 
 def test_a_file_made_for_other_inputs_is_named(healthy: PlainLab) -> None:

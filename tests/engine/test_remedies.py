@@ -20,6 +20,7 @@ from tflite_guard.results import Remedy
 MEASURED = {"calibration_options": {"ranges": "measured"}}
 KEPT = {"keep_float": ["scores"]}
 INT16 = {"quantization": "int16x8"}
+ANEW = {"tflite": None, "quantization": "int8", "io": "int8"}
 WEIGHTS = {"quantization": "dynamic_range"}
 
 
@@ -53,7 +54,7 @@ def sayable(own: dict[str, Any], patch: dict[str, Any]) -> bool:
     return not uncalibrated and not ("calibration_options" in own and patch == WEIGHTS)
 
 
-COMBINATIONS = [(own, patch) for own in OWN for patch in (MEASURED, KEPT, INT16, WEIGHTS) if sayable(own, patch)]
+COMBINATIONS = [(own, patch) for own in OWN for patch in (MEASURED, KEPT, INT16, WEIGHTS, ANEW) if sayable(own, patch)]
 
 
 @pytest.mark.parametrize(("own", "patch"), COMBINATIONS, ids=str)

@@ -151,6 +151,13 @@ def test_a_patch_of_something_else_than_the_variant_says_of_what() -> None:
     assert told.change == "At /datasets/calib of models/vision/tflite-guard.json, set"
 
 
+def test_what_goes_with_a_patch_elsewhere_is_told_before_it() -> None:
+    told = mended({"keep_float": ["conv"]}, also={"/datasets/calib": {"preprocess": []}})
+    place = "models/vision/tflite-guard.json"
+    before = f'At /datasets/calib of {place}, set "preprocess": []. '
+    assert told.change.startswith(f"{before}In variant int8 of {place}")
+
+
 def test_a_remedy_says_what_it_costs() -> None:
     assert mended({"io": "int8"}, size_bytes=26_000, float_operators=2).remedy == (
         "mend it; verified on examples that the search did not use: 26.0 kB, 2 operators in float"

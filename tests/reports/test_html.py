@@ -366,7 +366,8 @@ def everywhere(report: Report, text: str) -> Report:
         )
 
     def remedy(one: Remedy) -> Remedy:
-        return replace(one, title=text, patch={"keep_float": [text]}, metrics={text: 0.9})
+        also = {text: {text: [text]}}
+        return replace(one, title=text, patch={"keep_float": [text]}, metrics={text: 0.9}, also=also)
 
     def of_diagnosis(one: Diagnosis) -> Diagnosis:
         return replace(
@@ -547,3 +548,9 @@ def test_a_remedy_says_what_of_the_manifest_it_changes() -> None:
     )
     told = [words(one) for one in parsed(replace(report, models=models)).iter("p")]
     assert any("at /datasets/calib, change" in one for one in told)
+
+
+def test_what_goes_with_a_remedy_elsewhere_has_its_place_and_its_lines() -> None:
+    page = parsed(diagnosed())
+    assert any("at /datasets/calib" in words(one) for one in page.iter("p"))
+    assert any('"preprocess"' in words(one) for one in page.iter("pre"))

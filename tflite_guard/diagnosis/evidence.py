@@ -90,6 +90,11 @@ def among(values: Array, others: Array) -> bool:
     return bool(((ours >= low) & (ours <= high)).all(0).mean() >= MOSTLY)
 
 
+def width(pair: Range) -> float:
+    """Of a quantized range, which always holds zero."""
+    return max(pair[1], 0.0) - min(pair[0], 0.0)
+
+
 def extremes(values: Array) -> Array:
     """Each example's largest distance from the common median, over the median of those: (n,)."""
     flat = values.reshape(len(values), -1).astype(np.float64)

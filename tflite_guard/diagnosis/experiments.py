@@ -9,8 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from tflite_guard.diagnosis import evidence
-from tflite_guard.diagnosis.lab import Array, Arrays, Case, Change, Handle, Lab, Ranges, Samples, TensorView
-from tflite_guard.results import Experiment
+from tflite_guard.diagnosis.lab import Array, Arrays, Case, Change, Handle, Lab, Range, Ranges, Samples, TensorView
+from tflite_guard.diagnosis.rewrites import composed
+from tflite_guard.judgement.verdict import judge
+from tflite_guard.results import Experiment, Verdict
 
 HALF = 0.5
 """The fraction of the loss that a cause must give back."""
@@ -20,6 +22,8 @@ MOST_CHOOSING = 256
 """An experiment's cost grows with them, and half of a loss that matters is seen on fewer."""
 SCREENED = 64
 """Examples that show which of many experiments are worth all: an error's power is known from few, a metric is not."""
+MOST_CONFIRMING = 512
+"""One change alone is confirmed, so that more cost little, and smaller losses are certain on them."""
 MOST_CALIBRATED = 128
 """Evaluation inputs that real ranges are taken on."""
 
@@ -38,6 +42,8 @@ class Trial:
     """Inputs in place of the evaluation's, in all examples."""
     taken: Mapping[str, str] = field(default_factory=dict)
     """Outputs whose values are another's; those not named keep their own."""
+    change: Change | None = None
+    """How the model was quantized, where that is what was tried."""
 
     def read(self, outputs: Arrays) -> Arrays:
         """A model's outputs as this change reads them."""
@@ -49,6 +55,16 @@ def exchanged(arrays: Arrays, taken: Mapping[str, str]) -> Arrays:
     return {name: arrays[taken.get(name, name)] for name in arrays}
 
 
+@dataclass(frozen=True)
+class Mended:
+    """A fault that is out of the way, so that experiments are about what is lost besides."""
+
+    name: str
+    change: Change
+    """With each activation's true range."""
+    before: Bench
+
+
 @dataclass
 class Bench:
     """One case under examination: its examples in three parts, and all that was tried."""
@@ -56,13 +72,56 @@ class Bench:
     lab: Lab
     case: Case
     tried: list[Trial] = field(default_factory=list)
+    mended: Mended | None = None
+
+    def after(self, name: str, change: Change) -> Bench:
+        """The same case with a change made first, all else as the artifact has it, to look for another fault.
+
+        `change` has each activation's true range. Where it changes nothing else, the ranges are what it mends.
+        """
+        return Bench(self.lab, self.case, self.tried, Mended(name, change, self))
+
+    @cached_property
+    def artifact(self) -> Handle:
+        """What is to be explained: the artifact, or what it becomes with a first fault mended."""
+        if self.mended is None:
+            return self.lab.artifact
+        return self.lab.quantize(self._with_mended(Change({**self.real, **self.artifact_ranges})))
+
+    @cached_property
+    def artifact_ranges(self) -> Ranges:
+        """The artifact's ranges by the float graph's names; of rescaled tensors, rescaled as their true ones are."""
+        if self.mended is None:
+            return self.lab.artifact_ranges
+        before, change = self.mended.before, self.mended.change
+        if change.of_ranges:
+            return change.ranges
+        given = before.artifact_ranges
+        return {
+            name: _rescaled(pair, before.real[name], self.real[name])
+            for name, pair in given.items()
+            if name in self.real
+        }
+
+    def ranges(self, samples: Samples, constants: Mapping[str, Array] | None = None) -> Ranges:
+        """Each activation's true range on some inputs, with some constants replaced."""
+        return self.lab.ranges(samples, self._with_mended(Change({}, constants=constants)).constants)
+
+    def _with_mended(self, change: Change) -> Change:
+        """A change made besides those that mend."""
+        if self.mended is None:
+            return change
+        first = self.mended.before._with_mended(self.mended.change)
+        constants = composed(self.lab, [first.constants or {}, change.constants or {}])
+        return replace(change, keep=(*first.keep, *change.keep), constants=constants)
 
     @cached_property
     def _parts(self) -> list[Array]:
-        """Examples that choose, that confirm and that verify: a third each, of the first two at most so many."""
+        """Examples that choose, that confirm and that verify: a third each; what few choose of more, others share."""
         count = self.lab.evaluation.count
-        part = min(count // 3, MOST_CHOOSING)
-        return np.split(np.arange(count), [part, 2 * part])
+        chosen = min(count // 3, MOST_CHOOSING)
+        confirmed = min((count - chosen) // 2, MOST_CONFIRMING)
+        return np.split(np.arange(count), [chosen, chosen + confirmed])
 
     @property
     def choosing(self) -> Array:
@@ -73,6 +132,11 @@ class Bench:
     def confirming(self) -> Array:
         """The examples that a cause is confirmed on."""
         return self._parts[1]
+
+    @property
+    def looked_at(self) -> Array:
+        """All examples but those that verify."""
+        return np.concatenate([self.choosing, self.confirming])
 
     @property
     def verifying(self) -> Array:
@@ -87,17 +151,19 @@ class Bench:
     @cached_property
     def bad(self) -> Arrays:
         """The artifact's outputs on the choosing examples."""
-        return self.lab.outputs(self.lab.artifact, self.lab.evaluation.take(self.choosing))
+        return self.outputs(self.artifact, self.choosing)
 
     @cached_property
     def float32(self) -> Arrays:
         """The float model's outputs on the choosing examples."""
+        if self.mended is not None:
+            return self.mended.before.float32
         return self.outputs(self.lab.float32, self.choosing)
 
     @cached_property
     def real(self) -> Ranges:
         """Each activation's true range on the choosing examples."""
-        return self.lab.ranges(self.calibrating)
+        return self.ranges(self.calibrating) if self.mended is None else self.mended.change.ranges
 
     @property
     def calibrating(self) -> Samples:
@@ -107,11 +173,15 @@ class Bench:
     @cached_property
     def views(self) -> list[TensorView]:
         """How each activation fares with the artifact's ranges."""
+        if self.mended is not None:
+            return self.mended.before.views
         return self.lab.tensors({**self.real, **self.lab.artifact_ranges}, self.choosing)
 
     @cached_property
     def real_views(self) -> list[TensorView]:
         """How each activation fares with its true range."""
+        if self.mended is not None:
+            return self.mended.before.real_views
         return self.lab.tensors(self.real, self.choosing)
 
     def outputs(self, handle: Handle, rows: Array) -> Arrays:
@@ -145,17 +215,17 @@ class Bench:
 
     def quantized(self, name: str, change: Change) -> Trial:
         """Quantize otherwise, and see."""
-        return self.tested(name, self.lab.quantize(change))
+        return self._seen(self._made(name, change), self.choosing)
 
     def screened(self, name: str, change: Change) -> Trial:
         """Quantize otherwise, and see what a few examples say."""
-        return self._seen(Trial(name, self.lab.quantize(change), 0.0, 0.0), self.choosing[:SCREENED])
+        return self._seen(self._made(name, change), self.choosing[:SCREENED])
 
     def in_full(self, screened: Trial) -> Trial:
         """The same experiment on all choosing examples."""
         if len(self.choosing) <= SCREENED:
             return screened
-        self.tried = [one for one in self.tried if one is not screened]
+        self.tried[:] = [one for one in self.tried if one is not screened]
         return self._seen(screened, self.choosing)
 
     def tested(
@@ -163,6 +233,11 @@ class Bench:
     ) -> Trial:
         """Run a model, or the same one on other inputs or read otherwise, on the choosing examples, and see."""
         return self._seen(Trial(name, handle, 0.0, 0.0, samples, taken or {}), self.choosing)
+
+    def _made(self, name: str, change: Change) -> Trial:
+        besides = f", besides {self.mended.name}" if self.mended is not None else ""
+        handle = self.lab.quantize(self._with_mended(change))
+        return Trial(f"{name}{besides}", handle, 0.0, 0.0, change=change)
 
     def _seen(self, trial: Trial, rows: Array) -> Trial:
         outputs = self._tried(trial, rows)
@@ -181,11 +256,27 @@ class Bench:
         """
         rows = self.confirming
         weights = evidence.weights_drawn(len(rows))
-        found = self.recovered(self._tried(trial, rows), self.outputs(self.lab.artifact, rows), rows, weights)
+        found = self.recovered(self._tried(trial, rows), self.outputs(self.artifact, rows), rows, weights)
         if found is None or found.confidence_interval is None:
             return None
         sure = found.recovered >= HALF and found.confidence_interval[0] > 0
         return Experiment(trial.name, round(found.recovered, 4), _rounded(found.confidence_interval)) if sure else None
+
+    def judged(self, handle: Handle, rows: Array) -> tuple[dict[str, float | None], bool]:
+        """Every metric's value on some examples, and whether all hold their tolerances."""
+        values: dict[str, float | None] = {}
+        within = True
+        for of, measurement in self.lab.measured(self.outputs(handle, rows), rows):
+            result, _ = judge(measurement, self.case.tolerances.get(of), None)
+            values[measurement.name] = measurement.value
+            within = within and result.verdict in (None, Verdict.PASS)
+        return values, within
+
+
+def _rescaled(pair: Range, before: Range, after: Range) -> Range:
+    """A range that changes as another one did."""
+    ratio = evidence.width(after) / evidence.width(before) if evidence.width(before) > 0 else 1.0
+    return pair[0] * ratio, pair[1] * ratio
 
 
 def _first(arrays: Arrays, count: int) -> Arrays:

@@ -6,7 +6,7 @@ The procedure knows nothing of TensorFlow, LiteRT or files; `engine/lab.py` impl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -151,6 +151,11 @@ class Change:
     constants: Mapping[str, Array] | None = None
     """Constants of the float model that are replaced."""
 
+    @property
+    def of_ranges(self) -> bool:
+        """Whether it changes ranges alone."""
+        return not self.keep and not self.constants
+
 
 @dataclass(frozen=True)
 class Option:
@@ -160,6 +165,8 @@ class Option:
     patch: Mapping[str, Any]
     target: str = ""
     """What the patch is of, as a JSON pointer; empty means the variant."""
+    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Patches that go with it, of something else, by JSON pointer."""
     keep: tuple[str, ...] = ()
     """Activations that stay in float, by their exact names."""
 
@@ -257,8 +264,8 @@ class Lab(Protocol):
     def reference(self, rows: Array) -> Arrays:
         """The reference's outputs, (n, …) each."""
 
-    def outputs(self, handle: Handle, samples: Samples, kernels: Kernels = "default") -> Arrays:
-        """A model's outputs, dequantized, (n, …) each."""
+    def outputs(self, handle: Handle, samples: Samples, kernels: Kernels | None = None) -> Arrays:
+        """A model's outputs, dequantized, (n, …) each, with the variant's kernels where no others are asked for."""
 
     def scores(self, outputs: Arrays, rows: Array) -> Mapping[str, Array]:
         """Per-example scores of the metric that is diagnosed."""

@@ -1,8 +1,9 @@
 """A diagnosis from start to end, in the order in which causes rule one another out.
 
 The ladder says where the metric breaks. Then each family of causes looks for evidence, makes its experiments on a third
-of the examples and confirms at most one on another third. What is confirmed is the primary cause. Remedies are made as
-the user would get them and verified on the last third. What the user's application does besides is a question of its
+of the examples and confirms at most one on another third. What is confirmed is the primary cause. Where the variant
+would be out of tolerance without it too, what is still lost is explained in the same way. Remedies are made as the user
+would get them and verified on the last third. What the user's application does besides is a question of its
 own, and has a cause of its own.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -46,13 +48,17 @@ PROCEDURE: tuple[Look, ...] = (
     artifact.input_range,
     conversion.shipped_float,
     artifact.stale,
+    conversion.reference_kernels,
     calibration.ranges,
     tensors.mask,
     tensors.sensitive,
-    conversion.kernels,
+    conversion.optimized_kernels,
     precision.limit,
 )
 """Each rules out what comes before it: what is wrong before quantization is not looked for in it."""
+BESIDES: tuple[Look, ...] = (calibration.ranges, tensors.mask, tensors.sensitive)
+"""Faults that hide behind one another: each is one of how the model is quantized."""
+MOST_CAUSES = 3
 
 
 def diagnose(lab: Lab, case: Case) -> Diagnosed:
@@ -64,9 +70,10 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
         note = f"{count} examples are too few to prove a cause; evaluate on {FEWEST} and more"
         return Diagnosed(Diagnosis(case.metric, count, note=note))
     ladder = _ladder(bench)
-    cause = next((found for look in PROCEDURE if (found := look(bench)) is not None), None) if case.failed else None
+    causes = _causes(bench) if case.failed else ()
+    cause = next(iter(causes), None)
     misused, why_not = application.misuse(bench) if case.application else (None, "")
-    holding, front = _remedies(bench, cause) if case.failed else ((), ())
+    holding, front = _remedies(bench, causes) if case.failed else ((), ())
     seen = lab.eight_bits and bool(lab.artifact_ranges)
     diagnosis = Diagnosis(
         metric=case.metric,
@@ -79,7 +86,36 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
         histograms=_histograms(bench, cause) if seen else (),
         seconds=round(time.monotonic() - started, 3),
     )
-    return Diagnosed(diagnosis, tuple(_finding(bench, one) for one in (cause, misused) if one is not None), holding)
+    return Diagnosed(diagnosis, tuple(_finding(bench, one) for one in (*causes, misused) if one is not None), holding)
+
+
+def _causes(bench: Bench) -> tuple[Cause, ...]:
+    """What costs at least half of the loss, and then what costs at least half of what is lost without it."""
+    cause = _found(bench, PROCEDURE)
+    found: tuple[Cause, ...] = () if cause is None else (cause,)
+    while cause is not None and cause.change is not None and len(found) < MOST_CAUSES:
+        bench = bench.after(cause.experiment.name, cause.change)
+        _, within = bench.judged(bench.artifact, bench.looked_at)
+        cause = None if within else _found(bench, BESIDES)
+        found += () if cause is None else (cause,)
+    return _told(found)
+
+
+def _told(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+    """Where there are several, the first says so, and the others that they are about the rest of the loss."""
+    if len(causes) < 2:
+        return causes
+    first, *others = causes
+    rules = " and ".join(dict.fromkeys(one.rule for one in others))
+    told = [replace(first, message=f"{first.message} It is not the only cause; another is {rules}.")]
+    for before, one in pairwise(causes):
+        rest = f"That is of what is lost once the cause before is mended ({before.experiment.name})."
+        told.append(replace(one, message=f"{one.message} {rest}"))
+    return tuple(told)
+
+
+def _found(bench: Bench, looks: Sequence[Look]) -> Cause | None:
+    return next((found for look in looks if (found := look(bench)) is not None), None)
 
 
 def _finding(bench: Bench, cause: Cause) -> Finding:
@@ -177,8 +213,8 @@ def _tried(trials: Sequence[Trial]) -> tuple[Experiment, ...]:
     return tuple(Experiment(one.name, round(one.recovered, 4), None) for one in best)
 
 
-def _remedies(bench: Bench, cause: Cause | None) -> tuple[tuple[Remedy, ...], tuple[Remedy, ...]]:
-    search = Search(bench, cause)
+def _remedies(bench: Bench, causes: Sequence[Cause]) -> tuple[tuple[Remedy, ...], tuple[Remedy, ...]]:
+    search = Search(bench, causes)
     end = time.monotonic() + SECONDS_FOR_REMEDIES
     while search.remaining() and time.monotonic() < end:
         search.step()

@@ -7,7 +7,7 @@ Correction, section 4.1, here with the activations' ranges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -160,6 +160,16 @@ def _scale(model: Editable, name: str, factors: Array, axis: int, changed: Array
     shape = [1] * values.ndim
     shape[axis] = -1
     changed[name] = values * factors.reshape(shape)
+
+
+def composed(model: Editable, changes: Sequence[Mapping[str, Array]]) -> Arrays:
+    """Several changes of constants at once: each is a factor of its constants, and factors multiply."""
+    constants: Arrays = {}
+    for name, values in ((name, values) for one in changes for name, values in one.items()):
+        own = model.constant(name).astype(np.float64)
+        factor = np.divide(values, own, out=np.ones_like(own), where=own != 0)
+        constants[name] = constants.get(name, own) * factor
+    return {name: values.astype(np.float32) for name, values in constants.items()}
 
 
 def clipped_weights(model: Editable, operator: Operator, ratio: float) -> Arrays | None:

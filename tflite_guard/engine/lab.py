@@ -135,9 +135,9 @@ class EngineLab:
             for name in self.subject.names.outputs
         }
 
-    def outputs(self, handle: Held, samples: Samples, kernels: Kernels = "default") -> Arrays:
-        """A model's outputs, computed by as many threads as the laboratory has."""
-        return _run(self._runners(handle, samples, kernels), samples)
+    def outputs(self, handle: Held, samples: Samples, kernels: Kernels | None = None) -> Arrays:
+        """A model's outputs, by as many threads as the laboratory has, with the variant's kernels or others."""
+        return _run(self._runners(handle, samples, kernels or self.kernels), samples)
 
     def _runners(self, handle: Held, samples: Samples, kernels: Kernels) -> list[Runner]:
         if kernels not in handle.runners:

@@ -343,9 +343,13 @@ def _by_ranges(
 
 def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) -> Conversion:
     """A conversion as it is with an option's patch in the manifest."""
-    if option.target:
+    if option.target or option.also:
+        # Whatever is not of the variant is of its calibration data.
         assert conversion.calibration is not None
-        return replace(conversion, calibration=replace(conversion.calibration, preprocess=evaluation.preprocess))
+        data = replace(conversion.calibration, preprocess=evaluation.preprocess)
+        conversion = replace(conversion, calibration=data)
+    if option.target:
+        return conversion
     options = option.patch.get("calibration_options", {})
     kept = tuple(option.patch.get("keep_float", ()))
     equalize = tuple(option.patch.get("equalize", ()))
@@ -354,7 +358,7 @@ def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) ->
         conversion,
         quantization=quantization,
         recipe=option.patch.get("recipe", conversion.recipe) if "quantization" not in option.patch else None,
-        io=conversion.io if quantization == conversion.quantization else "float32",
+        io=option.patch.get("io") or (conversion.io if quantization == conversion.quantization else "float32"),
         calibration_options=replace(conversion.calibration_options, **options),
         keep_float=(*conversion.keep_float, *kept) if quantization == "int8" or conversion.recipe else (),
         equalize=(*conversion.equalize, *equalize) if quantization == "int8" else (),

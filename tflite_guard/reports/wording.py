@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tflite_guard.results import (
@@ -460,12 +460,19 @@ def remedy(mend: Remedy, variant: VariantResult) -> str:
 
 def patch(mend: Remedy) -> list[str]:
     """What a remedy sets in the variant's object, a line a key."""
-    kept = [(key, value) for key, value in mend.patch.items() if value is not None][:MOST_LINES]
+    return _lines(mend.patch)
+
+
+def _lines(patch: Mapping[str, object]) -> list[str]:
+    kept = [(key, value) for key, value in patch.items() if value is not None][:MOST_LINES]
     return [plain(f"{_json(key)}: {_json(value)}", LONGEST_LINE) for key, value in kept]
 
 
 def _change(mend: Remedy, model: ModelResult, variant: VariantResult) -> str:
-    """Where the lines go, and keys that go away: `In variant int8 of tflite-guard.json:20, remove "recipe" and set`."""
+    """Where the lines go, and keys that go away: `In variant int8 of tflite-guard.json:20, remove "recipe" and set`.
+
+    Before it comes what goes with it elsewhere: `At /datasets/calib of tflite-guard.json, set "samples": 200. `
+    """
     gone = [plain(_json(key)) for key, value in mend.patch.items() if value is None][:MOST_LINES]
     what = " and ".join(([f"remove {', '.join(gone)}"] if gone else []) + (["set"] if patch(mend) else []))
     manifest = plain(model.manifest.repository_path)
@@ -473,7 +480,11 @@ def _change(mend: Remedy, model: ModelResult, variant: VariantResult) -> str:
     where = f"In variant {plain(variant.name)} of {place}"
     if mend.target:
         where = f"At {plain(mend.target)} of {manifest or 'a manifest'}"
-    return f"{where}, {what}" if what else ""
+    elsewhere = (
+        f"At {plain(target)} of {manifest or 'a manifest'}, set {', '.join(_lines(own))}. "
+        for target, own in mend.also.items()
+    )
+    return f"{''.join(elsewhere)}{where}, {what}" if what else ""
 
 
 def _json(value: object) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tflite_guard.diagnosis.experiments import Bench
-from tflite_guard.diagnosis.lab import Option
+from tflite_guard.diagnosis.lab import Change, Option
 from tflite_guard.results import Experiment
 
 
@@ -23,6 +23,8 @@ class Cause:
     evidence: dict[str, Any] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     """What would mend it, the likeliest first."""
+    change: Change | None = None
+    """What the experiment changed, with true ranges; None where it did not quantize otherwise."""
 
 
 Look = Callable[[Bench], Cause | None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tflite_guard.diagnosis import evidence
@@ -23,7 +25,7 @@ SCALED = 1.3
 def ranges(bench: Bench) -> Cause | None:
     """Recalibrated with real inputs, the loss comes back."""
     lab = bench.lab
-    if not lab.quantizable or not lab.artifact_ranges:
+    if not lab.quantizable or not bench.artifact_ranges:
         return None
     count = bench.calibrating.count
     trial = bench.quantized(f"recalibrated with {count:,} evaluation inputs", Change(bench.real))
@@ -32,10 +34,9 @@ def ranges(bench: Bench) -> Cause | None:
     proof = bench.confirmed(trial)
     if proof is None:
         return None
-    for look in (_calibrator, _degenerate, _outliers, _rescaled):
-        if (cause := look(bench, proof)) is not None:
-            return cause
-    return _unrepresentative(bench, proof)
+    looks = (_calibrator, _degenerate, _outliers, _rescaled)
+    found = next((cause for look in looks if (cause := look(bench, proof)) is not None), None)
+    return replace(found or _unrepresentative(bench, proof), change=trial.change)
 
 
 def _calibrator(bench: Bench, _proof: Experiment) -> Cause | None:
@@ -43,17 +44,17 @@ def _calibrator(bench: Bench, _proof: Experiment) -> Cause | None:
     lab = bench.lab
     if lab.calibration is None:
         return None
-    own = lab.ranges(lab.calibration)
+    own = bench.ranges(lab.calibration)
     trial = bench.quantized("the true ranges on the same calibration data", Change(own))
     if trial.recovered < HALF and trial.quieter < ONE_BIT:
         return None
     told = bench.confirmed(trial)
     if told is None:
         return None
-    name, ratio = _widest(lab.artifact_ranges, own)
+    name, ratio = _widest(bench.artifact_ranges, own)
     wider = ratio > 1
     rule = "calibrator-contamination" if wider else "recipe-calibration"
-    given, true = (figures.span(one.get(name, (0.0, 0.0))) for one in (lab.artifact_ranges, own))
+    given, true = (figures.span(one.get(name, (0.0, 0.0))) for one in (bench.artifact_ranges, own))
     why = (
         "the converter's calibrator took an in-place operator's output for its input's range"
         if wider
@@ -66,20 +67,17 @@ def _calibrator(bench: Bench, _proof: Experiment) -> Cause | None:
         told,
         tensor=name,
         operator=_operator(bench, name),
-        evidence={"given": list(lab.artifact_ranges.get(name, ())), "true": list(own.get(name, ()))},
+        evidence={"given": list(bench.artifact_ranges.get(name, ())), "true": list(own.get(name, ()))},
         options=(MEASURED,),
     )
 
 
 def _widest(given: Ranges, true: Ranges) -> tuple[str, float]:
     """The activation whose given range differs most from its true one, and the ratio of the two."""
-    ratios = {name: _size(given[name]) / _size(pair) for name, pair in true.items() if name in given and _size(pair)}
+    widths = {name: (evidence.width(given[name]), evidence.width(pair)) for name, pair in true.items() if name in given}
+    ratios = {name: own / wanted for name, (own, wanted) in widths.items() if wanted}
     name = max(ratios, key=lambda one: abs(np.log(max(ratios[one], 1e-12))))
     return name, ratios[name]
-
-
-def _size(pair: tuple[float, float]) -> float:
-    return max(pair[1], 0.0) - min(pair[0], 0.0)
 
 
 def _operator(bench: Bench, tensor: str) -> str | None:
@@ -122,7 +120,7 @@ def _outliers(bench: Bench, _proof: Experiment) -> Cause | None:
         return None
     out = data.count - len(rest)
     trial = bench.quantized(
-        f"recalibrated without the {out:,} most extreme examples", Change(bench.lab.ranges(data.take(rest)))
+        f"recalibrated without the {out:,} most extreme examples", Change(bench.ranges(data.take(rest)))
     )
     told = bench.confirmed(trial) if trial.recovered >= HALF or trial.quieter >= ONE_BIT else None
     if told is None:
@@ -170,7 +168,7 @@ def _rescaled(bench: Bench, proof: Experiment) -> Cause | None:
         return None
     trial = bench.quantized(
         "recalibrated with the same calibration data, scaled as the evaluation's is",
-        Change(bench.lab.ranges(Samples(moved))),
+        Change(bench.ranges(Samples(moved))),
     )
     told = bench.confirmed(trial) if trial.recovered >= HALF or trial.quieter >= ONE_BIT else None
     if told is None:
@@ -212,9 +210,10 @@ def _range_mismatch(bench: Bench, proof: Experiment, ratio: float) -> Cause:
 
 def _rescaled_file(bench: Bench, proof: Experiment) -> Cause | None:
     """A file's own calibration is not known; the range of its input says how its data was scaled."""
-    given = bench.lab.artifact_ranges
+    given = bench.artifact_ranges
     known = [name for name in bench.lab.graph.inputs if name in given and name in bench.real]
-    ratios = [_size(given[name]) / _size(bench.real[name]) for name in known if _size(bench.real[name])]
+    widths = [(evidence.width(given[name]), evidence.width(bench.real[name])) for name in known]
+    ratios = [own / wanted for own, wanted in widths if wanted]
     if not ratios:
         return None
     furthest = max(ratios, key=lambda one: abs(np.log(max(one, 1e-12))))
@@ -245,7 +244,7 @@ def _unrepresentative(bench: Bench, proof: Experiment) -> Cause:
 
 def _clipped(bench: Bench) -> str:
     """Where the artifact's ranges fit the evaluation data worst, in one sentence."""
-    views = [view for view in bench.views if view.name in bench.lab.artifact_ranges]
+    views = [view for view in bench.views if view.name in bench.artifact_ranges]
     if not views:
         return ""
     worst = max(views, key=lambda view: view.clipped)

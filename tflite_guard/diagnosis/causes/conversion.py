@@ -7,6 +7,7 @@ from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.experiments import HALF, Bench
 from tflite_guard.results import Experiment
 from tflite_guard.text import figures
+from tflite_guard.vocabulary import Kernels
 
 LARGEST_FLOAT16 = 65504.0
 ALIKE = 0.99
@@ -89,28 +90,51 @@ def float16_range(bench: Bench) -> Cause | None:
     )
 
 
-def kernels(bench: Bench) -> Cause | None:
-    """The same file is right on the plain kernels."""
-    few = bench.choosing[:64]
-    samples = bench.lab.evaluation.take(few)
-    exact = bench.lab.reference(few)
-    default = bench.lab.outputs(bench.lab.artifact, samples)
-    plain = bench.lab.outputs(bench.lab.artifact, samples, "reference")
-    if evidence.noise(plain, exact) > 0.25 * evidence.noise(default, exact):
+def reference_kernels(bench: Bench) -> Cause | None:
+    """A file that is judged with the plain kernels is right on the optimized ones, which take little time to try."""
+    if bench.lab.kernels != "reference":
         return None
-    rows = bench.confirming
+    return _right_on(
+        bench,
+        "default",
+        "The file is right and the reference kernels that it is judged with are not: on the optimized ones {gained} of "
+        'the loss comes back. Where the device runs those, set "kernels": "default"; else keep the operator in float, '
+        "and report it to LiteRT.",
+    )
+
+
+def optimized_kernels(bench: Bench) -> Cause | None:
+    """A file that is judged with the optimized kernels is right on the plain ones, which are slow."""
+    if bench.lab.kernels != "default":
+        return None
+    return _right_on(
+        bench,
+        "reference",
+        "The file is right and its optimized kernels are not: on the reference kernels {gained} of the loss comes "
+        'back. Where the device runs the reference kernels, set "kernels": "reference"; else convert with another '
+        "TensorFlow, or keep the operator in float.",
+    )
+
+
+def _right_on(bench: Bench, kernels: Kernels, message: str) -> Cause | None:
+    """The same file gives the loss back on other kernels."""
+    lab = bench.lab
+    few, rows = bench.choosing[:64], bench.confirming
+    exact = lab.reference(few)
+    other = lab.outputs(lab.artifact, lab.evaluation.take(few), kernels)
+    if evidence.noise(other, exact) > 0.25 * evidence.noise(bench.outputs(lab.artifact, few), exact):
+        return None
     found = bench.recovered(
-        bench.lab.outputs(bench.lab.artifact, bench.lab.evaluation.take(rows), "reference"),
-        bench.outputs(bench.lab.artifact, rows),
+        lab.outputs(lab.artifact, lab.evaluation.take(rows), kernels),
+        bench.outputs(lab.artifact, rows),
         rows,
         evidence.weights_drawn(len(rows)),
     )
     if found is None or found.recovered < HALF or not found.confidence_interval or found.confidence_interval[0] <= 0:
         return None
+    name = "optimized" if kernels == "default" else "reference"
     return Cause(
         "kernel-divergence",
-        "The file is right and its optimized kernels are not: on the reference kernels the loss is gone "
-        f"({figures.percent(found.recovered)} of it). Where the device runs the reference kernels, set "
-        '"kernels": "reference"; else convert with another TensorFlow, or keep the operator in float.',
-        Experiment("the same file on the reference kernels", found.recovered, found.confidence_interval),
+        message.format(gained=figures.percent(found.recovered)),
+        Experiment(f"the same file on the {name} kernels", found.recovered, found.confidence_interval),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,6 +37,7 @@ MASK = 500.0
 MASKED = 30.0
 """What an exponential still takes for nothing."""
 UNITS = 30.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def mask(bench: Bench) -> Cause | None:
         operator=operator.type,
         evidence={"constant": float(value), "name": name},
         options=(_keep(bench, (result,)),),
+        change=trial.change,
     )
 
 
@@ -90,6 +93,8 @@ def sensitive(bench: Bench) -> Cause | None:
     chosen, best = _together(bench, ranked, trials)
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
     specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
+    if specific is None and best.recovered < HALF:
+        specific = _at_once(bench, [views[name] for name in trials])
     if specific is not None:
         return replace(specific, options=(*specific.options, *_options(bench, chosen)))
     told = bench.confirmed(best) if best.recovered >= HALF else None
@@ -107,6 +112,7 @@ def sensitive(bench: Bench) -> Cause | None:
         operator=producer.type if producer else None,
         evidence={"channel_spread": round(evidence.channel_spread(views[chosen[0]].channels), 1)},
         options=_options(bench, chosen),
+        change=best.change,
     )
 
 
@@ -165,9 +171,14 @@ def _needed(
     best = _restored(bench, needed)
     if best.recovered < HALF:
         return otherwise
-    for name in reversed(needed):
-        rest = tuple(one for one in needed if one != name)
-        trial = _restored(bench, rest) if rest else best
+    return thinned(needed, best, lambda names: _restored(bench, names))
+
+
+def thinned(needed: tuple[T, ...], best: Trial, tried: Callable[[tuple[T, ...]], Trial]) -> tuple[tuple[T, ...], Trial]:
+    """Of changes that give half back together, those without which they do not; the last are left out first."""
+    for index in reversed(range(len(needed))):
+        rest = needed[:index] + needed[index + 1 :]
+        trial = tried(rest) if rest else best
         if rest and trial.recovered >= max(HALF, best.recovered - 0.05):
             needed, best = rest, trial
     return needed, best
@@ -228,20 +239,46 @@ def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], 
                 best = (trial, (rewrite,))
     if best is None and len(chosen) > 1 and all(name in each for name in chosen):
         best = _combined(bench, [each[name][1] for name in chosen], goal)
-    told = bench.confirmed(best[0]) if best is not None else None
-    if best is None or told is None:
+    return None if best is None else _of_rewrites(bench, *best)
+
+
+def _at_once(bench: Bench, views: Sequence[TensorView]) -> Cause | None:
+    """Rewrites of several tensors, where faults hide one another so that none gives anything back by itself.
+
+    All are made at once, and those left out again that are not needed.
+    """
+    each: dict[str, Rewrite] = {}
+    for view in views:
+        for rewrite in _rewrites(bench, view):
+            known = each.get(rewrite.tensor)
+            # Of a concatenation the branches come before the channels; of factors for channels the latter are finer.
+            if (known is None or known.rule == rewrite.rule) and _same_function(bench, rewrite.constants):
+                each[rewrite.tensor] = rewrite
+    found = _combined(bench, list(each.values()), HALF / AS_GOOD) if len(each) > 1 else None
+    if found is None:
         return None
-    first = best[1][0]
+    trial, chosen = found
+    needed, best = thinned(chosen, trial, lambda rest: _all(bench, rest))
+    return _of_rewrites(bench, best, needed)
+
+
+def _of_rewrites(bench: Bench, trial: Trial, chosen: Sequence[Rewrite]) -> Cause | None:
+    """The cause that rewrites show, where they are confirmed."""
+    told = bench.confirmed(trial)
+    if told is None:
+        return None
+    first = chosen[0]
     producer = bench.lab.graph.producer(first.tensor)
     return Cause(
         first.rule,
-        f"{' '.join(dict.fromkeys(one.why for one in best[1]))} With the constants around rescaled so that the float "
-        f"outputs stay as they are, {figures.percent(told.recovered)} of the loss comes back.",
+        f"{' '.join(dict.fromkeys(one.why for one in chosen))} With true ranges, and the constants around rescaled so "
+        f"that the float outputs stay as they are, {figures.percent(told.recovered)} of the loss comes back.",
         told,
         tensor=first.tensor,
         operator=producer.type if producer else None,
         evidence={"channel_spread": round(first.spread, 1)},
-        options=_equalize(bench, best[1]),
+        options=_equalize(bench, chosen),
+        change=trial.change,
     )
 
 
@@ -254,18 +291,17 @@ def _equalize(bench: Bench, chosen: Sequence[Rewrite]) -> tuple[Option, ...]:
 
 
 def _combined(bench: Bench, chosen: Sequence[Rewrite], goal: float) -> tuple[Trial, tuple[Rewrite, ...]] | None:
-    """Several rewrites at once: each is a factor of its constants, and factors multiply."""
-    constants: Arrays = {}
-    for name, values in ((name, values) for one in chosen for name, values in one.constants.items()):
-        own = bench.lab.constant(name).astype(np.float64)
-        factor = np.divide(values, own, out=np.ones_like(own), where=own != 0)
-        constants[name] = constants.get(name, own) * factor
-    constants = {name: values.astype(np.float32) for name, values in constants.items()}
-    if not _same_function(bench, constants):
+    """Several rewrites at once, where they give back what is asked for."""
+    if not _same_function(bench, rewrites.composed(bench.lab, [one.constants for one in chosen])):
         return None
-    places = " and ".join(dict.fromkeys(bench.lab.place(one.tensor) for one in chosen))
-    trial = _rewritten(bench, f"{places} rewritten", constants)
+    trial = _all(bench, chosen)
     return (trial, tuple(chosen)) if trial.recovered >= AS_GOOD * goal else None
+
+
+def _all(bench: Bench, chosen: Sequence[Rewrite]) -> Trial:
+    places = " and ".join(dict.fromkeys(bench.lab.place(one.tensor) for one in chosen))
+    constants = rewrites.composed(bench.lab, [one.constants for one in chosen])
+    return _rewritten(bench, f"{places} rewritten", constants)
 
 
 def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
@@ -312,7 +348,7 @@ def _same_function(bench: Bench, constants: Arrays) -> bool:
 
 
 def _rewritten(bench: Bench, name: str, constants: Arrays) -> Trial:
-    real = bench.lab.ranges(bench.calibrating, constants)
+    real = bench.ranges(bench.calibrating, constants)
     return bench.quantized(name, Change(real, constants=constants))
 
 
