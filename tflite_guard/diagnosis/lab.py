@@ -308,8 +308,17 @@ class Lab(Protocol):
         At most 0.5 where they are the same weights rounded; None where none can be paired.
         """
 
+    def float16(self) -> Handle:
+        """The float model with its constants rounded to float16, clamped to what that holds."""
+
     def rounded(self) -> Handle:
         """The float model with its weights rounded as int8 quantization rounds them."""
+
+    def int16x8(self, ranges: Ranges) -> Handle | None:
+        """The same with activations rounded to 16 bits of some ranges, and clipped to them, as int16x8 does it.
+
+        None where that cannot be made.
+        """
 
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor: the name that its user knows."""

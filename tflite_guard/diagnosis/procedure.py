@@ -107,17 +107,21 @@ def _abstained(bench: Bench) -> str:
 def _ladder(bench: Bench) -> list[Rung]:
     """The metric from the reference to the artifact, on the choosing examples."""
     lab, rows = bench.lab, bench.choosing
-    rungs = [_rung(bench, "reference", bench.reference, rows), _rung_of(bench, "float32", lab.float32)]
+    rungs = [
+        _rung(bench, "reference", bench.reference, rows),
+        _rung_of(bench, "float32", lab.float32),
+        _rung_of(bench, "float16", lab.float16()),
+    ]
     if lab.quantizable:
+        ranges = {**bench.real, **lab.artifact_ranges}
         rungs.append(_rung_of(bench, "weights", lab.rounded()))
-        rungs.append(_rung_of(bench, "int8", lab.quantize(_as_judged(bench))))
+        wider = lab.int16x8(ranges)
+        if wider is not None:
+            rungs.append(_rung_of(bench, "int16x8", wider))
+        rungs.append(_rung_of(bench, "int8", lab.quantize(Change(ranges))))
     rungs.append(_rung(bench, "file", bench.bad, rows))
     recorded = application.recorded(bench, rows)
     return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
-
-
-def _as_judged(bench: Bench) -> Change:
-    return Change({**bench.real, **bench.lab.artifact_ranges})
 
 
 def _rung_of(bench: Bench, name: str, handle: Handle) -> Rung:

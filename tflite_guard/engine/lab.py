@@ -29,14 +29,14 @@ from tflite_guard.diagnosis.lab import (
     Samples,
     TensorView,
 )
-from tflite_guard.engine import feeds
+from tflite_guard.engine import feeds, narrower
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
 from tflite_guard.engine.evaluate import Scorer, Subject, named
 from tflite_guard.engine.float_file import FloatFile
 from tflite_guard.engine.outputs import recorded_outputs
 from tflite_guard.engine.tflite import Model, Runner
-from tflite_guard.engine.weights import Pair, products
+from tflite_guard.engine.weights import Pair
 from tflite_guard.errors import DataError
 from tflite_guard.metrics import Scores, statistic
 from tflite_guard.results import Measurement
@@ -292,14 +292,18 @@ class EngineLab:
         """The largest difference of the artifact's weights from the float model's, in the artifact's own steps."""
         return self._pair.steps_apart()
 
+    def float16(self) -> Held:
+        """The float model with its constants rounded to float16."""
+        return Held(Model.read(narrower.float16(self._file)))
+
     def rounded(self) -> Held:
         """The float model with its weights rounded to 8 bits, a scale for each output channel."""
-        rounded = {}
-        for one in products(self._file.read.main):
-            name = self._file.read.main.tensors[one.inputs[1]].name
-            if name in self._file.constants:
-                rounded[name] = _rounded(self._file.constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
-        return Held(Model.read(self._file.with_constants(rounded)))
+        return Held(Model.read(narrower.weights(self._file)))
+
+    def int16x8(self, ranges: Ranges) -> Held | None:
+        """The same with activations rounded to 16 bits of these ranges; None where that cannot be made."""
+        model = narrower.int16x8(self._file, ranges)
+        return None if model is None else Held(Model.read(model))
 
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor."""
@@ -477,11 +481,3 @@ def represented(tensor: graphs.Tensor) -> tuple[float, float] | None:
     low, high = INTEGERS[tensor.dtype]
     scale, zero = float(tensor.scale[0]), int(tensor.zero_point[0])
     return (low - zero) * scale, (high - zero) * scale
-
-
-def _rounded(weights: Array, axis: int) -> Array:
-    axes = tuple(i for i in range(weights.ndim) if i != axis % weights.ndim)
-    scale = np.abs(weights).max(axis=axes, keepdims=True) / 127
-    scale = np.where(scale == 0, 1, scale)
-    rounded: Array = (np.rint(weights / scale) * scale).astype(np.float32)
-    return rounded
