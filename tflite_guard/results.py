@@ -177,7 +177,8 @@ class TensorLoss:
     operator: str
     """The type of the operator that computes it."""
     isolated: float | None
-    """SQNR in decibels of this tensor's quantization by itself, its operator fed with float values."""
+    """SQNR in decibels of what its operator alone loses: fed with exact values, its weights rounded to 8 bits (a scale
+    for each output channel), its result to its range."""
     cumulative: float | None
     """SQNR in decibels of its values in the quantized graph to those in the float graph."""
     calibrated: tuple[float, float]

@@ -183,8 +183,9 @@ class TensorView:
     channels: Array
     """Each channel's range over the last axis, (channels, 2)."""
     isolated: float | None
+    """Of the exact inputs' result with weights rounded to 8 bits, a scale a channel, itself rounded to its range."""
     worst_channel: float | None
-    """`isolated` of the channel that fares worst, of those that carry any power."""
+    """Of the rounding to its range alone, in the channel that fares worst, of those that carry any power."""
     cumulative: float | None
     clipped: float
     codes: int

@@ -17,7 +17,7 @@ from tflite_guard.diagnosis.causes.conversion import LARGEST_FLOAT16
 from tflite_guard.diagnosis.lab import Ranges
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.float_file import FloatFile
-from tflite_guard.engine.surgery import pack, unpack
+from tflite_guard.engine.surgery import pack, unpack, with_buffer
 from tflite_guard.engine.weights import products
 
 Array = npt.NDArray[Any]
@@ -37,12 +37,37 @@ def float16(file: FloatFile) -> bytes:
 
 def weights(file: FloatFile) -> bytes:
     """The model with its weights rounded to 8 bits, a scale for each output channel."""
-    rounded = {}
-    for one in products(file.read.main):
-        name = file.read.main.tensors[one.inputs[1]].name
-        if name in file.constants:
-            rounded[name] = _rounded(file.constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
-    return file.with_constants(rounded)
+    return file.with_constants({file.read.main.tensors[i].name: values for i, values in _rounded_weights(file).items()})
+
+
+def twins(file: FloatFile) -> tuple[bytes, dict[str, str]]:
+    """The model with a twin beside each operator with weights, which reads the same inputs and weights of 8 bits.
+
+    What a twin gives differs from what its operator gives by its own weights alone. By the name of the one result, the
+    name of the other.
+    """
+    content, rounded = unpack(file.content), _rounded_weights(file)
+    raw, named, operators = content.subgraphs[0], {}, []
+
+    def copied(index: int, values: Array | None) -> int:
+        tensor = copy.copy(raw.tensors[index])
+        tensor.name += b"/8-bit weights"
+        if values is not None:
+            tensor.buffer = with_buffer(content, values)
+        raw.tensors.append(tensor)
+        return len(raw.tensors) - 1
+
+    for read, operator in zip(file.read.main.operators, raw.operators, strict=True):
+        operators.append(operator)
+        if read.type in graphs.PRODUCTS and len(read.inputs) > 1 and read.inputs[1] in rounded:
+            twin, (result, *_) = copy.copy(operator), read.outputs
+            own = copied(read.inputs[1], rounded[read.inputs[1]])
+            twin.inputs = [read.inputs[0], own, *read.inputs[2:]]
+            twin.outputs = [copied(result, None)]
+            named[file.read.main.tensors[result].name] = raw.tensors[-1].name.decode("utf-8", "replace")
+            operators.append(twin)
+    raw.operators = operators
+    return pack(content), named
 
 
 def int16x8(file: FloatFile, ranges: Ranges) -> bytes | None:
@@ -93,6 +118,16 @@ def _rounding_activations(model: bytes, ranges: Mapping[str, tuple[float, float]
         operators += [operator, *(rounding(own, i, largest[i]) for i, own in exact.items())]
     raw.operators = operators
     return pack(content)
+
+
+def _rounded_weights(file: FloatFile) -> dict[int, Array]:
+    """The constants that operators multiply with, by index, rounded to 8 bits, a scale for each output channel."""
+    named = {one.inputs[1]: (file.read.main.tensors[one.inputs[1]].name, one.type) for one in products(file.read.main)}
+    return {
+        index: _rounded(file.constants[name], -1 if kind == "DEPTHWISE_CONV_2D" else 0)
+        for index, (name, kind) in named.items()
+        if name in file.constants
+    }
 
 
 def _rounded(values: Array, axis: int) -> Array:
