@@ -424,6 +424,8 @@ class ModelResult:
     line: int = 0
     findings: tuple[Finding, ...] = ()
     """What concerns the reference, and so every variant."""
+    classes: tuple[str, ...] = ()
+    """The names of the evaluation data's classes, by their numbers; empty where it gives numbers alone."""
 
     @property
     def hidden(self) -> tuple[VariantResult, ...]:
