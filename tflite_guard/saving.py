@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from tflite_guard.checking import filed
-from tflite_guard.errors import EvaluationError
+from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.files import make_folders, write_atomically
 from tflite_guard.manifest.types import Manifest
 from tflite_guard.protocol import OperatorPort, SavedOperator
@@ -43,6 +43,18 @@ one.allocate_tensors()
 one.invoke(); print(one.get_tensor(one.get_output_details()[{output}]["index"]))
 ```
 """
+
+
+def require_place(folder: str, options: Options) -> None:
+    """Tell before the work that a folder can hold no operators, or that there will be none.
+
+    Raises:
+        UsageError: it is a file, or nothing is to be diagnosed.
+    """
+    if options.diagnose == "never":
+        raise UsageError("--save-operator needs a diagnosis; leave out --diagnose never")
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"--save-operator {folder}: is a file; name a folder")
 
 
 def save(
