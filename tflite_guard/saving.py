@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 from tflite_guard.checking import filed
@@ -21,6 +23,7 @@ from tflite_guard.text.plain import plain
 
 WRONG = 20.0
 """Decibels below which a tensor's quantization alone is wrong."""
+FILES = {*SavedOperator.files, "README.md"}
 README = """# One operator, float and quantized
 
 ```text
@@ -43,6 +46,21 @@ one.allocate_tensors()
 one.invoke(); print(one.get_tensor(one.get_output_details()[{output}]["index"]))
 ```
 """
+
+
+def forget(folder: str) -> None:
+    """Remove operators of an earlier run, or that came with the commit: links, and folders of their files alone."""
+    with suppress(OSError):  # what cannot be removed cannot be written either, which tells
+        if os.path.islink(folder):
+            os.unlink(folder)
+            return
+        for name in os.listdir(folder):
+            place = os.path.join(folder, name)
+            if os.path.islink(place):
+                os.unlink(place)
+            elif os.path.isdir(place) and FILES.issuperset(os.listdir(place)):
+                shutil.rmtree(place)
+        os.rmdir(folder)
 
 
 def require_place(folder: str, options: Options) -> None:
