@@ -442,6 +442,7 @@ def named(text: str) -> Report:
             variants=tuple(map(variant, one.variants)),
             error=one.error and ErrorInfo(one.error.kind, text),
             notes=(text,),
+            classes=(text,) * 10,
             findings=tuple(
                 replace(finding, message=text, ignored=finding.ignored and text) for finding in one.findings
             ),

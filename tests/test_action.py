@@ -25,6 +25,7 @@ from tflite_guard.commenting import comment
 from tflite_guard.errors import UsageError
 from tflite_guard.github import by_hand
 from tflite_guard.reports import markdown
+from tflite_guard.saving import FILES
 from tflite_guard.text.plain import plain
 
 SHA = "a" * 40
@@ -239,6 +240,7 @@ def test_pull_request_target_is_refused_before_anything_runs(step: RunStep, work
         ("comment", "sometimes"),
         ("annotations", "yes"),
         ("diagnose", "sometimes"),
+        ("save-operator", "yes"),
         ("timeout", "soon"),
         ("timeout", "-1"),
         ("timeout", "1e300"),
@@ -404,6 +406,26 @@ def test_what_does_not_pass_is_diagnosed_unless_the_input_says_otherwise(step: R
         assert (variant["diagnosis"] is not None) is diagnosed
         assert bool(variant["remedies"]) is diagnosed
     assert path.read_bytes() == before
+
+
+def test_operators_are_saved_in_the_report_folder(step: RunStep, workspace: Path) -> None:
+    """In place of what the commit has there, whose links lead nowhere else; what is no operator stays."""
+    place = workspace / "tflite-guard-report/operators"
+    for stale, file in (("stale", "inputs.npz"), ("digits-int8", "README.md"), ("theirs", "source.py")):
+        (place / stale).mkdir(parents=True)
+        (place / stale / file).write_text("of the commit")
+    (workspace / "target").mkdir()
+    (place / "link").symlink_to(workspace / "target")
+    inputs = {"manifest": "vision/digits-broken/tflite-guard.json", "save-operator": "true"}
+    finished = step(workspace, inputs)
+    assert finished.code == 1
+    assert "operators/digits-int8: CONV_2D, " in finished.log
+    assert sorted(one.name for one in place.iterdir()) == ["digits-int8", "theirs"]
+    assert {one.name for one in (place / "digits-int8").iterdir()} == FILES
+    assert "of the commit" not in (place / "digits-int8/README.md").read_text()
+    assert list((workspace / "target").iterdir()) == []
+    never = step(workspace, {**inputs, "diagnose": "never"})
+    assert (never.code, "input save-operator: needs a diagnosis" in never.summary) == (2, True)
 
 
 def test_data_outside_the_repository_is_read_where_allowed(step: RunStep, workspace: Path) -> None:

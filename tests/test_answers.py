@@ -172,3 +172,22 @@ def test_a_histogram_is_of_the_tensors_values_on_calibration_data(checked: Finis
         assert np.ptp(filled) < 10, "the evaluation data fill little of the range"
         assert np.ptp(np.flatnonzero(one["calibration"])) > 40
         assert one["evaluation_outside"] == 0
+
+
+def test_classes_of_folders_have_their_names(
+    run: Run, light_digits: Path, pixels: np.ndarray, labels: np.ndarray
+) -> None:
+    order = [f"digit {number}" for number in range(10)]
+    for number, (image, label) in enumerate(zip(pixels[:60], labels[:60], strict=True)):
+        folder = light_digits / "data/folders" / order[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.repeat(image.astype(np.uint8), 3, axis=2)).save(folder / f"{number}.png")
+    manifest = manifest_of(light_digits)
+    steps = [{"channels": "grayscale"}, {"cast": "float32"}, {"scale": 0.0625}]
+    images = {"source": "images", "path": "data/folders", "labels": "label", "inputs": {"image": "image"}}
+    manifest["datasets"]["test"] = {**images, "class_order": order, "preprocess": steps}
+    finished = run("check", write_manifest(light_digits, manifest), "--format", "json", "--diagnose", "never")
+    (model,) = finished.report["models"]
+    assert model["classes"] == order
+    for one in model["variants"][0]["by_class"]["worst"]:
+        assert one["examples"] == int((labels[:60] == order.index(model["classes"][one["label"]])).sum())

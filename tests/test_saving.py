@@ -15,9 +15,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import example, given
 
+import tflite_guard
 from tests.conftest import EXAMPLES, Run, run_cli
 from tests.sample import HOSTILE, diagnosed, fixed
 from tflite_guard.engine import graph
+from tflite_guard.errors import UsageError
 from tflite_guard.protocol import OperatorPort, SavedOperator
 from tflite_guard.results import Finding, TensorLoss, VariantResult
 from tflite_guard.saving import first_wrong, readme
@@ -155,6 +157,21 @@ def test_a_given_tflite_is_cut_up_as_the_one_that_was_made(run: Run, folder: Pat
     assert finished.err.startswith("out/float32-int8: CONV_2D, ")
     for file in set(FILES) - {"README.md"}:
         assert (tmp_path / "out/float32-int8" / file).read_bytes() == (saved / file).read_bytes(), file
+
+
+def test_python_saves_the_same(folder: Path, saved: Path, tmp_path: Path, shared_cache: Path) -> None:
+    """From a manifest, and from arrays that are in no file of the user's."""
+    tflite_guard.check(BROKEN, cache_dir=shared_cache, save_operator=tmp_path / "checked")
+    scans = np.load(EXAMPLES / "digits/data/evaluation.npz")
+    models = folder / "float32.tflite", folder / "int8.tflite"
+    images = scans["image"].astype("float32") / 16
+    tflite_guard.why(*models, images, scans["label"], cache_dir=shared_cache, save_operator=tmp_path / "asked")
+    for place in ("checked/digits-int8", "asked/float32-int8"):
+        for file in set(FILES) - {"README.md"}:
+            assert (tmp_path / place / file).read_bytes() == (saved / file).read_bytes(), file
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        tflite_guard.check(BROKEN, save_operator=tmp_path / "file")
 
 
 def test_several_diagnosed_variants_have_a_folder_each(run: Run, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from tflite_guard.asking import Explanation
+    from tflite_guard.manifest.types import Manifest
     from tflite_guard.results import Report
+    from tflite_guard.run.jobs import Options
     from tflite_guard.vocabulary import DiagnoseUse
 
 __all__ = ["check", "why"]
@@ -27,6 +29,7 @@ def check(
     allow_code: bool = False,
     baseline: str | None = None,
     diagnose: DiagnoseUse = "auto",
+    save_operator: str | PathLike[str] | None = None,
 ) -> Report:
     """Check every model of a manifest and give the report that the command line renders.
 
@@ -43,14 +46,16 @@ def check(
         allow_code: run Python named by the manifest, Lambda layers and graphs that touch files.
         baseline: a file to compare with, `off`, or None for what is recorded beside the manifest.
         diagnose: look for the cause of what does not pass (`auto`), of everything (`always`), or of nothing (`never`).
+        save_operator: folder for the first operator that is wrong of each diagnosed variant, `MODEL-VARIANT/` each.
 
     Raises:
         ManifestError: the manifest is invalid; holds every problem with its line and column.
-        UsageError: a pattern matches nothing, or the baseline file cannot be read.
+        UsageError: a pattern matches nothing, the baseline file cannot be read, or `save_operator` is a file.
+        EvaluationError: the run cannot be done at all, or an operator's files cannot be written.
     """
     import os
 
-    from tflite_guard import checking
+    from tflite_guard import checking, saving
     from tflite_guard.run.jobs import Options
 
     options = Options(
@@ -63,7 +68,14 @@ def check(
         data_roots=tuple(data_roots),
         diagnose=diagnose,
     )
-    return checking.check([os.fspath(manifest)], options, baseline=baseline)
+    if save_operator is not None:
+        saving.require_place(os.fspath(save_operator), options)
+    paths = [os.fspath(manifest)]
+    report = checking.check(paths, options, baseline=baseline)
+    if save_operator is not None:
+        loaded = checking.load_all(paths, options.data_roots, options.allow_code)
+        _saved(report, loaded, options, save_operator)
+    return report
 
 
 def why(
@@ -76,6 +88,7 @@ def why(
     observed: Any = None,
     cache_dir: str | PathLike[str] | None = None,
     timeout: float = 3600.0,
+    save_operator: str | PathLike[str] | None = None,
 ) -> Explanation:
     """Why a converted model is worse than its reference, and what would mend it.
 
@@ -88,17 +101,37 @@ def why(
         observed: outputs that an application recorded for these inputs: the path of an .npz, or an array or arrays.
         cache_dir: folder for results that later calls may take; None keeps nothing.
         timeout: seconds that it may take.
+        save_operator: folder for the first operator that is wrong, with its inputs.
 
     Raises:
-        UsageError: a file is missing or of no supported kind.
+        UsageError: a file is missing or of no supported kind, or `save_operator` is a file.
         DataError: it is not certain which array belongs to which input.
-        EvaluationError: a model cannot be loaded or run.
+        EvaluationError: a model cannot be loaded or run, or an operator's files cannot be written.
     """
     import os
 
+    from tflite_guard import saving
     from tflite_guard.asking import explain_arrays
     from tflite_guard.run.jobs import Options
 
     options = Options(cache_dir=None if cache_dir is None else os.path.abspath(os.fspath(cache_dir)), timeout=timeout)
     paths = os.fspath(reference), os.fspath(converted)
-    return explain_arrays(*paths, inputs, labels, calibration=calibration, observed=observed, options=options)
+
+    def then(answer: Explanation) -> None:
+        if save_operator is not None:
+            _saved(answer.report, [answer.manifest], options, save_operator)
+
+    if save_operator is not None:
+        saving.require_place(os.fspath(save_operator), options)
+    given = {"calibration": calibration, "observed": observed}
+    return explain_arrays(*paths, inputs, labels, **given, options=options, then=then)
+
+
+def _saved(report: Report, manifests: Sequence[Manifest], options: Options, folder: str | PathLike[str]) -> None:
+    """Write the operators; what is told of each is in its own README."""
+    import os
+
+    from tflite_guard.saving import save
+
+    for _ in save(report, manifests, options, os.fspath(folder)):
+        pass

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tflite_guard import checking, commenting
+from tflite_guard import checking, commenting, saving
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import write_atomically
 from tflite_guard.files.git import tracked
@@ -28,6 +28,7 @@ from tflite_guard.text.plain import logged, plain
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON, DiagnoseUse
 
 COMMENT_FILE = "comment.md"
+OPERATORS = "operators"
 OUTPUTS = {"report-json": "json", "report-markdown": "markdown", "sarif": "sarif", "junit": "junit"}
 """Outputs that are paths, with the rendering that each is of."""
 LONGEST_TIMEOUT = 366 * 24 * 3600.0
@@ -52,12 +53,30 @@ class Inputs:
     cache_dir: str | None
     baseline: str | None
     diagnose: DiagnoseUse
+    save_operator: bool
     timeout: float
     data_root: tuple[str, ...]
     allow_code: bool
     github_token: str
     working_directory: str
     allow_pull_request_target: bool
+
+    @property
+    def operators_dir(self) -> str:
+        """Where operators are saved."""
+        return os.path.join(self.report_dir, OPERATORS)
+
+    @property
+    def options(self) -> Options:
+        """How to run."""
+        return Options(
+            models=self.models,
+            cache_dir=os.path.abspath(self.cache_dir) if self.cache_dir else checking.default_cache_dir(),
+            timeout=self.timeout,
+            allow_code=self.allow_code,
+            data_roots=self.data_root,
+            diagnose=self.diagnose,
+        )
 
     @property
     def renderings(self) -> tuple[str, ...]:
@@ -87,6 +106,7 @@ class Inputs:
             cache_dir=get.text("cache-dir") or None,
             baseline=get.text("baseline") or None,
             diagnose=cast(DiagnoseUse, get.one_of("diagnose", DIAGNOSE)),
+            save_operator=get.boolean("save-operator", False),
             timeout=get.seconds("timeout", 3600.0),
             data_root=get.lines("data-root"),
             allow_code=get.boolean("allow-code", False),
@@ -94,6 +114,8 @@ class Inputs:
             working_directory=get.text("working-directory") or ".",
             allow_pull_request_target=get.boolean("allow-pull-request-target", False),
         )
+        if found.save_operator and found.diagnose == "never":
+            get.problems.append("input save-operator: needs a diagnosis; set diagnose to auto or always")
         if get.problems:
             raise UsageError("; ".join(get.problems))
         return found
@@ -174,7 +196,7 @@ def run(environ: MutableMapping[str, str]) -> int:
         bug = EvaluationError("bug", "tflite-guard ended in an error of its own; see the log")
         step.complain(bug)
         failure, report = error, checking.without_results(bug)
-    unwritten = _written(report, inputs)
+    unwritten = _written(step, report, inputs)
     step.tell(report, inputs)
     step.output("comment-url", _comment(step, report, inputs, environ) or "")
     if unwritten is not None:
@@ -187,9 +209,13 @@ def run(environ: MutableMapping[str, str]) -> int:
     return 0
 
 
-def _written(report: Report, inputs: Inputs) -> GuardError | None:
+def _written(step: _Step, report: Report, inputs: Inputs) -> GuardError | None:
     try:
         checking.write(report, (), inputs.report_dir, inputs.renderings)
+        if inputs.save_operator and report.models:
+            manifests = checking.load_all(_expanded(inputs.manifest), inputs.data_root, inputs.allow_code)
+            for line in saving.save(report, manifests, inputs.options, inputs.operators_dir):
+                step.say(line)
     except GuardError as error:
         return error
     return None
@@ -204,18 +230,9 @@ def _refuse_strangers(environ: MutableMapping[str, str], inputs: Inputs) -> None
 
 
 def _check(step: _Step, inputs: Inputs) -> Report:
-    cache_dir = os.path.abspath(inputs.cache_dir) if inputs.cache_dir else checking.default_cache_dir()
-    options = Options(
-        models=inputs.models,
-        cache_dir=cache_dir,
-        timeout=inputs.timeout,
-        allow_code=inputs.allow_code,
-        data_roots=inputs.data_root,
-        diagnose=inputs.diagnose,
-    )
     return checking.check(
         _expanded(inputs.manifest),
-        options,
+        inputs.options,
         baseline=inputs.baseline,
         on_event=step.progress,
     )
@@ -302,6 +319,7 @@ class _Step:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(report_dir, FORMATS[name].file))
         checking.forget_node_data(report_dir)
+        saving.forget(os.path.join(report_dir, OPERATORS))
         if inputs.cache_dir is not None:
             self._refuse_foreign(self._inside(inputs.cache_dir, "cache-dir"), plain(inputs.cache_dir))
 

@@ -175,8 +175,12 @@ def explain_arrays(
     calibration: Any = None,
     observed: Any = None,
     options: Options,
+    then: Callable[[Explanation], None] | None = None,
 ) -> Explanation:
-    """The same on arrays: (n, …) each, or dictionaries of them by name, or paths."""
+    """The same on arrays: (n, …) each, or dictionaries of them by name, or paths.
+
+    `then` is called with the answer while the arrays are still the files that its manifest names.
+    """
     with tempfile.TemporaryDirectory(prefix="tflite-guard-") as scratch:
         data, key = _with_labels(inputs, labels, scratch)
         question = Question(
@@ -187,7 +191,10 @@ def explain_arrays(
             None if calibration is None else _saved(calibration, scratch, "calibration"),
             None if observed is None else _saved(observed, scratch, "observed"),
         )
-        return _explained(question, options, None, scratch)
+        answer = _explained(question, options, None, scratch)
+        if then is not None:
+            then(answer)
+        return answer
 
 
 def _with_labels(inputs: Any, labels: Any, folder: str) -> tuple[str, str | None]:

@@ -153,10 +153,12 @@ def check(
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold."""
     from tflite_guard.checking import exit_code, load_all
+    from tflite_guard.saving import require_place
 
     if apply_remedy and options.diagnose == "never":
         raise UsageError("--apply-remedy needs a diagnosis; leave out --diagnose never")
-    _require_diagnosis(save_folder, options)
+    if save_folder is not None:
+        require_place(save_folder, options)
     targets = _targets(formats, report_dir)
     try:
         report = _check(manifests, options, baseline, verbose)
@@ -240,12 +242,14 @@ def why(
     """
     from tflite_guard.asking import Question, explain
     from tflite_guard.checking import exit_code
+    from tflite_guard.saving import require_place
 
     if manifest is not None:
         _require_place(manifest)
         if os.path.lexists(manifest):
             raise UsageError(f"{manifest}: exists already; name another --manifest")
-    _require_diagnosis(save_folder, options)
+    if save_folder is not None:
+        require_place(save_folder, options)
     question = Question(reference, converted, data, labels, calibration, observed)
     with _progress(verbose) as on_event:
         answer = explain(question, options, manifest=manifest, on_event=on_event, on_log=_log if verbose else None)
@@ -477,16 +481,6 @@ def _told(fail_on: str) -> Iterator[None]:
         if exit_code(error, fail_on) != 0:
             raise
         _say(f"tflite-guard: {error}")
-
-
-def _require_diagnosis(save_folder: str | None, options: Options) -> None:
-    """Tell before the work that --save-operator has no place, or nothing to save."""
-    if save_folder is None:
-        return
-    if options.diagnose == "never":
-        raise UsageError("--save-operator needs a diagnosis; leave out --diagnose never")
-    if os.path.lexists(save_folder) and not os.path.isdir(save_folder):
-        raise UsageError(f"--save-operator {save_folder}: is a file; name a folder")
 
 
 def _save_operators(

@@ -174,6 +174,15 @@ class InputSpans:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How far the calibration data reaches, zero included as in every quantized range."""
+
+    input: str
+    ranges: tuple[tuple[float, float], ...]
+    """Of all examples, then without the one that reaches furthest, without two, …"""
+
+
+@dataclass(frozen=True)
 class CalibrationFacts:
     """What calibration data is like beside evaluation data."""
 
@@ -185,6 +194,7 @@ class CalibrationFacts:
     shared: int
     """Examples that are evaluated too, constants aside."""
     inputs: tuple[InputSpans, ...] = ()
+    reaches: tuple[Reach, ...] = ()
 
 
 @dataclass(frozen=True)

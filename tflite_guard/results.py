@@ -179,7 +179,8 @@ class TensorLoss:
     operator: str
     """The type of the operator that computes it."""
     isolated: float | None
-    """SQNR in decibels of this tensor's quantization by itself, its operator fed with float values."""
+    """SQNR in decibels of what its operator alone loses: fed with exact values, its weights rounded to 8 bits (a scale
+    for each output channel), its result to its range."""
     cumulative: float | None
     """SQNR in decibels of its values in the quantized graph to those in the float graph."""
     calibrated: tuple[float, float]
@@ -425,6 +426,8 @@ class ModelResult:
     line: int = 0
     findings: tuple[Finding, ...] = ()
     """What concerns the reference, and so every variant."""
+    classes: tuple[str, ...] = ()
+    """The names of the evaluation data's classes, by their numbers; empty where it gives numbers alone."""
 
     @property
     def hidden(self) -> tuple[VariantResult, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 from tflite_guard.checking import filed
-from tflite_guard.errors import EvaluationError
+from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.files import make_folders, write_atomically
 from tflite_guard.manifest.types import Manifest
 from tflite_guard.protocol import OperatorPort, SavedOperator
@@ -21,6 +23,7 @@ from tflite_guard.text.plain import plain
 
 WRONG = 20.0
 """Decibels below which a tensor's quantization alone is wrong."""
+FILES = {*SavedOperator.files, "README.md"}
 README = """# One operator, float and quantized
 
 ```text
@@ -43,6 +46,33 @@ one.allocate_tensors()
 one.invoke(); print(one.get_tensor(one.get_output_details()[{output}]["index"]))
 ```
 """
+
+
+def forget(folder: str) -> None:
+    """Remove operators of an earlier run, or that came with the commit: links, and folders of their files alone."""
+    with suppress(OSError):  # what cannot be removed cannot be written either, which tells
+        if os.path.islink(folder):
+            os.unlink(folder)
+            return
+        for name in os.listdir(folder):
+            place = os.path.join(folder, name)
+            if os.path.islink(place):
+                os.unlink(place)
+            elif os.path.isdir(place) and FILES.issuperset(os.listdir(place)):
+                shutil.rmtree(place)
+        os.rmdir(folder)
+
+
+def require_place(folder: str, options: Options) -> None:
+    """Tell before the work that a folder can hold no operators, or that there will be none.
+
+    Raises:
+        UsageError: it is a file, or nothing is to be diagnosed.
+    """
+    if options.diagnose == "never":
+        raise UsageError("--save-operator needs a diagnosis; leave out --diagnose never")
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"--save-operator {folder}: is a file; name a folder")
 
 
 def save(

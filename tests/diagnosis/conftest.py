@@ -186,7 +186,13 @@ class PlainLab:
     def largest_constant(self) -> float:
         return float(max(np.abs(self.first).max(), np.abs(self.second).max()))
 
+    def float16(self) -> Any:
+        return None
+
     def rounded(self) -> Any:
+        return None
+
+    def int16x8(self, ranges: Mapping[str, tuple[float, float]]) -> Any:
         return None
 
     def place(self, tensor: str) -> str:

@@ -178,7 +178,8 @@ def test_a_file_made_for_other_inputs_is_named(healthy: PlainLab) -> None:
 def test_what_has_not_failed_is_looked_at_and_nothing_is_named(healthy: PlainLab) -> None:
     found = diagnose(calibrated(healthy, examples(200, seed=3) * 60), replace(CASE, failed=False))
     assert found.findings == ()
-    assert [rung.name for rung in found.diagnosis.ladder] == ["reference", "float32", "weights", "int8", "file"]
+    rungs = ["reference", "float32", "float16", "weights", "int8", "file"]
+    assert [rung.name for rung in found.diagnosis.ladder] == rungs
 
 
 def test_the_histogram_is_of_the_tensor_that_the_cause_is_about(healthy: PlainLab) -> None:

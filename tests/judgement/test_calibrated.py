@@ -10,7 +10,7 @@ import pytest
 from tflite_guard.judgement.findings import of_variant
 from tflite_guard.judgement.judging import with_diagnosis
 from tflite_guard.manifest.types import Conversion, DatasetSpec, VariantSpec
-from tflite_guard.protocol import CalibrationFacts, Diagnosed, Evaluation, InputSpans, WeightFacts
+from tflite_guard.protocol import CalibrationFacts, Diagnosed, Evaluation, InputSpans, Reach, WeightFacts
 from tflite_guard.results import Artifact, Diagnosis, Finding, VariantResult, Verdict
 
 STEPS: tuple[dict[str, Any], ...] = ({"cast": "float32"}, {"scale": 0.5})
@@ -78,6 +78,26 @@ def test_shared_examples_are_told_unless_both_are_one_dataset() -> None:
 
 def test_few_examples_say_nothing_of_ranges() -> None:
     assert found(replace(spans((0.0, 9.0)), examples=9, distinct=9)) == []
+
+
+def reach(*ends: float) -> CalibrationFacts:
+    return replace(HEALTHY, reaches=(Reach("image", tuple((-0.5, end) for end in ends)),))
+
+
+def test_a_range_that_a_few_examples_set() -> None:
+    ((rule, severity, message),) = found(reach(40.0, 39.0, 1.0, 0.9))
+    assert (rule, severity) == ("calibration-outliers", "warning")
+    assert "without the 2 examples that reach furthest" in message
+    assert "can disagree by a factor of 27" in message
+    ((_, _, message),) = found(reach(40.0, 1.0, 0.9, 0.9))
+    assert "without the example that reaches furthest" in message
+
+
+def test_halves_that_agree_say_nothing() -> None:
+    assert found(reach(1.0, 1.0, 1.0, 1.0)) == []
+    assert found(reach(40.0, 39.0, 38.0, 37.0)) == []  # many reach as far
+    assert found(reach(7.0, 0.5, 0.5, 0.5)) == []
+    assert found(replace(reach(40.0, 1.0, 1.0, 1.0), examples=49, distinct=49)) == []
 
 
 def test_other_weights_are_a_note() -> None:

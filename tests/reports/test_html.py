@@ -235,6 +235,21 @@ def test_the_class_that_lost_most_is_named_and_every_class_is_in_the_table() -> 
     assert [row[0] for row in rows] == ["7", "1", "0"]
 
 
+def test_classes_with_names_go_by_them() -> None:
+    report = diagnosed()
+    names = ("zero", "one", "two", "three", "four", "five", "six", "bird <b>seven</b>")
+    named = replace(report, models=tuple(replace(one, classes=names) for one in report.models))
+    document = parsed(named)
+    told = spoken(document)
+    assert "Bird <b>seven</b> lost most: its accuracy went from 0.9900 to 0.8000, on 300 examples." in told
+    (table, _) = [one for one in document.iter("table") if one.getparent().get("aria-label") == "Accuracy by class"]
+    assert [words(row[0]) for row in table.findall("tbody/tr")] == ["bird <b>seven</b>", "one", "zero"]
+    (changed, _) = [one for one in document.iter("table") if "changed" in one.getparent().get("aria-label", "")]
+    rows = [[words(row[at]) for at in (1, 2, 4)] for row in changed.findall("tbody/tr")]
+    assert rows[0] == ["bird <b>seven</b>", "bird <b>seven</b>", "four"]
+    assert rows[-1] == ["–", "zero", "one"]
+
+
 def test_a_class_is_drawn_from_the_references_accuracy_to_the_variants() -> None:
     found = ByClass("accuracy", 40, (ClassAccuracy(3, 10, 10, 5), ClassAccuracy(1, 10, 8, 9)))
     worse, better = examples.chart(found).rows
@@ -397,7 +412,7 @@ def everywhere(report: Report, text: str) -> Report:
         )
 
     def model(one: ModelResult) -> ModelResult:
-        return replace(one, name=text, variants=tuple(map(variant, one.variants)))
+        return replace(one, name=text, variants=tuple(map(variant, one.variants)), classes=(text,) * 10)
 
     return replace(report, models=(model(report.models[0]), *named(text).models), environment={text: text})
 

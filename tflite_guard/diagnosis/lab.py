@@ -190,8 +190,9 @@ class TensorView:
     channels: Array
     """Each channel's range over the last axis, (channels, 2)."""
     isolated: float | None
+    """Of the exact inputs' result with weights rounded to 8 bits, a scale a channel, itself rounded to its range."""
     worst_channel: float | None
-    """`isolated` of the channel that fares worst, of those that carry any power."""
+    """Of the rounding to its range alone, in the channel that fares worst, of those that carry any power."""
     cumulative: float | None
     clipped: float
     codes: int
@@ -315,8 +316,17 @@ class Lab(Protocol):
         At most 0.5 where they are the same weights rounded; None where none can be paired.
         """
 
+    def float16(self) -> Handle:
+        """The float model with its constants rounded to float16, clamped to what that holds."""
+
     def rounded(self) -> Handle:
         """The float model with its weights rounded as int8 quantization rounds them."""
+
+    def int16x8(self, ranges: Ranges) -> Handle | None:
+        """The same with activations rounded to 16 bits of some ranges, and clipped to them, as int16x8 does it.
+
+        None where that cannot be made.
+        """
 
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor: the name that its user knows."""

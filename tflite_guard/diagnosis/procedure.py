@@ -143,17 +143,21 @@ def _abstained(bench: Bench) -> str:
 def _ladder(bench: Bench) -> list[Rung]:
     """The metric from the reference to the artifact, on the choosing examples."""
     lab, rows = bench.lab, bench.choosing
-    rungs = [_rung(bench, "reference", bench.reference, rows), _rung(bench, "float32", bench.float32, rows)]
+    rungs = [
+        _rung(bench, "reference", bench.reference, rows),
+        _rung(bench, "float32", bench.float32, rows),
+        _rung_of(bench, "float16", lab.float16()),
+    ]
     if lab.quantizable:
+        ranges = {**bench.real, **lab.artifact_ranges}
         rungs.append(_rung_of(bench, "weights", lab.rounded()))
-        rungs.append(_rung_of(bench, "int8", lab.quantize(_as_judged(bench))))
+        wider = lab.int16x8(ranges)
+        if wider is not None:
+            rungs.append(_rung_of(bench, "int16x8", wider))
+        rungs.append(_rung_of(bench, "int8", lab.quantize(Change(ranges))))
     rungs.append(_rung(bench, "file", bench.bad, rows))
     recorded = application.recorded(bench, rows)
     return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
-
-
-def _as_judged(bench: Bench) -> Change:
-    return Change({**bench.real, **bench.lab.artifact_ranges})
 
 
 def _rung_of(bench: Bench, name: str, handle: Handle) -> Rung:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.datasets import Dataset
-from tflite_guard.protocol import CalibrationFacts, InputSpans
+from tflite_guard.protocol import CalibrationFacts, InputSpans, Reach
 
 Array = npt.NDArray[Any]
 MOST_EXAMPLES = 512
@@ -20,6 +20,8 @@ VALUES = 256
 """Of each example, that ranges are taken from: at the same places in all."""
 ENDS = (1.0, 99.0)
 """Percentiles, so that a few extremes have no say."""
+MOST_LEFT_OUT = 3
+"""Examples: so many are all in one of two random halves once in four times, and then the other half is without them."""
 
 
 class Seen:
@@ -30,6 +32,7 @@ class Seen:
         self._every = every
         self._bytes = 0
         self._values: dict[str, list[Array]] = {}
+        self._ends: dict[str, list[tuple[float, float]]] = {}
         self.examples = 0
         self.constant = 0
         self.keys: set[bytes] = set()
@@ -56,6 +59,7 @@ class Seen:
             for name, values in example.items():
                 if values.dtype.kind == "f" and values.size:
                     self._values.setdefault(name, []).append(_some(values))
+                    self._ends.setdefault(name, []).append((float(values.min()), float(values.max())))
         self.examples += 1
         self.constant += constant
         self.keys.add(key)
@@ -69,6 +73,18 @@ class Seen:
         for name, parts in self._values.items():
             low, high = np.percentile(np.concatenate(parts).astype(np.float64), ENDS)
             found[name] = (float(low), float(high))
+        return found
+
+    def reaches(self) -> list[Reach]:
+        """How far each float input reaches, with and without its furthest examples; of finite examples alone."""
+        found = []
+        for name, pairs in self._ends.items():
+            ends = np.array(pairs)
+            ends = ends[np.isfinite(ends).all(1)]
+            ends = ends[np.argsort(-np.abs(ends).max(1, initial=0.0), kind="stable")]
+            kept = [ends[count:] for count in range(MOST_LEFT_OUT + 1)]
+            ranges = [(float(e[:, 0].min(initial=0.0)), float(e[:, 1].max(initial=0.0))) for e in kept]
+            found.append(Reach(name, tuple(ranges)))
         return found
 
 
@@ -105,4 +121,5 @@ def facts(calibration: Seen, evaluation: Seen) -> CalibrationFacts:
         constant=calibration.constant,
         shared=len(calibration.varied & evaluation.keys),
         inputs=tuple(InputSpans(name, own, theirs[name]) for name, own in spans),
+        reaches=tuple(calibration.reaches()),
     )

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as schema
 
 from tflite_guard.diagnosis import rewrites
 from tflite_guard.diagnosis.lab import FloatGraph, Operator
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, observations
-from tflite_guard.engine.surgery import pack, unpack
+from tflite_guard.engine.surgery import pack, unpack, with_buffer
 from tflite_guard.engine.weights import float_constants
 from tflite_guard.errors import ConversionError
 
@@ -91,12 +90,7 @@ class FloatFile:
         content = unpack(self.content)
         for read, raw in zip(self.read.main.tensors, content.subgraphs[0].tensors, strict=True):
             if read.constant and read.name in constants:
-                data = np.ascontiguousarray(constants[read.name], "<f4")
-                # Equal constants may share a buffer, and only one of them changes.
-                buffer = schema.BufferT()
-                buffer.data = np.frombuffer(data.tobytes(), np.uint8)
-                content.buffers.append(buffer)
-                raw.buffer = len(content.buffers) - 1
+                raw.buffer = with_buffer(content, constants[read.name])
         return pack(content)
 
 

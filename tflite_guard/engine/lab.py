@@ -29,14 +29,14 @@ from tflite_guard.diagnosis.lab import (
     Samples,
     TensorView,
 )
-from tflite_guard.engine import feeds
+from tflite_guard.engine import feeds, narrower
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
 from tflite_guard.engine.evaluate import Scorer, Subject, named
 from tflite_guard.engine.float_file import FloatFile
 from tflite_guard.engine.outputs import recorded_outputs
 from tflite_guard.engine.tflite import Model, Runner
-from tflite_guard.engine.weights import Pair, products
+from tflite_guard.engine.weights import Pair
 from tflite_guard.errors import DataError
 from tflite_guard.metrics import Scores, statistic
 from tflite_guard.results import Measurement
@@ -239,10 +239,12 @@ class EngineLab:
         few = self.evaluation.take(rows[:LOOKED_AT])
         looks = {name: _Look(*ranges[name]) for name in self.graph.activations if name in ranges}
         quantized = self._quantized_values(ranges, few) if self.quantizable else None
-        for exact in self._file.observed(looks, self._singly(few)):
+        model, twins = narrower.twins(self._file)
+        for exact in FloatFile(model, self._file.examples).observed([*looks, *twins.values()], self._singly(few)):
             theirs = next(quantized) if quantized is not None else {}
-            for name, value in exact.items():
-                looks[name].add(value, theirs.get(name))
+            for name, look in looks.items():
+                if name in exact:
+                    look.add(exact[name], exact.get(twins.get(name, name)), theirs.get(name))
         kinds = {name: one.type for one in self.graph.operators for name in one.outputs}
         return [look.view(name, kinds.get(name, "input")) for name, look in looks.items() if look.seen]
 
@@ -263,12 +265,14 @@ class EngineLab:
         content = self.quantize(Change(ranges)).model.content
         assert content is not None
         graph = graphs.read(content)
-        ports = {i: t for i, t in enumerate(graph.main.tensors) if t.scale.size == 1 and not t.constant}
-        for values in observations(instrumented(content), graph, self._singly(samples), ports):
-            yield {
-                ports[i].name: (value.astype(np.float32) - np.float32(ports[i].zero_point[0])) * ports[i].scale[0]
+        holders = integer_holders(graph.main, self._file.read.main)
+        held = {i: graph.main.tensors[i] for i in holders.values()}
+        for values in observations(instrumented(content), graph, self._singly(samples), held):
+            reals = {
+                i: (value.astype(np.float32) - np.float32(held[i].zero_point[0])) * held[i].scale[0]
                 for i, value in values.items()
             }
+            yield {name: reals[i] for name, i in holders.items() if i in reals}
 
     def constant(self, name: str) -> Array:
         """A constant of the float model."""
@@ -300,14 +304,18 @@ class EngineLab:
         """The largest difference of the artifact's weights from the float model's, in the artifact's own steps."""
         return self._pair.steps_apart()
 
+    def float16(self) -> Held:
+        """The float model with its constants rounded to float16."""
+        return Held(Model.read(narrower.float16(self._file)), like=self.float32)
+
     def rounded(self) -> Held:
         """The float model with its weights rounded to 8 bits, a scale for each output channel."""
-        rounded = {}
-        for one in products(self._file.read.main):
-            name = self._file.read.main.tensors[one.inputs[1]].name
-            if name in self._file.constants:
-                rounded[name] = _rounded(self._file.constants[name], -1 if one.type == "DEPTHWISE_CONV_2D" else 0)
-        return Held(Model.read(self._file.with_constants(rounded)), like=self.float32)
+        return Held(Model.read(narrower.weights(self._file)), like=self.float32)
+
+    def int16x8(self, ranges: Ranges) -> Held | None:
+        """The same with activations rounded to 16 bits of these ranges; None where that cannot be made."""
+        model = narrower.int16x8(self._file, ranges)
+        return None if model is None else Held(Model.read(model), like=self.float32)
 
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor."""
@@ -398,7 +406,7 @@ class _Look:
         low, high = min(low, 0.0), max(high, 0.0)
         self._scale = (high - low) / LEVELS or 1.0
         self._zero = np.rint(-low / self._scale)
-        self._signal = self._other = 0.0
+        self._signal = self._alone = self._other = 0.0
         self._channels: Array | None = None
         self._powers: Array | None = None
         self._codes = np.zeros(LEVELS + 1, bool)
@@ -406,13 +414,18 @@ class _Look:
         self._compared = False
         self.seen = False
 
-    def add(self, value: Array, quantized: Array | None) -> None:
+    def add(self, value: Array, alone: Array | None, quantized: Array | None) -> None:
+        """Take in its values: exact, of rounded weights and else exact, and in the quantized graph."""
         rows = value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1).astype(np.float64)
         if self._channels is not None and len(self._channels) != rows.shape[1]:
             return  # values were left out that are not finite
-        steps = np.rint(rows / self._scale) + self._zero
-        codes = np.clip(steps, 0, LEVELS)
+        steps, codes = self._quantized(rows)
         lost = np.square((codes - self._zero) * self._scale - rows)
+        if alone is None or alone is value or alone.size != value.size:
+            self._alone += float(lost.sum())
+        else:
+            given = self._quantized(alone.reshape(rows.shape).astype(np.float64))[1]
+            self._alone += float(np.square((given - self._zero) * self._scale - rows).sum())
         powers = np.stack([np.square(rows).sum(0), lost.sum(0)])
         ends = np.stack([rows.min(0), rows.max(0)], 1)
         if self._powers is None or self._channels is None:
@@ -432,6 +445,11 @@ class _Look:
             self._compared = True
             self._other += float(np.square(quantized.reshape(rows.shape).astype(np.float64) - rows).sum())
 
+    def _quantized(self, values: Array) -> tuple[Array, Array]:
+        """The integers that values round to, from zero on, and those that hold them."""
+        steps = np.rint(values / self._scale) + self._zero
+        return steps, np.clip(steps, 0, LEVELS)
+
     def view(self, name: str, operator: str) -> TensorView:
         assert self._powers is not None
         assert self._channels is not None
@@ -443,7 +461,7 @@ class _Look:
             operator=operator,
             range=(low, high),
             channels=self._channels,
-            isolated=decibels(self._signal, float(self._powers[1].sum())),
+            isolated=decibels(self._signal, self._alone),
             worst_channel=min(known, default=None),
             cumulative=decibels(self._signal, self._other) if self._compared else None,
             clipped=self._clipped / self._values,
@@ -485,11 +503,3 @@ def represented(tensor: graphs.Tensor) -> tuple[float, float] | None:
     low, high = INTEGERS[tensor.dtype]
     scale, zero = float(tensor.scale[0]), int(tensor.zero_point[0])
     return (low - zero) * scale, (high - zero) * scale
-
-
-def _rounded(weights: Array, axis: int) -> Array:
-    axes = tuple(i for i in range(weights.ndim) if i != axis % weights.ndim)
-    scale = np.abs(weights).max(axis=axes, keepdims=True) / 127
-    scale = np.where(scale == 0, 1, scale)
-    rounded: Array = (np.rint(weights / scale) * scale).astype(np.float32)
-    return rounded

@@ -7,6 +7,7 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
+import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_guard.engine import graph as graphs
@@ -32,6 +33,14 @@ def pack(content: Any) -> bytes:
     except (flatbuffers.builder.BuilderSizeError, MemoryError) as error:
         raise ConversionError("the model is too large for a flatbuffer (2 GB)") from error
     return bytes(builder.Output())
+
+
+def with_buffer(content: Any, values: npt.NDArray[Any]) -> int:
+    """The index of a new buffer with these values as float32: equal constants may share one, and only one changes."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(values, "<f4").tobytes(), np.uint8)
+    content.buffers.append(buffer)
+    return len(content.buffers) - 1
 
 
 def with_builtin_codes(model: bytes) -> bytes:
@@ -173,10 +182,7 @@ def _in_float32(content: Any, tensor: Any) -> int:
         raise ModelFileError(
             f"the constant {graphs.text(tensor.name)} of the float .tflite is not as long as its shape says"
         )
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(np.frombuffer(bytes(stored), "<f2").astype("<f4").tobytes(), np.uint8)
-    content.buffers.append(buffer)
-    return len(content.buffers) - 1
+    return with_buffer(content, np.frombuffer(bytes(stored), "<f2"))
 
 
 def _remove_unused(content: Any) -> None:

@@ -121,7 +121,9 @@ def representative_dataset():
         "tensors, so that usual values share few integers. More calibration data then make the model worse.",
         "Remove those examples; or let the calibration clip them, with `clip_percentile`.",
         proof="The model is quantized again without the examples that reach furthest, and at least half of the loss "
-        "comes back on examples that did not choose them.",
+        "comes back on examples that did not choose them. Where nothing is lost yet, it is told of an input whose "
+        "range is more than eight times as wide with its one to three furthest examples as without them, of 50 and "
+        "more: random halves of the data then disagree by as much at least once in four times.",
         details="""On the variant, where 99.9 keeps the central 99.9 % of each tensor's values:
 
 ```json

@@ -214,6 +214,7 @@ def _model_result(
         notes=tuple(_rung_note(rung, rung.error) for rung in hidden if rung.error is not None),
         line=one.model.line,
         findings=findings,
+        classes=one.model.evaluation.class_order or (),
     )
     verdicts = [result.reference_verdict, *(variant.verdict for variant in results), Verdict.ERROR if shared else None]
     return replace(result, verdict=Verdict.worst(verdicts))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tflite_guard.files import png
 from tflite_guard.reports import wording
+from tflite_guard.reports.html import phrases
 from tflite_guard.reports.html.geometry import LEFT, RIGHT, Axis, Tick, across, label, percent
 from tflite_guard.results import ByClass, Changed, ChangedAnswer, ClassAccuracy
 from tflite_guard.text import figures
@@ -16,6 +18,7 @@ ROW = 40
 """Height of a class in pixels: its name and counts, and the bar below."""
 MOST_PICTURES = 12
 """Of one variant."""
+LONGEST_CLASS = 24
 
 
 class Url(str):
@@ -56,26 +59,36 @@ class Chart:
         return "; ".join(f"{row.name}: {row.text}" for row in self.rows)
 
 
-def chart(found: ByClass) -> Chart:
+def called(label: int, classes: Sequence[str]) -> str:
+    """A class by its name, where it has one, else by its number."""
+    return phrases.name(classes[label], LONGEST_CLASS) if 0 <= label < len(classes) else str(label)
+
+
+def _class(label: int, classes: Sequence[str]) -> str:
+    told = called(label, classes)
+    return f"class {told}" if told == str(label) else told
+
+
+def chart(found: ByClass, classes: Sequence[str] = ()) -> Chart:
     """The classes that lost most, on an axis that all of them share."""
     drawn = found.worst[:MOST_DRAWN]
     values = [one.accuracy(right) for one in drawn for right in (one.reference, one.variant)]
     axis = Axis.over([*values, 1.0], margin=0.04)
-    rows = tuple(_row(one, axis, at * ROW) for at, one in enumerate(drawn))
+    rows = tuple(_row(one, _class(one.label, classes), axis, at * ROW) for at, one in enumerate(drawn))
     ticks = tuple(Tick(across(axis, tick), label(tick)) for tick in axis.ticks(4) if tick <= 1)
     return Chart(rows, ticks, len(rows) * ROW + 26)
 
 
-def _row(one: ClassAccuracy, axis: Axis, y: int) -> Row:
+def _row(one: ClassAccuracy, name: str, axis: Axis, y: int) -> Row:
     reference, variant = one.accuracy(one.reference), one.accuracy(one.variant)
     low, high = sorted((axis.share(reference), axis.share(variant)))
     text = f"{one.reference:,} → {one.variant:,} of {one.examples:,} right"
     start, width = percent(low, LEFT, RIGHT), percent(high - low, 0, RIGHT - LEFT)
     places = across(axis, reference), across(axis, variant)
-    return Row(f"class {one.label}", text, y, start, width, *places, worse=variant < reference)
+    return Row(name, text, y, start, width, *places, worse=variant < reference)
 
 
-def lost_most(found: ByClass) -> str:
+def lost_most(found: ByClass, classes: Sequence[str] = ()) -> str:
     """The class that lost most, in a sentence."""
     first = found.worst[0]
     if first.drop <= 0:
@@ -84,7 +97,8 @@ def lost_most(found: ByClass) -> str:
         figures.number(first.accuracy(right), "accuracy") for right in (first.reference, first.variant)
     )
     examples = wording.count(first.examples, "example")
-    return f"Class {first.label} lost most: its accuracy went from {reference} to {variant}, on {examples}."
+    named = _class(first.label, classes)
+    return f"{named[:1].upper()}{named[1:]} lost most: its accuracy went from {reference} to {variant}, on {examples}."
 
 
 def changes(found: Changed) -> str:
@@ -99,10 +113,11 @@ def changes(found: Changed) -> str:
     return f"{told}: {', '.join([*parts, *([f'{neither:,} that neither has'] if neither else [])])}."
 
 
-def described(one: ChangedAnswer) -> str:
+def described(one: ChangedAnswer, classes: Sequence[str] = ()) -> str:
     """An example with its answers, for those who do not see its picture."""
-    given = "" if one.label is None else f"label {one.label}, "
-    return f"Input of example {one.example}: {given}reference {one.reference}, this variant {one.variant}"
+    given = "" if one.label is None else f"label {called(one.label, classes)}, "
+    reference, variant = (called(answer, classes) for answer in (one.reference, one.variant))
+    return f"Input of example {one.example}: {given}reference {reference}, this variant {variant}"
 
 
 def margin(value: float | None) -> str:

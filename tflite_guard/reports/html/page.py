@@ -97,6 +97,8 @@ class Variant:
     """Of examples that changed their answer, as far as there is room for them."""
     hidden: bool = False
     """Nobody asked for it: the conversion alone."""
+    classes: tuple[str, ...] = ()
+    """Their names by number, where they have any."""
 
     @property
     def rows(self) -> list[tuple[MetricResult, bool]]:
@@ -206,7 +208,7 @@ def _models(report: Report, bounds: Bounds) -> Iterator[Model]:
             room -= told is not None
             pictures = _pictures(one, bytes_left)
             bytes_left -= sum(len(url) for _, url in pictures)
-            variants.append(Variant(f"m{at}-v{place}", one, bounds, told, pictures))
+            variants.append(Variant(f"m{at}-v{place}", one, bounds, told, pictures, classes=model.classes))
         left_out = len(model.variants) - len(kept)
         yield Model(f"m{at}", titles[id(model)], model, tuple(variants), left_out, bounds)
 
