@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -217,9 +218,11 @@ class Bench:
         """Quantize otherwise, and see."""
         return self._seen(self._made(name, change), self.choosing)
 
-    def screened(self, name: str, change: Change) -> Trial:
-        """Quantize otherwise, and see what a few examples say."""
-        return self._seen(self._made(name, change), self.choosing[:SCREENED])
+    def screened(self, changes: Iterable[tuple[str, Change]]) -> list[Trial]:
+        """Quantize otherwise, and see what a few examples say; while one runs, the next is made."""
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.map(lambda one: self._made(*one), changes)
+            return [self._seen(trial, self.choosing[:SCREENED]) for trial in made]
 
     def in_full(self, screened: Trial) -> Trial:
         """The same experiment on all choosing examples."""

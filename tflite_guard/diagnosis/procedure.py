@@ -10,7 +10,8 @@ own, and has a cause of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -143,25 +144,23 @@ def _abstained(bench: Bench) -> str:
 def _ladder(bench: Bench) -> list[Rung]:
     """The metric from the reference to the artifact, on the choosing examples."""
     lab, rows = bench.lab, bench.choosing
-    rungs = [
-        _rung(bench, "reference", bench.reference, rows),
-        _rung(bench, "float32", bench.float32, rows),
-        _rung_of(bench, "float16", lab.float16()),
-    ]
-    if lab.quantizable:
-        ranges = {**bench.real, **lab.artifact_ranges}
-        rungs.append(_rung_of(bench, "weights", lab.rounded()))
-        wider = lab.int16x8(ranges)
-        if wider is not None:
-            rungs.append(_rung_of(bench, "int16x8", wider))
-        rungs.append(_rung_of(bench, "int8", lab.quantize(Change(ranges))))
+    rungs = [_rung(bench, "reference", bench.reference, rows), _rung(bench, "float32", bench.float32, rows)]
+    with ThreadPoolExecutor(1) as pool:  # while one runs, the next is made
+        made = pool.map(lambda rung: (rung[0], rung[1]()), _made_rungs(bench))
+        rungs += [_rung(bench, name, bench.outputs(handle, rows), rows) for name, handle in made if handle is not None]
     rungs.append(_rung(bench, "file", bench.bad, rows))
     recorded = application.recorded(bench, rows)
     return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
 
 
-def _rung_of(bench: Bench, name: str, handle: Handle) -> Rung:
-    return _rung(bench, name, bench.outputs(handle, bench.choosing), bench.choosing)
+def _made_rungs(bench: Bench) -> Iterator[tuple[str, Callable[[], Handle | None]]]:
+    lab = bench.lab
+    yield "float16", lab.float16
+    if lab.quantizable:
+        ranges = {**bench.real, **lab.artifact_ranges}
+        yield "weights", lab.rounded
+        yield "int16x8", lambda: lab.int16x8(ranges)
+        yield "int8", lambda: lab.quantize(Change(ranges))
 
 
 def _rung(bench: Bench, name: str, outputs: dict[str, Array], rows: Array) -> Rung:

@@ -118,7 +118,8 @@ def sensitive(bench: Bench) -> Cause | None:
 
 def _each_restored(bench: Bench, names: Sequence[str]) -> dict[str, Trial]:
     """An experiment with each tensor in float: those that look best on a few examples on all of them."""
-    trials = {name: bench.screened(*_restoring(bench, (name,))) for name in names}
+    screened = bench.screened([_restoring(bench, (name,)) for name in names])
+    trials = dict(zip(names, screened, strict=True))
     ranked = _ranked(bench, trials)
     alike = [name for name in ranked if _is_alike(trials[name], trials[ranked[0]])]
     return trials | {name: bench.in_full(trials[name]) for name in dict.fromkeys([*alike, *ranked[:SEEN_IN_FULL]])}
