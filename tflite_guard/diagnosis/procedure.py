@@ -26,7 +26,7 @@ from tflite_guard.diagnosis.causes import (
     tensors,
 )
 from tflite_guard.diagnosis.experiments import Bench, Trial
-from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab
+from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab, Range
 from tflite_guard.diagnosis.remedies import Search
 from tflite_guard.protocol import Diagnosed
 from tflite_guard.results import Diagnosis, Experiment, Finding, Histogram, Remedy, Rung, TensorLoss
@@ -115,13 +115,19 @@ def _ladder(bench: Bench) -> list[Rung]:
     if lab.quantizable:
         ranges = {**bench.real, **lab.artifact_ranges}
         rungs.append(_rung_of(bench, "weights", lab.rounded()))
-        wider = lab.int16x8(ranges)
+        wider = lab.int16x8({name: _with_a_step(pair) for name, pair in ranges.items()})
         if wider is not None:
             rungs.append(_rung_of(bench, "int16x8", wider))
         rungs.append(_rung_of(bench, "int8", lab.quantize(Change(ranges))))
     rungs.append(_rung(bench, "file", bench.bad, rows))
     recorded = application.recorded(bench, rows)
     return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
+
+
+def _with_a_step(pair: Range) -> Range:
+    """A range with an 8-bit step more at each end: a softmax's 1.0 lies beyond by design, in 8 bits alone."""
+    step = (pair[1] - pair[0]) / evidence.STEPS
+    return pair[0] - step, pair[1] + step
 
 
 def _rung_of(bench: Bench, name: str, handle: Handle) -> Rung:
