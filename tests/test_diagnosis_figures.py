@@ -133,7 +133,10 @@ def test_the_ladder(judged: Judged) -> None:
     assert judged.ladder["float32"]["sqnr"] > 100
     assert judged.ladder["reference"]["value"] == judged.ladder["float32"]["value"]
     assert judged.ladder["float16"]["sqnr"] > 60
-    assert judged.ladder["int16x8"]["sqnr"] <= judged.ladder["weights"]["sqnr"] + 0.1
+    if max(one["clipped"] for one in judged.tensors.values()) < 0.001:
+        assert judged.ladder["int16x8"]["sqnr"] == pytest.approx(judged.ladder["weights"]["sqnr"], abs=1)
+    else:
+        assert judged.ladder["int16x8"]["sqnr"] < judged.ladder["weights"]["sqnr"] - 10
 
 
 def test_the_tensors(judged: Judged) -> None:

@@ -182,6 +182,17 @@ def test_what_has_not_failed_is_looked_at_and_nothing_is_named(healthy: PlainLab
     assert [rung.name for rung in found.diagnosis.ladder] == rungs
 
 
+def test_16_bits_hold_what_lies_a_step_beyond_the_8_bit_range(
+    healthy: PlainLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A softmax in 8 bits ends at 255/256; in 16 bits its 1.0 is not lost."""
+    given: dict[str, tuple[float, float]] = {}
+    monkeypatch.setattr(healthy, "int16x8", given.update)
+    healthy.given = {**healthy.given, "output": (0.0, 255 / 256)}
+    diagnose(healthy, replace(CASE, failed=False))
+    assert given["output"] == pytest.approx((-1 / 256, 1.0))
+
+
 def test_the_histogram_is_of_the_tensor_that_the_cause_is_about(healthy: PlainLab) -> None:
     first = healthy.first.copy()
     first[0] *= 120

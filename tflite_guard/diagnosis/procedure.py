@@ -29,7 +29,7 @@ from tflite_guard.diagnosis.causes import (
     tensors,
 )
 from tflite_guard.diagnosis.experiments import Bench, Trial
-from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab
+from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab, Range
 from tflite_guard.diagnosis.remedies import Search
 from tflite_guard.protocol import Diagnosed
 from tflite_guard.results import Diagnosis, Experiment, Finding, Histogram, Remedy, Rung, TensorLoss
@@ -143,24 +143,30 @@ def _abstained(bench: Bench) -> str:
 
 def _ladder(bench: Bench) -> list[Rung]:
     """The metric from the reference to the artifact, on the choosing examples."""
-    lab, rows = bench.lab, bench.choosing
+    rows = bench.choosing
     rungs = [_rung(bench, "reference", bench.reference, rows), _rung(bench, "float32", bench.float32, rows)]
     with ThreadPoolExecutor(1) as pool:  # while one runs, the next is made
-        made = pool.map(lambda rung: (rung[0], rung[1]()), _made_rungs(bench))
+        made = pool.map(lambda rung: (rung[0], rung[1]()), _rungs_to_make(bench))
         rungs += [_rung(bench, name, bench.outputs(handle, rows), rows) for name, handle in made if handle is not None]
     rungs.append(_rung(bench, "file", bench.bad, rows))
     recorded = application.recorded(bench, rows)
     return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
 
 
-def _made_rungs(bench: Bench) -> Iterator[tuple[str, Callable[[], Handle | None]]]:
+def _rungs_to_make(bench: Bench) -> Iterator[tuple[str, Callable[[], Handle | None]]]:
     lab = bench.lab
     yield "float16", lab.float16
     if lab.quantizable:
         ranges = {**bench.real, **lab.artifact_ranges}
         yield "weights", lab.rounded
-        yield "int16x8", lambda: lab.int16x8(ranges)
+        yield "int16x8", lambda: lab.int16x8({name: _with_a_step(pair) for name, pair in ranges.items()})
         yield "int8", lambda: lab.quantize(Change(ranges))
+
+
+def _with_a_step(pair: Range) -> Range:
+    """A range with an 8-bit step more at each end: a softmax's 1.0 lies beyond by design, in 8 bits alone."""
+    step = (pair[1] - pair[0]) / evidence.STEPS
+    return pair[0] - step, pair[1] + step
 
 
 def _rung(bench: Bench, name: str, outputs: dict[str, Array], rows: Array) -> Rung:
