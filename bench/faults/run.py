@@ -16,10 +16,12 @@ import fnmatch
 import inspect
 import json
 import os
+import random
 import shutil
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,17 @@ def _rng(label: Label) -> np.random.Generator:
 
 
 def wanted(arguments: argparse.Namespace) -> Iterator[Label]:
-    """The labels of all cases that the arguments ask for."""
+    """The labels of the cases that the arguments ask for: all, or so many of each kind and part, drawn at random."""
+    labels = list(_grid(arguments))
+    order = {label.name: random.Random(label.name).random() for label in labels}
+    drawn: Counter[tuple[str, str]] = Counter()
+    for label in sorted(labels, key=lambda one: order[one.name]):
+        drawn[label.kind, label.part] += 1
+        if not arguments.each or drawn[label.kind, label.part] <= arguments.each:
+            yield label
+
+
+def _grid(arguments: argparse.Namespace) -> Iterator[Label]:
     names = [*models.RECIPES, *(models.PUBLISHED if arguments.published else ())]
     for kind_name, kind in KINDS.items():
         if not _matches(kind_name, arguments.kinds):
@@ -173,6 +185,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one magnitude and one seed of each kind and model")
     parser.add_argument("--diagonal", action="store_true", help="the first magnitude of the first seed, and so on")
+    parser.add_argument("--each", type=int, metavar="N", help="at most N cases of each kind and part, drawn at random")
     parser.add_argument("--make-only", action="store_true", help="write the cases' folders and print them")
     parser.add_argument("--remake", action="store_true", help="make cases anew that are there")
     parser.add_argument("--diagnose", default="always", choices=["auto", "always", "never"], help="default: always")
