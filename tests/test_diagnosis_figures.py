@@ -24,7 +24,10 @@ Values = dict[str, np.ndarray]
 class Judged:
     """One variant's report, with the files and the examples that it is about."""
 
-    def __init__(self, variant: dict[str, Any], float32: bytes, quantized: bytes, folder: Path) -> None:
+    def __init__(
+        self, variant: dict[str, Any], float32: bytes, quantized: bytes, folder: Path, unlabelled: dict[str, Any]
+    ) -> None:
+        self.unlabelled = unlabelled
         self.ladder = {one["name"]: one for one in variant["diagnosis"]["ladder"]}
         self.tensors = {one["tensor"]: one for one in variant["diagnosis"]["tensors"]}
         self.float32, self.quantized = float32, quantized
@@ -45,13 +48,15 @@ def judged(request: pytest.FixtureRequest, run: Run, digits: Path, tmp_path: Pat
     }
     int8 = {"name": "int8", "quantization": "int8", "io": "int8", "calibration": request.param}
     manifest["models"][0]["variants"] = ["float32", int8]
+    fidelity = {"name": "unlabelled", "metrics": ["sqnr"], "tolerances": {"sqnr": {"min": -10}}, "variants": [int8]}
+    manifest["models"].append({**manifest["models"][0], **fidelity})
     path = write_manifest(digits, manifest)
     finished = run("check", path, "--diagnose", "always", "--format", "json")
     files = []
     for name in ("float32", "int8"):
         assert run("convert", "digits", name, "-o", tmp_path / name, "--manifest", path).code == 0
         files.append((tmp_path / name).read_bytes())
-    return Judged(finished.variant("int8"), *files, digits)
+    return Judged(finished.variant("int8", "digits"), *files, digits, finished.variant("int8", "unlabelled"))
 
 
 def interpreter(model: bytes, **options: Any) -> Interpreter:
@@ -158,3 +163,10 @@ def test_the_tensors(judged: Judged) -> None:
         assert told["isolated"] == pytest.approx(decibels(values, rounded), abs=0.01), name
         assert told["cumulative"] == pytest.approx(decibels(values, given[told["in_file"]]), abs=0.05), name
         assert told["evaluated"] == pytest.approx([values.min(), values.max()], rel=1e-5), name
+
+
+def test_a_variant_that_holds_a_limit_on_fidelity_has_a_diagnosis_too_where_it_is_asked_for(judged: Judged) -> None:
+    ladder = {one["name"]: one for one in judged.unlabelled["diagnosis"]["ladder"]}
+    assert judged.unlabelled["verdict"] in ("pass", "warn")
+    assert judged.unlabelled["diagnosis"]["metric"] == "sqnr"
+    assert ladder["file"]["sqnr"] == pytest.approx(judged.ladder["file"]["sqnr"])

@@ -518,14 +518,21 @@ def test_a_damaged_reference_says_so_through_the_source(tmp_path: Path) -> None:
 # --- channels of unlike range
 
 
-@pytest.fixture(scope="module")
-def imbalanced(make_case: Callable[..., Case]) -> Case:
+BETWEEN: dict[str, list[Any]] = {
+    "pooled": [keras.layers.MaxPooling2D(2)],
+    "resized": [keras.layers.UpSampling2D(2, interpolation="bilinear"), keras.layers.ZeroPadding2D(1)],
+    "in one dimension": [keras.layers.Reshape((16, 16)), keras.layers.MaxPooling1D(2)],
+}
+
+
+@pytest.fixture(scope="module", params=BETWEEN)
+def imbalanced(request: pytest.FixtureRequest, make_case: Callable[..., Case]) -> Case:
     """Channels of `wide` that differ by up to e^8, as batch normalization leaves them, undone by what reads them."""
     keras.utils.set_random_seed(4)
     layers = [
         keras.Input((6, 6, 2), name="image"),
         keras.layers.Conv2D(16, 3, activation="relu", name="wide"),
-        keras.layers.MaxPooling2D(2, name="pool"),
+        *BETWEEN[request.param],
         keras.layers.Flatten(),
         keras.layers.Dense(4, activation="softmax", name="scores"),
     ]
@@ -535,7 +542,7 @@ def imbalanced(make_case: Callable[..., Case]) -> Case:
     model.get_layer("wide").set_weights([kernel * factors, bias * factors])
     kernel, bias = model.get_layer("scores").get_weights()
     model.get_layer("scores").set_weights([kernel / np.tile(factors, len(kernel) // 16)[:, None] * 3, bias])
-    return make_case("imbalanced", model, {"image": normal(6, 6, 2)})
+    return make_case(f"imbalanced {request.param}", model, {"image": normal(6, 6, 2)})
 
 
 def distance(path: Path, case: Case, model: bytes) -> float:

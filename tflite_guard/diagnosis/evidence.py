@@ -22,6 +22,10 @@ ROBUST = (1.0, 99.0)
 """Percentiles between which values are compared where a few extremes must have no say."""
 
 
+SAME_FUNCTION = 40.0
+"""Decibels of a rewritten float model's outputs to the float model's own, from which on it computes the same."""
+
+
 def noise(outputs: Arrays, reference: Arrays) -> float:
     """The mean power of the difference, over all values of all outputs, each scaled to its reference's own power."""
     parts = []

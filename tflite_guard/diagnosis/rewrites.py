@@ -16,8 +16,13 @@ from tflite_guard.diagnosis.lab import Array, Arrays, Editable, Operator
 LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 SHIFTS = ("ADD", "SUB")
 """Operators through which a positive factor passes where it is taken to their constant as well."""
-CHANNELWISE = ("MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "PADV2", "MEAN", "CONCATENATION")
+CHANNELWISE = (
+    "MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "PADV2", "MIRROR_PAD", "MEAN", "SUM", "REDUCE_MAX", "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "CONCATENATION",
+)  # fmt: skip
 """Operators through which a positive factor for each channel of the last axis passes."""
+RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+"""Operators that keep the order of values."""
 HOMOGENEOUS = ("NONE", "RELU")
 """Fused activations through which a positive factor passes."""
 ARITHMETIC = ("ADD", "SUB", "MUL", "SELECT", "SELECT_V2", "MINIMUM", "MAXIMUM")
@@ -141,7 +146,7 @@ def _carries(model: Editable, producer: Operator, width: int) -> bool:
 def _passes(operator: Operator) -> bool:
     """Whether a positive factor for each channel of its input is one of its output's channels too."""
     channelwise = operator.type in CHANNELWISE and operator.type != "CONCATENATION"
-    return operator.activation in HOMOGENEOUS and (channelwise or operator.type == "RESHAPE")
+    return operator.activation in HOMOGENEOUS and (channelwise or operator.type in RESHAPING)
 
 
 def _constants(operator: Operator) -> tuple[str, str | None]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.diagnosis import rewrites
+from tflite_guard.diagnosis.evidence import SAME_FUNCTION, decibels
 from tflite_guard.diagnosis.lab import FloatGraph, Operator
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, observations
@@ -21,6 +22,8 @@ from tflite_guard.errors import ConversionError
 Array = npt.NDArray[Any]
 Examples = Callable[[], Iterator[Mapping[str, Array]]]
 """Calls give single examples by input name, as the model takes them."""
+MOST_COMPARED = 8
+"""Examples on which an equalized model's outputs are compared with its own."""
 MOST_LOOKED_AT = 64
 """Examples that the factors of channels are taken on; the ranges that they then have are measured on all."""
 
@@ -102,6 +105,7 @@ def equalized(file: FloatFile, patterns: Sequence[str]) -> FloatFile:
     """
     if not patterns:
         return file
+    given = file
     matched = {pattern: graphs.matched_tensors(file.read, pattern, "equalize") for pattern in patterns}
     channels: dict[str, Array] = {}
     wanted = [name for names in matched.values() for name in names]
@@ -120,6 +124,22 @@ def equalized(file: FloatFile, patterns: Sequence[str]) -> FloatFile:
         if not done:
             raise ConversionError(
                 f'equalize: "{pattern}" cannot be equalized: what computes it and all that reads it must be '
-                "convolutions or dense layers, with nothing between but ReLU, pooling, padding, reshapes and biases"
+                "convolutions or dense layers, with nothing between but ReLU, pooling, padding, resizing, reshapes and "
+                "biases"
             )
+    if not _are_alike(given, file):
+        raise ConversionError(f"equalize: with {', '.join(patterns)} equalized the float outputs change; leave it out")
     return file
+
+
+def _are_alike(one: FloatFile, other: FloatFile) -> bool:
+    """Whether two files of one graph have the same outputs on a few examples, but for rounding."""
+    signal = lost = 0.0
+    sides = (file.observed(file.graph.outputs, islice(file.examples(), MOST_COMPARED)) for file in (one, other))
+    for exact, values in zip(*sides, strict=True):
+        for name in exact.keys() & values.keys():
+            if exact[name].shape == values[name].shape:
+                signal += float(np.square(exact[name].astype(np.float64)).sum())
+                lost += float(np.square(values[name].astype(np.float64) - exact[name]).sum())
+    closeness = decibels(signal, lost)
+    return closeness is None or closeness >= SAME_FUNCTION

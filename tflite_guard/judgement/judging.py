@@ -164,7 +164,7 @@ def loss_of(result: VariantResult) -> Loss | None:
     if chosen.reference is None and failed:
         healthy = (chosen.tolerance or {}).get(chosen.failed_limit or "")
         healthy = chosen.baseline if chosen.failed_limit == "max_regression" else healthy
-    if chosen.reference is None and healthy is None and (failed or not application):
+    if chosen.reference is None and healthy is None and failed:
         return None
     return Loss(chosen.name, chosen.higher_is_better, bool(failed), healthy, application)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.experiments import HALF, Bench
+from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
 from tflite_guard.diagnosis.lab import Option
 from tflite_guard.errors import EvaluationError
 from tflite_guard.text import figures
 
 INT16 = Option("use 16-bit activations", {"quantization": "int16x8"})
+FLOAT16 = Option("quantize the weights alone, to float16", {"quantization": "float16"})
 
 
 def limit(bench: Bench) -> Cause | None:
@@ -48,5 +49,19 @@ def _of_activations(bench: Bench) -> Cause | None:
         "No single tensor and no calibration explains the loss: 8 bits are too few for this network's activations, "
         f"and with 16 bits {figures.percent(told.recovered)} of it comes back.",
         told,
-        options=(INT16,),
+        options=(INT16, FLOAT16),
+    )
+
+
+def spread(bench: Bench, trial: Trial) -> Cause | None:
+    """Half of the loss comes back only with most of the network in float, so that no part of it is at fault."""
+    told = bench.confirmed(trial)
+    if told is None:
+        return None
+    return Cause(
+        "precision-limit",
+        "No single tensor and no calibration explains the loss, which is spread over the network: with most of its "
+        f"operators in float {figures.percent(told.recovered)} comes back, with fewer not half.",
+        told,
+        options=(INT16, FLOAT16),
     )

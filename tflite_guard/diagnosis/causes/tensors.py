@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from tflite_guard.diagnosis import evidence, rewrites
-from tflite_guard.diagnosis.causes import Cause
+from tflite_guard.diagnosis.causes import Cause, precision
 from tflite_guard.diagnosis.experiments import HALF, SCREENED, Bench, Trial
 from tflite_guard.diagnosis.lab import LAYOUT, Array, Arrays, Change, Operator, Option, TensorView
 from tflite_guard.text import figures
@@ -27,8 +27,6 @@ ALIKE = 0.02
 """Of the noise, or of the metric's loss: what restoring two tensors gives back is then the same."""
 AS_GOOD = 0.7
 """A specific rewrite names the cause where it gives back so much of what restoring gives."""
-SAME_FUNCTION = 40.0
-"""Decibels of the rewritten float model's outputs to the float model's own."""
 BRANCHES = 4.0
 """A ratio of branches' ranges that is worth a rewrite."""
 OUTLIERS = 6.0
@@ -97,6 +95,8 @@ def sensitive(bench: Bench) -> Cause | None:
         specific = _at_once(bench, [views[name] for name in trials])
     if specific is not None:
         return replace(specific, options=(*specific.options, *_options(bench, chosen)))
+    if best.recovered >= HALF and not _is_local(bench, chosen):
+        return precision.spread(bench, best)
     told = bench.confirmed(best) if best.recovered >= HALF else None
     if told is None:
         return None
@@ -114,6 +114,13 @@ def sensitive(bench: Bench) -> Cause | None:
         options=_options(bench, chosen),
         change=best.change,
     )
+
+
+def _is_local(bench: Bench, chosen: Sequence[str]) -> bool:
+    """Whether what is around some tensors is a part of the network; where it is most of it, no place is at fault."""
+    touched = {result for name in chosen for result in _touched(bench, name)}
+    all_results = [result for one in bench.lab.graph.operators if _computes(one) for result in one.outputs]
+    return len(chosen) == 1 or 2 * len(touched) <= len(all_results)
 
 
 def _each_restored(bench: Bench, names: Sequence[str]) -> dict[str, Trial]:
@@ -148,7 +155,12 @@ def _around(bench: Bench, name: str) -> list[Operator]:
     """The operators that compute a tensor or read it, or a copy of it; those that only move data left out."""
     kept = set(_with_copies(bench, (name,)))
     operators = (one for one in bench.lab.graph.operators if kept & {*one.inputs, *one.outputs})
-    return [one for one in operators if one.type not in LAYOUT and one.type != "SHAPE"]
+    return [one for one in operators if _computes(one)]
+
+
+def _computes(operator: Operator) -> bool:
+    """Whether an operator does more than move data, or look at its shape."""
+    return operator.type not in LAYOUT and operator.type != "SHAPE"
 
 
 def _together(bench: Bench, ranked: Sequence[str], trials: dict[str, Trial]) -> tuple[tuple[str, ...], Trial]:
@@ -345,7 +357,7 @@ def _same_function(bench: Bench, constants: Arrays) -> bool:
     """Whether the float model's outputs stay as they are with some constants replaced."""
     outputs = bench.outputs(bench.lab.edited(constants), bench.choosing[:SCREENED])
     closeness = evidence.sqnr(outputs, {name: values[:SCREENED] for name, values in bench.float32.items()})
-    return closeness is None or closeness >= SAME_FUNCTION
+    return closeness is None or closeness >= evidence.SAME_FUNCTION
 
 
 def _rewritten(bench: Bench, name: str, constants: Arrays) -> Trial:
