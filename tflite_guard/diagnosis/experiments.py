@@ -98,11 +98,14 @@ class Bench:
         if change.of_ranges:
             return change.ranges
         given = before.artifact_ranges
-        return {
+        moved = {
             name: _rescaled(pair, before.real[name], self.real[name])
             for name, pair in given.items()
             if name in self.real
         }
+        # The converter's calibrator gives an addition's input its result's range; where that shrinks, both do.
+        followed = {given[name]: pair for name, pair in moved.items() if pair != given[name]}
+        return {name: followed.get(given[name], pair) for name, pair in moved.items()}
 
     def ranges(self, samples: Samples, constants: Mapping[str, Array] | None = None) -> Ranges:
         """Each activation's true range on some inputs, with some constants replaced."""

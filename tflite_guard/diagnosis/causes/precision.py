@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
 from tflite_guard.diagnosis.lab import Option
@@ -36,21 +38,28 @@ def _of_weights(bench: Bench) -> Cause | None:
 
 
 def _of_activations(bench: Bench) -> Cause | None:
+    for trial, how in _with_more_bits(bench):
+        told = bench.confirmed(trial) if trial.recovered >= HALF else None
+        if told is not None:
+            return Cause(
+                "precision-limit",
+                "No single tensor and no calibration explains the loss: 8 bits are too few for this network's "
+                f"activations, and {how} {figures.percent(told.recovered)} of it comes back.",
+                told,
+                options=(INT16, FLOAT16),
+            )
+    return None
+
+
+def _with_more_bits(bench: Bench) -> Iterator[tuple[Trial, str]]:
+    """Experiments with finer activations, and how they are told."""
     try:
         made = bench.lab.convert(INT16)
     except EvaluationError:
-        return None
-    trial = bench.tested("16-bit activations (int16x8)", made.handle)
-    told = bench.confirmed(trial) if trial.recovered >= HALF else None
-    if told is None:
-        return None
-    return Cause(
-        "precision-limit",
-        "No single tensor and no calibration explains the loss: 8 bits are too few for this network's activations, "
-        f"and with 16 bits {figures.percent(told.recovered)} of it comes back.",
-        told,
-        options=(INT16, FLOAT16),
-    )
+        pass
+    else:
+        yield bench.tested("16-bit activations (int16x8)", made.handle), "with 16 bits"
+    yield bench.tested("8-bit weights, activations in float", bench.lab.rounded()), "with floats"
 
 
 def spread(bench: Bench, trial: Trial) -> Cause | None:
