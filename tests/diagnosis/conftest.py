@@ -46,7 +46,7 @@ class PlainLab:
     given: dict[str, tuple[float, float]]
     """The artifact's ranges."""
     shipped: bool = False
-    by_recipe: bool = False
+    recipe: str | None = None
     eight_bits: bool = True
     quantizable: bool = True
     calibration_name: str = "calib"

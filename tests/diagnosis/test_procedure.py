@@ -9,9 +9,11 @@ import pytest
 
 from tests.diagnosis.conftest import PlainLab, examples, network
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.causes.tensors import thinned
+from tflite_guard.diagnosis.causes.calibration import MEASURED
+from tflite_guard.diagnosis.causes.tensors import sensitive, thinned
 from tflite_guard.diagnosis.experiments import Bench, Trial
 from tflite_guard.diagnosis.lab import Case, Option, Samples
+from tflite_guard.diagnosis.mixed import smallest
 from tflite_guard.diagnosis.procedure import diagnose
 from tflite_guard.diagnosis.remedies import Search, together
 from tflite_guard.manifest.types import Tolerance
@@ -125,11 +127,43 @@ def test_where_a_remedy_fails_on_unseen_examples_the_next_is_tried(healthy: Plai
     lab = replace(lab, given=lab.ranges(Samples({"x": inputs[:578]})))
     options = (KEPT, together(KEPT, OTHERWISE))
     case = replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.05)})
-    search = Search(Bench(lab, case), [Cause("sensitive-operator", "", PROOF, options=options)])
-    while search.remaining():
-        search.step()
-    (mended,) = search.results()[0]
+    search = Search(Bench(lab, case), [Cause("sensitive-operator", "", PROOF, options=options)], seconds=60)
+    (mended,) = search.run()[0]
     assert mended.also == {OTHERWISE.target: OTHERWISE.patch}
+
+
+def test_where_nothing_else_helps_the_fewest_tensors_are_left_in_float(healthy: PlainLab) -> None:
+    """Neither measured ranges nor another quantization can be made of this network."""
+    lab = imbalanced(healthy)
+    lab.given = lab.ranges(lab.calibration)
+    bench = Bench(lab, CASE)
+    assert sensitive(bench) is not None
+    held, front = Search(bench, (), seconds=60).run()
+    assert [one.patch for one in held] == [{"keep_float": ["hidden"]}]
+    assert held[0].verified
+    assert [one.patch for one in front] == [MEASURED.patch, {"keep_float": ["hidden"]}]
+
+
+def test_a_tensor_that_a_later_one_makes_needless_is_quantized_again(healthy: PlainLab) -> None:
+    found = smallest(Bench(healthy, CASE), ["x", "hidden"], lambda names: "hidden" in names, lambda: False)
+    assert found == [("hidden",), ("x", "hidden")]
+
+
+def test_a_tensor_whose_operators_are_in_float_already_is_not_tried(healthy: PlainLab) -> None:
+    tried = []
+
+    def holds(names: tuple[str, ...]) -> bool:
+        tried.append(names)
+        return False
+
+    assert smallest(Bench(healthy, CASE), ["hidden", "x", "output"], holds, lambda: False) == []
+    assert tried == [("hidden",)]
+
+
+def test_when_time_is_up_the_tensors_that_are_enough_so_far_are_offered(healthy: PlainLab) -> None:
+    calls = iter([False, False, True, True])
+    bench = Bench(healthy, CASE)
+    assert smallest(bench, ["x", "output"], lambda names: "output" in names, lambda: next(calls)) == [("x", "output")]
 
 
 @pytest.mark.parametrize(("judged", "right"), [("reference", "optimized"), ("default", "reference")])

@@ -84,7 +84,7 @@ class EngineLab:
     """The name of the measurement that is diagnosed."""
     calibration: Samples | None
     calibration_name: str
-    by_recipe: bool
+    recipe: str | None
     shipped: bool
     preprocess: tuple[Any, Any] = (None, None)
     kernels: Kernels = "default"

@@ -75,7 +75,7 @@ def mask(bench: Bench) -> Cause | None:
         tensor=result,
         operator=operator.type,
         evidence={"constant": float(value), "name": name},
-        options=(_keep(bench, (result,)),),
+        options=(kept_in_float(bench, (result,)),),
         change=trial.change,
     )
 
@@ -87,9 +87,10 @@ def sensitive(bench: Bench) -> Cause | None:
     views = {view.name: view for view in bench.real_views}
     candidates = [bench.lab.graph.origin(name) for name in _candidates(list(views.values()))]
     trials = _each_restored(bench, [name for name in dict.fromkeys(candidates) if name in views])
-    ranked = _ranked(bench, trials)
+    ranked = by_effect(bench, trials)
     if not ranked:
         return None
+    bench.restored.update(trials)
     chosen, best = _together(bench, ranked, trials)
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
     specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
@@ -119,16 +120,16 @@ def sensitive(bench: Bench) -> Cause | None:
 def _each_restored(bench: Bench, names: Sequence[str]) -> dict[str, Trial]:
     """An experiment with each tensor in float: those that look best on a few examples on all of them."""
     trials = {name: bench.screened(*_restoring(bench, (name,))) for name in names}
-    ranked = _ranked(bench, trials)
+    ranked = by_effect(bench, trials)
     alike = [name for name in ranked if _is_alike(trials[name], trials[ranked[0]])]
     return trials | {name: bench.in_full(trials[name]) for name in dict.fromkeys([*alike, *ranked[:SEEN_IN_FULL]])}
 
 
-def _ranked(bench: Bench, trials: dict[str, Trial]) -> list[str]:
+def by_effect(bench: Bench, trials: dict[str, Trial]) -> list[str]:
     """The tensors by what restoring them takes away of the noise; of those like the best, the smallest change first."""
     ranked = sorted(trials, key=lambda name: trials[name].quieter, reverse=True)
     alike = [name for name in ranked if _is_alike(trials[name], trials[ranked[0]])]
-    alike.sort(key=lambda name: len(_touched(bench, name)))
+    alike.sort(key=lambda name: len(touched(bench, name)))
     return [*alike, *(name for name in ranked if name not in alike)]
 
 
@@ -138,12 +139,12 @@ def _is_alike(trial: Trial, best: Trial) -> bool:
     return by_metric or trial.quieter >= best.quieter - ALIKE
 
 
-def _touched(bench: Bench, name: str) -> set[str]:
+def touched(bench: Bench, name: str) -> set[str]:
     """The results of the operators that compute with a restored tensor."""
-    return {result for one in _around(bench, name) for result in one.outputs}
+    return {result for one in operators_around(bench, name) for result in one.outputs}
 
 
-def _around(bench: Bench, name: str) -> list[Operator]:
+def operators_around(bench: Bench, name: str) -> list[Operator]:
     """The operators that compute a tensor or read it, or a copy of it; those that only move data left out."""
     kept = set(_with_copies(bench, (name,)))
     operators = (one for one in bench.lab.graph.operators if kept & {*one.inputs, *one.outputs})
@@ -198,7 +199,8 @@ def _with_copies(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(copy for name in names for copy in bench.lab.graph.copies(name)))
 
 
-def _keep(bench: Bench, names: tuple[str, ...]) -> Option:
+def kept_in_float(bench: Bench, names: tuple[str, ...]) -> Option:
+    """Tensors, and all that is the same values, left in float as a manifest would say it."""
     places = [bench.lab.place(name) for name in names]
     kept = _with_copies(bench, names)
     return Option(
@@ -207,7 +209,7 @@ def _keep(bench: Bench, names: tuple[str, ...]) -> Option:
 
 
 def _options(bench: Bench, chosen: tuple[str, ...]) -> tuple[Option, ...]:
-    return tuple(_keep(bench, chosen[:count]) for count in range(1, len(chosen) + 1))
+    return tuple(kept_in_float(bench, chosen[:count]) for count in range(1, len(chosen) + 1))
 
 
 def _candidates(views: Sequence[TensorView]) -> list[str]:
@@ -284,7 +286,7 @@ def _of_rewrites(bench: Bench, trial: Trial, chosen: Sequence[Rewrite]) -> Cause
 
 def _equalize(bench: Bench, chosen: Sequence[Rewrite]) -> tuple[Option, ...]:
     """The rewrites as the manifest would have them made, where it can."""
-    if bench.lab.by_recipe or any(one.rule not in EQUALIZED for one in chosen):
+    if bench.lab.recipe is not None or any(one.rule not in EQUALIZED for one in chosen):
         return ()
     places = [*dict.fromkeys(bench.lab.place(one.tensor) for one in chosen)]
     return (Option(f"equalize the channels of {' and '.join(places)}", {"equalize": places}),)
@@ -308,7 +310,7 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
     """What could ail a tensor."""
     lab = bench.lab
     place = lab.place(view.name)
-    around = _around(bench, view.name)
+    around = operators_around(bench, view.name)
     spread = evidence.channel_spread(view.channels)
     for operator in around:
         if operator.type != "CONCATENATION":
