@@ -144,6 +144,14 @@ def test_where_nothing_else_helps_the_fewest_tensors_are_left_in_float(healthy: 
     assert [one.patch for one in front] == [MEASURED.patch, {"keep_float": ["hidden"]}]
 
 
+@pytest.mark.parametrize(("own", "offered"), [("static_wi8_ai8", ["static_wi8_ai16"]), ("static_wi8_ai16", [])])
+def test_a_recipe_that_loses_too_much_is_replaced_by_another(healthy: PlainLab, own: str, offered: list[str]) -> None:
+    lab = replace(imbalanced(healthy), recipe=own, calibration=None)
+    lab.given = lab.ranges(healthy.calibration)
+    held, _ = Search(Bench(lab, CASE), (), seconds=60).run()
+    assert [one.patch["recipe"] for one in held] == offered
+
+
 def test_a_tensor_that_a_later_one_makes_needless_is_quantized_again(healthy: PlainLab) -> None:
     found = smallest(Bench(healthy, CASE), ["x", "hidden"], lambda names: "hidden" in names, lambda: False)
     assert found == [("hidden",), ("x", "hidden")]

@@ -117,8 +117,11 @@ class Search:
 
         if base is None and bench.lab.shipped:
             return  # nothing that is quantized could be made
+        now = time.monotonic()
+        half = now + (self._end - now) / 2  # the rest is for another quantization
         names = mixed.candidates(bench, self._causes)
-        self._until_verified([option(one) for one in mixed.smallest(bench, names, holds, self._late)])
+        found = mixed.smallest(bench, names, holds, lambda: time.monotonic() >= half)
+        self._until_verified([option(one) for one in found])
 
     def _base(self) -> Option | None:
         """What to keep tensors in float besides: the best of what was tried, where it is better than the artifact."""

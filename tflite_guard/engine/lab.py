@@ -260,11 +260,15 @@ class EngineLab:
 
     def _quantized_values(self, ranges: Ranges, samples: Samples) -> Iterator[dict[str, Array]]:
         """Each example's activations in the quantized graph, as reals, by name."""
-        content = self.quantize(Change(ranges)).model.content
+        model = self.quantize(Change(ranges)).model
+        content = model.content
         assert content is not None
         graph = graphs.read(content)
         ports = {i: t for i, t in enumerate(graph.main.tensors) if t.scale.size == 1 and not t.constant}
-        for values in observations(instrumented(content), graph, self._singly(samples), ports):
+        # A recipe's inputs are integers.
+        runner = Runner(model, self.kernels, self.subject.names)
+        fed = ({key: runner.prepared(key, value) for key, value in one.items()} for one in self._singly(samples))
+        for values in observations(instrumented(content), graph, fed, ports):
             yield {
                 ports[i].name: (value.astype(np.float32) - np.float32(ports[i].zero_point[0])) * ports[i].scale[0]
                 for i, value in values.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ import msgspec
 
 from tflite_guard.datasets import Dataset, about, canonical, open_dataset
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
-from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, ReferenceSpec
+from tflite_guard.manifest.types import CalibrationOptions, Conversion, DatasetSpec, FileSpec, ReferenceSpec
 from tflite_guard.protocol import (
     AnyRequest,
     ApplyRecipe,
@@ -36,7 +36,7 @@ from tflite_guard.protocol import (
     WeightFacts,
 )
 from tflite_guard.results import Remedy
-from tflite_guard.vocabulary import StateUse
+from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES, StateUse
 
 if TYPE_CHECKING:
     from tflite_guard.diagnosis.lab import Option, Ranges
@@ -380,7 +380,16 @@ def _whole(remedy: Remedy, conversion: Conversion) -> Remedy:
             patch = {**patch, key: [*own, *patch[key]]}
     if patch.get("quantization", conversion.quantization) != conversion.quantization:
         patch = {**patch, **dict.fromkeys(_left(conversion, patch["quantization"]))}
+    if conversion.calibration_options != CalibrationOptions() and not _calibrated(patch):
+        patch = {**patch, "calibration_options": None}
     return replace(remedy, patch=patch)
+
+
+def _calibrated(patch: Mapping[str, Any]) -> bool:
+    """Whether a calibrated variant still is with a patch."""
+    if "quantization" in patch:
+        return QUANTIZATIONS[patch["quantization"]].calibrated
+    return RECIPES.get(patch.get("recipe", ""), True)
 
 
 def _left(conversion: Conversion, quantization: str) -> Iterator[str]:
