@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.diagnosis.conftest import PlainLab, examples, network
+from tests.diagnosis.conftest import DeepLab, PlainLab, examples, network
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.causes.calibration import MEASURED
-from tflite_guard.diagnosis.causes.tensors import sensitive, thinned
-from tflite_guard.diagnosis.experiments import Bench, Trial
-from tflite_guard.diagnosis.lab import Case, Option, Samples
+from tflite_guard.diagnosis.causes.tensors import at_once, sensitive, thinned
+from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
+from tflite_guard.diagnosis.lab import Case, Change, Option, Samples
 from tflite_guard.diagnosis.mixed import smallest
 from tflite_guard.diagnosis.procedure import diagnose
 from tflite_guard.diagnosis.remedies import Search, together
+from tflite_guard.diagnosis.rewrites import equalized
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.protocol import Diagnosed
 from tflite_guard.results import Experiment
@@ -111,6 +112,30 @@ def test_of_changes_made_at_once_those_are_kept_that_are_needed() -> None:
     needed, best = thinned(("a", "b", "c"), Trial("all", None, 0.0, 1.0), tried)
     assert needed == ("a", "c")
     assert best.name == "a c"
+
+
+def test_faults_that_hide_one_another_are_mended_all_at_once() -> None:
+    """Two layers' channels are of unlike range: equal ones in either give nothing back."""
+    rng = np.random.default_rng(8)
+    first, second = network()
+    middle = rng.normal(size=(24, 24))
+    one, other = np.exp(rng.uniform(-6, 6, (2, 24)))
+    x = examples(900)
+    labels = (np.maximum(np.maximum(x @ first.T, 0) @ middle.T, 0) @ second.T).argmax(1)
+    first, middle, second = first * one[:, None], middle * other[:, None] / one, second / other
+    lab = DeepLab(first, second, Samples({"x": x}), labels, None, {}, middle=middle)
+    lab.given = lab.ranges(lab.evaluation)
+    bench = Bench(lab, CASE)
+    views = {view.name: view for view in bench.real_views}
+    for name in ("hidden", "deep"):
+        for constants in equalized(lab, name, views[name].channels):
+            change = Change(bench.ranges(bench.calibrating, constants), constants=constants)
+            assert bench.quantized(name, change).recovered < HALF
+    cause = at_once(bench, bench.real_views)
+    assert cause is not None
+    assert cause.rule == "channel-imbalance"
+    assert cause.experiment.recovered > 0.9
+    assert [option.patch for option in cause.options] == [{"equalize": ["hidden", "deep"]}]
 
 
 def test_more_examples_confirm_and_verify_than_choose(healthy: PlainLab) -> None:

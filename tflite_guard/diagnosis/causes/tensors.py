@@ -95,7 +95,7 @@ def sensitive(bench: Bench) -> Cause | None:
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
     specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
     if specific is None and best.recovered < HALF:
-        specific = _at_once(bench, [views[name] for name in trials])
+        specific = at_once(bench, [views[name] for name in trials])
     if specific is not None:
         return replace(specific, options=(*specific.options, *_options(bench, chosen)))
     told = bench.confirmed(best) if best.recovered >= HALF else None
@@ -244,7 +244,7 @@ def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], 
     return None if best is None else _of_rewrites(bench, *best)
 
 
-def _at_once(bench: Bench, views: Sequence[TensorView]) -> Cause | None:
+def at_once(bench: Bench, views: Sequence[TensorView]) -> Cause | None:
     """Rewrites of several tensors, where faults hide one another so that none gives anything back by itself.
 
     All are made at once, and those left out again that are not needed.
