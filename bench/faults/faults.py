@@ -433,6 +433,12 @@ def no_fault(case: Case, magnitude: str, rng: np.random.Generator) -> Case:
     return replace(case, variant=variant, calibration={key: values[chosen] for key, values in case.calibration.items()})
 
 
+def unreachable(case: Case, magnitude: str, rng: np.random.Generator) -> Case:
+    """A healthy model that is asked to give what its reference gives: all that is lost is the bits that 8 have not."""
+    tolerances = {"agreement": {"min": 1.0}} if case.metric == "accuracy" else {case.metric: {"max_drop": 0.0}}
+    return replace(no_fault(case, magnitude, rng), tolerances=tolerances)
+
+
 def both(first: Fault, second: Fault, magnitudes: str, *, seeds: tuple[int, int] = (1, 2)) -> Fault:
     """Two faults at once; a seed each, so that they choose apart."""
     one, other = magnitudes.split("&")
@@ -575,5 +581,6 @@ KINDS: dict[str, Kind] = {
     "harmless-weights": Kind(weight_outliers, ("weight-outliers",), ("1.5",), ("2",)),
     "harmless-stale": Kind(stale_artifact, ("stale-artifact",), ("0.01",), ("0.02",)),
     "healthy": Kind(no_fault, (), CONTROLS, CONTROLS),
+    "healthy-strict": Kind(unreachable, (), ("int8", "int8+int8"), ("int8", "int8+int8")),
     "healthy-shipped": Kind(shipped_healthy, (), ("recorded",), ("recorded",)),
 }

@@ -23,6 +23,15 @@ GRAPH = FloatGraph(
         Operator("FULLY_CONNECTED", ("hidden",), ("output",), ("W2",)),
     ),
 )
+DEEP = FloatGraph(
+    ("x",),
+    ("output",),
+    (
+        Operator("FULLY_CONNECTED", ("x",), ("hidden",), ("W1",), "RELU"),
+        Operator("FULLY_CONNECTED", ("hidden",), ("deep",), ("W3",), "RELU"),
+        Operator("FULLY_CONNECTED", ("deep",), ("output",), ("W2",)),
+    ),
+)
 ACCURACY = MetricSpec("accuracy", "accuracy")
 
 
@@ -46,7 +55,7 @@ class PlainLab:
     given: dict[str, tuple[float, float]]
     """The artifact's ranges."""
     shipped: bool = False
-    by_recipe: bool = False
+    recipe: str | None = None
     eight_bits: bool = True
     quantizable: bool = True
     calibration_name: str = "calib"
@@ -131,6 +140,8 @@ class PlainLab:
             return Made(Change(self.ranges(self.calibration)), 100, 0)
         if option.patch.get("calibration_options") and self.calibration is not None:
             return Made(Change(self.ranges(self.calibration)), 100, 0)
+        if option.patch.get("recipe") == "static_wi8_ai16":
+            return Made(None, 120, 0)
         raise ConversionError("not here")
 
     def ranges(
@@ -211,6 +222,49 @@ class _Float:
 class _Everything(dict[str, tuple[float, float]]):
     def __missing__(self, _: str) -> tuple[float, float]:
         raise AssertionError("everything is in float")
+
+
+@dataclass
+class DeepLab(PlainLab):
+    """x → hidden = relu(x W1) → deep = relu(hidden W3) → output = deep W2."""
+
+    middle: np.ndarray = field(default_factory=lambda: np.eye(1))
+    graph: FloatGraph = DEEP
+
+    def _activations(self, constants: Mapping[str, np.ndarray], x: np.ndarray, seen: Any) -> dict[str, np.ndarray]:
+        first, middle, second = (constants.get(name, self.constant(name)) for name in ("W1", "W3", "W2"))
+        x = seen("x", x)
+        hidden = seen("hidden", np.maximum(x @ first.T, 0))
+        deep = seen("deep", np.maximum(hidden @ middle.T, 0))
+        return {"x": x, "hidden": hidden, "deep": deep, "output": seen("output", deep @ second.T)}
+
+    def _run(self, handle: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+        if handle is None:
+            return self._activations({}, x, lambda _, values: values)
+        kept = self._kept(handle)
+        changed = {name: (handle.constants or {}).get(name, self.constant(name)) for name in ("W1", "W3", "W2")}
+        constants = {
+            name: values if name in kept else rounded(values, -np.abs(values).max(), np.abs(values).max())
+            for name, values in changed.items()
+        }
+        return self._activations(
+            constants, x, lambda name, values: values if name in kept else rounded(values, *handle.ranges[name])
+        )
+
+    def edited(self, constants: Mapping[str, np.ndarray]) -> Any:
+        return Change({}, keep=self.graph.activations, constants=constants)
+
+    def ranges(
+        self, samples: Samples, constants: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, tuple[float, float]]:
+        found = self._activations(constants or {}, samples.inputs["x"], lambda _, values: values)
+        return {name: (float(array.min()), float(array.max())) for name, array in found.items()}
+
+    def constant(self, name: str) -> np.ndarray:
+        return self.middle if name == "W3" else super().constant(name)
+
+    def width(self, tensor: str) -> int:
+        return len(self.middle) if tensor == "deep" else super().width(tensor)
 
 
 def network(seed: int = 0, inputs: int = 12, hidden: int = 24, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -108,7 +108,7 @@ def diagnosed(tflite: Path, recorded: Array, files: Files, tmp_path: Path, colum
         column=column,
         calibration=None,
         calibration_name="",
-        by_recipe=False,
+        recipe=None,
         shipped=False,
         recording=str(tmp_path / "recorded.npz"),
     )

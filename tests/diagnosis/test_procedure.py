@@ -7,13 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.diagnosis.conftest import PlainLab, examples, network
+from tests.diagnosis.conftest import DeepLab, PlainLab, examples, network
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.causes.tensors import thinned
-from tflite_guard.diagnosis.experiments import Bench, Trial
-from tflite_guard.diagnosis.lab import Case, Option, Samples
+from tflite_guard.diagnosis.causes.calibration import MEASURED
+from tflite_guard.diagnosis.causes.tensors import at_once, sensitive, thinned
+from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
+from tflite_guard.diagnosis.lab import Case, Change, Option, Samples
+from tflite_guard.diagnosis.mixed import smallest
 from tflite_guard.diagnosis.procedure import diagnose
 from tflite_guard.diagnosis.remedies import Search, together
+from tflite_guard.diagnosis.rewrites import equalized
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.protocol import Diagnosed
 from tflite_guard.results import Experiment
@@ -111,6 +114,30 @@ def test_of_changes_made_at_once_those_are_kept_that_are_needed() -> None:
     assert best.name == "a c"
 
 
+def test_faults_that_hide_one_another_are_mended_all_at_once() -> None:
+    """Two layers' channels are of unlike range: equal ones in either give nothing back."""
+    rng = np.random.default_rng(8)
+    first, second = network()
+    middle = rng.normal(size=(24, 24))
+    one, other = np.exp(rng.uniform(-6, 6, (2, 24)))
+    x = examples(900)
+    labels = (np.maximum(np.maximum(x @ first.T, 0) @ middle.T, 0) @ second.T).argmax(1)
+    first, middle, second = first * one[:, None], middle * other[:, None] / one, second / other
+    lab = DeepLab(first, second, Samples({"x": x}), labels, None, {}, middle=middle)
+    lab.given = lab.ranges(lab.evaluation)
+    bench = Bench(lab, CASE)
+    views = {view.name: view for view in bench.real_views}
+    for name in ("hidden", "deep"):
+        for constants in equalized(lab, name, views[name].channels):
+            change = Change(bench.ranges(bench.calibrating, constants), constants=constants)
+            assert bench.quantized(name, change).recovered < HALF
+    cause = at_once(bench, bench.real_views)
+    assert cause is not None
+    assert cause.rule == "channel-imbalance"
+    assert cause.experiment.recovered > 0.9
+    assert [option.patch for option in cause.options] == [{"equalize": ["hidden", "deep"]}]
+
+
 def test_more_examples_confirm_and_verify_than_choose(healthy: PlainLab) -> None:
     """What few examples choose of more, the others share, so that smaller losses are certain."""
     bench = Bench(healthy, CASE)
@@ -125,11 +152,51 @@ def test_where_a_remedy_fails_on_unseen_examples_the_next_is_tried(healthy: Plai
     lab = replace(lab, given=lab.ranges(Samples({"x": inputs[:578]})))
     options = (KEPT, together(KEPT, OTHERWISE))
     case = replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.05)})
-    search = Search(Bench(lab, case), [Cause("sensitive-operator", "", PROOF, options=options)])
-    while search.remaining():
-        search.step()
-    (mended,) = search.results()[0]
+    search = Search(Bench(lab, case), [Cause("sensitive-operator", "", PROOF, options=options)], seconds=60)
+    (mended,) = search.run()[0]
     assert mended.also == {OTHERWISE.target: OTHERWISE.patch}
+
+
+def test_where_nothing_else_helps_the_fewest_tensors_are_left_in_float(healthy: PlainLab) -> None:
+    """Neither measured ranges nor another quantization can be made of this network."""
+    lab = imbalanced(healthy)
+    lab.given = lab.ranges(lab.calibration)
+    bench = Bench(lab, CASE)
+    assert sensitive(bench) is not None
+    held, front = Search(bench, (), seconds=60).run()
+    assert [one.patch for one in held] == [{"keep_float": ["hidden"]}]
+    assert held[0].verified
+    assert [one.patch for one in front] == [MEASURED.patch, {"keep_float": ["hidden"]}]
+
+
+@pytest.mark.parametrize(("own", "offered"), [("static_wi8_ai8", ["static_wi8_ai16"]), ("static_wi8_ai16", [])])
+def test_a_recipe_that_loses_too_much_is_replaced_by_another(healthy: PlainLab, own: str, offered: list[str]) -> None:
+    lab = replace(imbalanced(healthy), recipe=own, calibration=None)
+    lab.given = lab.ranges(healthy.calibration)
+    held, _ = Search(Bench(lab, CASE), (), seconds=60).run()
+    assert [one.patch["recipe"] for one in held] == offered
+
+
+def test_a_tensor_that_a_later_one_makes_needless_is_quantized_again(healthy: PlainLab) -> None:
+    found = smallest(Bench(healthy, CASE), ["x", "hidden"], lambda names: "hidden" in names, lambda: False)
+    assert found == [("hidden",), ("x", "hidden")]
+
+
+def test_a_tensor_whose_operators_are_in_float_already_is_not_tried(healthy: PlainLab) -> None:
+    tried = []
+
+    def holds(names: tuple[str, ...]) -> bool:
+        tried.append(names)
+        return False
+
+    assert smallest(Bench(healthy, CASE), ["hidden", "x", "output"], holds, lambda: False) == []
+    assert tried == [("hidden",)]
+
+
+def test_when_time_is_up_the_tensors_that_are_enough_so_far_are_offered(healthy: PlainLab) -> None:
+    calls = iter([False, False, True, True])
+    bench = Bench(healthy, CASE)
+    assert smallest(bench, ["x", "output"], lambda names: "output" in names, lambda: next(calls)) == [("x", "output")]
 
 
 @pytest.mark.parametrize(("judged", "right"), [("reference", "optimized"), ("default", "reference")])

@@ -74,6 +74,8 @@ class Bench:
     case: Case
     tried: list[Trial] = field(default_factory=list)
     mended: Mended | None = None
+    restored: dict[str, Trial] = field(default_factory=dict)
+    """The experiments with one tensor in float, by its name."""
 
     def after(self, name: str, change: Change) -> Bench:
         """The same case with a change made first, all else as the artifact has it, to look for another fault.

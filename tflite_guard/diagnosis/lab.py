@@ -220,8 +220,8 @@ class Lab(Protocol):
     calibration: Samples | None
     """What the artifact was calibrated on; None where that is not known."""
     calibration_name: str
-    by_recipe: bool
-    """The artifact is made by a recipe of the LiteRT Quantizer."""
+    recipe: str | None
+    """The recipe of the LiteRT Quantizer that the artifact is made by: its name, or its file's path."""
     shipped: bool
     """The artifact is a file of the user's own, not made here."""
     eight_bits: bool

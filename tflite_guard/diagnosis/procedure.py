@@ -32,7 +32,7 @@ from tflite_guard.diagnosis.experiments import Bench, Trial
 from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab, Range
 from tflite_guard.diagnosis.remedies import Search
 from tflite_guard.protocol import Diagnosed
-from tflite_guard.results import Diagnosis, Experiment, Finding, Histogram, Remedy, Rung, TensorLoss
+from tflite_guard.results import Diagnosis, Experiment, Finding, Histogram, Rung, TensorLoss
 from tflite_guard.rules import finding
 
 FEWEST = 30
@@ -74,7 +74,7 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
     causes = _causes(bench) if case.failed else ()
     cause = next(iter(causes), None)
     misused, why_not = application.misuse(bench) if case.application else (None, "")
-    holding, front = _remedies(bench, causes) if case.failed else ((), ())
+    holding, front = Search(bench, causes, SECONDS_FOR_REMEDIES).run() if case.failed else ((), ())
     seen = lab.eight_bits and bool(lab.artifact_ranges)
     diagnosis = Diagnosis(
         metric=case.metric,
@@ -220,11 +220,3 @@ def _histograms(bench: Bench, cause: Cause | None) -> tuple[Histogram, ...]:
 def _tried(trials: Sequence[Trial]) -> tuple[Experiment, ...]:
     best = sorted(trials, key=lambda one: one.recovered, reverse=True)[:MOST_TRIED]
     return tuple(Experiment(one.name, round(one.recovered, 4), None) for one in best)
-
-
-def _remedies(bench: Bench, causes: Sequence[Cause]) -> tuple[tuple[Remedy, ...], tuple[Remedy, ...]]:
-    search = Search(bench, causes)
-    end = time.monotonic() + SECONDS_FOR_REMEDIES
-    while search.remaining() and time.monotonic() < end:
-        search.step()
-    return search.results()

@@ -84,7 +84,7 @@ class EngineLab:
     """The name of the measurement that is diagnosed."""
     calibration: Samples | None
     calibration_name: str
-    by_recipe: bool
+    recipe: str | None
     shipped: bool
     preprocess: tuple[Any, Any] = (None, None)
     kernels: Kernels = "default"
@@ -262,12 +262,16 @@ class EngineLab:
 
     def _quantized_values(self, ranges: Ranges, samples: Samples) -> Iterator[dict[str, Array]]:
         """Each example's activations in the quantized graph, as reals, by name."""
-        content = self.quantize(Change(ranges)).model.content
+        model = self.quantize(Change(ranges)).model
+        content = model.content
         assert content is not None
         graph = graphs.read(content)
         holders = integer_holders(graph.main, self._file.read.main)
         held = {i: graph.main.tensors[i] for i in holders.values()}
-        for values in observations(instrumented(content), graph, self._singly(samples), held):
+        # A recipe's inputs are integers.
+        runner = Runner(model, self.kernels, self.subject.names)
+        fed = ({key: runner.prepared(key, value) for key, value in one.items()} for one in self._singly(samples))
+        for values in observations(instrumented(content), graph, fed, held):
             reals = {
                 i: (value.astype(np.float32) - np.float32(held[i].zero_point[0])) * held[i].scale[0]
                 for i, value in values.items()

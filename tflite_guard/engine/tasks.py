@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ import msgspec
 
 from tflite_guard.datasets import Dataset, about, canonical, open_dataset
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
-from tflite_guard.manifest.types import Conversion, DatasetSpec, ReferenceSpec
+from tflite_guard.manifest.types import CalibrationOptions, Conversion, DatasetSpec, FileSpec, ReferenceSpec
 from tflite_guard.protocol import (
     AnyRequest,
     ApplyRecipe,
@@ -36,7 +36,7 @@ from tflite_guard.protocol import (
     WeightFacts,
 )
 from tflite_guard.results import Remedy
-from tflite_guard.vocabulary import StateUse
+from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES, StateUse
 
 if TYPE_CHECKING:
     from tflite_guard.diagnosis.lab import Option, Ranges
@@ -136,13 +136,13 @@ class Session:
         from tflite_guard.engine.tflite import Model
 
         conversion = request.conversion
-        assert conversion.recipe is not None
         assert conversion.source is not None
         asked = conversion.source.signature if conversion.source.kind == "tflite" else None
         source = Model.read(request.float32, asked)
         source.require_main("a recipe")
         calibration = self._calibration(conversion, source.names)
-        recipe = conversion.recipe if isinstance(conversion.recipe, str) else conversion.recipe.path
+        recipe = _recipe(conversion)
+        assert recipe is not None
         with about(conversion.calibration):
             model = quantize_with_recipe(
                 Path(request.float32).read_bytes(),
@@ -214,7 +214,7 @@ class Session:
             column=request.metric,
             calibration=None if calibration is None else gathered_calibration(calibration()),
             calibration_name="" if conversion.calibration is None else conversion.calibration.name,
-            by_recipe=conversion.recipe is not None,
+            recipe=_recipe(conversion),
             shipped=conversion.tflite is not None,
             preprocess=(
                 request.evaluate.dataset.preprocess,
@@ -276,10 +276,9 @@ class Session:
             if "quantization" in option.patch:
                 raise ConversionError("the LiteRT Quantizer makes recipes alone")
             changed = _patched(conversion, option, request.evaluate.dataset)
-            recipe = changed.recipe if isinstance(changed.recipe, str | None) else changed.recipe.path
             calibration = self._calibration(changed, subject.names) if own else None
             return quantize_with_recipe(
-                float_model, recipe or static, calibration, changed.keep_float, changed.calibration_options
+                float_model, _recipe(changed) or static, calibration, changed.keep_float, changed.calibration_options
             )
 
         quantizer = partial(_by_ranges, quantize_with_ranges, static) if find_spec("litert_quantizer") else None
@@ -341,6 +340,11 @@ def _by_ranges(
     return quantize(model, recipe, ranges, nodes)
 
 
+def _recipe(conversion: Conversion) -> str | None:
+    """A recipe's name, or the path of its file."""
+    return conversion.recipe.path if isinstance(conversion.recipe, FileSpec) else conversion.recipe
+
+
 def _patched(conversion: Conversion, option: Option, evaluation: DatasetSpec) -> Conversion:
     """A conversion as it is with an option's patch in the manifest."""
     if option.target or option.also:
@@ -376,7 +380,16 @@ def _whole(remedy: Remedy, conversion: Conversion) -> Remedy:
             patch = {**patch, key: [*own, *patch[key]]}
     if patch.get("quantization", conversion.quantization) != conversion.quantization:
         patch = {**patch, **dict.fromkeys(_left(conversion, patch["quantization"]))}
+    if conversion.calibration_options != CalibrationOptions() and not _calibrated(patch):
+        patch = {**patch, "calibration_options": None}
     return replace(remedy, patch=patch)
+
+
+def _calibrated(patch: Mapping[str, Any]) -> bool:
+    """Whether a calibrated variant still is with a patch."""
+    if "quantization" in patch:
+        return QUANTIZATIONS[patch["quantization"]].calibrated
+    return RECIPES.get(patch.get("recipe", ""), True)
 
 
 def _left(conversion: Conversion, quantization: str) -> Iterator[str]:

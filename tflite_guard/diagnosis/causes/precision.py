@@ -12,6 +12,7 @@ from tflite_guard.text import figures
 
 INT16 = Option("use 16-bit activations", {"quantization": "int16x8"})
 FLOAT16 = Option("quantize the weights alone, to float16", {"quantization": "float16"})
+WEIGHTS_BY_RECIPE = Option("use 8-bit weights", {"recipe": "dynamic_wi8_afp32"})
 
 
 def limit(bench: Bench) -> Cause | None:
@@ -33,7 +34,7 @@ def _of_weights(bench: Bench) -> Cause | None:
         "Nothing is broken: the weights have too few bits for this network. With 8 bits and a scale for each channel "
         f"{figures.percent(told.recovered)} of the loss comes back.",
         told,
-        options=(Option("use 8-bit weights", {"recipe": "dynamic_wi8_afp32"}),) if bench.lab.by_recipe else (),
+        options=(WEIGHTS_BY_RECIPE,) if bench.lab.recipe is not None else (),
     )
 
 

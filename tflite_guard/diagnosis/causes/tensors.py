@@ -73,7 +73,7 @@ def mask(bench: Bench) -> Cause | None:
         tensor=result,
         operator=operator.type,
         evidence={"constant": float(value), "name": name},
-        options=(_keep(bench, (result,)),),
+        options=(kept_in_float(bench, (result,)),),
         change=trial.change,
     )
 
@@ -85,14 +85,15 @@ def sensitive(bench: Bench) -> Cause | None:
     views = {view.name: view for view in bench.real_views}
     candidates = [bench.lab.graph.origin(name) for name in _candidates(list(views.values()))]
     trials = _each_restored(bench, [name for name in dict.fromkeys(candidates) if name in views])
-    ranked = _ranked(bench, trials)
+    ranked = by_effect(bench, trials)
     if not ranked:
         return None
+    bench.restored.update(trials)
     chosen, best = _together(bench, ranked, trials)
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
     specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
     if specific is None and best.recovered < HALF:
-        specific = _at_once(bench, [views[name] for name in trials])
+        specific = at_once(bench, [views[name] for name in trials])
     if specific is not None:
         return replace(specific, options=(*specific.options, *_options(bench, chosen)))
     if best.recovered >= HALF and not _is_local(bench, chosen):
@@ -118,25 +119,25 @@ def sensitive(bench: Bench) -> Cause | None:
 
 def _is_local(bench: Bench, chosen: Sequence[str]) -> bool:
     """Whether what is around some tensors is a part of the network; where it is most of it, no place is at fault."""
-    touched = {result for name in chosen for result in _touched(bench, name)}
-    all_results = [result for one in bench.lab.graph.operators if _computes(one) for result in one.outputs]
-    return len(chosen) == 1 or 2 * len(touched) <= len(all_results)
+    around = {result for name in chosen for result in touched(bench, name)}
+    everywhere = [result for one in bench.lab.graph.operators if _computes(one) for result in one.outputs]
+    return len(chosen) == 1 or 2 * len(around) <= len(everywhere)
 
 
 def _each_restored(bench: Bench, names: Sequence[str]) -> dict[str, Trial]:
     """An experiment with each tensor in float: those that look best on a few examples on all of them."""
     screened = bench.screened([_restoring(bench, (name,)) for name in names])
     trials = dict(zip(names, screened, strict=True))
-    ranked = _ranked(bench, trials)
+    ranked = by_effect(bench, trials)
     alike = [name for name in ranked if _is_alike(trials[name], trials[ranked[0]])]
     return trials | {name: bench.in_full(trials[name]) for name in dict.fromkeys([*alike, *ranked[:SEEN_IN_FULL]])}
 
 
-def _ranked(bench: Bench, trials: dict[str, Trial]) -> list[str]:
+def by_effect(bench: Bench, trials: dict[str, Trial]) -> list[str]:
     """The tensors by what restoring them takes away of the noise; of those like the best, the smallest change first."""
     ranked = sorted(trials, key=lambda name: trials[name].quieter, reverse=True)
     alike = [name for name in ranked if _is_alike(trials[name], trials[ranked[0]])]
-    alike.sort(key=lambda name: len(_touched(bench, name)))
+    alike.sort(key=lambda name: len(touched(bench, name)))
     return [*alike, *(name for name in ranked if name not in alike)]
 
 
@@ -146,12 +147,12 @@ def _is_alike(trial: Trial, best: Trial) -> bool:
     return by_metric or trial.quieter >= best.quieter - ALIKE
 
 
-def _touched(bench: Bench, name: str) -> set[str]:
+def touched(bench: Bench, name: str) -> set[str]:
     """The results of the operators that compute with a restored tensor."""
-    return {result for one in _around(bench, name) for result in one.outputs}
+    return {result for one in operators_around(bench, name) for result in one.outputs}
 
 
-def _around(bench: Bench, name: str) -> list[Operator]:
+def operators_around(bench: Bench, name: str) -> list[Operator]:
     """The operators that compute a tensor or read it, or a copy of it; those that only move data left out."""
     kept = set(_with_copies(bench, (name,)))
     operators = (one for one in bench.lab.graph.operators if kept & {*one.inputs, *one.outputs})
@@ -211,7 +212,8 @@ def _with_copies(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(copy for name in names for copy in bench.lab.graph.copies(name)))
 
 
-def _keep(bench: Bench, names: tuple[str, ...]) -> Option:
+def kept_in_float(bench: Bench, names: tuple[str, ...]) -> Option:
+    """Tensors, and all that is the same values, left in float as a manifest would say it."""
     places = [bench.lab.place(name) for name in names]
     kept = _with_copies(bench, names)
     return Option(
@@ -220,7 +222,7 @@ def _keep(bench: Bench, names: tuple[str, ...]) -> Option:
 
 
 def _options(bench: Bench, chosen: tuple[str, ...]) -> tuple[Option, ...]:
-    return tuple(_keep(bench, chosen[:count]) for count in range(1, len(chosen) + 1))
+    return tuple(kept_in_float(bench, chosen[:count]) for count in range(1, len(chosen) + 1))
 
 
 def _candidates(views: Sequence[TensorView]) -> list[str]:
@@ -255,7 +257,7 @@ def _specific(bench: Bench, views: Sequence[TensorView], chosen: Sequence[str], 
     return None if best is None else _of_rewrites(bench, *best)
 
 
-def _at_once(bench: Bench, views: Sequence[TensorView]) -> Cause | None:
+def at_once(bench: Bench, views: Sequence[TensorView]) -> Cause | None:
     """Rewrites of several tensors, where faults hide one another so that none gives anything back by itself.
 
     All are made at once, and those left out again that are not needed.
@@ -297,7 +299,7 @@ def _of_rewrites(bench: Bench, trial: Trial, chosen: Sequence[Rewrite]) -> Cause
 
 def _equalize(bench: Bench, chosen: Sequence[Rewrite]) -> tuple[Option, ...]:
     """The rewrites as the manifest would have them made, where it can."""
-    if bench.lab.by_recipe or any(one.rule not in EQUALIZED for one in chosen):
+    if bench.lab.recipe is not None or any(one.rule not in EQUALIZED for one in chosen):
         return ()
     places = [*dict.fromkeys(bench.lab.place(one.tensor) for one in chosen)]
     return (Option(f"equalize the channels of {' and '.join(places)}", {"equalize": places}),)
@@ -321,7 +323,7 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
     """What could ail a tensor."""
     lab = bench.lab
     place = lab.place(view.name)
-    around = _around(bench, view.name)
+    around = operators_around(bench, view.name)
     spread = evidence.channel_spread(view.channels)
     for operator in around:
         if operator.type != "CONCATENATION":
