@@ -27,6 +27,19 @@ Manifest = dict[str, Any]
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process more than there are cores: a check waits for children that start, and some tests for a clock."""
+    return workers(spare=1)
+
+
+def workers(spare: int) -> int | None:
+    """So many test processes more than there are cores, unless the environment says how many."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return len(os.sched_getaffinity(0)) + spare
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests together where nobody is idle: they share what is slow to make."""
     if config.getvalue("dist") != "load":
@@ -134,12 +147,17 @@ def float_tflite(shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def light_digits(digits: Path, float_tflite: Path) -> Path:
     """The same with a manifest of .tflite files alone: the float one as the reference, and the one that is shipped."""
+    lighten(digits, float_tflite)
+    return digits
+
+
+def lighten(digits: Path, float_tflite: Path) -> None:
+    """Have the example's manifest name .tflite files alone, for which no TensorFlow is started."""
     shutil.copy(float_tflite, digits / "app/digits_float.tflite")
     manifest = only(manifest_of(digits), "shipped")
     manifest["models"][0]["reference"] = {"tflite": "app/digits_float.tflite"}
     manifest["models"][0].pop("calibration")
     write_manifest(digits, manifest)
-    return digits
 
 
 def manifest_of(folder: Path) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +22,18 @@ PLAIN_IMAGE = "tflite-guard:plain"
 _BASE_IMAGE = "tflite-guard-base:bookworm"
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
-# What a user would do without this project: the same packages by pip, and nothing else.
-_PLAIN = """
+_PACKAGES_IMAGE = "tflite-guard:packages"
+# What a user would do without this project: the same packages by pip, and nothing else. They are compiled as pip does,
+# which minds no file that cannot be.
+_PLAIN = f"""
 ARG BASE_IMAGE
-FROM ${BASE_IMAGE}
-COPY container/requirements.txt /
-RUN python3 -m venv /opt/tflite-guard \\
- && /opt/tflite-guard/bin/pip install --no-cache-dir --require-hashes --no-deps -r /requirements.txt
+FROM ${{BASE_IMAGE}}
+COPY --from={_PACKAGES_IMAGE} /opt/tflite-guard /opt/tflite-guard
+RUN /opt/tflite-guard/bin/python -m compileall -q -j 0 /opt/tflite-guard/lib || true
 COPY pyproject.toml README.md LICENSE /source/
 COPY schemas /source/schemas
 COPY tflite_guard /source/tflite_guard
-RUN /opt/tflite-guard/bin/pip install --no-cache-dir --no-deps /source
+RUN python3 -m pip --python /opt/tflite-guard/bin/python install --no-cache-dir --no-deps /source
 ENTRYPOINT ["/opt/tflite-guard/bin/tflite-guard"]
 """
 
@@ -41,6 +43,8 @@ class Engine:
     """A Docker Engine that answers."""
 
     socket: str
+    folder: Path
+    """For what the session's processes do one at a time."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,19 +83,26 @@ class Engine:
 
     def build(self) -> str:
         """The image of this checkout."""
-        return self._build(IMAGE, "Dockerfile")
+        with _alone(self.folder):
+            return self._build(IMAGE, "Dockerfile")
 
     def build_plain(self) -> str:
         """An image with the same packages, as pip alone installs them."""
-        return self._build(PLAIN_IMAGE, "-", text=_PLAIN)
-
-    def _build(self, tag: str, dockerfile: str, text: str | None = None) -> str:
-        base = ("--build-arg", f"BASE_IMAGE={self.base()}")
-        self.call("build", "--network", "host", *base, "--tag", tag, "--file", dockerfile, ROOT, text=text)
-        return tag
+        with _alone(self.folder):
+            self._build(_PACKAGES_IMAGE, "Dockerfile", "--target", "packages")
+            return self._build(PLAIN_IMAGE, "-", text=_PLAIN)
 
     def base(self) -> str:
         """The Dockerfile's own base image, or where that cannot be had, one made of Debian's packages."""
+        with _alone(self.folder):
+            return self._base()
+
+    def _build(self, tag: str, dockerfile: str, *options: str, text: str | None = None) -> str:
+        base = ("--build-arg", f"BASE_IMAGE={self._base()}")
+        self.call("build", "--network", "host", *base, *options, "--tag", tag, "--file", dockerfile, ROOT, text=text)
+        return tag
+
+    def _base(self) -> str:
         official: str
         (official,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
         if self.has(_BASE_IMAGE):
@@ -110,55 +121,69 @@ class Engine:
         return _BASE_IMAGE
 
 
+def engine(folder: Path) -> Engine:
+    """The Docker Engine that runs, or else one in this folder, the same for all who ask; `stop` ends it."""
+    own = Engine(f"{folder}/docker.sock", folder)
+    running = Engine(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"), folder)
+    with _alone(folder):
+        if not running.answers():
+            _require("docker.io", "dockerd", "docker")
+        if running.answers():
+            return running
+        if not own.answers():
+            _start(own)
+    return own
+
+
+def stop(folder: Path) -> None:
+    """End the engine in this folder, if there is one, and leave nothing behind."""
+    # The daemon ends its containers and its containerd, unless it has to be killed, and last removes this file.
+    running = folder / "docker.pid"
+    if running.exists():
+        pid = int(running.read_text())
+        os.kill(pid, signal.SIGTERM)
+        if not _comes(lambda: not running.exists()):
+            os.killpg(pid, signal.SIGKILL)
+    _remove(folder)
+
+
 @contextlib.contextmanager
-def engine() -> Iterator[Engine]:
-    """The Docker Engine that runs, or one of our own, which leaves nothing behind."""
-    running = Engine(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
-    if not running.answers():
-        _require("docker.io", "dockerd", "docker")
-    if running.answers():
-        yield running
-        return
-    folder = tempfile.mkdtemp(prefix="docker-")
-    own = Engine(f"{folder}/docker.sock")
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process of the session is here at the same time."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _start(own: Engine) -> None:
+    """Start a daemon that outlives this process, as others of the session may need it longer."""
+    folder = own.folder
     # Without a bridge there is nothing of the machine's network to change and to put back.
-    daemon = subprocess.Popen(
+    subprocess.run(
         [
-            *("dockerd", "--host", f"unix://{own.socket}", "--pidfile", f"{folder}/docker.pid"),
+            *("setsid", "--fork", "dockerd", "--host", f"unix://{own.socket}", "--pidfile", f"{folder}/docker.pid"),
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
             *("--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        check=True,
     )
-    try:
-        _wait_for(own, daemon)
-        yield own
-    finally:
-        _stop(daemon)
-        _remove(folder)
+    if not _comes(own.answers):
+        raise RuntimeError("dockerd does not start; these tests need Docker Engine, or Debian and root to run one")
 
 
-def _wait_for(own: Engine, daemon: subprocess.Popen[bytes]) -> None:
+def _comes(true: Callable[[], bool]) -> bool:
+    """Whether something is true within a minute."""
     deadline = time.monotonic() + 60
-    while not own.answers():
-        if daemon.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("dockerd does not start; these tests need Docker Engine, or Debian and root to run one")
+    while not true():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.2)
+    return True
 
 
-def _stop(daemon: subprocess.Popen[bytes]) -> None:
-    """End the daemon; it ends its containers and its containerd, unless it has to be killed."""
-    daemon.terminate()
-    try:
-        daemon.wait(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(daemon.pid, signal.SIGKILL)
-        daemon.wait()
-
-
-def _remove(folder: str) -> None:
+def _remove(folder: Path) -> None:
     mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for place in sorted((place for place in mounted if place.startswith(f"{folder}/")), reverse=True):
         subprocess.run(["umount", "--lazy", place], check=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import run_cli
+from tests.conftest import Run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -113,11 +113,11 @@ np.savez("data/recorded.npz", probabilities=outputs)
     assert "pip install 'tflite-guard[litert]'" in missing.stdout
 
 
-def test_an_operator_is_saved_with_litert_alone(litert: Call, tmp_path: Path) -> None:
+def test_an_operator_is_saved_with_litert_alone(run: Run, litert: Call, tmp_path: Path) -> None:
     """And node data, where experiments cannot be made for want of a quantizer."""
     manifest = EXAMPLES / "digits-broken/tflite-guard.json"
     for name in ("float32", "int8"):
-        made = run_cli("convert", "digits", name, "-o", f"{name}.tflite", "--manifest", manifest, cwd=tmp_path)
+        made = run("convert", "digits", name, "-o", f"{name}.tflite", "--manifest", manifest)
         assert made.code == 0, made.err
     scans = np.load(EXAMPLES / "digits/data/evaluation.npz")
     np.savez(tmp_path / "data.npz", image=scans["image"].astype("float32") / 16, label=scans["label"])

@@ -46,7 +46,7 @@ def explorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with Model Explorer."""
     folder = tmp_path_factory.mktemp("explorer")
     venv.create(folder, with_pip=True)
-    subprocess.run([folder / "bin/pip", "install", "-q", REQUIREMENT], check=True, capture_output=True)
+    subprocess.run([folder / "bin/pip", "install", "-q", "--no-compile", REQUIREMENT], check=True, capture_output=True)
     return folder / "bin/python"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import run_cli
 from tests.e2e.containers import Engine
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ class Repository:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,  # as they come in a terminal
             check=False,
-            timeout=600,
+            timeout=1200,
         )
 
     def git(self, *arguments: str | Path) -> str:
@@ -132,17 +133,14 @@ def hooks(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Repo
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, float_tflite: Path) -> Path:
     """A float model, its int8 version, and an int8 version calibrated with data that was not scaled."""
     folder = tmp_path_factory.mktemp("models")
-    for file, variant, example in (
-        ("float", "float32", "digits"),
-        ("good", "int8", "digits"),
-        ("bad", "int8", "digits-broken"),
-    ):
-        command = [sys.executable, "-m", "tflite_guard", "convert", "digits", variant, "--no-cache"]
-        settings = ["--manifest", f"{ROOT}/examples/{example}/tflite-guard.json", "-o", f"{folder}/{file}.tflite"]
-        subprocess.run([*command, *settings], check=True, capture_output=True)
+    shutil.copy(float_tflite, folder / "float.tflite")
+    shutil.copy(DIGITS / "app/digits_int8.tflite", folder / "good.tflite")
+    manifest = ROOT / "examples/digits-broken/tflite-guard.json"
+    to = ("-o", folder / "bad.tflite", "--manifest", manifest, "--cache-dir", shared_cache)
+    assert run_cli("convert", "digits", "int8", *to).code == 0
     return folder
 
 
@@ -348,6 +346,7 @@ exec {docker} "$command" "$@"
 def container_env(
     docker: Engine, env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
+    docker.build()  # the same but for labels, so that what is slow is there
     folder = tmp_path_factory.mktemp("bin")
     program = folder / "docker"
     program.write_text(DOCKER.format(base=docker.base(), docker=shutil.which("docker")))
