@@ -198,10 +198,11 @@ class PlainLab:
         return float(max(np.abs(self.first).max(), np.abs(self.second).max()))
 
     def float16(self) -> Any:
-        return None
+        return _Float({})
 
     def rounded(self) -> Any:
-        return None
+        each = {name: self.constant(name) for name in ("W1", "W2")}
+        return _Float({name: rounded(one, -np.abs(one).max(), np.abs(one).max()) for name, one in each.items()})
 
     def int16x8(self, ranges: Mapping[str, tuple[float, float]]) -> Any:
         return None
