@@ -203,6 +203,32 @@ def test_the_baseline_is_recorded_shown_and_gates(run: Run, light_digits: Path) 
     assert run("check", path, "--baseline", digits / "none.json").code == 2
 
 
+def test_manifests_below_are_found_and_models_of_one_name_told_apart(run: Run, light_digits: Path) -> None:
+    folder = light_digits.parent / "repository"
+    for name in ("a", "b"):
+        shutil.copytree(light_digits, folder / name)
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    checked = run("check", cwd=folder)
+    assert checked.code == 0, checked.err
+    assert "a: digits" in checked.out
+    assert "b: digits" in checked.out
+    assert "2 models" in checked.out
+    assert run("validate", "--changed", "b/data/evaluation.npz", cwd=folder).out.startswith(
+        "b/tflite-guard.json: valid"
+    )
+    twice = run("convert", "digits", "shipped", "-o", "x.tflite", cwd=folder)
+    assert twice.code == 2
+    assert "is in a/tflite-guard.json and b/tflite-guard.json; say which is meant with --manifest" in twice.err
+    unknown = run("convert", "digit", "shipped", "-o", "x.tflite", cwd=folder)
+    assert "there is no model 'digit': a/tflite-guard.json has digits; b/" in unknown.err
+    assert run("convert", "digits", "shipped", "-o", "x.tflite", "--manifest", "b", cwd=folder).code == 0
+    assert run("baseline", "update", cwd=folder).out.count("recorded") == 2
+    none = run("check", cwd=light_digits.parent)
+    assert none.code == 2
+    assert "near lie digits/tflite-guard.json, repository/a/tflite-guard.json" in none.err
+
+
 def test_a_baseline_is_not_recorded_from_a_run_with_errors(run: Run, light_digits: Path) -> None:
     broken = {"name": "broken", "tflite": "app/broken.tflite"}
     (light_digits / "app/broken.tflite").write_bytes((light_digits / "app/digits_int8.tflite").read_bytes()[:8000])
@@ -279,6 +305,13 @@ def test_the_table_keeps_every_figure_in_a_terminal_of_any_width(run: Run, share
     assert "…" not in seen
     for figure in ("0.9788", "0.9777", "max_drop", "dynamic_range", "36.47 dB", "7 within tolerance"):
         assert figure in seen, figure
+
+
+def test_progress_tells_models_of_one_name_apart(light_digits: Path) -> None:
+    shutil.copytree(light_digits, light_digits.parent / "other")
+    paths = [folder / "tflite-guard.json" for folder in (light_digits, light_digits.parent / "other")]
+    seen = in_a_terminal("check", *paths, "--no-cache", columns=160)
+    assert "other/tflite-guard.json: digits" in seen or "other: digits" in seen
 
 
 def test_progress_is_shown_in_a_terminal(light_digits: Path) -> None:

@@ -121,17 +121,17 @@ def test_every_file_of_the_example_runs_the_hooks_but_its_scripts() -> None:
         assert bool(re.search(HOOKS["tflite-guard"]["files"], path.relative_to(ROOT).as_posix())) is expected, path
 
 
-def test_each_hook_runs_once_at_its_stage_with_a_command_that_exists() -> None:
+def test_each_hook_runs_at_its_stage_with_the_files_that_changed_and_a_command_that_exists() -> None:
     assert {name: hook["stages"] for name, hook in HOOKS.items()} == {
         "tflite-guard-validate": ["pre-commit"],
         "tflite-guard": ["pre-push"],
         "tflite-guard-docker": ["pre-push"],
     }
     for hook in HOOKS.values():
-        assert not hook["pass_filenames"]
-        program, command = hook["entry"].split()
+        assert hook["require_serial"], "two at a time would do the same work twice"
+        program, command, option = hook["entry"].split()
         assert program in PROJECT["scripts"]
-        assert command in cli.commands
+        _parse(command, [option, "vision/tflite-guard.json", "vision/model.tflite"])
 
 
 def test_the_light_hook_brings_nothing_but_the_package() -> None:

@@ -18,6 +18,7 @@ from tflite_guard import checking, commenting, saving
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import write_atomically
 from tflite_guard.files.git import tracked
+from tflite_guard.manifest import search
 from tflite_guard.reports import FORMATS, markdown, wording
 from tflite_guard.reports.annotations import problem_annotations, remark
 from tflite_guard.reports.annotations import render as annotations_of
@@ -25,7 +26,7 @@ from tflite_guard.results import Report, Verdict
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.steps import Event
 from tflite_guard.text.plain import logged, plain
-from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON, DiagnoseUse
+from tflite_guard.vocabulary import COMMENT_ON, DIAGNOSE, FAIL_ON, DiagnoseUse
 
 COMMENT_FILE = "comment.md"
 OPERATORS = "operators"
@@ -93,7 +94,7 @@ class Inputs:
         token = environ.pop("INPUT_GITHUB-TOKEN", "").strip()
         get = _Reader(environ)
         found = Inputs(
-            manifest=get.lines("manifest") or (DEFAULT_MANIFEST,),
+            manifest=get.lines("manifest"),
             models=get.lines("models"),
             fail_on=get.one_of("fail-on", FAIL_ON),
             annotations=get.boolean("annotations", True),
@@ -213,7 +214,7 @@ def _written(step: _Step, report: Report, inputs: Inputs) -> GuardError | None:
     try:
         checking.write(report, (), inputs.report_dir, inputs.renderings)
         if inputs.save_operator and report.models:
-            manifests = checking.load_all(_expanded(inputs.manifest), inputs.data_root, inputs.allow_code)
+            manifests = checking.load_all(_manifests(inputs.manifest), inputs.data_root, inputs.allow_code)
             for line in saving.save(report, manifests, inputs.options, inputs.operators_dir):
                 step.say(line)
     except GuardError as error:
@@ -231,26 +232,23 @@ def _refuse_strangers(environ: MutableMapping[str, str], inputs: Inputs) -> None
 
 def _check(step: _Step, inputs: Inputs) -> Report:
     return checking.check(
-        _expanded(inputs.manifest),
+        _manifests(inputs.manifest),
         inputs.options,
         baseline=inputs.baseline,
         on_event=step.progress,
     )
 
 
-def _expanded(patterns: Sequence[str]) -> list[str]:
-    """Manifests, globs among them expanded; pathlib follows no links under `**`, so a loop of links cannot hold us."""
-    found: list[str] = []
-    for pattern in patterns:
-        try:
-            matches = [pattern] if os.path.lexists(pattern) else sorted(map(str, Path().glob(pattern)))
-        except (ValueError, NotImplementedError, IndexError):  # what pathlib says of `**.json`, an absolute path, none
-            matches = []
-        if not matches:
+def _manifests(named: Sequence[str]) -> list[str]:
+    try:
+        found = search.find(named)
+    except UsageError as error:
+        raise UsageError(f"input manifest: {plain(str(error), 1000)}") from None
+    for path in found:
+        if not os.path.lexists(path):
             raise UsageError(
-                f"input manifest: {plain(pattern)} is not there; name it relative to the working directory, one a line"
+                f"input manifest: {plain(path)} is not there; name it relative to the working directory, one a line"
             )
-        found += matches
     return found
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full, make_folders, write_atomically
 from tflite_guard.judgement import baseline as baselines
-from tflite_guard.manifest import load
+from tflite_guard.manifest import load, search
 from tflite_guard.results import Report, Tool, Verdict
 from tflite_guard.run import pipeline
 from tflite_guard.run.steps import TOOL_NAME, environment, tool_version
-from tflite_guard.vocabulary import DEFAULT_MANIFEST, REPORT_VERSION
+from tflite_guard.vocabulary import REPORT_VERSION
 
 if TYPE_CHECKING:
     from tflite_guard.manifest.types import Manifest
@@ -38,7 +38,7 @@ def check(
     """Check the models of some manifests.
 
     Args:
-        manifests: paths; none means `tflite-guard.json`.
+        manifests: paths, folders and globs; none means `tflite-guard.json` here, else all that git tracks below.
         options: how to run.
         baseline: a file to compare one manifest with, `off`, or None for what is recorded beside each.
         on_event: called as work proceeds, from any thread.
@@ -46,7 +46,7 @@ def check(
 
     Raises:
         ManifestError: a manifest is invalid; holds the problems of all of them.
-        UsageError: a pattern matches nothing, a baseline cannot be read, or a data root is missing.
+        UsageError: no manifest is found, a pattern matches nothing, a baseline cannot be read, a data root is missing.
         EvaluationError: the run cannot be done at all.
     """
     loaded = load_all(manifests, options.data_roots, options.allow_code)
@@ -60,7 +60,7 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
         if not os.path.isdir(root):
             raise UsageError(f"--data-root {root}: there is no such folder")
     loaded, problems = [], []
-    for path in manifest_paths(manifests):
+    for path in search.find(manifests):
         try:
             loaded.append(load(path, data_roots=data_roots, allow_code=allow_code))
         except ManifestError as error:
@@ -70,12 +70,19 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
     return loaded
 
 
-def manifest_paths(manifests: Sequence[str]) -> list[str]:
-    """The manifests meant: those given, each once however it is written, or the default one."""
-    unique: dict[str, str] = {}
-    for path in manifests:
-        unique.setdefault(os.path.realpath(path), path)
-    return list(unique.values()) or [DEFAULT_MANIFEST]
+def holder_of(model: str, manifests: Sequence[Manifest]) -> Manifest:
+    """The manifest that has a model of this name; a lone one in any case, and what it has is told later.
+
+    Raises UsageError where several have it, or none of several.
+    """
+    holders = [one for one in manifests if any(entry.name == model for entry in one.models)]
+    if len(holders) == 1 or len(manifests) == 1:
+        return (holders or manifests)[0]
+    if holders:
+        listed = " and ".join(one.path for one in holders)
+        raise UsageError(f"model {model!r} is in {listed}; say which is meant with --manifest")
+    listed = "; ".join(f"{one.path} has {', '.join(entry.name for entry in one.models)}" for one in manifests)
+    raise UsageError(f"there is no model {model!r}: {listed}")
 
 
 def default_cache_dir() -> str | None:

@@ -30,6 +30,11 @@ ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 INTERRUPTED = 130
 
 MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
+CHANGED = click.option(
+    "--changed",
+    is_flag=True,
+    help="The arguments are files that changed, as pre-commit names them: take the manifests that they concern.",
+)
 DATA_ROOT = click.option(
     "--data-root",
     "data_roots",
@@ -126,6 +131,7 @@ def cli() -> None:
 
 @cli.command()
 @MANIFESTS
+@CHANGED
 @_selection_options
 @_output_options
 @click.option("--fail-on", type=click.Choice(FAIL_ON), default="error", show_default=True,
@@ -142,6 +148,7 @@ def cli() -> None:
 @_run_options
 def check(
     manifests: tuple[str, ...],
+    changed: bool,
     report_dir: str | None,
     formats: tuple[str, ...],
     fail_on: str,
@@ -151,7 +158,11 @@ def check(
     verbose: bool,
     options: Options,
 ) -> None:
-    """Convert and evaluate every model and say which tolerances hold."""
+    """Convert and evaluate every model and say which tolerances hold.
+
+    A MANIFEST is a file, a folder with a tflite-guard.json in it, or a glob. Without one: tflite-guard.json here, else
+    every one that git tracks below.
+    """
     from tflite_guard.checking import exit_code, load_all
     from tflite_guard.saving import require_place
 
@@ -161,7 +172,8 @@ def check(
         require_place(save_folder, options)
     targets = _targets(formats, report_dir)
     try:
-        report = _check(manifests, options, baseline, verbose)
+        meant = _meant(manifests, changed)
+        report = _check(meant, options, baseline, verbose)
     except GuardError as error:
         _write_failure(error, targets, report_dir)
         if exit_code(error, fail_on) != 0:
@@ -172,7 +184,7 @@ def check(
         _write(report, targets, report_dir)
     if save_folder is not None:
         with _told(fail_on):
-            manifests_read = load_all(manifests, options.data_roots, options.allow_code)
+            manifests_read = load_all(meant, options.data_roots, options.allow_code)
             _save_operators(report, manifests_read, options, save_folder, verbose)
     if apply_remedy:
         _apply_remedies(report, options)
@@ -181,14 +193,15 @@ def check(
 
 @cli.command()
 @MANIFESTS
+@CHANGED
 @DATA_ROOT
 @ALLOW_CODE
-def validate(manifests: tuple[str, ...], data_roots: tuple[str, ...], allow_code: bool) -> None:
+def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, ...], allow_code: bool) -> None:
     """Check manifests without running anything: schema, names, files, hashes. Reports every problem at once."""
     from tflite_guard.checking import load_all
     from tflite_guard.reports.wording import count
 
-    for manifest in load_all(manifests, data_roots, allow_code):
+    for manifest in load_all(_meant(manifests, changed), data_roots, allow_code):
         variants = sum(len(model.variants) for model in manifest.models)
         click.echo(
             f"{_safe(manifest.path)}: valid, {count(len(manifest.models), 'model')}, {count(variants, 'variant')}"
@@ -263,17 +276,22 @@ def why(
 @click.argument("model_name")
 @click.argument("variant")
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the .tflite.")
-@click.option("--manifest", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE")
+@click.option(
+    "--manifest",
+    metavar="FILE",
+    help=f"Default: {DEFAULT_MANIFEST} here, else of all that git tracks below the one with that model.",
+)
 @_run_options
-def convert(model_name: str, variant: str, output: str, manifest: str, verbose: bool, options: Options) -> None:
+def convert(model_name: str, variant: str, output: str, manifest: str | None, verbose: bool, options: Options) -> None:
     """Write the very .tflite that `check` judges for one variant."""
-    from tflite_guard.checking import filed, load_all
+    from tflite_guard.checking import filed, holder_of, load_all
     from tflite_guard.files import write_atomically
     from tflite_guard.run.pipeline import artifact
     from tflite_guard.text.figures import size
 
     _require_place(output)
-    (loaded,) = load_all((manifest,), options.data_roots, options.allow_code)
+    named = () if manifest is None else (manifest,)
+    loaded = holder_of(model_name, load_all(named, options.data_roots, options.allow_code))
     model = artifact(loaded, model_name, variant, options, _log if verbose else None)
     filed(output, lambda: write_atomically(output, model))
     click.echo(f"{_safe(output)}: {size(len(model))}")
@@ -344,8 +362,9 @@ def baseline() -> None:
 @_run_options
 def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
     """Check the manifests and record the results beside each, to commit."""
-    from tflite_guard.checking import NO_BASELINE, manifest_paths
+    from tflite_guard.checking import NO_BASELINE
     from tflite_guard.judgement import baseline as baselines
+    from tflite_guard.manifest import search
     from tflite_guard.reports.wording import count
     from tflite_guard.results import Verdict
     from tflite_guard.run.pipeline import report_of
@@ -354,7 +373,7 @@ def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
     if finished.verdict is Verdict.ERROR:
         _write(finished, [("text", None)], None)
         raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")
-    for path in manifest_paths(manifests):
+    for path in search.find(manifests):
         target, part = baselines.path_for(path), report_of(finished, path)
         baselines.write(target, baselines.from_report(part), options.data_roots)
         click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
@@ -365,10 +384,10 @@ def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
 @DATA_ROOT
 def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:
     """Print the recorded results."""
-    from tflite_guard.checking import manifest_paths
     from tflite_guard.judgement import baseline as baselines
+    from tflite_guard.manifest import search
 
-    for path in manifest_paths(manifests):
+    for path in search.find(manifests):
         for line in baselines.describe(baselines.path_for(path), data_roots).splitlines():
             click.echo(_safe(line))
 
@@ -453,6 +472,12 @@ def _protect() -> None:
 
 def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _meant(named: Sequence[str], changed: bool) -> list[str]:
+    from tflite_guard.manifest import search
+
+    return search.changed(named) if changed and named else search.find(named)
 
 
 def _check(manifests: Sequence[str], options: Options, baseline: str | None, verbose: bool) -> Report:

@@ -300,14 +300,13 @@ def test_a_push_with_a_worse_model_is_stopped_and_says_how_much_worse(app: Repos
     assert "failed to push some refs" in words
 
 
-def test_several_manifests_are_named_as_arguments(app: Repository, hooks: Repository) -> None:
-    app.git("mv", "-k", "tflite-guard.json", "unused.json")
-    (app.folder / "tflite-guard.json").unlink(missing_ok=True)
+def test_manifests_in_folders_are_found_and_checked_where_their_files_change(app: Repository) -> None:
+    (app.folder / "tflite-guard.json").unlink()
     for name in ("a", "b"):
-        moved = json.loads(json.dumps(MANIFEST).replace('"app/', '"../app/').replace('"data/', '"../data/'))
+        moved = json.loads(json.dumps(MANIFEST).replace('"data/', '"../data/'))
         moved["models"][0]["name"] = name
         app.write(moved, f"{name}/tflite-guard.json")
-    configure(app, hooks, "[a/tflite-guard.json, b/tflite-guard.json]")
+        shutil.copytree(app.folder / "app", app.folder / name / "app")
     app.git("add", "--all")
     validated = app.pre_commit("run", "--verbose", "--all-files")
     assert validated.returncode == 0, validated.stdout
@@ -316,6 +315,25 @@ def test_several_manifests_are_named_as_arguments(app: Repository, hooks: Reposi
     checked = app.pre_commit("run", "--hook-stage", "pre-push", "--verbose", "--all-files")
     assert checked.returncode == 0, checked.stdout
     assert checked.stdout.count("2 variants: 2 within tolerance") == 1, "one run for both"
+    one = app.pre_commit("run", "--verbose", "--files", "b/app/digits_int8.tflite")
+    assert "b/tflite-guard.json: valid" in one.stdout
+    assert "a/tflite-guard.json" not in one.stdout
+    both = app.pre_commit("run", "--verbose", "--files", "data/evaluation.npz")
+    assert both.stdout.count("valid, 1 model") == 2
+
+
+def test_manifests_of_other_names_are_named_by_a_glob(app: Repository, hooks: Repository) -> None:
+    (app.folder / "tflite-guard.json").unlink()
+    for name in ("a", "b"):
+        app.write(
+            json.loads(json.dumps(MANIFEST).replace('"app/', '"../app/').replace('"data/', '"../data/')),
+            f"{name}/q.json",
+        )
+    configure(app, hooks, "['**/q.json']")
+    app.git("add", "--all")
+    validated = app.pre_commit("run", "--verbose", "--files", "data/evaluation.npz")
+    assert validated.returncode == 0, validated.stdout
+    assert [f"{name}/q.json: valid" in validated.stdout for name in ("a", "b")] == [True, True]
 
 
 DOCKER = """#!/bin/sh

@@ -19,16 +19,24 @@ _EXTENDED = 0x4000
 
 def tracked(folder: str) -> bool | None:
     """Whether a repository tracks anything in a folder; None where that cannot be known."""
+    names = tracked_files(folder)
+    return None if names is None else bool(names)
+
+
+def tracked_files(folder: str) -> list[str] | None:
+    """What a repository tracks below a folder, sorted, relative to it, with `/`; None where that cannot be known."""
     real = os.path.realpath(folder)
     root = root_above(real)
     index = _index(root)
     if index is None:
         return None
-    inside = b"" if real == root else os.fsencode(os.path.relpath(real, root)) + b"/"
+    inside = b"" if real == root else os.fsencode(Path(os.path.relpath(real, root)).as_posix()) + b"/"
     try:
-        return any(name.startswith(inside) for name in _names(index.read_bytes()))
+        names = _names(index.read_bytes())
     except (OSError, ValueError, struct.error, IndexError):
         return None
+    # A file in conflict is there once for each side.
+    return sorted({os.fsdecode(name[len(inside) :]) for name in names if name.startswith(inside)})
 
 
 def _index(root: str) -> Path | None:

@@ -21,7 +21,7 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
-from tflite_guard.text import figures
+from tflite_guard.text import figures, naming
 from tflite_guard.text.plain import file_names, plain
 from tflite_guard.vocabulary import METRICS
 
@@ -33,8 +33,6 @@ MOST_TRIED = 3
 """Experiments that a sentence names."""
 MOST_FIGURES = 4
 """Metrics of a remedy that a sentence names."""
-LONGEST_PLACE = 50
-"""Of a title, where the end of a path says most and the name comes after it."""
 MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.ERROR: "✗", None: "–"}
 """By verdict; None is what was not judged."""
 WORDS = {
@@ -139,15 +137,9 @@ def _unproven(metric: MetricResult) -> bool:
 
 
 def titles(report: Report) -> dict[int, str]:
-    """What to call each model, by its `id`: its name, after its manifest's place where others have that name too."""
-    same: dict[str, list[ModelResult]] = {}
-    for model in report.models:
-        same.setdefault(plain(model.name), []).append(model)
-    return {
-        id(model): f"{place}: {name}" if place else name
-        for name, models in same.items()
-        for model, place in zip(models, _places(models), strict=True)
-    }
+    """What to call each model, by its `id`."""
+    called = naming.titles([(model.name, model.manifest) for model in report.models])
+    return {id(model): title for model, title in zip(report.models, called, strict=True)}
 
 
 def named_variants(report: Report) -> Iterator[tuple[str, VariantResult]]:
@@ -156,22 +148,6 @@ def named_variants(report: Report) -> Iterator[tuple[str, VariantResult]]:
     every = [(model, variant) for model in report.models for variant in model.variants]
     names = file_names(f"{called[id(model)]}-{variant.name}" for model, variant in every)
     return zip(names, (variant for _, variant in every), strict=True)
-
-
-def _places(models: list[ModelResult]) -> list[str]:
-    """The shortest that tells the models' manifests apart: folders, else paths; nothing where neither does."""
-    manifests = [model.manifest for model in models]
-    folders = [one.repository_path.rpartition("/")[0] for one in manifests]
-    for places in (folders, [one.repository_path for one in manifests], [one.path for one in manifests]):
-        shown = [_end_of(place) for place in places]
-        if len(shown) > 1 and all(shown) and len(set(shown)) == len(shown):
-            return shown
-    return [""] * len(models)
-
-
-def _end_of(path: str) -> str:
-    path = plain(path, max(len(path), 1))
-    return path if len(path) <= LONGEST_PLACE else "…" + path[1 - LONGEST_PLACE :]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from tflite_guard.run.jobs import Job, Options, hidden_rungs, job, jobs
 from tflite_guard.run.steps import TOOL_NAME, Event, OnEvent, Steps, environment, shown, tool_version
 from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit
 from tflite_guard.run.workshop import Workshop
+from tflite_guard.text.naming import titles
 from tflite_guard.vocabulary import REPORT_VERSION, DiagnoseUse
 
 
@@ -170,12 +171,24 @@ def _in_threads(work: Sequence[Job], options: Options, on_event: OnEvent, on_log
         Workshop(work, options, on_log) as workshop,
         ThreadPoolExecutor(workshop.jobs, thread_name_prefix="model") as executor,
     ):
-        do = partial(run_job, options=options, workshop=workshop, on_event=on_event)
+        called = titles([(one.model.name, one.manifest) for one in work])
         try:
-            return _wait_all([executor.submit(do, one) for one in work])
+            return _wait_all(
+                [
+                    executor.submit(
+                        run_job, one, options, workshop=workshop, on_event=partial(_titled, on_event, title)
+                    )
+                    for one, title in zip(work, called, strict=True)
+                ]
+            )
         except BaseException:
             workshop.pool.kill()
             raise
+
+
+def _titled(on_event: OnEvent, title: str, event: Event) -> None:
+    """Pass an event on by what tells its model from others of its name."""
+    on_event(replace(event, model=title))
 
 
 def _wait_all(futures: Sequence[Future[ModelResult]]) -> list[ModelResult]:

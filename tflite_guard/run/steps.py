@@ -60,6 +60,7 @@ class Event:
     """Something to show while a run works."""
 
     model: str
+    """What it is called in this run."""
     variant: str | None
     phase: Phase
     """`reference`, `convert`, `evaluate` count examples, `diagnose` counts nothing; `variant` counts finished variants;
