@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import click
 import pytest
+from ruamel.yaml import YAML
 
 from tests.conftest import EXAMPLES, ROOT, Run
 from tflite_guard.cli import cli
@@ -22,6 +24,8 @@ from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, TOLERANCES
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
+OWN_FILES = "https://github.com/tflite-guard/tflite-guard/blob/main/"
+"""What the website does not hold; GitHub has it in both places."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -30,6 +34,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+        elif target.startswith(OWN_FILES):
+            assert (ROOT / target.removeprefix(OWN_FILES)).exists(), target
+
+
+def test_the_website_has_every_page_once() -> None:
+    def named(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [page for inner in (entry.values() if isinstance(entry, dict) else entry) for page in named(inner)]
+
+    listed = named(YAML(typ="safe").load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
