@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import click
 import pytest
+from ruamel.yaml import YAML
 
 from tests.conftest import EXAMPLES, ROOT, Run
 from tflite_guard.cli import cli
@@ -22,6 +25,9 @@ from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, TOLERANCES
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
+OWN_FILES = "https://github.com/tflite-guard/tflite-guard/blob/main/"
+"""What the website does not hold; GitHub has it in both places."""
+CONVERT = "convert digits int8 -o digits_int8.tflite"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -30,6 +36,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+        elif target.startswith(OWN_FILES):
+            assert (ROOT / target.removeprefix(OWN_FILES)).exists(), target
+
+
+def test_the_website_has_every_page_once() -> None:
+    def named(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [page for inner in (entry.values() if isinstance(entry, dict) else entry) for page in named(inner)]
+
+    listed = named(YAML(typ="safe").load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -84,17 +102,52 @@ def test_the_answer_of_the_readme_is_what_the_page_makes(run: Run, shared_cache:
     assert f"tflite-guard {block[1]}\n" in page
     finished = run(*block[1].split(), cwd=tmp_path)
     assert finished.code == 1
-    rest = finished.out
-    for shown in block[2].split("…\n"):
-        before, found, rest = rest.partition(shown)
-        assert found, f"{shown}\nis not in\n{rest}"
-        assert not before or before.endswith("\n"), "whole lines are left out"
-    assert rest == ""
+    see(block[2], finished.out)
     (asked,) = re.findall(r"```python\n(import numpy as np\nimport tflite_guard.*?)```", page, re.DOTALL)
     kept = asked.replace('data["label"])', f'data["label"], cache_dir={str(shared_cache)!r})')
     told = subprocess.run([sys.executable, "-c", kept], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert told.stdout.startswith(finished.out)
     assert told.stdout.splitlines()[-2].split()[0] == "calibration-range-mismatch"
+
+
+def see(shown: str, printed: str) -> None:
+    """That this is what was printed; whole lines may be left out where there is a line of three dots."""
+    rest = printed
+    for part in filter(None, shown.split("…\n")):
+        before, found, rest = rest.partition(part)
+        assert found, f"{part}\nis not in\n{rest}"
+        assert not before or before.endswith("\n"), "whole lines are left out"
+    assert rest == ""
+
+
+def test_the_tutorial_goes_as_it_says(run: Run, tmp_path: Path) -> None:
+    """Its commands in their order, but for the installation and the clone, in whose place the examples are copied."""
+    page = (ROOT / "docs/tutorial.md").read_text()
+    project = tmp_path / "project"
+    for part in ("models", "data"):
+        assert f"tflite-guard/examples/digits/{part}" in page
+        shutil.copytree(EXAMPLES / "digits" / part, project / part)
+    (project / ".git").mkdir()
+    (written,) = re.findall(r"^```json\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    path = project / "tflite-guard.json"
+    path.write_text(written)
+    codes = {"validate": [0], "check": [1, 0], "check --apply-remedy": [1]}
+    steps = re.findall(r"^```(?:sh|console)\n(?:\$ )?tflite-guard (.*?)\n(.*?)```$", page, re.DOTALL | re.MULTILINE)
+    assert [command for command, _ in steps] == ["validate", "check", "check --apply-remedy", "check", CONVERT]
+    for command, shown in steps:
+        finished = run(*command.split(), cwd=project)
+        assert finished.code == codes.get(command, [0]).pop(0), finished.err
+        if shown:
+            see(shown, finished.out)
+    (edit,) = re.findall(r"^```diff\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    edits = difflib.unified_diff(written.splitlines(), path.read_text().splitlines(), lineterm="", n=0)
+    assert edit.splitlines() == list(edits)[3:]
+    assert (project / "digits_int8.tflite").exists()
+
+
+def test_the_workflow_of_the_tutorial_is_the_documented_one() -> None:
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert shown in README
 
 
 def test_the_picture_is_that_of_the_present_report(run: Run, tmp_path: Path) -> None:
@@ -106,6 +159,11 @@ def test_the_picture_is_that_of_the_present_report(run: Run, tmp_path: Path) -> 
     picture = words((ROOT / "docs/terminal.svg").read_text())
     for line in finished.out.splitlines()[:4]:
         assert set(line.split()) <= set(picture), line
+    drawn = "".join(words((ROOT / "docs/comment.svg").read_text()))
+    told = run("report", tmp_path / "report.json", "--format", "markdown").out
+    for tagged in told.partition("<h3>")[0].splitlines():
+        line = "".join(words(f"<p>{re.sub('<.*?>', '', tagged)}</p>"))
+        assert line.removeprefix("##") in drawn, tagged
 
 
 def words(drawn: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 
 import tflite_guard
-from tests.conftest import EXAMPLES, Run, run_cli
+from tests.conftest import EXAMPLES, ROOT, Run, run_cli
+from tests.plain_loop import raw_outputs
 from tflite_guard.asking import Explanation
 from tflite_guard.errors import DataError, UsageError
 from tflite_guard.results import Verdict
+from tflite_guard.rules import GROUPS
 from tflite_guard.vocabulary import QUANTIZATIONS
 
 CAUSE = "calibration-range-mismatch"
@@ -245,3 +248,34 @@ def test_the_kept_manifest_is_what_init_would_write(run: Run, folder: Path) -> N
     written = json.loads((folder / "written.json").read_text())
     assert kept["models"][0]["variants"] == [{"name": "model_int8", "tflite": "model_int8.tflite"}]
     assert kept["datasets"]["evaluation"] == written["datasets"]["evaluation"]
+
+
+# --- the guide
+
+
+def sections(page: str) -> list[tuple[str, str]]:
+    """The command of each section of docs/why.md, with the section's text."""
+    found = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    return [(commands[0], text) for text in found if (commands := re.findall(r"```sh\ntflite-guard (.*)\n```", text))]
+
+
+def test_the_guide_lists_the_causes_that_its_commands_find(run: Run, folder: Path, arrays: Arrays) -> None:
+    """On a file that was calibrated on unscaled data, and an application that takes raw integers as reals."""
+    raw = raw_outputs(folder / "model_int8.tflite", arrays["image"]).astype(np.float32)
+    np.savez(folder / "recorded.npz", output=raw)
+    page = (ROOT / "docs/why.md").read_text()
+    told = {command: run(*command.split(), cwd=folder) for command in {command for command, _ in sections(page)}}
+    assert {command: finished.err for command, finished in told.items()} == dict.fromkeys(told, "")
+    for command, text in sections(page):
+        finished = told[command]
+        assert finished.code == (0 if " float32 " in command else 1), finished.out
+        named = set(re.findall(r"^Why.*: ([a-z-]+)$", finished.out, re.MULTILINE))
+        assert named == set() if finished.code == 0 else CAUSE in named
+        if "--observed" in command:
+            assert named & set(re.findall(r"\(rules/([a-z0-9-]+)\.md\)", text)) == {"io-quantization-misuse"}
+
+
+def test_every_rule_has_its_place_in_the_guide_or_is_no_cause() -> None:
+    page = (ROOT / "docs/why.md").read_text()
+    causes = {rule.id for name, rules in GROUPS.items() if name.startswith("Causes") for rule in rules}
+    assert causes - set(re.findall(r"\(rules/([a-z0-9-]+)\.md\)", page)) == set()

@@ -149,9 +149,9 @@ def test_the_tables_of_inputs_and_outputs_are_those_of_the_action() -> None:
     assert table("Outputs") == [[name, declared["description"]] for name, declared in outputs]
 
 
-def test_the_readme_shows_the_documented_workflows() -> None:
+def test_the_readme_shows_the_documented_workflow() -> None:
     found = [source for source in shown() if source.label.startswith("README.md") and source.is_workflow]
-    assert len(found) == 3, "one for private repositories, two for public ones"
+    assert len(found) == 1, "that for private repositories; the page has those for public ones"
     for source in found:
         assert source.text in PAGE, source.path
 
