@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import EXAMPLES, Run
 from tests.plain_loop import raw_outputs
 from tflite_guard.errors import DataError, EvaluationError, GuardError, UsageError
-from tflite_guard.init import write_manifest
+from tflite_guard.init import Wishes, write_manifest
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 Maker = Callable[..., Path]
@@ -69,7 +69,7 @@ def init(model: Path | str, arrays: dict[str, np.ndarray] | None = None, **optio
         model = str(local)
     if arrays is not None:
         np.savez("data.npz", **arrays)
-    lines = list(write_manifest(str(model), None if arrays is None else "data.npz", "new.json", **options))
+    lines = list(write_manifest(str(model), None if arrays is None else "data.npz", "new.json", Wishes(**options)))
     written = json.loads(Path("new.json").read_text())
     return {**written["datasets"]["evaluation"], "reference": written["models"][0]["reference"], "lines": lines}
 
@@ -132,7 +132,14 @@ NUMBERS = np.array([0, 1, 2, 0, 1, 2])
         ({"subject": NUMBERS * 7}, None),
         ({"subject": NUMBERS % 2}, None),
         ({"digit": NUMBERS, "other": NUMBERS}, None),
-        ({"y": X}, None),
+        ({"y": X}, "y"),
+        ({"y": X.astype(np.int32)[:, :2]}, None),
+        ({"other": X}, None),
+        ({"y": NUMBERS[:, None]}, "y"),
+        ({"y": NUMBERS.astype(np.float32)}, "y"),
+        ({"kind": np.eye(3)[NUMBERS]}, "kind"),
+        ({"kind": np.ones((6, 3))}, None),
+        ({"y": NUMBERS + 7}, None),
     ],
 )
 def test_labels_are_what_is_called_so_or_holds_the_classes(

@@ -14,6 +14,8 @@ from typing import Any
 from tflite_guard import init
 from tflite_guard.errors import UsageError
 from tflite_guard.files import sniff, write_atomically
+from tflite_guard.init.binding import Chosen
+from tflite_guard.init.sources import arrays_of
 from tflite_guard.manifest import Manifest, load
 from tflite_guard.protocol import Names
 from tflite_guard.results import Diagnosis, ErrorInfo, Finding, ModelResult, Remedy, Report, VariantResult
@@ -213,7 +215,7 @@ def _arrays(given: Any) -> Mapping[str, Any]:
     if isinstance(given, str | os.PathLike):
         path = os.fspath(given)
         _require_file(path)
-        keys = list(init.arrays_of(path))  # tells what is wrong with the file
+        keys = list(arrays_of(path))  # tells what is wrong with the file
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in keys}
     return given if isinstance(given, Mapping) else {"input": given}
@@ -246,12 +248,11 @@ def _manifest(question: Question, folder: str, on_log: OnLog | None) -> dict[str
     names = init.names_of(kind, question.reference, None, on_log)
     data = _dataset(question.data, folder, names, question.labels)
     reference: dict[str, Any] = {kind: init.relative(question.reference, folder)}
-    manifest = init.manifest_of(kind, reference, Path(question.reference).stem, data, names)
-    (model,) = manifest["models"]
-    model["variants"] = [_variant(question, folder)]
+    datasets = {"evaluation": data}
     if question.calibration is not None:
-        manifest["datasets"]["calibration"] = _without_labels(_dataset(question.calibration, folder, names, None))
-        model["calibration"] = "calibration"
+        datasets["calibration"] = init.unlabelled(_dataset(question.calibration, folder, names, None))
+    manifest = init.manifest_of(kind, reference, Path(question.reference).stem, datasets, names)
+    manifest["models"][0]["variants"] = [_variant(question, folder)]
     return manifest
 
 
@@ -260,17 +261,8 @@ def _require_file(path: str) -> None:
         raise UsageError(f"{path}: no such file or folder")
 
 
-def _dataset(path: str, folder: str, names: Names, labels: str | None) -> dict[str, Any]:
-    notes: list[str] = []
-    found = init.arrays_of(path)
-    if labels is not None and labels not in found:
-        raise UsageError(f"{path}: has no array {labels!r}; it has {', '.join(found)}")
-    dataset = init.dataset_of(path, folder, found, names, notes)
-    return dataset if labels is None else {**dataset, "labels": labels}
-
-
-def _without_labels(dataset: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in dataset.items() if key != "labels"}
+def _dataset(path: str, folder: str, names: Names, labels: str | None) -> init.Dataset:
+    return init.dataset_of(path, folder, names, Chosen(labels={} if labels is None else {"": labels}))
 
 
 def _variant(question: Question, folder: str) -> dict[str, Any]:

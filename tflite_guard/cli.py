@@ -215,16 +215,72 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
     "-o", "--output", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE", help="The manifest to write."
 )
 @click.option("--signature", metavar="NAME", help="Which signature of a SavedModel or .tflite that has several.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="[NAME=]KEY",
+    help="Which array of DATA an input takes, where its name does not tell. Repeatable.",
+)
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="[OUTPUT=]KEY|FILE.npy",
+    help="Which array holds an output's labels, where its name does not tell. Repeatable.",
+)
+@click.option(
+    "--tflite",
+    multiple=True,
+    metavar="FILE",
+    help="A .tflite to judge beside what is made of MODEL. Repeatable, also as a glob.",
+)
+@click.option("--measure", is_flag=True, help="Hold each variant to what it reaches now.")
+@ALLOW_CODE
 @click.option("--force", is_flag=True, help="Overwrite an existing manifest, and its random data.")
 @VERBOSE
-def init(model: str, data: str | None, output: str, signature: str | None, force: bool, verbose: bool) -> None:
-    """Write a manifest that works for MODEL, with DATA (.npz) if given."""
-    from tflite_guard.init import write_manifest
+def init(
+    model: str,
+    data: str | None,
+    output: str,
+    signature: str | None,
+    inputs: tuple[str, ...],
+    labels: tuple[str, ...],
+    tflite: tuple[str, ...],
+    measure: bool,
+    allow_code: bool,
+    force: bool,
+    verbose: bool,
+) -> None:
+    """Write a manifest that works for MODEL, with DATA if given.
+
+    DATA is an .npz, a .npy, a CSV file, a folder of images or of a folder for each class, or a folder with evaluation
+    and calibration data of these kinds.
+    """
+    from tflite_guard.init import Wishes, write_manifest
+    from tflite_guard.init.binding import Chosen
 
     _require_place(output)
-    log = _log if verbose else None
-    for line in write_manifest(model, data, output, signature=signature, force=force, on_log=log):
-        click.echo(line)
+    file = labels[0] if len(labels) == 1 and labels[0].endswith(".npy") else None
+    chosen = Chosen(_pairs(inputs), _pairs(() if file else labels))
+    judged = tuple(path for one in tflite for path in _expanded(one))
+    wishes = Wishes(signature, chosen, file, judged, measure, allow_code, force)
+    for line in write_manifest(model, data, output, wishes, on_log=_log if verbose else None):
+        click.echo(_safe(line))
+
+
+def _pairs(written: Sequence[str]) -> dict[str, str]:
+    """`NAME=KEY` by name; what has no name goes by ""."""
+    return {
+        name if is_pair else "": key if is_pair else name
+        for name, is_pair, key in (one.partition("=") for one in written)
+    }
+
+
+def _expanded(path: str) -> list[str]:
+    """What a glob matches, which a shell may have left as it is."""
+    import glob
+
+    return [path] if os.path.lexists(path) else sorted(glob.glob(path)) or [path]
 
 
 @cli.command()

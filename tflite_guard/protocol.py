@@ -61,6 +61,8 @@ class Names:
     output_aliases: dict[str, str] = field(default_factory=dict)
     signature: str | None = None
     """The signature's own name; None where a file has none."""
+    scaling: tuple[str, ...] = ()
+    """The Keras layers in it that scale inputs, as Rescaling and Normalization do."""
 
     def input(self, name: str) -> str:
         """The canonical name of an input that goes by its name, an alias or `#index`; any other name as it is."""

@@ -243,7 +243,8 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
     serve = _keras_serve(keras, model, labels)
     given = _fixed(Names(inputs, {}, _input_aliases(keras, model, labels), signature=SERVING_DEFAULT), spec)
     outputs = _outputs(serve, given.inputs)
-    names = replace(given, outputs=outputs, output_aliases=_output_aliases(model, list(outputs)))
+    aliases = _output_aliases(model, list(outputs))
+    names = replace(given, outputs=outputs, output_aliases=aliases, scaling=_scaling(keras, model))
     _refuse_strings(names, spec.path)
 
     def save(folder: str, concrete: Any) -> None:
@@ -254,6 +255,12 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
         archive.write_out(folder, **({"verbose": False} if keras.__name__ == "keras" else {}))
 
     return Reference(spec.path, SERVING_DEFAULT, names, Source(serve, save, None, _resetter(model)))
+
+
+def _scaling(keras: Any, model: Any) -> tuple[str, ...]:
+    """The names of the layers that scale inputs, in nested models too."""
+    kinds = (keras.layers.Rescaling, keras.layers.Normalization)
+    return tuple(layer.name for layer in model._flatten_layers() if isinstance(layer, kinds))
 
 
 def _loaded_keras(path: str, allow_code: bool) -> tuple[Any, Any]:

@@ -1,0 +1,336 @@
+"""A first manifest for a model: names read from the model, keys matched with the data, tolerances to start from."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from tflite_guard.errors import EvaluationError, ModelFileError, UsageError
+from tflite_guard.files import contained, find_root, lfs_pointer, sniff, write_atomically
+from tflite_guard.init import binding, limits
+from tflite_guard.init.binding import Chosen, Task, kind_of_numbers
+from tflite_guard.init.preparing import as_rows, images, preparation
+from tflite_guard.init.sources import look, split, values, with_labels_file
+from tflite_guard.manifest import load
+from tflite_guard.manifest.types import FileSpec, ReferenceSpec
+from tflite_guard.protocol import Names, TensorInfo
+from tflite_guard.run.jobs import Options
+from tflite_guard.run.pipeline import describe, run
+from tflite_guard.text.figures import number
+from tflite_guard.vocabulary import DEFAULT_MANIFEST, MANIFEST_VERSION, ReferenceKind
+
+KINDS: dict[str, ReferenceKind] = {"keras": "keras", "hdf5": "keras", "saved_model": "saved_model", "tflite": "tflite"}
+RANDOM_EXAMPLES = 64
+RANDOM_BYTES = 64 * 2**20
+SCHEMA = "https://raw.githubusercontent.com/tflite-guard/tflite-guard/main/schemas/manifest-v1.schema.json"
+"""For an editor; nothing is fetched here."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset of the manifest, and what it is for."""
+
+    settings: dict[str, Any]
+    """As it is written."""
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    """Of each output with labels, what these are."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says beside the model and its data."""
+
+    signature: str | None = None
+    chosen: Chosen = field(default_factory=Chosen)
+    labels_file: str | None = None
+    tflite: tuple[str, ...] = ()
+    """Files to judge beside what is made of the model."""
+    measure: bool = False
+    allow_code: bool = False
+    force: bool = False
+
+
+def write_manifest(
+    model: str,
+    data: str | None,
+    output: str,
+    wishes: Wishes | None = None,
+    *,
+    on_log: Callable[[str], None] | None = None,
+) -> Iterator[str]:
+    """Write a manifest that passes `validate` and runs; yields what was done, a line each.
+
+    Without data, an .npz of random inputs is written beside it, which checks that conversion works and
+    says nothing of accuracy. The model is run and converted: with labels the reference is held to what it reaches,
+    and what cannot be converted is left out.
+
+    Raises:
+        UsageError: the model or the data is of no supported kind, or a file to write exists already.
+        EvaluationError: the model cannot be loaded or evaluated, or a file cannot be written.
+        DataError: it is not certain which array of the data belongs to which input.
+    """
+    wishes = wishes or Wishes()
+    kind = kind_of(model, wishes.signature)
+    folder = os.path.dirname(os.path.abspath(output))
+    random = None if data is not None else os.path.join(folder, f"{Path(output).stem}-random.npz")
+    _check_places([model, *filter(None, (data, wishes.labels_file)), *wishes.tflite], folder)
+    for path in filter(None, (output, random)):
+        if os.path.lexists(path) and not wishes.force:
+            raise UsageError(f"{path}: exists already; use --force to overwrite it, or -o to write another")
+    for path in wishes.tflite:
+        if kind_of(path) != "tflite":
+            raise UsageError(f"--tflite {path}: is no .tflite model")
+    names = names_of(kind, model, wishes.signature, on_log, allow_code=wishes.allow_code)
+    datasets, notes = {}, []
+    if random is None:
+        assert data is not None
+        evaluation, calibration = split(data)
+        datasets["evaluation"] = dataset_of(evaluation, folder, names, wishes.chosen, wishes.labels_file)
+        if calibration is None:
+            notes.append(
+                "calibration uses the evaluation data for now; name a sample of the training data for honest figures"
+            )
+        else:
+            datasets["calibration"] = unlabelled(dataset_of(calibration, folder, names, Chosen(wishes.chosen.inputs)))
+    else:
+        data = os.path.relpath(random)
+        made = _random_arrays(names, model)
+        _write(random, _npz(made))
+        count = len(next(iter(made.values())))
+        notes.append(f"{data}: random examples (n = {count}); they show that conversion works, not how accurate it is")
+        notes.append("replace them with real data and labels")
+        datasets["evaluation"] = dataset_of(data, folder, names)
+    signature = {} if wishes.signature is None else {"signature": wishes.signature}
+    reference: dict[str, Any] = {kind: relative(model, folder)} | signature
+    manifest = manifest_of(kind, reference, Path(model).stem, datasets, names)
+    manifest["models"][0]["variants"] += [_shipped(path, folder) for path in wishes.tflite]
+    _write(output, text(manifest))
+    yield from dict.fromkeys([note for one in datasets.values() for note in one.notes] + notes)
+    yield from fitted(manifest, output, wishes, on_log)
+    variants = ", ".join(map(_name, manifest["models"][0]["variants"]))
+    yield f"{output}: model {manifest['models'][0]['name']!r} with {variants}"
+    place = "" if output == DEFAULT_MANIFEST else f" {output}"
+    yield f"next: tflite-guard check{place}" + (" --allow-code" if wishes.allow_code else "")
+
+
+def _name(variant: Any) -> str:
+    return str(variant if isinstance(variant, str) else variant["name"])
+
+
+def _shipped(path: str, folder: str) -> dict[str, str]:
+    return {"name": Path(path).stem, "tflite": relative(path, folder)}
+
+
+def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
+    """What a reference is. Raises UsageError for what is none."""
+    if not os.path.exists(model):
+        raise UsageError(f"{model}: no such file or folder")
+    if lfs_pointer(model):
+        raise UsageError(f"{model}: is a Git LFS pointer, not the model itself; run `git lfs pull`")
+    kind = KINDS.get(sniff(model))
+    if kind is None:
+        raise UsageError(f"{model}: is no .keras, .h5, SavedModel or .tflite that can be read")
+    if kind == "keras" and signature is not None:
+        raise UsageError(f"{model}: --signature is for a SavedModel or a .tflite; a Keras model has none")
+    return kind
+
+
+def _check_places(paths: Sequence[str], folder: str) -> None:
+    root = find_root(folder)
+    for path in paths:
+        if not os.path.exists(path):
+            raise UsageError(f"{path}: no such file or folder")
+        if not contained(path, [root]):
+            raise UsageError(
+                f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)"
+            )
+
+
+def names_of(
+    kind: ReferenceKind,
+    model: str,
+    signature: str | None,
+    on_log: Callable[[str], None] | None,
+    *,
+    allow_code: bool = False,
+) -> Names:
+    """What the model takes and gives. Raises EvaluationError for what cannot be evaluated, such as text."""
+    real = os.path.realpath(model)
+    reference = (
+        ReferenceSpec(kind, FileSpec(real)) if signature is None else ReferenceSpec(kind, FileSpec(real), signature)
+    )
+    try:
+        described = describe(reference, Options(allow_code=allow_code), on_log)
+    except EvaluationError as error:
+        told = str(error).replace(real, model)
+        if error.kind == "signature":
+            told = told.removesuffix('; say which with "signature"') + "; choose one with --signature"
+        raise EvaluationError(error.kind, told) from None
+    for side, infos in (("input", described.inputs), ("output", described.outputs)):
+        if not infos:
+            raise ModelFileError(f"{model}: has no {side}s; there is nothing to evaluate")
+        for name, info in infos.items():
+            if kind_of_numbers(info.dtype) not in "biuf":
+                message = f"{model}: {side} {name!r} holds {info.dtype} values, which cannot be evaluated; "
+                raise ModelFileError(message + "export the model without that part", "unsupported-type")
+    return described
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise EvaluationError("file", f"{path}: cannot be written ({error.strerror}); name another with -o") from None
+
+
+def text(manifest: dict[str, Any]) -> bytes:
+    """A manifest as it is written to a file."""
+    return (json.dumps(manifest, indent=2) + "\n").encode()
+
+
+def fitted(
+    manifest: dict[str, Any], output: str, wishes: Wishes, on_log: Callable[[str], None] | None
+) -> Iterator[str]:
+    """Run the manifest once and write it anew: without what cannot be converted, the reference held to what it reaches.
+
+    A reference that gets worse later is a broken set-up, which every comparison with it would hide. With `measure`
+    each variant is held to what it reaches now.
+    """
+    (entry,) = manifest["models"]
+    options = Options(allow_code=wishes.allow_code, diagnose="never")
+    (model,) = run([load(output, allow_code=wishes.allow_code)], options, on_log=on_log).models
+    if model.error is not None:
+        yield f"the reference could not be run on this data: {model.error.message}"
+        return
+    failed = {one.name: one.error.message for one in model.variants if one.error is not None}
+    left = [one for one in entry["variants"] if _name(one) not in failed or (isinstance(one, dict) and "tflite" in one)]
+    for name, why in failed.items():
+        kept = name in map(_name, left or entry["variants"])
+        yield f"{name} {'cannot be evaluated' if kept else 'is left out'}: {why}"
+    entry["variants"] = left or entry["variants"]
+    for metric, value in model.reference.metrics.items():
+        limit = None if value is None else limits.of_reference(metric, value)
+        if limit is not None:
+            entry["reference"].setdefault("tolerances", {})[metric] = limit
+            held = ", ".join(f"{'at least' if key == 'min' else 'at most'} {bound:g}" for key, bound in limit.items())
+            found = number(value, metric.rpartition(".")[2])
+            yield f"the reference's {metric} on this data is {found}, and the manifest holds it to {held}"
+    yield from dict.fromkeys(finding.message for finding in model.findings)
+    if wishes.measure:
+        entry["variants"] = [limits.measured(one, model) for one in entry["variants"]]
+        yield "tolerances of the variants are what each reaches now, with room for other machines"
+    _write(output, text(manifest))
+
+
+def manifest_of(
+    kind: ReferenceKind, reference: dict[str, Any], name: str, datasets: Mapping[str, Dataset], names: Names
+) -> dict[str, Any]:
+    """A manifest with one model, tolerances to start from, and the variants that can be made of it."""
+    metrics, tolerances = limits.to_start_from(datasets["evaluation"].tasks, names)
+    entry: dict[str, Any] = {
+        "name": name,
+        "reference": reference,
+        "evaluation": "evaluation",
+        "calibration": "calibration" if "calibration" in datasets else "evaluation",
+        "metrics": metrics,
+        "tolerances": tolerances,
+        "variants": _variants(kind, names),
+    }
+    written = {key: dataset.settings for key, dataset in datasets.items()}
+    return {"$schema": SCHEMA, "schema_version": MANIFEST_VERSION, "datasets": written, "models": [entry]}
+
+
+def _variants(kind: ReferenceKind, names: Names) -> list[Any]:
+    floats = all(port.dtype.startswith("float") for port in (*names.inputs.values(), *names.outputs.values()))
+    int8: Any = {"name": "int8", "quantization": "int8", "io": "int8"} if floats else "int8"
+    return ["float32", int8] if kind == "tflite" else ["float32", "float16", "dynamic_range", int8]
+
+
+def dataset_of(
+    path: str, folder: str, names: Names, chosen: Chosen | None = None, labels_file: str | None = None
+) -> Dataset:
+    """The manifest's dataset of some data. Raises DataError where it is not certain which array is which input."""
+    chosen = chosen or Chosen()
+    data = look(path)
+    if labels_file is not None:
+        data = with_labels_file(data, labels_file, partial(relative, folder=folder))
+        chosen = replace(chosen, labels={"": "label"})
+    data = as_rows(data, names, chosen)
+    found = dict.fromkeys(names.inputs, "image")
+    if not images(data):
+        found = binding.inputs(names, data.arrays, path, chosen.inputs)
+    free = {key: array for key, array in data.arrays.items() if key not in found.values()}
+    read = cache(partial(values, data, folder=folder))
+    bound = binding.labels(names, free, path, chosen.labels, read)
+    settings: dict[str, Any] = {**data.settings, "path": relative(path, folder)}
+    settings["inputs"] = found.get("", found)  # a lone input without a name
+    if bound.keys:
+        lone = len(names.outputs) == 1
+        settings["labels"] = next(iter(bound.keys.values())) if lone else bound.keys
+    steps, told = preparation(data, names, found)
+    if any(steps.values()):
+        settings["preprocess"] = next(iter(steps.values())) if len(found) == 1 else steps
+    if data.settings["source"] == "npy":
+        del settings["inputs"]
+    return Dataset(_ordered(settings), bound.tasks, (*data.notes, *bound.notes, *told))
+
+
+def _ordered(settings: dict[str, Any]) -> dict[str, Any]:
+    first = ("source", "path")
+    return {key: settings[key] for key in first} | {key: one for key, one in settings.items() if key not in first}
+
+
+def unlabelled(dataset: Dataset) -> Dataset:
+    """The same as calibration data, which needs no labels."""
+    settings = {key: one for key, one in dataset.settings.items() if key != "labels"}
+    return replace(dataset, settings=settings, tasks={})
+
+
+def _random_arrays(names: Names, model: str) -> dict[str, Any]:
+    """Random inputs of the right shapes, (n, ...): reals in [0, 1), integers 0 and 1; unknown dimensions are 1."""
+    import numpy as np
+
+    shapes = {name: _example(port, names) for name, port in names.inputs.items()}
+    size = sum(math.prod(shapes[name]) * np.dtype(port.dtype).itemsize for name, port in names.inputs.items())
+    count = min(RANDOM_EXAMPLES, RANDOM_BYTES // max(size, 1))
+    if count == 0:
+        raise UsageError(
+            f"{model}: one random example would take {size / 2**20:,.0f} MiB; give examples of your own as DATA (.npz)"
+        )
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name, port in names.inputs.items():
+        shape = (count, *shapes[name])
+        values = (
+            rng.random(shape, np.float32) if kind_of_numbers(port.dtype) == "f" else rng.integers(0, 2, shape, np.uint8)
+        )
+        arrays[name or "input"] = values.astype(port.dtype)
+    return arrays
+
+
+def _example(port: TensorInfo, names: Names) -> tuple[int, ...]:
+    """The shape of one example: without the batch, which is there when it is 1, unknown, or the same everywhere."""
+    first = {other.shape[:1] for other in (*names.inputs.values(), *names.outputs.values())}
+    batched = port.shape and (port.shape[0] in (None, 1) or (len(port.shape) > 1 and len(first) == 1))
+    return tuple(size or 1 for size in (port.shape[1:] if batched else port.shape))
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    from tflite_guard.datasets.arrays import write_npz
+
+    content = io.BytesIO()
+    write_npz(content, arrays)
+    return content.getvalue()
+
+
+def relative(path: str, folder: str) -> str:
+    """A path as a manifest in some folder names it."""
+    return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()

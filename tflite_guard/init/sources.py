@@ -1,0 +1,215 @@
+"""What a user's data is: which source of a manifest reads it, and which arrays it gives."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tflite_guard.errors import DataError, UsageError
+from tflite_guard.files import lfs_pointer, sniff
+
+EVALUATION = ("evaluation", "eval", "test", "validation", "val")
+CALIBRATION = ("calibration", "calib", "representative", "train", "training")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+ORDERS = ("class_names.txt", "classes.txt", "labels.txt", "labelmap.txt")
+"""Files that list classes in the order of a model's outputs."""
+SIZES_LOOKED_AT = 20
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a source: all examples of a key. None is a size that differs from example to example."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"[{', '.join('?' if size is None else str(size) for size in self.shape)}] {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """One source: what a manifest says of it, and what it holds."""
+
+    path: str
+    settings: dict[str, Any]
+    """`source`, and what it needs beside `path` and `inputs`."""
+    arrays: Mapping[str, Array]
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = field(default=())
+    """Of a table, in its order."""
+
+
+def split(path: str) -> tuple[str, str | None]:
+    """The evaluation data and the calibration data, where a folder holds one beside the other."""
+    if not os.path.isdir(path):
+        return path, None
+    found: dict[str, str] = {}
+    for names in (EVALUATION, CALIBRATION):
+        for entry in sorted(os.listdir(path), key=lambda one: _place(one, names)):
+            if Path(entry).stem.lower() in names:
+                found.setdefault(names[0], os.path.join(path, entry))
+    if EVALUATION[0] not in found:
+        return path, None
+    return found[EVALUATION[0]], found.get(CALIBRATION[0])
+
+
+def _place(entry: str, names: tuple[str, ...]) -> int:
+    stem = Path(entry).stem.lower()
+    return names.index(stem) if stem in names else len(names)
+
+
+def look(path: str) -> Data:
+    """What some data is. Raises UsageError for what no source reads, DataError for what is broken."""
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such file or folder")
+    if lfs_pointer(path):
+        raise UsageError(f"{path}: is a Git LFS pointer, not the data itself; run `git lfs pull`")
+    if os.path.isdir(path):
+        return _images(path)
+    kind = sniff(path)
+    if kind == "npy":
+        return _npy(path)
+    if path.lower().endswith(".csv"):
+        return _table(path)
+    if ".tfrecord" in os.path.basename(path).lower():
+        raise UsageError(
+            f"{path}: a TFRecord does not say what its bytes are; describe its keys in the manifest's "
+            '"features" (docs/datasets.md), or give an .npz to start from'
+        )
+    return Data(path, {"source": "npz"}, arrays_of(path))
+
+
+def arrays_of(data: str) -> dict[str, Array]:
+    """Shapes and types of the arrays in an .npz, without reading them."""
+    from tflite_guard.datasets.arrays import npz_headers
+
+    return {key: Array(tuple(header.shape), str(header.dtype)) for key, header in npz_headers(data).items()}
+
+
+def with_labels_file(data: Data, file: str, relative: Callable[[str], str]) -> Data:
+    """A .npy, which holds one array, with its labels from another."""
+    if data.settings["source"] != "npy" or sniff(file) != "npy":
+        raise UsageError(f"--labels {file}: a file of labels is a .npy beside DATA that is one; else name a key")
+    return replace(
+        data,
+        settings={**data.settings, "labels_file": relative(file)},
+        arrays={**data.arrays, "label": _npy(file).arrays["array"]},
+    )
+
+
+def values(data: Data, key: str, folder: str) -> Any:
+    """The values of one key, all of them, as (n, ...)."""
+    import numpy as np
+
+    from tflite_guard.datasets import open_dataset
+    from tflite_guard.manifest.types import DatasetSpec, FileSpec
+
+    settings = data.settings
+    labels_file = settings.get("labels_file")
+    spec = DatasetSpec(
+        name="data",
+        source=settings["source"],
+        file=FileSpec(os.path.realpath(data.path)),
+        inputs=key if settings["source"] != "npy" else "array",
+        labels=key,
+        class_order=tuple(settings["class_order"]) if "class_order" in settings else None,
+        labels_file=None if labels_file is None else FileSpec(os.path.realpath(os.path.join(folder, labels_file))),
+        columns=settings.get("columns"),
+    )
+    opened = open_dataset(spec, ["only"])
+    parts = list(opened.labels_of("", 2**14))
+    return np.concatenate(parts)
+
+
+def _npy(path: str) -> Data:
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: the array cannot be read ({error})") from error
+    return Data(path, {"source": "npy"}, {"array": Array(tuple(array.shape), str(array.dtype))})
+
+
+def _images(path: str) -> Data:
+    entries = sorted(name for name in os.listdir(path) if not name.startswith("."))
+    folders = [name for name in entries if os.path.isdir(os.path.join(path, name))]
+    order, note = _class_order(path, folders) if folders else ([], "")
+    inside = folders or [""]
+    files = [
+        os.path.join(path, folder, name)
+        for folder in inside
+        for name in sorted(os.listdir(os.path.join(path, folder)))
+        if name.lower().endswith(PICTURES)
+    ]
+    if not files:
+        raise UsageError(f"{path}: holds no images, and no evaluation data beside calibration data")
+    pointer = next(filter(lfs_pointer, files), None)
+    if pointer is not None:
+        raise UsageError(f"{pointer}: is a Git LFS pointer, not the image itself; run `git lfs pull`")
+    stray = [name for name in entries if name not in folders] if folders else [
+        name for name in entries if not name.lower().endswith(PICTURES)
+    ]  # fmt: skip
+    if stray:
+        raise UsageError(f"{os.path.join(path, stray[0])}: lies among the images; put it beside their folder")
+    height, width = _size(files)
+    arrays = {"image": Array((len(files), height, width, 3), "uint8")}
+    settings: dict[str, Any] = {"source": "images"}
+    if order:
+        settings["class_order"] = order
+        arrays["label"] = Array((len(files),), "int64")
+    return Data(path, settings, arrays, (note,) if note else ())
+
+
+def _class_order(path: str, folders: list[str]) -> tuple[list[str], str]:
+    """The classes by a list that names them all, which lies beside the folder, else by the alphabet, as Keras does."""
+    for name in ORDERS:
+        listed = Path(path).parent / name
+        if listed.is_file():
+            lines = [line.strip() for line in listed.read_text(errors="replace").splitlines() if line.strip()]
+            if sorted(lines) == sorted(folders):
+                return lines, f"class_order is that of {listed}"
+    return folders, (
+        "class_order is alphabetical, as Keras numbers folders: check that it is the order of the model's outputs"
+    )
+
+
+def _size(files: list[str]) -> tuple[int | None, int | None]:
+    """Height and width that the first images have in common."""
+    from tflite_guard.datasets.images import decode_file
+
+    sizes = {decode_file(file).shape[:2] for file in files[:SIZES_LOOKED_AT]}
+    ((height, width),) = sizes if len(sizes) == 1 else ((None, None),)
+    return height, width
+
+
+def _table(path: str) -> Data:
+    """A CSV file by its columns that hold numbers; whether all their cells do is told when they are read."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.reader(stream, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: the table cannot be read as UTF-8 CSV ({error})") from error
+    header, body = (rows or [[]])[0], [row for row in rows[1:] if row]
+    if not body:
+        raise DataError(f"{path}: holds no lines of values below its header")
+    arrays = {}
+    for place, name in enumerate(header):
+        cells = [row[place] for row in body if place < len(row)]
+        if header.count(name) == 1 and all(map(_is_number, cells)):
+            whole = all(cell.strip().lstrip("+-").isdigit() for cell in cells)
+            arrays[name] = Array((len(body),), "int64" if whole else "float32")
+    return Data(path, {"source": "csv"}, arrays, columns=tuple(header))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
