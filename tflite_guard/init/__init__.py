@@ -216,8 +216,9 @@ def fitted(
         kept = name in map(_name, left or entry["variants"])
         yield f"{name} {'cannot be evaluated' if kept else 'is left out'}: {why}"
     entry["variants"] = left or entry["variants"]
+    suspect = any(finding.rule == "reference-suspect" for finding in model.findings)
     for metric, value in model.reference.metrics.items():
-        limit = None if value is None else limits.of_reference(metric, value)
+        limit = None if value is None or suspect else limits.of_reference(metric, value)
         if limit is not None:
             entry["reference"].setdefault("tolerances", {})[metric] = limit
             held = ", ".join(f"{'at least' if key == 'min' else 'at most'} {bound:g}" for key, bound in limit.items())
