@@ -134,7 +134,7 @@ NUMBERS = np.array([0, 1, 2, 0, 1, 2])
         ({"digit": NUMBERS, "other": NUMBERS}, None),
         ({"y": X}, "y"),
         ({"y": X.astype(np.int32)[:, :2]}, None),
-        ({"other": X}, None),
+        ({"more": X}, None),
         ({"y": NUMBERS[:, None]}, "y"),
         ({"y": NUMBERS.astype(np.float32)}, "y"),
         ({"kind": np.eye(3)[NUMBERS]}, "kind"),

@@ -140,7 +140,7 @@ def _by_values(
 
 def _present(option: str, key: str, arrays: Mapping[str, Array], data: str) -> str:
     if key not in arrays:
-        raise UsageError(f"{option}: {data} has no {key!r}; it has {', '.join(arrays)}")
+        raise UsageError(f"{option}: {data} has no array {key!r}; it has {', '.join(arrays)}")
     return key
 
 
