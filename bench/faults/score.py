@@ -133,11 +133,11 @@ def document(results: Sequence[Result]) -> str:
     """The page in docs/."""
     faulty, healthy = _split(results)
     kinds, names = ({one[key] for one in faulty} for key in ("kind", "model"))
-    seeds = max(Counter((one["kind"], one["model"], one["magnitude"], one["part"]) for one in faulty).values())
+    seeds, magnitudes = (len({(one["part"], one[key]) for one in faulty}) for key in ("seed", "magnitude"))
     made = (
         f"{len(faulty):,} faults of {len(kinds)} kinds in {len(names)} models, and {len(healthy):,} healthy controls."
     )
-    run = f"In this run: {made} Each fault of a magnitude was made with {seeds} {'seeds' if seeds > 1 else 'seed'}."
+    run = f"In this run: {made} They were drawn at random from all of {seeds} seeds and {magnitudes} magnitudes."
     return f"{PREFACE}\n{run}\n\n{page(results)}\n"
 
 
@@ -256,7 +256,7 @@ with `tflite_guard.check`, and compares the primary finding with the fault. Laye
 were, by more than 80 dB, which the benchmark holds each of them to.
 
 ```bash
-python bench/faults/run.py --work FOLDER --write
+python bench/faults/run.py --work FOLDER --each 7 --write
 ```
 
 A fault counts where something measured is out of tolerance; one that does no harm must have no primary cause, and
