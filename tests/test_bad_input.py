@@ -156,7 +156,8 @@ def test_a_manifest_of_a_hundred_megabytes_is_not_read(run: Run, tmp_path: Path)
 def test_a_folder_as_manifest(run: Run, tmp_path: Path) -> None:
     (tmp_path / "m.json").mkdir()
     assert the_message(run("check", "m.json"), 2) == (
-        "m.json:1:1: this is a folder; name the manifest in it, such as tflite-guard.json"
+        "tflite-guard: m.json: this folder has no tflite-guard.json; name one, or write one: "
+        "tflite-guard init MODEL DATA"
     )
 
 
