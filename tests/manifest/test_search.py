@@ -18,7 +18,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with two manifests in folders, each with files of its own and one that both name."""
     folder = tmp_path / "repository"
     for name in ("audio", "vision"):
-        manifest(folder / name / "tflite-guard.json", f"{name}.tflite", "data/test.npz", "../shared/weights.h5")
+        manifest(folder / name / "tflite-guard.json", f"{name}.tflite", "data/test.npz", "../other/weights.h5")
     (folder / "vision/tflite-guard.baseline.json").write_text('{"models": {"m": {"variants": {}}}}')
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
@@ -114,7 +114,7 @@ def test_where_none_is_found_it_says_where_it_looked_and_what_lies_near(
         (["vision/tflite-guard.baseline.json"], [VISION]),
         (["vision/data/test.npz.dvc"], [VISION]),
         (["vision/data.dvc"], [VISION]),
-        (["shared/weights.h5"], [AUDIO, VISION]),
+        (["other/weights.h5"], [AUDIO, VISION]),
         (["vision/data/test.npz/part", "vision/vision.tflite"], [VISION]),
         (["vision/vision.tflite", ".pre-commit-config.yaml"], [AUDIO, VISION]),
         (["vision/data/unnamed.npz"], [AUDIO, VISION]),
