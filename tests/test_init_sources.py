@@ -127,7 +127,7 @@ def test_what_is_not_certain_is_said_by_options() -> None:
     assert dataset_of("data.npz", ".", model, Chosen({"": "a"})).settings["inputs"] == {"x": "a"}
     for chosen, message in (
         (Chosen({"z": "a"}), "--input z=a: the model has no such input; it has x"),
-        (Chosen({"x": "z"}), "--input x=z: data.npz has no 'z'; it has a, b, c, d"),
+        (Chosen({"x": "z"}), "--input x=z: data.npz has no array 'z'; it has a, b, c, d"),
         (Chosen({"x": "a"}, {"no": "c"}), "--labels no=c: say of which output"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)):
