@@ -122,14 +122,17 @@ def npz_headers(path: str, keys: Sequence[str] | None = None) -> dict[str, Heade
     return heads
 
 
+def npy_header(path: str) -> Header:
+    """The head of a .npy file; no values are read. Raises DataError when it is not an array of examples."""
+    with _clear_errors(path):
+        _refuse_pointer(path)
+        with Path(path).open("rb") as stream:
+            return _header(stream, Path(path).stat().st_size, path)
+
+
 def open_npy(files: Mapping[str, str]) -> NpyReader:
     """Opens key to .npy file. Raises DataError when one is not an array of examples."""
-    lengths = {}
-    for key, path in files.items():
-        with _clear_errors(path):
-            _refuse_pointer(path)
-            with Path(path).open("rb") as stream:
-                lengths[key] = _header(stream, Path(path).stat().st_size, path).shape[0]
+    lengths = {key: npy_header(path).shape[0] for key, path in files.items()}
     return NpyReader(files, agree(" and ".join(dict.fromkeys(files.values())), lengths))
 
 

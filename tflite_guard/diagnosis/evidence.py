@@ -23,7 +23,7 @@ ROBUST = (1.0, 99.0)
 
 
 SAME_FUNCTION = 40.0
-"""Decibels of a rewritten float model's outputs to the float model's own, from which on it computes the same."""
+"""Decibels of a float model's outputs to those of the model that it was made from, where both compute the same."""
 
 
 def noise(outputs: Arrays, reference: Arrays) -> float:
@@ -44,6 +44,12 @@ def sqnr(outputs: Arrays, reference: Arrays) -> float | None:
         signal += float(np.square(exact).sum())
         lost += float(np.square(outputs[name].astype(np.float64) - exact).sum())
     return decibels(signal, lost)
+
+
+def same_function(outputs: Arrays, reference: Arrays) -> bool:
+    """Whether a float model computes what another does, but for rounding."""
+    closeness = sqnr(outputs, reference)
+    return closeness is None or closeness >= SAME_FUNCTION
 
 
 def decibels(signal: float, lost: float) -> float | None:

@@ -262,13 +262,19 @@ class Bench:
 
         Only one hypothesis is ever confirmed, the one that the choosing examples chose, so nothing is corrected.
         """
-        rows = self.confirming
-        weights = evidence.weights_drawn(len(rows))
-        found = self.recovered(self._tried(trial, rows), self.outputs(self.artifact, rows), rows, weights)
+        found = self.surely(self._tried(trial, self.confirming))
         if found is None or found.confidence_interval is None:
             return None
-        sure = found.recovered >= HALF and found.confidence_interval[0] > 0
-        return Experiment(trial.name, round(found.recovered, 4), _rounded(found.confidence_interval)) if sure else None
+        return Experiment(trial.name, round(found.recovered, 4), _rounded(found.confidence_interval))
+
+    def surely(self, outputs: Arrays) -> Experiment | None:
+        """What some outputs, of the confirming examples, give back, without a name; None as `confirmed` has it."""
+        rows = self.confirming
+        bad = self.outputs(self.artifact, rows)
+        found = self.recovered(outputs, bad, rows, evidence.weights_drawn(len(rows)))
+        if found is None or found.confidence_interval is None:
+            return None
+        return found if found.recovered >= HALF and found.confidence_interval[0] > 0 else None
 
     def judged(self, handle: Handle, rows: Array) -> tuple[dict[str, float | None], bool]:
         """Every metric's value on some examples, and whether all hold their tolerances."""

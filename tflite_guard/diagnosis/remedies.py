@@ -148,7 +148,7 @@ def _options(bench: Bench, causes: Sequence[Cause]) -> tuple[list[Option], list[
     if lab.quantizable:
         # Experiments are made on true ranges; the converter's own may cost what a float operator gives back.
         suggested += [together(one, MEASURED) for one in own if one.keep]
-        suggested += [one for one in (MEASURED,) if one not in own]
+        suggested += [MEASURED] if MEASURED not in own else []
     return suggested, [one for one in _otherwise(bench) if one not in own]
 
 
@@ -175,7 +175,8 @@ def _anew(bench: Bench, causes: Sequence[Cause], own: Sequence[Option]) -> Itera
         whole = Option("all in 8 bits", {"quantization": "int8", **_io(lab.ports)})
         yield from map(_from_reference, [together(whole, one) for one in own] or [whole])
         yield from (_from_reference(together(whole, together(one, MEASURED))) for one in own if one.keep)
-        yield from (_from_reference(together(whole, one)) for one in (MEASURED,) if one not in own)
+        if MEASURED not in own:
+            yield _from_reference(together(whole, MEASURED))
 
 
 def _io(ports: Ports) -> dict[str, str]:
@@ -224,12 +225,12 @@ def _value(values: Mapping[str, float | None], bench: Bench) -> float:
 def _undominated(remedies: Sequence[Remedy], bench: Bench) -> tuple[Remedy, ...]:
     """Those that no other is as good as in the metric, the size and the operators in float; smallest first."""
 
-    def costs(one: Remedy) -> tuple[float, int, int]:
-        return -_value(one.metrics, bench), one.size_bytes or 0, one.float_operators
+    def costs(one: Remedy) -> tuple[int, int, float]:
+        return one.size_bytes or 0, one.float_operators, -_value(one.metrics, bench)
 
     kept: list[Remedy] = []
     # Whatever is as good in all three comes earlier in this order.
-    for one in sorted(remedies, key=lambda remedy: (costs(remedy)[1], costs(remedy)[2], costs(remedy)[0])):
+    for one in sorted(remedies, key=costs):
         if not any(all(a <= b for a, b in zip(costs(other), costs(one), strict=True)) for other in kept):
             kept.append(one)
     return tuple(kept)

@@ -27,6 +27,8 @@ from tflite_guard.errors import ConversionError, DataError
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 Ranges = dict[str, tuple[float, float]]
+Limits = dict[int, tuple[float, float]]
+"""Of activations by tensor index."""
 THREADS = min(4, os.cpu_count() or 1)
 """Interpreters that measure ranges, each of which holds every activation."""
 BINS = 8192
@@ -57,7 +59,9 @@ def measured_ranges(
     found = parts(_limits)
     if not any(count for count, _ in found):
         raise DataError("the calibration data has no examples")
-    seen = _joined(limits for _, limits in found)
+    seen: Limits = {}
+    for _, limits in found:
+        _widen(seen, limits)
     if not seen:
         raise DataError("on the calibration data the model computes nothing but NaN and infinity; mend the data")
     if clip_percentile is not None:
@@ -82,23 +86,21 @@ class _Shared:
             return next(self._items)
 
 
-def _limits(observed: Iterable[Mapping[int, Array]]) -> tuple[int, dict[int, tuple[float, float]]]:
+def _limits(observed: Iterable[Mapping[int, Array]]) -> tuple[int, Limits]:
     """How many examples were observed, and each activation's smallest and largest value."""
-    limits: dict[int, tuple[float, float]] = {}
+    limits: Limits = {}
     count = 0
     for values in observed:
         count += 1
-        limits = _joined([limits, {index: (float(value.min()), float(value.max())) for index, value in values.items()}])
+        _widen(limits, {index: (float(value.min()), float(value.max())) for index, value in values.items()})
     return count, limits
 
 
-def _joined(limits: Iterable[Mapping[int, tuple[float, float]]]) -> dict[int, tuple[float, float]]:
-    found: dict[int, tuple[float, float]] = {}
-    for one in limits:
-        for index, (low, high) in one.items():
-            least, most = found.get(index, (low, high))
-            found[index] = (min(least, low), max(most, high))
-    return found
+def _widen(limits: Limits, others: Limits) -> None:
+    """Make ranges hold others too."""
+    for index, (low, high) in others.items():
+        least, most = limits.get(index, (low, high))
+        limits[index] = (min(least, low), max(most, high))
 
 
 def instrumented(model: bytes) -> Interpreter:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_guard.diagnosis import rewrites
-from tflite_guard.diagnosis.evidence import SAME_FUNCTION, decibels
+from tflite_guard.diagnosis import evidence, rewrites
 from tflite_guard.diagnosis.lab import FloatGraph, Operator
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, observations
@@ -134,12 +133,12 @@ def equalized(file: FloatFile, patterns: Sequence[str]) -> FloatFile:
 
 def _are_alike(one: FloatFile, other: FloatFile) -> bool:
     """Whether two files of one graph have the same outputs on a few examples, but for rounding."""
-    signal = lost = 0.0
     sides = (file.observed(file.graph.outputs, islice(file.examples(), MOST_COMPARED)) for file in (one, other))
-    for exact, values in zip(*sides, strict=True):
-        for name in exact.keys() & values.keys():
-            if exact[name].shape == values[name].shape:
-                signal += float(np.square(exact[name].astype(np.float64)).sum())
-                lost += float(np.square(values[name].astype(np.float64) - exact[name]).sum())
-    closeness = decibels(signal, lost)
-    return closeness is None or closeness >= SAME_FUNCTION
+    pairs = {
+        f"{name} of {index}": (exact[name], values[name])
+        for index, (exact, values) in enumerate(zip(*sides, strict=True))
+        for name in exact.keys() & values.keys()
+        if exact[name].shape == values[name].shape
+    }
+    reference, outputs = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
+    return evidence.same_function(outputs, reference)

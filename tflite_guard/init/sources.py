@@ -7,10 +7,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tflite_guard.errors import DataError, UsageError
 from tflite_guard.files import lfs_pointer, sniff
+
+if TYPE_CHECKING:
+    from tflite_guard.datasets.arrays import Header
 
 EVALUATION = ("evaluation", "eval", "test", "validation", "val")
 CALIBRATION = ("calibration", "calib", "representative", "train", "training")
@@ -88,7 +91,11 @@ def arrays_of(data: str) -> dict[str, Array]:
     """Shapes and types of the arrays in an .npz, without reading them."""
     from tflite_guard.datasets.arrays import npz_headers
 
-    return {key: Array(tuple(header.shape), str(header.dtype)) for key, header in npz_headers(data).items()}
+    return {key: _array(header) for key, header in npz_headers(data).items()}
+
+
+def _array(header: Header) -> Array:
+    return Array(tuple(header.shape), str(header.dtype))
 
 
 def with_labels_file(data: Data, file: str, relative: Callable[[str], str]) -> Data:
@@ -127,13 +134,9 @@ def values(data: Data, key: str, folder: str) -> Any:
 
 
 def _npy(path: str) -> Data:
-    import numpy as np
+    from tflite_guard.datasets.arrays import npy_header
 
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: the array cannot be read ({error})") from error
-    return Data(path, {"source": "npy"}, {"array": Array(tuple(array.shape), str(array.dtype))})
+    return Data(path, {"source": "npy"}, {"array": _array(npy_header(path))})
 
 
 def _images(path: str) -> Data:

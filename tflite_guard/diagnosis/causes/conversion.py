@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tflite_guard.diagnosis import evidence
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.experiments import HALF, Bench
+from tflite_guard.diagnosis.experiments import HALF, ONE_BIT, SCREENED, Bench
+from tflite_guard.diagnosis.lab import Array, Arrays
 from tflite_guard.results import Experiment
 from tflite_guard.text import figures
 from tflite_guard.vocabulary import Kernels
@@ -12,8 +13,6 @@ from tflite_guard.vocabulary import Kernels
 LARGEST_FLOAT16 = 65504.0
 ALIKE = 0.99
 """A cosine below which weights are of another training."""
-SAME = 40.0
-"""Decibels that a float conversion has at least where it computes the same function."""
 
 
 def float_conversion(bench: Bench) -> Cause | None:
@@ -21,7 +20,7 @@ def float_conversion(bench: Bench) -> Cause | None:
     rows = bench.confirming
     plain = bench.outputs(bench.lab.float32, rows)
     closeness = evidence.sqnr(plain, bench.lab.reference(rows))
-    if closeness is None or closeness >= SAME:
+    if closeness is None or closeness >= evidence.SAME_FUNCTION:
         return None
     weights = evidence.weights_drawn(len(rows))
     # What is lost at the float rung is what the source itself, in its place, would give back.
@@ -33,8 +32,9 @@ def float_conversion(bench: Bench) -> Cause | None:
     return Cause(
         "float-conversion-mismatch",
         f"The loss is there before any quantization: the float32 conversion differs from the model it was made from "
-        f"(SQNR {closeness:.1f} dB, where a faithful one has over {SAME:.0f}). Look for batch normalization or dropout "
-        "left in training mode, for resizing that aligns otherwise, and for operators that the converter replaced.",
+        f"(SQNR {closeness:.1f} dB, where a faithful one has over {evidence.SAME_FUNCTION:.0f}). Look for batch "
+        "normalization or dropout left in training mode, for resizing that aligns otherwise, and for operators that "
+        "the converter replaced.",
         told,
         evidence={"sqnr": round(closeness, 2)},
     )
@@ -92,8 +92,6 @@ def float16_range(bench: Bench) -> Cause | None:
 
 def reference_kernels(bench: Bench) -> Cause | None:
     """A file that is judged with the plain kernels is right on the optimized ones, which take little time to try."""
-    if bench.lab.kernels != "reference":
-        return None
     return _right_on(
         bench,
         "default",
@@ -105,8 +103,6 @@ def reference_kernels(bench: Bench) -> Cause | None:
 
 def optimized_kernels(bench: Bench) -> Cause | None:
     """A file that is judged with the optimized kernels is right on the plain ones, which are slow."""
-    if bench.lab.kernels != "default":
-        return None
     return _right_on(
         bench,
         "reference",
@@ -117,20 +113,18 @@ def optimized_kernels(bench: Bench) -> Cause | None:
 
 
 def _right_on(bench: Bench, kernels: Kernels, message: str) -> Cause | None:
-    """The same file gives the loss back on other kernels."""
+    """The same file gives the loss back on the kernels that it is not judged with."""
     lab = bench.lab
-    few, rows = bench.choosing[:64], bench.confirming
-    exact = lab.reference(few)
-    other = lab.outputs(lab.artifact, lab.evaluation.take(few), kernels)
-    if evidence.noise(other, exact) > 0.25 * evidence.noise(bench.outputs(lab.artifact, few), exact):
+    if lab.kernels == kernels:
         return None
-    found = bench.recovered(
-        lab.outputs(lab.artifact, lab.evaluation.take(rows), kernels),
-        bench.outputs(lab.artifact, rows),
-        rows,
-        evidence.weights_drawn(len(rows)),
-    )
-    if found is None or found.recovered < HALF or not found.confidence_interval or found.confidence_interval[0] <= 0:
+
+    def outputs(rows: Array) -> Arrays:
+        return lab.outputs(lab.artifact, lab.evaluation.take(rows), kernels)
+
+    if bench.quieter(outputs(bench.choosing[:SCREENED])) < ONE_BIT:
+        return None
+    found = bench.surely(outputs(bench.confirming))
+    if found is None:
         return None
     name = "optimized" if kernels == "default" else "reference"
     return Cause(

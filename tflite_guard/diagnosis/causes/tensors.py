@@ -358,8 +358,7 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
 def _same_function(bench: Bench, constants: Arrays) -> bool:
     """Whether the float model's outputs stay as they are with some constants replaced."""
     outputs = bench.outputs(bench.lab.edited(constants), bench.choosing[:SCREENED])
-    closeness = evidence.sqnr(outputs, {name: values[:SCREENED] for name, values in bench.float32.items()})
-    return closeness is None or closeness >= evidence.SAME_FUNCTION
+    return evidence.same_function(outputs, {name: values[:SCREENED] for name, values in bench.float32.items()})
 
 
 def _rewritten(bench: Bench, name: str, constants: Arrays) -> Trial:
