@@ -220,6 +220,8 @@ def test_an_interrupt_leaves_no_child_and_no_half_written_file(tmp_path: Path, s
         env=os.environ | {"TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell has what it runs in the background ignore it, and what that starts, these tests among them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (children := children_of(process.pid)) and time.monotonic() < deadline:
