@@ -160,7 +160,9 @@ class PlainLab:
         found = self._run(None, samples.inputs["x"])
         return [{name: found[name][row] for name in tensors} for row in range(samples.count)]
 
-    def tensors(self, ranges: Mapping[str, tuple[float, float]], rows: np.ndarray) -> list[TensorView]:
+    def tensors(
+        self, ranges: Mapping[str, tuple[float, float]], rows: np.ndarray, *, alone: bool = False
+    ) -> list[TensorView]:
         views = []
         for name, values in self._run(None, self.evaluation.take(rows).inputs["x"]).items():
             lost = np.square(rounded(values, *ranges[name]) - values)

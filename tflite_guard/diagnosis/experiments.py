@@ -185,10 +185,10 @@ class Bench:
 
     @cached_property
     def real_views(self) -> list[TensorView]:
-        """How each activation fares with its true range."""
+        """How each activation fares with its true range, by itself."""
         if self.mended is not None:
             return self.mended.before.real_views
-        return self.lab.tensors(self.real, self.choosing)
+        return self.lab.tensors(self.real, self.choosing, alone=True)
 
     def outputs(self, handle: Handle, rows: Array) -> Arrays:
         """A model's outputs on some examples."""

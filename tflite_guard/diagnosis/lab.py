@@ -292,8 +292,11 @@ class Lab(Protocol):
     def width(self, tensor: str) -> int:
         """The length of an activation's last axis."""
 
-    def tensors(self, ranges: Ranges, rows: Array) -> list[TensorView]:
-        """How each activation fares when quantized with some ranges."""
+    def tensors(self, ranges: Ranges, rows: Array, *, alone: bool = False) -> list[TensorView]:
+        """How each activation fares when quantized with some ranges.
+
+        `alone` looks at each as rounded by itself, with exact weights: `cumulative` is then None throughout.
+        """
 
     def values(self, tensors: Sequence[str], samples: Samples) -> list[Arrays]:
         """The finite values of some activations in the float graph, flat, for each of a few of the examples."""

@@ -74,17 +74,19 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
     causes = _causes(bench) if case.failed else ()
     cause = next(iter(causes), None)
     misused, why_not = application.misuse(bench) if case.application else (None, "")
-    holding, front = Search(bench, causes, SECONDS_FOR_REMEDIES).run() if case.failed else ((), ())
-    seen = lab.eight_bits and bool(lab.artifact_ranges)
+    with ThreadPoolExecutor(1) as pool:  # what converts leaves a core idle
+        shown = pool.submit(_shown, bench, cause)
+        holding, front = Search(bench, causes, SECONDS_FOR_REMEDIES).run() if case.failed else ((), ())
+    losses, histograms = shown.result()
     diagnosis = Diagnosis(
         metric=case.metric,
         examples=count,
         ladder=tuple(ladder),
-        tensors=_tensors(bench) if seen else (),
+        tensors=losses,
         tried=_tried(bench.tried),
         front=front,
         note=_note(bench, cause, why_not),
-        histograms=_histograms(bench, cause) if seen else (),
+        histograms=histograms,
         seconds=round(time.monotonic() - started, 3),
     )
     return Diagnosed(diagnosis, tuple(_finding(bench, one) for one in (*causes, misused) if one is not None), holding)
@@ -172,6 +174,13 @@ def _with_a_step(pair: Range) -> Range:
 def _rung(bench: Bench, name: str, outputs: dict[str, Array], rows: Array) -> Rung:
     identical = all(np.array_equal(outputs[key], exact) for key, exact in bench.reference.items())
     return Rung(name, bench.value(outputs, rows), evidence.sqnr(outputs, bench.reference), identical)
+
+
+def _shown(bench: Bench, cause: Cause | None) -> tuple[tuple[TensorLoss, ...], tuple[Histogram, ...]]:
+    """The tables of a report: each activation's loss, and the values of the suspicious ones."""
+    if not (bench.lab.eight_bits and bench.lab.artifact_ranges):
+        return (), ()
+    return _tensors(bench), _histograms(bench, cause)
 
 
 def _tensors(bench: Bench) -> tuple[TensorLoss, ...]:

@@ -234,12 +234,12 @@ class EngineLab:
         each = ({name: values[i : i + 1] for name, values in samples.inputs.items()} for i in range(samples.count))
         return feeds.calibration_examples(each, self.subject.names.inputs, None)
 
-    def tensors(self, ranges: Ranges, rows: Array) -> list[TensorView]:
-        """How each activation fares on a few examples when quantized with some ranges."""
+    def tensors(self, ranges: Ranges, rows: Array, *, alone: bool = False) -> list[TensorView]:
+        """How each activation fares on a few examples when quantized with some ranges, in the graph or each alone."""
         few = self.evaluation.take(rows[:LOOKED_AT])
         looks = {name: _Look(*ranges[name]) for name in self.graph.activations if name in ranges}
-        quantized = self._quantized_values(ranges, few) if self.quantizable else None
-        model, twins = narrower.twins(self._file)
+        quantized = self._quantized_values(ranges, few) if self.quantizable and not alone else None
+        model, twins = (self._file.content, {}) if alone else narrower.twins(self._file)
         for exact in FloatFile(model, self._file.examples).observed([*looks, *twins.values()], self._singly(few)):
             theirs = next(quantized) if quantized is not None else {}
             for name, look in looks.items():
@@ -424,13 +424,12 @@ class _Look:
         if self._channels is not None and len(self._channels) != rows.shape[1]:
             return  # values were left out that are not finite
         steps, codes = self._quantized(rows)
-        lost = np.square((codes - self._zero) * self._scale - rows)
+        powers = np.stack([_power(rows), _power(self._real(codes) - rows)])
         if alone is None or alone is value or alone.size != value.size:
-            self._alone += float(lost.sum())
+            self._alone += float(powers[1].sum())
         else:
             given = self._quantized(alone.reshape(rows.shape).astype(np.float64))[1]
-            self._alone += float(np.square((given - self._zero) * self._scale - rows).sum())
-        powers = np.stack([np.square(rows).sum(0), lost.sum(0)])
+            self._alone += float(_power(self._real(given) - rows).sum())
         ends = np.stack([rows.min(0), rows.max(0)], 1)
         if self._powers is None or self._channels is None:
             self._powers, self._channels = powers, ends
@@ -441,13 +440,17 @@ class _Look:
             )
         self._codes[codes.astype(np.intp)] = True
         # A softmax's 1.0 lies beyond its last step by design; what is lost begins a whole step outside.
-        self._clipped += int((np.abs(steps - codes) > 1).sum())
+        self._clipped += int(np.count_nonzero(np.abs(steps - codes) > 1))
         self._values += rows.size
-        self._signal += float(np.square(rows).sum())
+        self._signal += float(powers[0].sum())
         self.seen = True
         if quantized is not None and quantized.size == rows.size:
             self._compared = True
-            self._other += float(np.square(quantized.reshape(rows.shape).astype(np.float64) - rows).sum())
+            self._other += float(_power(quantized.reshape(rows.shape) - rows).sum())
+
+    def _real(self, codes: Array) -> Array:
+        reals: Array = (codes - self._zero) * self._scale
+        return reals
 
     def _quantized(self, values: Array) -> tuple[Array, Array]:
         """The integers that values round to, from zero on, and those that hold them."""
@@ -471,6 +474,12 @@ class _Look:
             clipped=self._clipped / self._values,
             codes=int(self._codes.sum()),
         )
+
+
+def _power(rows: Array) -> Array:
+    """Each channel's sum of squares."""
+    power: Array = np.einsum("ij,ij->j", rows, rows)
+    return power
 
 
 def integer_holders(quantized: graphs.Subgraph, float32: graphs.Subgraph) -> dict[str, int]:
