@@ -124,6 +124,24 @@ def test_each_figure_is_the_one_that_other_renderings_have() -> None:
     assert document.get_element_by_id("environment").getnext().text_content().count("2.21.0") == 1
 
 
+def test_a_table_has_no_column_for_what_no_figure_has() -> None:
+    sample = fixed()
+
+    def heads(model: ModelResult) -> list[str]:
+        document = parsed(replace(sample, models=(model,)))
+        return [words(cell) for cell in document.xpath('//div[@aria-label="Metrics of all variants"]//thead//th')]
+
+    def bare(variant: VariantResult) -> VariantResult:
+        metrics = (replace(one, confidence_interval=None, baseline=None, conclusive=None) for one in variant.metrics)
+        return replace(variant, metrics=tuple(metrics), observed=None)
+
+    model = sample.models[0]
+    assert {"95 % interval", "baseline"} <= {*heads(model)}
+    assert heads(replace(model, variants=tuple(bare(one) for one in model.variants))) == [
+        *("variant", "metric", "float", "quantized", "drop", "tolerance", "verdict")
+    ]
+
+
 def test_findings_of_the_reference_are_there_with_the_reason_why_they_are_ignored() -> None:
     section = spoken(parsed(full()).find("body"))
     assert "ignored warning an example's outputs depend on its batch (ignored: as trained) (batch-dependent)" in section

@@ -143,9 +143,23 @@ class Model:
         return [*self.variants, *hidden]
 
     @property
+    def _measured(self) -> list[MetricResult]:
+        return [metric for variant in self.rows for metric, _ in variant.rows]
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether there is an interval to show."""
+        return any(metric.confidence_interval is not None for metric in self._measured)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether there is something to show beside an earlier run."""
+        return any(wording.change(metric) for metric in self._measured)
+
+    @property
     def doubtful(self) -> bool:
         """Whether a verdict could differ with other examples."""
-        return any(metric.conclusive is False for variant in self.variants for metric, _ in variant.rows)
+        return any(metric.conclusive is False for metric in self._measured)
 
     @property
     def own(self) -> list[tuple[str, str, MetricResult | None]]:
