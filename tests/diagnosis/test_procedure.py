@@ -301,3 +301,30 @@ def test_healthy_networks_have_no_cause(healthy: PlainLab, seed: int) -> None:
     assert measured.drop is not None
     found = diagnose(lab, replace(CASE, failed=measured.drop > 0.02))
     assert named(found) == []
+
+
+@pytest.mark.parametrize("seed", [16, 17])
+def test_no_place_is_at_fault_where_all_tensors_lose_alike(seed: int) -> None:
+    """The last layer in float gives half of the loss back, since what is lost there is not evened out any more."""
+    first, second = network(seed)
+    x = Samples({"x": examples(1500, seed=100 + seed)})
+    middle = np.random.default_rng(seed).normal(size=(24, 24))
+    lab = DeepLab(first, second, x, np.zeros(1500), Samples({"x": examples(200, seed=2)}), {}, middle=middle)
+    lab = replace(lab, labels=lab.outputs(None, x)["output"].argmax(1), given=lab.ranges(x))
+    found = diagnose(lab, replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.0)}))
+    assert any("deep" in one.name and one.recovered >= HALF for one in found.diagnosis.tried)
+    assert set(named(found)) <= {"precision-limit"}
+
+
+def test_what_leaves_most_of_the_noise_explains_nothing(healthy: PlainLab) -> None:
+    """Errors that happen to fall on the right side in the metric are errors still."""
+    bench = Bench(calibrated(healthy, examples(200, seed=3) * 60), CASE)
+    rows = bench.confirming
+    exact, bad = bench.lab.reference(rows)["output"], bench.outputs(bench.artifact, rows)["output"]
+    favourable = exact.copy()
+    favourable[np.arange(len(rows)), exact.argmax(1)] += np.sqrt(np.square(bad - exact).sum(1))
+    assert (favourable.argmax(1) == exact.argmax(1)).all()
+    assert bench.surely({"output": favourable}) is None
+    found = bench.surely({"output": exact + (bad - exact) / 10})
+    assert found is not None
+    assert found.recovered >= HALF

@@ -18,6 +18,8 @@ BINS = 64
 """Of a histogram."""
 STEPS = 255
 """From one end of a quantized range to the other."""
+BIT = 6.02
+"""Decibels between a rounding and one of twice as many steps."""
 ROBUST = (1.0, 99.0)
 """Percentiles between which values are compared where a few extremes must have no say."""
 

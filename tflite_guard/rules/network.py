@@ -118,7 +118,9 @@ scores = scores + (1.0 - mask) * -30.0  # not * -1e9
         "fits: often a hard-swish, a softmax, an exponential, or the last layer.",
         "Keep it in float with `keep_float`; or replace it (ReLU6 for hard-swish, logits for a softmax), use "
         "`int16x8`, or train quantization-aware.",
-        proof=_TENSOR + "; clipping, scaling and recalibrating do not.",
+        proof=_TENSOR + "; clipping, scaling and recalibrating do not. It, or an operator that computes with it, is "
+        "rounded at least a bit (6 dB) coarser than the typical tensor: late in a network, whatever is left in float "
+        "gives much back.",
         details="""On the variant, by the layer's name or a part of the tensor's; `*` and `?` are patterns:
 
 ```json

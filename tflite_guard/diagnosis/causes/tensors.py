@@ -99,9 +99,10 @@ def sensitive(bench: Bench) -> Cause | None:
     if best.recovered >= HALF and not _is_local(bench, chosen):
         return precision.spread(bench, best)
     told = bench.confirmed(best) if best.recovered >= HALF else None
-    if told is None:
+    found = _by_look(bench, views[chosen[0]]) if told is not None else None
+    if told is None or found is None:
         return None
-    rule, why = _by_look(bench, views[chosen[0]])
+    rule, why = found
     places = [bench.lab.place(name) for name in chosen]
     producer = bench.lab.graph.producer(chosen[0])
     return Cause(
@@ -366,8 +367,10 @@ def _rewritten(bench: Bench, name: str, constants: Arrays) -> Trial:
     return bench.quantized(name, Change(real, constants=constants))
 
 
-def _by_look(bench: Bench, view: TensorView) -> tuple[str, str]:
-    """The rule that a tensor's numbers say where no rewrite is possible, and a sentence on them."""
+def _by_look(bench: Bench, view: TensorView) -> tuple[str, str] | None:
+    """The rule that a tensor's numbers say where no rewrite is possible, and a sentence on them; None where nothing
+    ails it.
+    """
     graph, lab = bench.lab.graph, bench.lab
     place, producer = lab.place(view.name), bench.lab.graph.producer(view.name)
     spread = evidence.channel_spread(view.channels)
@@ -388,7 +391,19 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str]:
             f"The steps of the output at {place} are as large as the differences that decide: "
             f"{figures.percent(tied)} of the decisions that changed are ties among the largest values.",
         )
+    if not _stands_out(bench, view.name):
+        return None
     return ("sensitive-operator", f"{place} ({view.operator}) loses most of all tensors by being quantized.")
+
+
+def _stands_out(bench: Bench, name: str) -> bool:
+    """Whether a tensor, or what is computed with it, loses a bit more by itself than the typical one does.
+
+    Late in a network whatever is in float gives much back, since nothing after it would have evened that out.
+    """
+    alone = {view.name: np.inf if view.isolated is None else view.isolated for view in bench.views}
+    around = [alone[one] for one in {name, *touched(bench, name)} if one in alone]
+    return min(around, default=-np.inf) < float(np.median([*alone.values()])) - evidence.BIT
 
 
 def _decides(bench: Bench, tensor: str) -> bool:
