@@ -307,6 +307,12 @@ def test_the_table_keeps_every_figure_in_a_terminal_of_any_width(run: Run, share
         assert figure in seen, figure
 
 
+def test_progress_says_that_it_waits_for_tensorflow(digits: Path, tmp_path: Path) -> None:
+    chosen = ["--manifest", digits, "--no-cache"]
+    seen = in_a_terminal("convert", "digits", "float16", "-o", tmp_path / "x.tflite", *chosen, columns=160)
+    assert 0 < seen.index("digits: loading TensorFlow") < seen.index("digits: converting float16")
+
+
 def test_progress_tells_models_of_one_name_apart(light_digits: Path) -> None:
     shutil.copytree(light_digits, light_digits.parent / "other")
     paths = [folder / "tflite-guard.json" for folder in (light_digits, light_digits.parent / "other")]

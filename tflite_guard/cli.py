@@ -336,8 +336,13 @@ def init(
     chosen = Chosen(_pairs(inputs), _pairs(() if file else labels))
     judged = tuple(path for one in tflite for path in _expanded(one))
     wishes = Wishes(signature, chosen, file, judged, measure, allow_code, force)
-    for line in write_manifest(model, data, output, wishes, on_log=_log if verbose else None):
-        click.echo(_safe(line))
+    told: list[str] = []
+    try:
+        with _progress(verbose) as on_event:
+            told += write_manifest(model, data, output, wishes, on_log=_log if verbose else None, on_event=on_event)
+    finally:
+        for line in told:  # once the progress is gone, which it would break
+            click.echo(_safe(line))
 
 
 def _pairs(written: Sequence[str]) -> dict[str, str]:
@@ -427,7 +432,8 @@ def convert(model_name: str, variant: str, output: str, manifest: str | None, ve
     _require_place(output)
     named = () if manifest is None else (manifest,)
     loaded = holder_of(model_name, load_all(named, options.data_roots, options.allow_code))
-    model = artifact(loaded, model_name, variant, options, _log if verbose else None)
+    with _progress(verbose) as on_event:
+        model = artifact(loaded, model_name, variant, options, _log if verbose else None, on_event)
     filed(output, lambda: write_atomically(output, model))
     click.echo(f"{_safe(output)}: {size(len(model))}")
 
