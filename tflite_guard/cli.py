@@ -31,7 +31,9 @@ ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 WEBSITE = "https://tflite-guard.github.io/tflite-guard/"
 INTERRUPTED = 130
 
-MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
+PATH = click.Path(readable=False)
+"""What a shell completes as a file or folder. Whether it can be read is told where it is read."""
+MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...", type=PATH)
 CHANGED = click.option(
     "--changed",
     is_flag=True,
@@ -42,6 +44,7 @@ DATA_ROOT = click.option(
     "data_roots",
     multiple=True,
     metavar="DIR",
+    type=PATH,
     help="A folder outside the repository that manifests may read.",
 )
 ALLOW_CODE = click.option(
@@ -74,7 +77,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, options=options, **others)
 
     decorators = (
-        click.option("--cache-dir", metavar="DIR", help="Where results are kept. Default: the user's cache folder."),
+        click.option("--cache-dir", metavar="DIR", type=PATH,
+                     help="Where results are kept. Default: the user's cache folder."),
         click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
         click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, metavar="SECONDS",
                      show_default=True, help="The time that a model may take."),
@@ -122,6 +126,7 @@ SAVE_OPERATOR = click.option(
     "--save-operator",
     "save_folder",
     metavar="FOLDER",
+    type=PATH,
     help="Save the first operator that is wrong of what is diagnosed, with its inputs, for a bug report.",
 )
 
@@ -132,12 +137,24 @@ def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., A
     return command
 
 
+def _formats(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell completes."""
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def _rules(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell completes."""
+    from tflite_guard.rules import RULES
+
+    return [rule for rule in RULES if rule.startswith(incomplete)]
+
+
 def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]",
+        click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]", shell_complete=_formats,
                      help=f"A rendering ({', '.join(FORMATS)}) to standard output or to a file. Repeatable. "
                           "Default: text."),
-        click.option("--report-dir", metavar="DIR", help="Write report.json and every rendering there."),
+        click.option("--report-dir", metavar="DIR", type=PATH, help="Write report.json and every rendering there."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -196,7 +213,10 @@ def cli() -> None:
 @click.option("--fail-on", type=click.Choice(FAIL_ON), default="error", show_default=True,
               help="What makes the exit code 1.")  # fmt: skip
 @click.option(
-    "--baseline", metavar="FILE|off", help="Compare with this baseline. Default: the file beside each manifest."
+    "--baseline",
+    metavar="FILE|off",
+    type=PATH,
+    help="Compare with this baseline. Default: the file beside each manifest.",
 )
 @click.option("--diagnose", type=click.Choice(DIAGNOSE), default="auto", show_default=True,
               help="Look for the cause of what does not pass, of everything, or of nothing.")  # fmt: skip
@@ -281,10 +301,16 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
         "init saved_model data.csv --labels species -o models/tflite-guard.json",
     )
 )
-@click.argument("model")
-@click.argument("data", required=False)
+@click.argument("model", type=PATH)
+@click.argument("data", required=False, type=PATH)
 @click.option(
-    "-o", "--output", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE", help="The manifest to write."
+    "-o",
+    "--output",
+    default=DEFAULT_MANIFEST,
+    show_default=True,
+    metavar="FILE",
+    type=PATH,
+    help="The manifest to write.",
 )
 @click.option("--signature", metavar="NAME", help="Which signature of a SavedModel or .tflite that has several.")
 @click.option(
@@ -304,6 +330,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
     "--tflite",
     multiple=True,
     metavar="FILE",
+    type=PATH,
     help="A .tflite to judge beside what is made of MODEL. Repeatable, also as a glob.",
 )
 @click.option("--measure", is_flag=True, help="Hold each variant to what it reaches now.")
@@ -366,13 +393,15 @@ def _expanded(path: str) -> list[str]:
         "why model.keras model_int8.tflite data.npz", "why model.keras int8 data.npz --calibration calibration.npz"
     ),
 )
-@click.argument("reference")
-@click.argument("converted")
-@click.argument("data")
-@click.option("--calibration", metavar="FILE", help="The .npz that CONVERTED was calibrated on.")
-@click.option("--observed", metavar="FILE", help="An .npz of outputs that the application recorded for DATA.")
+@click.argument("reference", type=PATH)
+@click.argument("converted", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("--calibration", metavar="FILE", type=PATH, help="The .npz that CONVERTED was calibrated on.")
+@click.option(
+    "--observed", metavar="FILE", type=PATH, help="An .npz of outputs that the application recorded for DATA."
+)
 @click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, where its name does not tell.")
-@click.option("--manifest", metavar="FILE", help="Keep the manifest that was worked out.")
+@click.option("--manifest", metavar="FILE", type=PATH, help="Keep the manifest that was worked out.")
 @SAVE_OPERATOR
 @_run_options
 @VERBOSE
@@ -414,10 +443,11 @@ def why(
 @cli.command(epilog=_below("convert digits int8 -o digits_int8.tflite"))
 @click.argument("model_name")
 @click.argument("variant")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the .tflite.")
+@click.option("-o", "--output", required=True, metavar="FILE", type=PATH, help="Where to write the .tflite.")
 @click.option(
     "--manifest",
     metavar="FILE",
+    type=PATH,
     help=f"Default: {DEFAULT_MANIFEST} here, else of all that git tracks below the one with that model.",
 )
 @_run_options
@@ -443,7 +473,7 @@ def convert(model_name: str, variant: str, output: str, manifest: str | None, ve
         "report report.json", "report report.json --format html=report.html", "report report.json --only-failures"
     )
 )
-@click.argument("report_json", metavar="REPORT.json")
+@click.argument("report_json", metavar="REPORT.json", type=PATH)
 @_output_options
 @_extent_options()
 def report(
@@ -466,7 +496,7 @@ def report(
     short_help="Post or update the comment of a pull request.",
     epilog=_below("comment report.json --dry-run", "comment report.json --repository octo/models --pull-request 7"),
 )
-@click.argument("report_json", metavar="REPORT.json")
+@click.argument("report_json", metavar="REPORT.json", type=PATH)
 @click.option("--when", type=click.Choice(COMMENT_ON), default="auto", show_default=True,
               help="When to add a comment; one that exists is always brought up to date.")  # fmt: skip
 @click.option("--comment-id", default="tflite-guard", show_default=True, metavar="ID", help="Which comment to update.")
@@ -555,7 +585,7 @@ def schema(name: str) -> None:
     short_help="Print what a rule means, and how to fix or accept it.",
     epilog=_below("explain", "explain calibration-range-mismatch"),
 )
-@click.argument("rule", required=False)
+@click.argument("rule", required=False, shell_complete=_rules)
 def explain(rule: str | None) -> None:
     """Print what a RULE means, how it is proven, and how to fix or accept it; without one, list all."""
     from tflite_guard.reports import explanation
