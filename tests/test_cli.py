@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 
 from tests.conftest import EXAMPLES, ROOT, Run, manifest_of, only, write_manifest
+from tests.sample import full
+from tflite_guard.cli import cli
+from tflite_guard.reports import terminal
 
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "litert_quantizer", "scipy", "numpy", "PIL", "sklearn", "jinja2"}
 EXAMPLE = EXAMPLES / "digits" / "tflite-guard.json"
@@ -271,7 +279,63 @@ def test_init_refuses_what_it_cannot_use(run: Run, digits: Path, tmp_path: Path)
         assert not (digits / "new.json").exists()
 
 
-def in_a_terminal(*arguments: str | Path, columns: int) -> str:
+def helps() -> Iterator[tuple[str, str]]:
+    """Every command's name and what stands below its help."""
+    for name, command in cli.commands.items():
+        nested = command.commands if isinstance(command, click.Group) else {}
+        for path, one in {name: command, **{f"{name} {inner}": one for inner, one in nested.items()}}.items():
+            yield path, one.epilog or ""
+
+
+def test_help_has_examples_exit_codes_and_a_link_and_lists_the_action_last(run: Run) -> None:
+    told = run("--help").out
+    for line in ("    tflite-guard check", "    0    everything is within tolerance", "    130  interrupted"):
+        assert line in told.splitlines()
+    assert "https://tflite-guard.github.io/tflite-guard/" in told
+    listed = re.findall(r"^  (\w+)  +\w", told.partition("Commands:")[2], re.MULTILINE)
+    assert (listed[0], listed[-1]) == ("check", "action")
+    assert "..." not in told.partition("Commands:")[2]
+    assert "  3    something could not be evaluated" in run("check", "--help").out
+
+
+def test_the_examples_of_the_help_are_commands() -> None:
+    examples = {(name, line) for name, below in helps() for line in re.findall(r"^  tflite-guard (.*)", below, re.M)}
+    without = {name for name, below in helps()} - {name for name, _ in examples}
+    assert without <= {"action", "baseline", "baseline show"}
+    for name, line in examples:
+        arguments = shlex.split(line.partition(" > ")[0])
+        assert line.startswith(name)
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            command = command.commands[arguments.pop(0)]
+        command.make_context(name, arguments)  # raises where an option is unknown or an argument missing
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["va"], ["validate"]),
+        (["check", "--only"], ["--only-failures"]),
+        (["check", "models/d"], [("file", "models/d")]),
+        (["init", "model.keras", "ev"], [("file", "ev")]),
+        (["why", "model.keras", "model.tflite", "ev"], [("file", "ev")]),
+        (["check", "--report-dir", "rep"], [("file", "rep")]),
+        (["check", "--format", "m"], ["markdown"]),
+        (["explain", "coarse"], ["coarse-output"]),
+    ],
+)
+def test_a_shell_completes(typed: list[str], completed: list[str | tuple[str, str]]) -> None:
+    shell = ShellComplete(cli, {}, "tflite-guard", "_TFLITE_GUARD_COMPLETE")
+    found = shell.get_completions(typed[:-1], typed[-1])
+    assert [one.value if one.type == "plain" else (one.type, one.value) for one in found] == completed
+
+
+def test_completion_is_asked_for_as_the_readme_says(run: Run) -> None:
+    (variable,) = set(re.findall(r"(\w+)=\w+_source tflite-guard", (ROOT / "README.md").read_text()))
+    assert "complete -o nosort -F" in run(env={variable: "bash_source"}).out
+
+
+def in_a_terminal(*arguments: str | Path, columns: int, **env: str) -> str:
     """What a person sees: standard output and error of a command in a terminal of so many columns."""
     parent, child = pty.openpty()
     process = subprocess.Popen(
@@ -279,7 +343,7 @@ def in_a_terminal(*arguments: str | Path, columns: int) -> str:
         stdin=child,
         stdout=child,
         stderr=child,
-        env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
+        env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"} | env,
     )
     os.close(child)
     seen = b""
@@ -305,6 +369,37 @@ def test_the_table_keeps_every_figure_in_a_terminal_of_any_width(run: Run, share
     assert "…" not in seen
     for figure in ("0.9788", "0.9777", "max_drop", "dynamic_range", "36.47 dB", "7 within tolerance"):
         assert figure in seen, figure
+
+
+def test_colours_are_for_terminals_and_can_be_turned_off(run: Run) -> None:
+    report = ROOT / "tests/golden/report.json"
+    coloured = in_a_terminal("report", report, columns=80)
+    assert "\x1b[1;31m✗" in coloured
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", in_a_terminal("report", report, columns=80, NO_COLOR="1"))
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", coloured).splitlines()]
+    assert lines == (ROOT / "tests/golden/report.80.txt").read_text().splitlines()
+    assert run("report", report).out == terminal.shown(full())
+
+
+def test_how_much_is_shown_is_asked_for(run: Run, tmp_path: Path) -> None:
+    """By options of `check` and of `report`, of what is printed and not of what is written."""
+    report = ROOT / "tests/golden/report.json"
+    for option, extent in (("-v", "all"), ("-q", "quiet"), ("--only-failures", "failures")):
+        printed = run("report", report, option, "--format", "text", "--format", "text=all.txt", cwd=tmp_path)
+        assert printed.out == terminal.shown(full(), extent=extent)
+        assert (tmp_path / "all.txt").read_text() == (ROOT / "tests/golden/report.txt").read_text()
+    assert run("report", report, "-q", "-v").code == 2
+
+
+def test_quiet_is_a_line_where_everything_passes(light_digits: Path) -> None:
+    seen = in_a_terminal("check", light_digits, "-q", "--no-cache", columns=80)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", seen) == "✓ pass  1 model, 1 variant: 1 within tolerance\r\n"
+
+
+def test_progress_says_that_it_waits_for_tensorflow(digits: Path, tmp_path: Path) -> None:
+    chosen = ["--manifest", digits, "--no-cache"]
+    seen = in_a_terminal("convert", "digits", "float16", "-o", tmp_path / "x.tflite", *chosen, columns=160)
+    assert 0 < seen.index("digits: loading TensorFlow") < seen.index("digits: converting float16")
 
 
 def test_progress_tells_models_of_one_name_apart(light_digits: Path) -> None:

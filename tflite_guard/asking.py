@@ -120,7 +120,7 @@ def _explained(
 ) -> Explanation:
     path = manifest or os.path.join(scratch, "tflite-guard.json")
     folder = os.path.dirname(os.path.abspath(path))
-    written = _manifest(question, folder, on_log)
+    written = _manifest(question, folder, on_log, on_event)
     write_atomically(path, init.text(written))
     # The person who names files on the command line may read them, wherever they lie.
     roots = tuple(dict.fromkeys(os.path.dirname(os.path.realpath(one)) for one in _files(question)))
@@ -241,11 +241,11 @@ def _files(question: Question) -> list[str]:
     return [one for one in named if one is not None] + own
 
 
-def _manifest(question: Question, folder: str, on_log: OnLog | None) -> dict[str, Any]:
+def _manifest(question: Question, folder: str, on_log: OnLog | None, on_event: OnEvent | None) -> dict[str, Any]:
     for path in _files(question):
         _require_file(path)
     kind = init.kind_of(question.reference)
-    names = init.names_of(kind, question.reference, None, on_log)
+    names = init.names_of(kind, question.reference, None, on_log, on_event)
     data = _dataset(question.data, folder, names, question.labels)
     reference: dict[str, Any] = {kind: init.relative(question.reference, folder)}
     datasets = {"evaluation": data}

@@ -22,14 +22,18 @@ from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL
 
 if TYPE_CHECKING:
     from tflite_guard.manifest import Manifest
+    from tflite_guard.reports.terminal import Extent
     from tflite_guard.results import Report
     from tflite_guard.run.jobs import Options
     from tflite_guard.vocabulary import DiagnoseUse
 
 ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
+WEBSITE = "https://tflite-guard.github.io/tflite-guard/"
 INTERRUPTED = 130
 
-MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
+PATH = click.Path(readable=False)
+"""What a shell completes as a file or folder. Whether it can be read is told where it is read."""
+MANIFESTS = click.argument("manifests", nargs=-1, metavar="[MANIFEST]...", type=PATH)
 CHANGED = click.option(
     "--changed",
     is_flag=True,
@@ -40,6 +44,7 @@ DATA_ROOT = click.option(
     "data_roots",
     multiple=True,
     metavar="DIR",
+    type=PATH,
     help="A folder outside the repository that manifests may read.",
 )
 ALLOW_CODE = click.option(
@@ -72,13 +77,13 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, options=options, **others)
 
     decorators = (
-        click.option("--cache-dir", metavar="DIR", help="Where results are kept. Default: the user's cache folder."),
+        click.option("--cache-dir", metavar="DIR", type=PATH,
+                     help="Where results are kept. Default: the user's cache folder."),
         click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
         click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, metavar="SECONDS",
                      show_default=True, help="The time that a model may take."),
         DATA_ROOT,
         ALLOW_CODE,
-        VERBOSE,
     )  # fmt: skip
     return _decorated(with_options, decorators)
 
@@ -98,10 +103,30 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _decorated(command, decorators)
 
 
+def _extent_options(also: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What the text on standard output shows; `also` is what else -v does."""
+    decorators = (
+        click.option("-v", "--verbose", is_flag=True, help=f"Show all figures of models that pass{also}."),
+        click.option("-q", "--quiet", is_flag=True,
+                     help="Show what does not pass and the verdict; no tables and no progress."),
+        click.option("--only-failures", is_flag=True, help="Leave what passes out of the tables."),
+    )  # fmt: skip
+    return functools.partial(_decorated, decorators=decorators)
+
+
+def _extent(verbose: bool, quiet: bool, only_failures: bool) -> Extent:
+    if verbose and quiet:
+        raise UsageError("-v and -q exclude each other")
+    if quiet:
+        return "quiet"
+    return "failures" if only_failures else "all" if verbose else "folded"
+
+
 SAVE_OPERATOR = click.option(
     "--save-operator",
     "save_folder",
     metavar="FOLDER",
+    type=PATH,
     help="Save the first operator that is wrong of what is diagnosed, with its inputs, for a bug report.",
 )
 
@@ -112,24 +137,75 @@ def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., A
     return command
 
 
+def _formats(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell completes."""
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def _rules(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell completes."""
+    from tflite_guard.rules import RULES
+
+    return [rule for rule in RULES if rule.startswith(incomplete)]
+
+
 def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]",
+        click.option("--format", "formats", multiple=True, metavar="NAME[=FILE]", shell_complete=_formats,
                      help=f"A rendering ({', '.join(FORMATS)}) to standard output or to a file. Repeatable. "
                           "Default: text."),
-        click.option("--report-dir", metavar="DIR", help="Write report.json and every rendering there."),
+        click.option("--report-dir", metavar="DIR", type=PATH, help="Write report.json and every rendering there."),
     ):  # fmt: skip
         command = option(command)
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """Lists its commands as they are defined here: what people meet first comes first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click has it
+        """The names of the commands."""
+        return list(self.commands)
+
+
+def _below(*examples: str, more: Sequence[str] = ()) -> str:
+    """What stands below a command's help: examples, then other paragraphs, each with its lines as they are."""
+    lines = "\n".join(["Examples:", *(f"  tflite-guard {line}" for line in examples)])
+    return "\n\n".join(f"\b\n{paragraph}" for paragraph in (lines, *more))
+
+
+EXIT_CODES = """Exit codes:
+  0    everything is within tolerance
+  1    a tolerance is exceeded
+  2    wrong usage or an invalid manifest
+  3    something could not be evaluated
+  130  interrupted"""
+
+
+@click.group(
+    cls=_InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_below(
+        "init model.keras evaluation.npz",
+        "check",
+        "why model.keras model_int8.tflite data.npz",
+        more=[EXIT_CODES, f"Documentation: {WEBSITE}"],
+    ),
+)
 @click.version_option(package_name="tflite-guard")
 def cli() -> None:
     """Stop TensorFlow Lite accuracy regressions: evaluate converted models against their float reference."""
 
 
-@cli.command()
+@cli.command(
+    epilog=_below(
+        "check",
+        "check models/ --model 'keyword*' --variant int8",
+        "check --report-dir reports --format markdown=summary.md",
+        "check --only-failures",
+        more=[EXIT_CODES],
+    )
+)
 @MANIFESTS
 @CHANGED
 @_selection_options
@@ -137,7 +213,10 @@ def cli() -> None:
 @click.option("--fail-on", type=click.Choice(FAIL_ON), default="error", show_default=True,
               help="What makes the exit code 1.")  # fmt: skip
 @click.option(
-    "--baseline", metavar="FILE|off", help="Compare with this baseline. Default: the file beside each manifest."
+    "--baseline",
+    metavar="FILE|off",
+    type=PATH,
+    help="Compare with this baseline. Default: the file beside each manifest.",
 )
 @click.option("--diagnose", type=click.Choice(DIAGNOSE), default="auto", show_default=True,
               help="Look for the cause of what does not pass, of everything, or of nothing.")  # fmt: skip
@@ -146,6 +225,7 @@ def cli() -> None:
 )
 @SAVE_OPERATOR
 @_run_options
+@_extent_options(", and what TensorFlow and LiteRT print")
 def check(
     manifests: tuple[str, ...],
     changed: bool,
@@ -156,6 +236,8 @@ def check(
     apply_remedy: bool,
     save_folder: str | None,
     verbose: bool,
+    quiet: bool,
+    only_failures: bool,
     options: Options,
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold.
@@ -166,6 +248,7 @@ def check(
     from tflite_guard.checking import exit_code, load_all
     from tflite_guard.saving import require_place
 
+    extent = _extent(verbose, quiet, only_failures)
     if apply_remedy and options.diagnose == "never":
         raise UsageError("--apply-remedy needs a diagnosis; leave out --diagnose never")
     if save_folder is not None:
@@ -173,7 +256,7 @@ def check(
     targets = _targets(formats, report_dir)
     try:
         meant = _meant(manifests, changed)
-        report = _check(meant, options, baseline, verbose)
+        report = _check(meant, options, baseline, verbose, quiet)
     except GuardError as error:
         _write_failure(error, targets, report_dir)
         if exit_code(error, fail_on) != 0:
@@ -181,7 +264,7 @@ def check(
         _say(f"tflite-guard: {error}")
         sys.exit(0)
     with _told(fail_on):
-        _write(report, targets, report_dir)
+        _write(report, targets, report_dir, extent)
     if save_folder is not None:
         with _told(fail_on):
             manifests_read = load_all(meant, options.data_roots, options.allow_code)
@@ -191,7 +274,10 @@ def check(
     sys.exit(exit_code(report, fail_on))
 
 
-@cli.command()
+@cli.command(
+    short_help="Check manifests without running anything.",
+    epilog=_below("validate", "validate models/*/tflite-guard.json"),
+)
 @MANIFESTS
 @CHANGED
 @DATA_ROOT
@@ -208,11 +294,23 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
         )
 
 
-@cli.command()
-@click.argument("model")
-@click.argument("data", required=False)
+@cli.command(
+    epilog=_below(
+        "init model.keras evaluation.npz",
+        "init model.tflite photos/ --measure",
+        "init saved_model data.csv --labels species -o models/tflite-guard.json",
+    )
+)
+@click.argument("model", type=PATH)
+@click.argument("data", required=False, type=PATH)
 @click.option(
-    "-o", "--output", default=DEFAULT_MANIFEST, show_default=True, metavar="FILE", help="The manifest to write."
+    "-o",
+    "--output",
+    default=DEFAULT_MANIFEST,
+    show_default=True,
+    metavar="FILE",
+    type=PATH,
+    help="The manifest to write.",
 )
 @click.option("--signature", metavar="NAME", help="Which signature of a SavedModel or .tflite that has several.")
 @click.option(
@@ -232,6 +330,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
     "--tflite",
     multiple=True,
     metavar="FILE",
+    type=PATH,
     help="A .tflite to judge beside what is made of MODEL. Repeatable, also as a glob.",
 )
 @click.option("--measure", is_flag=True, help="Hold each variant to what it reaches now.")
@@ -264,8 +363,13 @@ def init(
     chosen = Chosen(_pairs(inputs), _pairs(() if file else labels))
     judged = tuple(path for one in tflite for path in _expanded(one))
     wishes = Wishes(signature, chosen, file, judged, measure, allow_code, force)
-    for line in write_manifest(model, data, output, wishes, on_log=_log if verbose else None):
-        click.echo(_safe(line))
+    told: list[str] = []
+    try:
+        with _progress(verbose) as on_event:
+            told += write_manifest(model, data, output, wishes, on_log=_log if verbose else None, on_event=on_event)
+    finally:
+        for line in told:  # once the progress is gone, which it would break
+            click.echo(_safe(line))
 
 
 def _pairs(written: Sequence[str]) -> dict[str, str]:
@@ -283,16 +387,24 @@ def _expanded(path: str) -> list[str]:
     return [path] if os.path.lexists(path) else sorted(glob.glob(path)) or [path]
 
 
-@cli.command()
-@click.argument("reference")
-@click.argument("converted")
-@click.argument("data")
-@click.option("--calibration", metavar="FILE", help="The .npz that CONVERTED was calibrated on.")
-@click.option("--observed", metavar="FILE", help="An .npz of outputs that the application recorded for DATA.")
+@cli.command(
+    short_help="Say why a converted model performs worse, and what to change.",
+    epilog=_below(
+        "why model.keras model_int8.tflite data.npz", "why model.keras int8 data.npz --calibration calibration.npz"
+    ),
+)
+@click.argument("reference", type=PATH)
+@click.argument("converted", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("--calibration", metavar="FILE", type=PATH, help="The .npz that CONVERTED was calibrated on.")
+@click.option(
+    "--observed", metavar="FILE", type=PATH, help="An .npz of outputs that the application recorded for DATA."
+)
 @click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, where its name does not tell.")
-@click.option("--manifest", metavar="FILE", help="Keep the manifest that was worked out.")
+@click.option("--manifest", metavar="FILE", type=PATH, help="Keep the manifest that was worked out.")
 @SAVE_OPERATOR
 @_run_options
+@VERBOSE
 def why(
     reference: str,
     converted: str,
@@ -328,16 +440,18 @@ def why(
     sys.exit(exit_code(answer.report, "error"))
 
 
-@cli.command()
+@cli.command(epilog=_below("convert digits int8 -o digits_int8.tflite"))
 @click.argument("model_name")
 @click.argument("variant")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write the .tflite.")
+@click.option("-o", "--output", required=True, metavar="FILE", type=PATH, help="Where to write the .tflite.")
 @click.option(
     "--manifest",
     metavar="FILE",
+    type=PATH,
     help=f"Default: {DEFAULT_MANIFEST} here, else of all that git tracks below the one with that model.",
 )
 @_run_options
+@VERBOSE
 def convert(model_name: str, variant: str, output: str, manifest: str | None, verbose: bool, options: Options) -> None:
     """Write the very .tflite that `check` judges for one variant."""
     from tflite_guard.checking import filed, holder_of, load_all
@@ -348,24 +462,41 @@ def convert(model_name: str, variant: str, output: str, manifest: str | None, ve
     _require_place(output)
     named = () if manifest is None else (manifest,)
     loaded = holder_of(model_name, load_all(named, options.data_roots, options.allow_code))
-    model = artifact(loaded, model_name, variant, options, _log if verbose else None)
+    with _progress(verbose) as on_event:
+        model = artifact(loaded, model_name, variant, options, _log if verbose else None, on_event)
     filed(output, lambda: write_atomically(output, model))
     click.echo(f"{_safe(output)}: {size(len(model))}")
 
 
-@cli.command()
-@click.argument("report_json", metavar="REPORT.json")
+@cli.command(
+    epilog=_below(
+        "report report.json", "report report.json --format html=report.html", "report report.json --only-failures"
+    )
+)
+@click.argument("report_json", metavar="REPORT.json", type=PATH)
 @_output_options
-def report(report_json: str, formats: tuple[str, ...], report_dir: str | None) -> None:
+@_extent_options()
+def report(
+    report_json: str,
+    formats: tuple[str, ...],
+    report_dir: str | None,
+    verbose: bool,
+    quiet: bool,
+    only_failures: bool,
+) -> None:
     """Render a finished report."""
     from tflite_guard.reports.json import read
 
+    extent = _extent(verbose, quiet, only_failures)
     targets = _targets(formats, report_dir)
-    _write(read(report_json), targets, report_dir)
+    _write(read(report_json), targets, report_dir, extent)
 
 
-@cli.command()
-@click.argument("report_json", metavar="REPORT.json")
+@cli.command(
+    short_help="Post or update the comment of a pull request.",
+    epilog=_below("comment report.json --dry-run", "comment report.json --repository octo/models --pull-request 7"),
+)
+@click.argument("report_json", metavar="REPORT.json", type=PATH)
 @click.option("--when", type=click.Choice(COMMENT_ON), default="auto", show_default=True,
               help="When to add a comment; one that exists is always brought up to date.")  # fmt: skip
 @click.option("--comment-id", default="tflite-guard", show_default=True, metavar="ID", help="Which comment to update.")
@@ -400,22 +531,15 @@ def comment(
         _say(posted.reason)
 
 
-@cli.command()
-def action() -> None:
-    """Run as a step of a GitHub workflow: settings come as INPUT_* and GITHUB_* variables (see action.yml)."""
-    from tflite_guard.action import run
-
-    sys.exit(run(os.environ))
-
-
-@cli.group()
+@cli.group(cls=_InOrder, short_help="Record present results, to gate on the change since then.")
 def baseline() -> None:
     """Record present results, so that later runs also gate on the change since then."""
 
 
-@baseline.command()
+@baseline.command(epilog=_below("baseline update", "baseline update models/tflite-guard.json"))
 @MANIFESTS
 @_run_options
+@VERBOSE
 def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
     """Check the manifests and record the results beside each, to commit."""
     from tflite_guard.checking import NO_BASELINE
@@ -448,7 +572,7 @@ def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:
             click.echo(_safe(line))
 
 
-@cli.command()
+@cli.command(epilog=_below("schema manifest > manifest.schema.json"))
 @click.argument("name", type=click.Choice(["manifest", "report"]))
 def schema(name: str) -> None:
     """Print a JSON Schema."""
@@ -457,14 +581,25 @@ def schema(name: str) -> None:
     click.echo(schema_text(f"{name}-v1"), nl=False)
 
 
-@cli.command()
-@click.argument("rule", required=False)
+@cli.command(
+    short_help="Print what a rule means, and how to fix or accept it.",
+    epilog=_below("explain", "explain calibration-range-mismatch"),
+)
+@click.argument("rule", required=False, shell_complete=_rules)
 def explain(rule: str | None) -> None:
     """Print what a RULE means, how it is proven, and how to fix or accept it; without one, list all."""
     from tflite_guard.reports import explanation
 
     told = explanation.listing() if rule is None else explanation.text(explanation.find(rule))
     click.echo(told, nl=False)
+
+
+@cli.command(short_help="Run as a step of a GitHub workflow.")
+def action() -> None:
+    """Run as a step of a GitHub workflow: settings come as INPUT_* and GITHUB_* variables (see action.yml)."""
+    from tflite_guard.action import run
+
+    sys.exit(run(os.environ))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -536,10 +671,12 @@ def _meant(named: Sequence[str], changed: bool) -> list[str]:
     return search.changed(named) if changed and named else search.find(named)
 
 
-def _check(manifests: Sequence[str], options: Options, baseline: str | None, verbose: bool) -> Report:
+def _check(
+    manifests: Sequence[str], options: Options, baseline: str | None, verbose: bool, quiet: bool = False
+) -> Report:
     from tflite_guard.checking import check
 
-    with _progress(verbose) as on_event:
+    with _progress(verbose or quiet) as on_event:
         return check(manifests, options, baseline=baseline, on_event=on_event, on_log=_log if verbose else None)
 
 
@@ -611,7 +748,9 @@ def _require_place(file: str) -> None:
         raise UsageError(f"{file}: there is no folder {folder}; make it first")
 
 
-def _write(report: Report, targets: Sequence[tuple[str, str | None]], report_dir: str | None) -> None:
+def _write(
+    report: Report, targets: Sequence[tuple[str, str | None]], report_dir: str | None, extent: Extent = "folded"
+) -> None:
     """Write and print every rendering; one that cannot be written is told only after the others."""
     from tflite_guard.checking import write
 
@@ -619,7 +758,7 @@ def _write(report: Report, targets: Sequence[tuple[str, str | None]], report_dir
         write(report, [(name, file) for name, file in targets if file is not None], report_dir)
     finally:
         for name in (name for name, file in targets if file is None):
-            _print(report, name)
+            _print(report, name, extent)
 
 
 def _write_failure(error: GuardError, targets: Sequence[tuple[str, str | None]], report_dir: str | None) -> None:
@@ -633,21 +772,24 @@ def _write_failure(error: GuardError, targets: Sequence[tuple[str, str | None]],
         _write(without_results(error), [target for target in targets if target[1] is not None], report_dir)
 
 
-def _print(report: Report, name: str) -> None:
-    if name == "text" and sys.stdout.isatty():
-        from rich.console import Console
-
-        from tflite_guard.reports.terminal import View
-
-        Console().print(View(report))
-    else:
+def _print(report: Report, name: str, extent: Extent) -> None:
+    if name != "text":
         click.echo(FORMATS[name].text(report), nl=False)
+        return
+    from tflite_guard.reports import terminal
+
+    if not sys.stdout.isatty():
+        click.echo(terminal.shown(report, extent=extent), nl=False)
+        return
+    from rich.console import Console
+
+    Console().print(terminal.View(report, extent))
 
 
 @contextmanager
-def _progress(verbose: bool) -> Iterator[Callable[[Any], None] | None]:
-    """Live progress on standard error where it is a terminal; quiet elsewhere, and where logs are shown."""
-    if verbose or not sys.stderr.isatty():
+def _progress(silent: bool) -> Iterator[Callable[[Any], None] | None]:
+    """Live progress on standard error where it is a terminal; none elsewhere, nor where logs are shown."""
+    if silent or not sys.stderr.isatty():
         yield None
         return
     from tflite_guard.reports.progress import progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -285,7 +286,10 @@ class Session:
         return Workbench(prepared(float_model), quantizer, convert)
 
     def _source(self, spec: ReferenceSpec) -> FloatModel:
+        waited = "tensorflow" not in sys.modules
         source = _converter()
+        if waited:
+            self._progress(0, 0)  # nothing is done yet, but TensorFlow is loaded
         key = msgspec.json.encode(spec).decode()
         if key not in self._sources:
             while len(self._sources) >= SOURCES_KEPT:

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import describe, run
+from tflite_guard.run.steps import OnEvent
+from tflite_guard.run.workers import OnLog
 from tflite_guard.text.figures import number
 from tflite_guard.vocabulary import DEFAULT_MANIFEST, MANIFEST_VERSION, ReferenceKind
 
@@ -64,7 +66,8 @@ def write_manifest(
     output: str,
     wishes: Wishes | None = None,
     *,
-    on_log: Callable[[str], None] | None = None,
+    on_log: OnLog | None = None,
+    on_event: OnEvent | None = None,
 ) -> Iterator[str]:
     """Write a manifest that passes `validate` and runs; yields what was done, a line each.
 
@@ -88,7 +91,7 @@ def write_manifest(
     for path in wishes.tflite:
         if kind_of(path) != "tflite":
             raise UsageError(f"--tflite {path}: is no .tflite model")
-    names = names_of(kind, model, wishes.signature, on_log, allow_code=wishes.allow_code)
+    names = names_of(kind, model, wishes.signature, on_log, on_event, allow_code=wishes.allow_code)
     datasets, notes = {}, []
     if random is None:
         assert data is not None
@@ -114,7 +117,7 @@ def write_manifest(
     manifest["models"][0]["variants"] += [_shipped(path, folder) for path in wishes.tflite]
     _write(output, text(manifest))
     yield from dict.fromkeys([note for one in datasets.values() for note in one.notes] + notes)
-    yield from fitted(manifest, output, wishes, on_log)
+    yield from fitted(manifest, output, wishes, on_log, on_event)
     variants = ", ".join(map(_name, manifest["models"][0]["variants"]))
     yield f"{output}: model {manifest['models'][0]['name']!r} with {variants}"
     place = "" if output == DEFAULT_MANIFEST else f" {output}"
@@ -158,7 +161,8 @@ def names_of(
     kind: ReferenceKind,
     model: str,
     signature: str | None,
-    on_log: Callable[[str], None] | None,
+    on_log: OnLog | None,
+    on_event: OnEvent | None = None,
     *,
     allow_code: bool = False,
 ) -> Names:
@@ -168,7 +172,7 @@ def names_of(
         ReferenceSpec(kind, FileSpec(real)) if signature is None else ReferenceSpec(kind, FileSpec(real), signature)
     )
     try:
-        described = describe(reference, Options(allow_code=allow_code), on_log)
+        described = describe(reference, Options(allow_code=allow_code), on_log, on_event)
     except EvaluationError as error:
         told = str(error).replace(real, model)
         if error.kind == "signature":
@@ -197,7 +201,7 @@ def text(manifest: dict[str, Any]) -> bytes:
 
 
 def fitted(
-    manifest: dict[str, Any], output: str, wishes: Wishes, on_log: Callable[[str], None] | None
+    manifest: dict[str, Any], output: str, wishes: Wishes, on_log: OnLog | None, on_event: OnEvent | None
 ) -> Iterator[str]:
     """Run the manifest once and write it anew: without what cannot be converted, the reference held to what it reaches.
 
@@ -206,7 +210,7 @@ def fitted(
     """
     (entry,) = manifest["models"]
     options = Options(allow_code=wishes.allow_code, diagnose="never")
-    (model,) = run([load(output, allow_code=wishes.allow_code)], options, on_log=on_log).models
+    (model,) = run([load(output, allow_code=wishes.allow_code)], options, on_log=on_log, on_event=on_event).models
     if model.error is not None:
         yield f"the reference could not be run on this data: {model.error.message}"
         return

@@ -23,6 +23,8 @@ from tflite_guard.run.steps import Event, Phase
 from tflite_guard.text.plain import plain
 
 PHASES: dict[Phase, str] = {
+    "load": "loading TensorFlow",
+    "describe": "reading the model",
     "reference": "running the reference",
     "convert": "converting",
     "evaluate": "evaluating",

@@ -1,35 +1,30 @@
-"""The terminal's rendering: what failed first and in words, then a table a model."""
+"""The terminal's rendering: what failed first, in full, then tables, and what failed once more, in short."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal
 
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from tflite_guard.reports import wording
-from tflite_guard.reports.wording import Explanation
-from tflite_guard.results import MetricResult, ModelResult, Report, Rung, VariantResult, Verdict
-from tflite_guard.text import figures
+from tflite_guard.reports import terminal_tables, wording
+from tflite_guard.reports.terminal_tables import STYLES
+from tflite_guard.reports.wording import Explanation, Problem, Short
+from tflite_guard.results import ModelResult, Report, Rung, VariantResult, Verdict
 from tflite_guard.text.plain import logged, plain
 
-STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.ERROR: "bold red"}
+Extent = Literal["all", "folded", "failures", "quiet"]
+"""How much is shown: everything; models that pass in a row each; only what does not pass; only that in words."""
 NOT_A_TERMINAL_WIDTH = 132
-WIDE = 124
-"""Columns from which the size and the metric have columns of their own."""
-LAYOUTS = ((False, 3, ("name",)), (True, 2, ("name",)), (True, 1, ("name",)), (True, 1, ("name", "limit")))
-"""Narrow or not, the space between columns, and what may be folded; the roomiest first."""
-LONGEST_WORD = 20
-"""Of a name; a longer one is folded before any figure is crowded."""
-_INDENTED_WORD = re.compile(r"(?:^ )?\S+")
+INCONCLUSIVE = "? the interval holds the limit: with other examples the verdict could differ"
+MOST_LAST_LINES = 15
+"""Of what failed, told once more: with the verdict they are on a screen of 24 lines."""
+MOST_LINES_EACH = 2
+"""Of one failure, and of its cause, told once more."""
 _WHOLE = re.compile(r"\d (?:%|dB|B|[kMG]B)|\[[^\s\[\],]+(?: dB)?, [^\s\[\],]+\]")
 """What no line may break inside."""
 _JOINT = "\ue000"
@@ -37,53 +32,138 @@ _JOINT = "\ue000"
 
 
 def render(report: Report) -> str:
-    """The report as plain text without escape sequences."""
+    """The whole report as plain text without escape sequences, as it is written to a file."""
+    return shown(report, extent="all")
+
+
+def shown(report: Report, width: int = NOT_A_TERMINAL_WIDTH, extent: Extent = "folded") -> str:
+    """What a terminal of so many columns shows, without escape sequences."""
     stream = io.StringIO()
-    console = Console(file=stream, width=NOT_A_TERMINAL_WIDTH, color_system=None, force_terminal=False)
-    console.print(View(report))
+    console = Console(file=stream, width=width, color_system=None, force_terminal=False)
+    console.print(View(report, extent))
     return "\n".join(logged(line.rstrip()) for line in stream.getvalue().splitlines()) + "\n"
-
-
-_Row = list[Text]
-
-
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    kind: Literal["name", "figure", "limit", "mark"]
 
 
 class View:
     """The report for a rich console; on a narrow one only names are folded."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, extent: Extent = "folded") -> None:
         self._report = report
+        self._extent = extent
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        report, titles = self._report, wording.titles(self._report)
+        report = self._report
         problems = wording.problems(report)
         for problem, why in wording.explained_once(problems):
-            mark = (f"{wording.MARKS[problem.verdict]} ", STYLES[problem.verdict])
-            rule = (f" ({problem.rule})", "dim") if problem.finding is not None else ""
-            told = Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}", rule)
-            yield from _wrapped(told, console, options)
-            for line in () if why is None else _explanation(why):
-                yield from _wrapped(line, console, options, 2)
+            yield from _told(problem, why, console, options)
         if problems:
             yield Text("")
-        for position, model in enumerate(report.models):
-            yield Text("", end="\n" if position else "")
-            yield _heading(model, titles[id(model)])
-            if model.error is None:
-                yield _table(model, options.max_width)
-                for ladder in _ladders(model):
-                    yield from _wrapped(ladder, console, options, 2)
-                for finding in _findings(model):
-                    yield from _wrapped(finding, console, options)
-                yield from (Text(f"  note: {plain(note, 2000)}", style="dim") for note in model.notes)
-        yield Text("")
-        yield from (Text(f"note: {plain(note)}", style="dim") for note in report.notes)
-        yield _footer(report)
+        if self._extent != "quiet":
+            yield from self._models(console, options)
+            yield from self._remarks(console, options)
+            yield from _again(problems, console, options)
+        verdict = (f"{wording.MARKS[report.verdict]} {report.verdict.value}", STYLES[report.verdict])
+        yield Text.assemble(verdict, f"  {wording.headline(report)}")
+
+    def _models(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Those that pass, folded; then each of the others."""
+        titles = wording.titles(self._report)
+        folded = [model for model in self._report.models if self._is_folded(model)]
+        if folded:
+            yield terminal_tables.passing([(model, titles[id(model)]) for model in folded], options.max_width)
+            yield from _wrapped(_unfolding(folded), console, options)
+            yield Text("")
+        for model in filter(self._is_open, self._report.models):
+            yield from self._model(model, titles[id(model)], console, options)
+            yield Text("")
+
+    def _remarks(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What a question mark means, where there is one, and what concerns the run."""
+        rungs = (rung for model in filter(self._is_open, self._report.models) for rung in self._rungs(model))
+        open_question = any(metric.conclusive is False for rung in rungs for metric in rung.metrics)
+        remarks = [INCONCLUSIVE] if open_question else []
+        remarks += [f"note: {plain(note)}" for note in self._report.notes]
+        for remark in remarks:
+            yield from _wrapped(Text(remark, "dim"), console, options)
+        if remarks:
+            yield Text("")
+
+    def _is_folded(self, model: ModelResult) -> bool:
+        return self._extent == "folded" and len(self._report.models) > 1 and wording.passes(model)
+
+    def _is_open(self, model: ModelResult) -> bool:
+        if self._extent == "failures":
+            return model.verdict is not Verdict.PASS
+        return not self._is_folded(model)
+
+    def _rungs(self, model: ModelResult) -> Sequence[VariantResult]:
+        if self._extent == "failures":
+            return [variant for variant in model.variants if variant.verdict is not Verdict.PASS]
+        return model.rungs
+
+    def _model(self, model: ModelResult, title: str, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from _wrapped(_heading(model, title), console, options)
+        if model.error is not None:
+            return
+        rungs = self._rungs(model)
+        if rungs:
+            yield Text("")
+            yield from terminal_tables.variants(model, rungs, options.max_width)
+        told = replace(model, variants=tuple(one for one in model.variants if any(one is rung for rung in rungs)))
+        below = [*_ladders(told), *_findings(told)]
+        below += [Text(f"note: {plain(note, 2000)}", style="dim") for note in model.notes]
+        if rungs and below:
+            yield Text("")
+        for line in below:
+            yield from _wrapped(line, console, options, 2)
+
+
+def _told(problem: Problem, why: Explanation | None, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+    """A problem in full."""
+    mark = (f"{wording.MARKS[problem.verdict]} ", STYLES[problem.verdict])
+    rule = (f" ({problem.rule})", "dim") if problem.finding is not None else ""
+    told = Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}", rule)
+    yield from _wrapped(told, console, options)
+    for line in () if why is None else _explanation(why):
+        yield from _wrapped(line, console, options, 2)
+
+
+def _again(problems: Sequence[Problem], console: Console, options: ConsoleOptions) -> Iterator[Text]:
+    """What did not pass in few lines, so that it is on the last screen of a long run."""
+    if not problems:
+        return
+    yield Text("What did not pass", "bold")
+    told = wording.in_short(problems)
+    whole = [[*_what(one, console, options), *_why(one, console, options)] for one in told]
+    if sum(map(len, whole)) > MOST_LAST_LINES:
+        whole = [_what(one, console, options) for one in told]
+    room = MOST_LAST_LINES
+    for position, lines in enumerate(whole):
+        left = len(whole) - position
+        room -= len(lines)
+        if room < (left > 1):
+            yield Text(f"… and {left} more, at the top", "dim")
+            return
+        yield from lines
+
+
+def _what(one: Short, console: Console, options: ConsoleOptions) -> list[Text]:
+    mark = (f"{wording.MARKS[one.verdict]} ", STYLES[one.verdict])
+    return _cut(Text.assemble(mark, (one.where, "bold"), f"  {one.what}"), console, options, 0)
+
+
+def _why(one: Short, console: Console, options: ConsoleOptions) -> list[Text]:
+    return _cut(Text(one.why), console, options, 2) if one.why else []
+
+
+def _cut(text: Text, console: Console, options: ConsoleOptions, indent: int) -> list[Text]:
+    """The first lines of a text, the last of which says whether there are more."""
+    lines = list(_wrapped(text, console, options, indent))
+    if len(lines) > MOST_LINES_EACH:
+        lines = lines[:MOST_LINES_EACH]
+        lines[-1].truncate(options.max_width - 2)
+        lines[-1].append(" …")
+    return lines
 
 
 def _wrapped(text: Text, console: Console, options: ConsoleOptions, indent: int = 0) -> Iterator[Text]:
@@ -104,6 +184,12 @@ def _explanation(why: Explanation) -> Iterator[Text]:
         yield Text(why.change + (":" if why.patch else ""))
     for line in why.patch:
         yield Text(f"  {line}" + ("," if line is not why.patch[-1] else ""))
+
+
+def _unfolding(folded: Sequence[ModelResult]) -> Text:
+    """How to see what models that pass do not show, and whether there is anything to read."""
+    notes = sum(len(wording.findings(model)) + len(model.notes) for model in folded)
+    return Text("-v shows all of their figures" + (f" and {wording.count(notes, 'note')}" if notes else ""), "dim")
 
 
 def _ladders(model: ModelResult) -> Iterator[Text]:
@@ -127,117 +213,9 @@ def _heading(model: ModelResult, title: str) -> Text:
     examples = max((m.examples for v in model.variants for m in v.metrics), default=0)
     if examples:
         heading.append(f"  {examples:,} examples", "dim")
+    if model.error is not None:
+        heading.append(f"  {wording.WORDS[Verdict.ERROR]}", STYLES[Verdict.ERROR])
     return heading
-
-
-def _table(model: ModelResult, width: int) -> Table | Padding:
-    """The roomiest layout that folds no figure; where there is none, the last, with all folded and nothing lost."""
-    for narrow, gap, foldable in LAYOUTS[width < WIDE :]:
-        columns, groups = _columns(model, narrow), _groups(model, narrow)
-        widths = _widths(columns, groups, foldable)
-        fits = sum(widths) + gap * (len(widths) - 1) + 2 * (not narrow) <= width
-        if fits:
-            break
-    table = Table(box=SIMPLE_HEAD, show_edge=not narrow, pad_edge=False, header_style="bold")
-    table.padding, table.collapse_padding = (0, min(gap - 1, 1)), narrow
-    for column, least in zip(columns, widths, strict=True):
-        table.add_column(
-            column.title,
-            justify="right" if column.kind == "figure" else "left",
-            overflow="fold",
-            no_wrap=fits and column.kind not in foldable,
-            min_width=least if fits else None,
-        )
-    for group in groups:
-        for row in group:
-            table.add_row(*row, end_section=row is group[-1])
-    # The edges of a wide one are empty lines and columns.
-    return Padding(table, (1, 0), expand=False) if narrow else table
-
-
-def _columns(model: ModelResult, narrow: bool) -> list[_Column]:
-    measured = ["float", "variant", "drop", "95 % interval"]
-    if _has_baseline(model) and not narrow:
-        measured.append("baseline")
-    return [
-        _Column("variant", "name"),
-        *([] if narrow else [_Column("size", "figure"), _Column("metric", "name")]),
-        *(_Column(title, "figure") for title in measured),
-        _Column("tolerance", "limit"),
-        _Column("", "mark"),
-    ]
-
-
-def _widths(columns: list[_Column], groups: list[list[_Row]], foldable: Sequence[str]) -> list[int]:
-    """What each column needs: its longest line, or where it may be folded its longest word."""
-    widths = []
-    for position, column in enumerate(columns):
-        texts = [row[position].plain for group in groups for row in group]
-        lines = [line for text in texts for line in text.split("\n")]
-        if column.kind in foldable:
-            words = [word for line in lines for word in _INDENTED_WORD.findall(line)]
-            widths.append(max(cell_len(column.title), min(LONGEST_WORD, max(map(cell_len, words), default=0))))
-        else:
-            widths.append(max(map(cell_len, [column.title, *lines])))
-    return widths
-
-
-def _groups(model: ModelResult, narrow: bool) -> list[list[_Row]]:
-    """The rows of each variant."""
-    alone = [_rows(model, rung, f"{plain(rung.name)} (conversion alone)", narrow) for rung in model.hidden]
-    return [*alone, *(_rows(model, variant, plain(variant.name), narrow) for variant in model.variants)]
-
-
-def _rows(model: ModelResult, variant: VariantResult, name: str, narrow: bool) -> list[_Row]:
-    size = Text(figures.size(variant.artifact.size_bytes if variant.artifact else None))
-    times = Text(wording.compression(variant, model), "dim")
-    title = Text(name, "bold")
-    told = [(metric, "") for metric in variant.metrics]
-    told += [(metric, "observed ") for metric in (variant.observed.metrics if variant.observed else ())]
-    with_baseline = _has_baseline(model)
-    rows = [
-        [*_cells(metric, " " * narrow + what, with_baseline, narrow), _mark(metric.verdict, metric.conclusive, narrow)]
-        for metric, what in told
-    ]
-    mark = _mark(variant.judged, None, narrow)
-    if narrow:
-        return [[title, size, times, Text(""), Text(""), Text(""), mark], *rows]
-    rows = rows or [[*(Text("") for _ in range(6 + with_baseline)), mark]]
-    head = [title, Text.assemble(size, " " if times else "", times)]
-    return [[*(head if position == 0 else [Text(""), Text("")]), *row] for position, row in enumerate(rows)]
-
-
-def _cells(metric: MetricResult, prefix: str, with_baseline: bool, narrow: bool) -> list[Text]:
-    """A metric's; a narrow table has the baseline below the value."""
-    style = STYLES[metric.problem] if metric.problem else ""
-    value, baseline = Text(wording.value_of(metric), style), Text(wording.baseline_of(metric), "dim")
-    if narrow and wording.change(metric):
-        value = Text.assemble(value, "\n", ("was ", "dim"), baseline)
-    return [
-        Text(prefix + plain(metric.name)),
-        Text(figures.number(metric.reference, metric.metric), "" if metric.reference is not None else "dim"),
-        value,
-        Text(figures.signed(metric.drop), style if metric.drop is not None else "dim"),
-        Text(figures.interval(metric.confidence_interval, metric.metric), "dim"),
-        *([baseline] if with_baseline and not narrow else []),
-        Text(wording.tolerance(metric, ",\n"), "dim" if metric.tolerance is None else ""),
-    ]
-
-
-def _mark(verdict: Verdict | None, conclusive: bool | None, narrow: bool) -> Text:
-    word = "" if narrow or verdict is None else f" {verdict.value}"
-    text = Text(wording.MARKS[verdict] + word, STYLES[verdict] if verdict else "dim")
-    if conclusive is False:
-        text.append(" ?", "yellow")
-    return text
-
-
-def _has_baseline(model: ModelResult) -> bool:
-    return any(
-        metric.baseline is not None or metric.baseline_identical
-        for variant in model.variants
-        for metric in variant.metrics
-    )
 
 
 def _findings(model: ModelResult) -> Iterator[Text]:
@@ -246,16 +224,7 @@ def _findings(model: ModelResult) -> Iterator[Text]:
         style = {"error": "bold red", "warning": "yellow", "note": "dim"}[finding.severity]
         whose = f"{', '.join(map(plain, names))}: " if names else ""
         what = f"{whose}{wording.told(finding)} "
-        severity = (f"  {wording.label(finding)}: ", style if finding.ignored is None else "dim")
+        severity = (f"{wording.label(finding)}: ", style if finding.ignored is None else "dim")
         yield Text.assemble(severity, what, (f"({plain(finding.rule)})", "dim"))
     for note, names in wording.missing_intervals(model).items():
-        yield Text(f"  no interval for {', '.join(map(plain, names))}: {plain(note)}", "dim")
-
-
-def _footer(report: Report) -> Text:
-    inconclusive = any(m.conclusive is False for model in report.models for v in model.variants for m in v.metrics)
-    footer = Text.assemble((f"{wording.MARKS[report.verdict]} {report.verdict.value}", STYLES[report.verdict]))
-    footer.append(f"  {wording.headline(report)}")
-    if inconclusive:
-        footer.append("\n? the interval holds the limit: with other examples the verdict could differ", "dim")
-    return footer
+        yield Text(f"no interval for {', '.join(map(plain, names))}: {plain(note)}", "dim")

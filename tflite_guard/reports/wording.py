@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -136,6 +137,19 @@ def _unproven(metric: MetricResult) -> bool:
     return bool(metric.tolerance and metric.tolerance.get("require") == "proven_pass")
 
 
+def brief_failure(metric: MetricResult) -> str:
+    """The same in a few words: `accuracy 0.9800 → 0.9100 (max_drop 0.02)`."""
+    name = plain(metric.name)
+    if metric.error is not None:
+        return f"{name} could not be computed"
+    allowed = next((f"{limit} {figure}" for limit, figure in limits(metric) if limit == metric.failed_limit), "")
+    value = value_of(metric) if metric.value is None else figures.exact(metric.value, metric.metric)
+    before = f"{figures.exact(metric.reference, metric.metric)} → " if metric.reference is not None else ""
+    if metric.failed_limit == "max_regression":
+        before = f"{baseline_of(metric)} → "
+    return f"{name} {before}{value}" + (f" ({allowed})" if allowed else "")
+
+
 def titles(report: Report) -> dict[int, str]:
     """What to call each model, by its `id`."""
     called = naming.titles([(model.name, model.manifest) for model in report.models])
@@ -245,6 +259,42 @@ def explained_once(found: list[Problem]) -> list[tuple[Problem, Explanation | No
 def _seen(one: Explanation | None, told: set[int]) -> Explanation | None:
     told.add(id(one))
     return one
+
+
+@dataclass(frozen=True)
+class Short:
+    """All that is wrong with a variant, with variants of one error, or with a model, in a line."""
+
+    verdict: Verdict
+    """The worst."""
+    where: str
+    what: str
+    """What moved, or the error."""
+    why: str
+    """The cause's rule and the remedy; empty where neither is known."""
+
+
+def in_short(found: Sequence[Problem]) -> list[Short]:
+    """Problems once more, in their order, one for each place where they are."""
+    places: dict[tuple[int, str], list[Problem]] = {}
+    for one in found:
+        places.setdefault((id(one.model), one.where), []).append(one)
+    return [_in_short(together) for together in places.values()]
+
+
+def _in_short(found: Sequence[Problem]) -> Short:
+    why = next((one.explanation for one in found if one.explanation is not None), Explanation())
+    cause = f"Why: {why.rule}." if why.rule and why.cause else ""
+    fix = f"Fix: {why.remedy}" if why.remedy else ""
+    what = "; ".join(dict.fromkeys(map(_in_few_words, found)))
+    return Short(found[0].verdict, found[0].where, what, " ".join(filter(None, (cause, fix))))
+
+
+def _in_few_words(problem: Problem) -> str:
+    if problem.metric is None:
+        return problem.message.rstrip(".")
+    whose = "observed " if problem.observed else "the reference's " if problem.rule == "reference" else ""
+    return whose + brief_failure(problem.metric)
 
 
 def _model_problems(model: ModelResult, title: str) -> Iterator[Problem]:
@@ -465,6 +515,31 @@ def _change(mend: Remedy, model: ModelResult, variant: VariantResult) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def passes(model: ModelResult) -> bool:
+    """Whether everything of a model holds; what was only measured and not judged does not."""
+    return model.verdict is Verdict.PASS and any(variant.judged is not None for variant in model.variants)
+
+
+def closest(model: ModelResult) -> tuple[VariantResult, MetricResult] | None:
+    """The figures to show of a model that passes: the variant that loses most, by the first metric that is judged.
+
+    A metric that the reference has a value of comes before one that only compares with it.
+    """
+    judged = [(variant, one) for variant in model.variants for one in variant.metrics if one.verdict is not None]
+    chosen = next((one.name for _, one in judged if one.drop is not None), judged[0][1].name if judged else "")
+    named = [found for found in judged if found[1].name == chosen]
+    return max(named, key=lambda found: _lost(found[1]), default=None)
+
+
+def _lost(metric: MetricResult) -> float:
+    """How bad a value is beside those that other variants have of the same metric."""
+    if metric.drop is not None:
+        return metric.drop
+    if metric.value is None:
+        return -math.inf
+    return -metric.value if metric.higher_is_better else metric.value
 
 
 def most_lossy(tensors: Sequence[TensorLoss]) -> list[TensorLoss]:

@@ -111,14 +111,19 @@ def run_job(
 
 
 def artifact(
-    manifest: Manifest, model_name: str, variant_name: str, options: Options, on_log: OnLog | None = None
+    manifest: Manifest,
+    model_name: str,
+    variant_name: str,
+    options: Options,
+    on_log: OnLog | None = None,
+    on_event: OnEvent | None = None,
 ) -> bytes:
     """The very bytes that `run` judges for one variant."""
     model = _by_name(manifest.models, model_name, "model", manifest.path)
     variant = _by_name(model.variants, variant_name, "variant", f"model {model_name!r}")
     one = job(manifest, replace(model, variants=(variant,)))
     with Workshop([one], options, on_log) as workshop, workshop.pool.pair() as workers:
-        steps = Steps(workshop, one, workers, _ignore, time.monotonic() + options.timeout)
+        steps = Steps(workshop, one, workers, on_event or _ignore, time.monotonic() + options.timeout)
         return Path(steps.tflite(variant)).read_bytes()
 
 
@@ -150,14 +155,23 @@ def operators(
     return found
 
 
-def describe(reference: ReferenceSpec, options: Options, on_log: OnLog | None = None) -> Names:
+def describe(
+    reference: ReferenceSpec, options: Options, on_log: OnLog | None = None, on_event: OnEvent | None = None
+) -> Names:
     """Names, shapes and types of a model's inputs and outputs."""
+    tell = on_event or _ignore
+    name = Path(reference.path).stem
     limit = options.memory_bytes if options.memory_bytes is not None else memory_limit()
     pool = WorkerPool(Confinement((reference.path,), memory_bytes=limit, allow_code=options.allow_code), on_log)
     try:
         with pool.pair() as workers:
             worker = workers.litert if reference.kind == "tflite" else workers.tensorflow
-            return worker.request(DescribeModel(reference), deadline=time.monotonic() + options.timeout)
+            tell(Event(name, None, "load" if worker.loads_first else "describe"))
+            return worker.request(
+                DescribeModel(reference),
+                deadline=time.monotonic() + options.timeout,
+                progress=lambda *_: tell(Event(name, None, "describe")),
+            )
     except BaseException:
         pool.kill()
         raise

@@ -52,7 +52,7 @@ MOST_SAVED = 8
 """Examples that are saved with an operator."""
 
 
-Phase = Literal["reference", "convert", "evaluate", "diagnose", "variant", "done"]
+Phase = Literal["load", "describe", "reference", "convert", "evaluate", "diagnose", "variant", "done"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Event:
     """What it is called in this run."""
     variant: str | None
     phase: Phase
-    """`reference`, `convert`, `evaluate` count examples, `diagnose` counts nothing; `variant` counts finished variants;
-    `done` ends a model."""
+    """`reference`, `convert`, `evaluate` count examples; `load` (of TensorFlow), `describe`, `diagnose` count nothing;
+    `variant` counts finished variants; `done` ends a model."""
     done: int = 0
     total: int = 0
     verdict: Verdict | None = None
@@ -248,7 +248,7 @@ class Steps:
 
     def _made(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Entry:
         model = self.job.model.name
-        self.on_event(Event(model, variant, phase))
+        self.on_event(Event(model, variant, "load" if worker.loads_first else phase))
         started = time.monotonic()
         try:
             with worker.writing(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import select
 import shutil
 import signal
@@ -61,6 +62,16 @@ class Confinement:
     allow_code: bool = False
 
 
+def require_children() -> None:
+    """Raise EvaluationError where a system lacks what starts, confines and ends children: Windows has none of it."""
+    if not hasattr(os, "killpg"):
+        raise EvaluationError(
+            "platform",
+            f"models run in child processes that {platform.system()} cannot confine; use WSL 2, Linux or macOS "
+            "(what runs no model works here: validate, report, comment, explain, schema)",
+        )
+
+
 class _NoAnswerError(Exception):
     """A child said something that is no answer; the message is what."""
 
@@ -87,6 +98,11 @@ class Worker:
         self._lock = threading.Lock()
         self._busy = threading.Lock()
         self._closed = False
+
+    @property
+    def loads_first(self) -> bool:
+        """Whether the next request waits for TensorFlow, which takes seconds; progress then tells that it is loaded."""
+        return self.kind == "tensorflow" and self._child is None
 
     def request(self, request: Request[A], *, deadline: float | None = None, progress: OnProgress | None = None) -> A:
         """Have the child do one thing and give its answer.
@@ -302,6 +318,7 @@ class WorkerPool:
     """
 
     def __init__(self, confinement: Confinement, on_log: OnLog | None = None) -> None:
+        require_children()
         try:
             self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
             os.chmod(self.scratch, 0o711)  # children that gave up root pass through it to folders of their own

@@ -12,7 +12,7 @@ from tflite_guard.files import make_folders, sha256_of
 from tflite_guard.manifest.types import FileSpec, FunctionSpec
 from tflite_guard.run.cache import Cache
 from tflite_guard.run.jobs import Job, Options, named_files
-from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit, readable_paths
+from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit, readable_paths, require_children
 
 
 class Hashes:
@@ -37,6 +37,7 @@ class Workshop:
     """A run's cache and child processes, which see the files of its jobs and nothing else."""
 
     def __init__(self, jobs: Sequence[Job], options: Options, on_log: OnLog | None = None) -> None:
+        require_children()  # before a folder is made for their results
         self.options = options
         roots = tuple(dict.fromkeys(root for job in jobs for root in job.data_roots))
         readable, places = readable_paths(_needed(jobs, options, roots)), readable_paths(roots)
