@@ -19,14 +19,17 @@ from lxml import etree, html
 from rich.console import Console
 from rich.text import Text
 
+from tflite_guard.reports.commit import Commit
 from tflite_guard.reports.json import read
 from tflite_guard.reports.markdown import render
 from tflite_guard.reports.terminal import View
 
 TERMINAL = Path(__file__).with_name("terminal.svg")
 COMMENT = Path(__file__).with_name("comment.svg")
-WIDTH, HEIGHT = 800, 960
+WIDTH, HEIGHT = 800, 690
 """Of the comment, in pixels: what the present one fills, with room for a reader's wider font."""
+COMMIT = Commit("https://github.com", "tflite-guard/tflite-guard", "0" * 40)
+"""That lines of the manifest are linked to."""
 STYLE = """
 div { font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; color: #1f2328 }
 .frame { box-sizing: border-box; height: 100%; overflow: hidden }
@@ -38,6 +41,7 @@ h3 { font-size: 17px }
 ul { padding-left: 28px }
 code, pre { font: 12px ui-monospace, Menlo, Consolas, monospace; background: #eff1f3; border-radius: 6px }
 code { padding: 2px 5px } pre { padding: 10px; margin: 6px 0 } pre code { padding: 0 }
+a { color: #0969da }
 table { border-collapse: collapse } td, th { border: 1px solid #d1d9e0; padding: 5px 11px } sub { color: #59636e }
 """
 
@@ -54,7 +58,7 @@ def terminal(report: str, command: str) -> str:
 
 def comment(report: str) -> str:
     """The report's Markdown as GitHub shows it, as SVG."""
-    written = cmarkgfm.github_flavored_markdown_to_html(render(read(report)), Options.CMARK_OPT_UNSAFE)
+    written = cmarkgfm.github_flavored_markdown_to_html(render(read(report), commit=COMMIT), Options.CMARK_OPT_UNSAFE)
     body = etree.tostring(html.fragment_fromstring(written, create_parent="div"), encoding="unicode")
     body = body.replace("<div>", '<div class="body">', 1)
     return (

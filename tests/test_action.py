@@ -147,7 +147,7 @@ def test_a_red_run_annotates_the_line_of_the_tolerance_and_comments_once(
     step: RunStep, workspace: Path, github: GitHub
 ) -> None:
     file = "vision/digits-broken/tflite-guard.json"
-    finished = step(workspace, {"manifest": file})
+    finished = step(workspace, {"manifest": file}, GITHUB_SHA="b" * 40)
     assert finished.code == 1
     annotation = finished.annotations("error")[0]
     lines = (workspace / file).read_text().splitlines()
@@ -163,6 +163,9 @@ def test_a_red_run_annotates_the_line_of_the_tolerance_and_comments_once(
     assert (finished.outputs["verdict"], finished.outputs["failed-count"]) == ("fail", "1")
     (comment,) = github.of(7, "github-actions[bot]")
     assert f"{metric['drop']:.4f}" in comment.body
+    # What was checked is the merge, which goes away; the comment links the pull request's own commit.
+    for text, commit in ((finished.summary, "b" * 40), (comment.body, SHA)):
+        assert f"https://github.com/octo/app/blob/{commit}/{file}#L{annotation.properties['line']}" in text
     assert finished.outputs["comment-url"].endswith(str(comment.id))
     again = step(workspace, {"manifest": file})
     assert again.outputs["comment-url"] == finished.outputs["comment-url"]
@@ -518,6 +521,17 @@ def test_a_comment_of_any_report_fits(github: GitHub) -> None:
     (posted,) = github.of(9, "github-actions[bot]")
     assert 50_000 < len(posted.body.encode("utf-16-le")) // 2 <= 65_536
     assert len(markdown.render(huge).encode()) <= 2**20
+
+
+def test_equal_results_of_another_commit_write_nothing(github: GitHub) -> None:
+    named = by_hand("octo/app", 9, api_url=github.url, server_url="https://github.com")
+    for sha in (SHA, "b" * 40):
+        github.pulls[9] = Pull(9, sha)
+        context = replace(named, head_sha=sha)
+        comment(fixed(), context, SECRET, when="always", comment_id="x", author=None)
+    (posted,) = github.of(9, "github-actions[bot]")
+    assert f"https://github.com/octo/app/blob/{SHA}/models/vision/tflite-guard.json#L12" in posted.body
+    assert len(github.writes) == 1
 
 
 def test_the_inputs_and_outputs_are_those_of_action_yml(step: RunStep, workspace: Path) -> None:

@@ -22,6 +22,7 @@ from tflite_guard.manifest import search
 from tflite_guard.reports import FORMATS, markdown, wording
 from tflite_guard.reports.annotations import problem_annotations, remark
 from tflite_guard.reports.annotations import render as annotations_of
+from tflite_guard.reports.commit import Commit
 from tflite_guard.results import Report, Verdict
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.steps import Event
@@ -72,7 +73,7 @@ class Inputs:
         """How to run."""
         return Options(
             models=self.models,
-            cache_dir=os.path.abspath(self.cache_dir) if self.cache_dir else checking.default_cache_dir(),
+            cache_dir=checking.cache_folder(self.cache_dir),
             timeout=self.timeout,
             allow_code=self.allow_code,
             data_roots=self.data_root,
@@ -276,7 +277,7 @@ def _comment(step: _Step, report: Report, inputs: Inputs, environ: MutableMappin
 def _kept(step: _Step, report: Report, inputs: Inputs) -> str:
     """Keep the comment as a file, and say where."""
     file = os.path.join(inputs.report_dir, COMMENT_FILE)
-    text = commenting.body(report).encode()
+    text = commenting.body(report, step.commit).encode()
     try:
         checking.filed(file, lambda: write_atomically(file, text, follow=False))
     except GuardError as error:
@@ -293,6 +294,7 @@ class _Step:
         self._working_directory = "."
         self._summary = environ.get("GITHUB_STEP_SUMMARY")
         self._outputs = environ.get("GITHUB_OUTPUT")
+        self.commit = Commit.known(*map(environ.get, ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_SHA")))
 
     def enter(self, inputs: Inputs) -> None:
         """Go to the working directory, and see that nothing in it leads elsewhere or is left from before.
@@ -384,7 +386,7 @@ class _Step:
         if self.annotates and report.models:
             print(annotations_of(report, rest), end="", flush=True)
         if self.summarizes:
-            self._append(self._summary, markdown.render(report, rest=rest))
+            self._append(self._summary, markdown.render(report, rest=rest, commit=self.commit))
         variants, references = wording.verdicts(report)
         verdicts = [*variants, *references]
         self.output("verdict", report.verdict.value)

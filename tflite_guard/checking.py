@@ -85,8 +85,13 @@ def holder_of(model: str, manifests: Sequence[Manifest]) -> Manifest:
     raise UsageError(f"there is no model {model!r}: {listed}")
 
 
-def default_cache_dir() -> str | None:
-    """The user's cache folder; None where there is no home or it cannot be written, as in containers."""
+def cache_folder(named: str | None) -> str | None:
+    """Where results are kept: in the folder that is named, else the user's cache folder.
+
+    None without a name where there is no home or it cannot be written, as in containers.
+    """
+    if named is not None:
+        return os.path.abspath(named)
     import platformdirs
 
     folder = nearest = platformdirs.user_cache_dir("tflite-guard")

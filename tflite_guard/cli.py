@@ -712,12 +712,11 @@ def _save_operators(
 
 
 def _cache_folder(cache_dir: str | None, no_cache: bool) -> str | None:
-    from tflite_guard.checking import default_cache_dir
+    from tflite_guard.checking import cache_folder
 
     if no_cache and cache_dir is not None:
         raise UsageError("--cache-dir and --no-cache exclude each other")
-    folder = default_cache_dir() if cache_dir is None and not no_cache else cache_dir
-    return None if folder is None else os.path.abspath(folder)
+    return None if no_cache else cache_folder(cache_dir)
 
 
 def _targets(formats: Sequence[str], report_dir: str | None = None) -> list[tuple[str, str | None]]:

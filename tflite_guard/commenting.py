@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from tflite_guard import github
 from tflite_guard.reports import markdown
+from tflite_guard.reports.commit import Commit
 from tflite_guard.results import Report, Verdict
 
 REST = "The log of the run holds everything, and so does its report.json."
 
 
-def body(report: Report) -> str:
-    """What the comment says, within GitHub's limit."""
-    return markdown.render(report, markdown.COMMENT_LIMIT, REST)
+def body(report: Report, commit: Commit | None = None) -> str:
+    """What the comment says, within GitHub's limit; with links to the lines of the commit that was checked."""
+    return markdown.render(report, markdown.COMMENT_LIMIT, REST, commit)
 
 
 def comment(
@@ -30,7 +31,9 @@ def comment(
     """
     failed = report.verdict in (Verdict.FAIL, Verdict.ERROR)
     create = {"always": True, "failures": failed, "auto": markdown.has_news(report)}[when]
-    return github.post(context, token, body(report), comment_id=comment_id, create=create, author=author)
+    # Its links change with each commit; equal results still write nothing.
+    text = body(report, Commit.known(context.server_url, context.repository, context.head_sha))
+    return github.post(context, token, text, body(report), comment_id=comment_id, create=create, author=author)
 
 
 def context(environ: Mapping[str, str], repository: str | None, pull_request: int | None) -> github.Context:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -20,13 +21,15 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
-from tests.sample import HOSTILE, accuracy, fixed, metric, named, variant
+from tests.conftest import ROOT
+from tests.sample import HOSTILE, accuracy, fixed, full, metric, named, variant
 from tflite_guard.checking import without_results
 from tflite_guard.errors import GuardError, ManifestError, ManifestProblem
 from tflite_guard.reports import chart, wording
+from tflite_guard.reports.commit import Commit
 from tflite_guard.reports.markdown import COMMENT_LIMIT, SUMMARY_LIMIT, has_news, render
 from tflite_guard.reports.markup import prose
-from tflite_guard.results import ErrorInfo, Finding, MetricResult, ModelResult, Report, Verdict
+from tflite_guard.results import ErrorInfo, Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
 from tflite_guard.text.plain import plain
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -109,36 +112,167 @@ def test_a_cut_rendering_is_the_one_that_was_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "title"),
+    ("verdicts", "title", "counted"),
     [
-        ((Verdict.PASS, Verdict.PASS), "✅ Quantization: 2 variants within tolerance"),
-        ((Verdict.WARN, Verdict.PASS), "⚠️ Quantization: 1 of 2 variants with warnings"),
-        ((Verdict.FAIL, Verdict.PASS), "❌ Quantization: 1 of 2 variants out of tolerance"),
-        ((Verdict.ERROR, Verdict.PASS), "❌ Quantization: 1 of 2 variants could not be evaluated"),
-        (
-            (Verdict.ERROR, Verdict.FAIL),
-            "❌ Quantization: 1 of 2 variants could not be evaluated, 1 out of tolerance",
-        ),
-        ((), "✅ Quantization: nothing was checked"),
+        ((Verdict.PASS, Verdict.PASS), "✅ All 2 variants are within tolerance", "2 within tolerance."),
+        ((Verdict.PASS,), "✅ pass of healthy is within tolerance", None),
+        ((Verdict.WARN, Verdict.PASS), "⚠️ sqnr of warn of healthy is 12.00 dB, below the minimum of 20 dB",
+         "1 with warnings, 1 within tolerance."),
+        ((Verdict.FAIL,), "❌ sqnr of fail of healthy is 12.00 dB, below the minimum of 20 dB", None),
+        ((Verdict.FAIL, Verdict.PASS), "❌ sqnr of fail of healthy is 12.00 dB, below the minimum of 20 dB",
+         "1 out of tolerance, 1 within tolerance."),
+        ((Verdict.ERROR, Verdict.FAIL), "❌ error of healthy could not be evaluated",
+         "1 could not be evaluated, 1 out of tolerance."),
     ],
-)
-def test_the_title_says_how_it_came_out(verdicts: tuple[Verdict, ...], title: str) -> None:
+)  # fmt: skip
+def test_the_first_line_is_what_a_person_would_say(
+    verdicts: tuple[Verdict, ...], title: str, counted: str | None
+) -> None:
+    def made(one: Verdict) -> VariantResult:
+        below = metric("sqnr", 12.0, one, tolerance={"min": 20.0, "line": 1}, failed_limit="min")
+        error = ErrorInfo("crash", "it crashed") if one is Verdict.ERROR else None
+        return variant(one, one, *([] if error else [below]), error=error)
+
     worst = Verdict.worst(verdicts)
-    variants = tuple(variant(one, one, metric("accuracy", 0.9, one)) for one in verdicts)
-    report = replace(fixed(), models=(replace(fixed().models[2], variants=variants, verdict=worst),), verdict=worst)
-    assert text_of(github(render(report))[0]) == title
+    model = replace(fixed().models[2], variants=tuple(map(made, verdicts)), verdict=worst, float32=None)
+    page = github(render(replace(fixed(), models=(model,), verdict=worst)))
+    assert (page[0].tag, text_of(page[0])) == ("h2", title)
+    said = text_of(page[1]) if page[1].tag == "p" else None
+    assert said == (None if counted is None else f"1 model, 2 variants: {counted}")
+
+
+PROVEN = {"require": "proven_pass"}
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (accuracy(0.949, (0.01, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.01}),
+         "int8 of healthy lost 3.1 points of accuracy (allowed 1.0)"),
+        (accuracy(0.96999, (0.01, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.01}),
+         "int8 of healthy lost 1.001 points of accuracy (allowed 1.000)"),
+        (accuracy(0.97, (0.0, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.02} | PROVEN, conclusive=False),
+         "int8 of healthy lost 1.0 points of accuracy , not proven to be within 2.0"),
+        (accuracy(0.9, (0.01, 0.05), Verdict.FAIL, tolerance={"max_relative_drop": 0.02},
+                  failed_limit="max_relative_drop"),
+         "accuracy of int8 of healthy is worse by 0.0800 (allowed max_relative_drop 0.02)"),
+        (accuracy(0.97, (0.0, 0.05), Verdict.FAIL, tolerance={"min": 0.96} | PROVEN, failed_limit="min",
+                  conclusive=False),
+         "accuracy of int8 of healthy is 0.9700, not proven to be within the tolerance of min 0.96"),
+        (accuracy(0.9, (0.0, 0.05), Verdict.FAIL, tolerance={"max_regression": 0.01}, failed_limit="max_regression",
+                  baseline=0.95, regression=0.05),
+         "accuracy of int8 of healthy is 0.9000 where the baseline had 0.9500"),
+        (metric("mae", 0.3, Verdict.FAIL, reference=0.1, drop=0.2, higher_is_better=False, failed_limit="max_drop",
+                tolerance={"max_drop": 0.1}),
+         "mae of int8 of healthy is worse by 0.2000 (allowed 0.1)"),
+        (metric("size_bytes", 30_001.0, Verdict.FAIL, higher_is_better=False, failed_limit="max",
+                tolerance={"max": 30_000}),
+         "size_bytes of int8 of healthy is 30,001 bytes, above the maximum of 30,000 bytes"),
+        (metric("roc_auc", None, Verdict.ERROR, error="one class alone"),
+         "roc_auc of int8 of healthy could not be computed"),
+    ],
+)  # fmt: skip
+def test_the_first_line_says_what_was_lost_in_its_own_terms(one: MetricResult, said: str) -> None:
+    title = text_of(github(render(with_metrics(one, verdict=Verdict.FAIL)))[0])
+    assert title == f"❌ {said}"
+
+
+def test_the_first_line_names_the_cause_and_whose_outputs_they_are() -> None:
+    lost = accuracy(0.949, (0.01, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.01})
+    (model,) = with_metrics(lost, verdict=Verdict.FAIL).models
+
+    def title(one: ModelResult) -> str:
+        return text_of(github(render(replace(fixed(), models=(one,), verdict=Verdict.FAIL)))[0])
+
+    def with_variant(**changes: Any) -> ModelResult:
+        return replace(model, variants=(replace(model.variants[0], **changes),))
+
+    cause = Finding("calibration-range-mismatch", "warning", "94 % is clipped", primary=True)
+    told = "❌ int8 of healthy lost 3.1 points of accuracy (allowed 1.0)"
+    assert title(with_variant(findings=(cause,))) == f"{told}: calibration data are scaled unlike real inputs"
+    assert title(with_variant(findings=(replace(cause, rule="of-a-later-version"),))) == told
+    observed = fixed().models[0].variants[1].observed
+    alone = with_variant(metrics=(), observed=observed)
+    assert title(alone) == "❌ The recorded outputs of int8 of healthy lost 8.0 points of accuracy (allowed 2.0)"
+    coarse = Finding("coarse-output", "warning", "476 of 1,000 decisions are ties")
+    assert title(with_variant(metrics=(), findings=(coarse,))) == (
+        "❌ int8 of healthy : the output is too coarse to decide"
+    )
+    suspect = replace(full().models[3], variants=(), findings=())
+    assert title(suspect) == "❌ accuracy of the reference of suspect is 0.9800, below the minimum of 0.99"
 
 
 def test_what_failed_is_in_sentences_worst_first() -> None:
     page = github(render(fixed()))
     sentences = [text_of(item) for item in page.findall("ul")[0]]
-    assert sentences[0] == "❌ digits / lost keep_float : no_such_layer matches nothing"
+    assert sentences[0] == (
+        "❌ digits / lost keep_float : no_such_layer matches nothing models/vision/tflite-guard.json:20"
+    )
     assert sentences[2] == (
         "❌ digits / int8 accuracy went from 0.9800 to 0.9100, a drop of 0.0700; max_drop allows 0.02. "
-        "95 % interval [0.0500, 0.0900]."
+        "95 % interval [0.0500, 0.0900]. models/vision/tflite-guard.json:12 · tolerance-exceeded"
     )
     assert len(sentences) == len(wording.problems(fixed()))
     assert sentences[-1].startswith("⚠️ digits / int8 sqnr")
+
+
+COMMIT = Commit("https://github.com", "octo/app", "a" * 40)
+BLOB = f"https://github.com/octo/app/blob/{COMMIT.sha}/"
+
+
+def links(page: Element) -> list[str]:
+    return [one.attrib["href"] for one in page.iter("a")]
+
+
+def test_each_failure_is_linked_to_its_line_and_its_rule() -> None:
+    items = github(render(full(), commit=COMMIT)).findall("ul")[0]
+    found = [(problem, links(item)) for problem, item in zip(wording.problems(full()), items, strict=True)]
+    for problem, (line, *rules) in found:
+        assert line == f"{BLOB}models/vision/tflite-guard.json#L{problem.line}"
+        assert bool(rules) is (problem.rule not in ("conversion", "model-file"))
+        for rule in rules:
+            assert (ROOT / rule.removeprefix("https://github.com/tflite-guard/tflite-guard/blob/main/")).exists()
+    (diagnosed,) = [rules for problem, rules in found if problem.line == 12 and len(rules) == 3]
+    assert [Path(rule).stem for rule in diagnosed[1:]] == ["tolerance-exceeded", "calibration-range-mismatch"]
+
+
+def test_without_a_commit_lines_are_named_and_not_linked() -> None:
+    page = github(render(full()))
+    assert "models/vision/tflite-guard.json:12" in text_of(page)
+    assert not [one for one in links(page) if "/docs/rules/" not in one]
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("a b/#x?.json", f"{BLOB}a%20b/%23x%3F.json#L7"),
+        ('"><b>.json', f"{BLOB}%22%3E%3Cb%3E.json#L7"),
+        ("../../../evil/phish.json", None),
+        ("a/./b.json", None),
+        ("//evil.example/x.json", None),
+        ("", None),
+    ],
+)
+def test_no_path_of_a_report_leads_a_link_out_of_the_commit(path: str, address: str | None) -> None:
+    assert COMMIT.line(path, 7) == address
+    assert COMMIT.line(path, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("server", "repository", "sha"),
+    [
+        (None, "octo/app", "a" * 40),
+        ("https://github.com", None, "a" * 40),
+        ("https://github.com", "octo/app", None),
+        ("https://github.com", "octo/app", "main"),
+        ("javascript://github.com", "octo/app", "a" * 40),
+        ("https://github.com/x?", "octo/app", "a" * 40),
+        ("https://github.com", "octo/app/../..", "a" * 40),
+    ],
+)
+def test_a_commit_is_known_where_all_of_it_is(server: str | None, repository: str | None, sha: str | None) -> None:
+    assert Commit.known("https://github.com", "octo/app", "a" * 40) == COMMIT
+    assert Commit.known(server, repository, sha) is None
 
 
 def test_a_cause_stands_beside_its_failure() -> None:
@@ -150,8 +284,8 @@ def test_a_cause_stands_beside_its_failure() -> None:
 
 
 def test_the_table_holds_what_there_is_to_know() -> None:
-    page = github(render(fixed()))
-    assert rows(page.findall("table")[0]) == [
+    (table,) = figures_of(github(render(fixed())), "digits").iter("table")
+    assert rows(table) == [
         ["variant", "metric", "float", "quantized", "drop", "tolerance", "baseline"],
         ["❌ lost", "could not be evaluated"],
         ["❌ int8 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9100", "+0.0700 [0.0500, 0.0900]",
@@ -163,36 +297,73 @@ def test_the_table_holds_what_there_is_to_know() -> None:
          "max_drop 0.02, proven pass", ""],
         ["❌ worse 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "+0.0100 [0, 0.0200]",
          "max_regression 0.01", "0.0150 worse was 0.9850"],
+        ["✅ float32 84.0 kB", "accuracy", "0.9800", "0.9800", "0 [−0.0038, 0.0038]", "max_drop 0.02", ""],
+        ["sqnr", "", "identical", "", "min 20 dB", ""],
         ["✅ int16 24.0 kB, 3.5× smaller", "accuracy", "0.9800", "0.9750", "+0.0050 [−0.0040, 0.0240] ?",
          "max_drop 0.02", "0.0040 worse was 0.9790"],
     ]  # fmt: skip
-    spans = [int(cell.get("rowspan", 1)) for cell in page.findall("table")[0].iter("td") if cell.get("rowspan")]
-    assert spans == [1, 4, 1, 1, 1]
+    assert [int(cell.get("rowspan", 1)) for cell in table.iter("td") if cell.get("rowspan")] == [1, 4, 1, 1, 2, 1]
 
 
 def test_columns_without_content_are_left_out() -> None:
     page = github(render(with_metrics(metric("max_abs_error", 0.1, Verdict.PASS, higher_is_better=False))))
-    (table, _) = page.iter("table")
+    (_, table, _) = page.iter("table")
     assert rows(table)[0] == ["variant", "metric", "quantized"]
 
 
-def test_failures_are_in_sight_and_passes_folded() -> None:
-    page = github(render(fixed()))
-    shown = " ".join(code.text or "" for one in in_sight(page) if one.tag == "td" for code in one.iter("code"))
-    assert all(name in shown for name in ("lost", "int8", "proof", "worse"))
-    assert "float32" not in shown
+def figures_of(page: Element, model: str) -> Element:
+    """What is folded of a model."""
+    (found,) = [one for one in page.iter("details") if f"All figures of {model}" in text_of(one[0])]
+    return found
+
+
+def test_what_failed_is_in_sight_without_a_table_and_figures_are_folded() -> None:
+    page = github(render(full()))
+    shown = list(in_sight(page))
+    (table,) = [one for one in shown if one.tag == "table"]
+    assert [row[0] for row in rows(table)] == ["model", "✅ healthy 1 variant"]
+    assert "pre" not in {one.tag for one in shown}  # which a phone would not wrap
     assert not [one for one in page.iter("details") if "open" in one.attrib]
     folded = [text_of(one) for one in page.iter("summary")]
     assert folded == [
-        "1 other variant within tolerance",
-        "✅ healthy 1 variant within tolerance",
+        "❌ All figures of digits : 1 variant could not be evaluated, 3 out of tolerance, 2 within tolerance",
+        "❌ All figures of suspect : 1 variant with warnings, 1 within tolerance, 1 without a tolerance",
+        "✅ All figures of 1 model within tolerance",
+        "Diagnosis of digits / int8",
+        "Diagnosis of digits / proof",
         "Environment",
     ]
 
 
-def test_a_run_within_tolerance_is_a_title_and_what_is_folded() -> None:
+def test_models_that_pass_are_a_row_each_with_the_variant_that_does_worst() -> None:
+    base = fixed().models[2]
+
+    def model(name: str, *variants: VariantResult) -> ModelResult:
+        return replace(base, name=name, variants=variants)
+
+    fine, worse = accuracy(0.979, (0, 0.01), Verdict.PASS), accuracy(0.97, (0, 0.03), Verdict.PASS, conclusive=False)
+    close, far = metric("sqnr", 40.0, Verdict.PASS), metric("sqnr", 30.0, Verdict.PASS, baseline=31.0, regression=1.0)
+    size = metric("size_bytes", 1.0, Verdict.PASS, higher_is_better=False)
+    models = (
+        model("labelled", variant("a", Verdict.PASS, size, close, fine), variant("b", Verdict.PASS, size, far, worse)),
+        model("unlabelled", variant("a", Verdict.PASS, size, close), variant("b", Verdict.PASS, size, far)),
+        model("same", variant("a", Verdict.PASS, metric("sqnr", None, Verdict.PASS, identical=True))),
+        model("nothing", variant("a", Verdict.PASS, artifact=None)),
+        model("none"),
+    )
+    page = github(render(replace(fixed(), models=models, verdict=Verdict.PASS, notes=())))
+    assert rows(page.findall("table")[0])[1:] == [
+        ["✅ labelled 2 variants", "b accuracy", "0.9700 ? float 0.9800", "24.0 kB 3.5× smaller"],
+        ["✅ unlabelled 2 variants", "b sqnr", "30.00 dB was 31.00 dB", "24.0 kB 3.5× smaller"],
+        ["✅ same 1 variant", "a sqnr", "identical", "24.0 kB 3.5× smaller"],
+        ["– nothing 1 variant", "a", "", ""],
+        ["– none 0 variants", "", "", ""],
+    ]
+
+
+def test_a_run_within_tolerance_is_a_title_a_table_and_what_is_folded() -> None:
     healthy = replace(fixed(), models=(fixed().models[2],), verdict=Verdict.PASS, notes=())
-    assert [one.tag for one in github(render(healthy))] == ["h2", "details", "details"]
+    assert [one.tag for one in github(render(healthy))] == ["h2", "table", "details", "details"]
 
 
 def test_the_worst_models_come_first() -> None:
@@ -202,7 +373,10 @@ def test_the_worst_models_come_first() -> None:
         for verdict in verdicts
     )
     page = github(render(replace(fixed(), models=models)))
-    assert [text_of(one) for one in page.findall("h3")] == ["❌ error", "❌ fail", "⚠️ warn"]
+    folded = [text_of(one).partition(" :")[0] for one in page.iter("summary")]
+    assert folded[:3] == [
+        f"{mark} All figures of {name}" for mark, name in (("❌", "error"), ("❌", "fail"), ("⚠️", "warn"))
+    ]
 
 
 def test_many_problems_are_folded_after_twenty() -> None:
@@ -218,7 +392,8 @@ def test_an_error_of_many_variants_names_some_of_them() -> None:
     variants = tuple(replace(fixed().models[0].variants[5], name=f"v{i}", error=lost) for i in range(1500))
     report = replace(fixed(), models=(replace(fixed().models[0], variants=variants),))
     sentence = text_of(github(render(report)).findall("ul")[0][0])
-    assert sentence == f"❌ digits / {' , '.join(f'v{i}' for i in range(10))} and 1,490 more no converter"
+    named = " , ".join(f"v{place}" for place in range(10))
+    assert sentence == f"❌ digits / {named} and 1,490 more no converter models/vision/tflite-guard.json:20"
 
 
 def test_findings_and_notes_are_told_once() -> None:
@@ -236,9 +411,13 @@ def test_findings_and_notes_are_told_once() -> None:
 
 
 @cache
-def harmless(parse: Callable[[str], Element]) -> Any:
-    """What no text changes, rendered once: it is the same for every text."""
-    return skeleton(parse(render(named("harmless"))))
+def harmless(parse: Callable[[str], Element], with_path: bool) -> Any:
+    """What no text changes, rendered once: it is the same for every text. A manifest without a path has no line."""
+    report = named("harmless")
+    manifest = replace(report.models[0].manifest, repository_path="harmless" if with_path else "")
+    return skeleton(
+        parse(render(replace(report, models=tuple(replace(one, manifest=manifest) for one in report.models))))
+    )
 
 
 @pytest.mark.parametrize("parse", PARSERS)
@@ -246,10 +425,24 @@ def harmless(parse: Callable[[str], Element]) -> Any:
 @settings(deadline=None)
 def test_hostile_text_stays_text(parse: Callable[[str], Element], text: str) -> None:
     page = parse(render(named(text)))
-    assert skeleton(page) == harmless(parse)
+    assert skeleton(page) == harmless(parse, text != "")
     assert not re.search(DANGEROUS, said(page))
     names = [cell.find("code") for cell in page.iter("td") if cell.get("rowspan")]
     assert {(name.text or "") for name in names if name is not None} == {in_xml(plain(text, 100)), *COMMON_NAMES}
+
+
+@given(text=HOSTILE)
+@settings(deadline=None)
+def test_hostile_text_changes_no_link(text: str) -> None:
+    page = github(render(named(text), commit=COMMIT))
+    assert not re.search(DANGEROUS, said(page))
+    for one in page.iter("a"):
+        parts = urlsplit(one.attrib.pop("href"))
+        assert (one.attrib, parts.scheme, parts.netloc, parts.query) == ({}, "https", "github.com", "")
+        assert parts.path.startswith(
+            (f"/octo/app/blob/{COMMIT.sha}/", "/tflite-guard/tflite-guard/blob/main/docs/rules/")
+        )
+        assert not {".", "..", ""} & set(parts.path.split("/")[1:])
 
 
 COMMON_NAMES = {"float32"}
@@ -279,7 +472,8 @@ def test_a_page_is_never_too_long_and_says_what_is_missing(models: int, variants
     text = render(report, limit)
     assert len(text.encode()) <= limit
     page = github(text)
-    assert text_of(page[0]).startswith("❌ Quantization:")
+    assert text_of(page[0]).startswith("❌ ")
+    assert page[0].tag == "h2"
     assert not re.search("[<>]", said(page))
     problems = len([item for item in page.iter("li") if item.find("b") is not None])
     shown = len([cell for cell in page.iter("td") if cell.get("rowspan") and "alone" not in text_of(cell)])
@@ -339,7 +533,7 @@ def test_equal_results_give_equal_text() -> None:
 def test_a_run_without_a_report_says_why(text: str) -> None:
     page = github(render(without_results(GuardError(f"no manifest {text}"))))
     assert skeleton(page)[:3] == ("article", ("h2",), ("ul", ("li",)))
-    assert text_of(page).startswith("❌ Quantization: nothing was checked ❌ no manifest")
+    assert text_of(page).startswith("❌ Nothing was checked ❌ no manifest")
     assert not re.search(DANGEROUS, said(page))
 
 
@@ -396,7 +590,7 @@ def test_news_is_a_problem_or_a_figure_that_changed(one: MetricResult, verdict: 
     assert has_news(replace(report, notes=("model 'gone' is in the baseline but was not checked",)))
 
 
-def test_changes_since_the_baseline_are_in_sight_and_counted() -> None:
+def test_changes_since_the_baseline_are_counted_and_told_with_the_figures() -> None:
     changed = [
         metric("accuracy", 0.97, Verdict.PASS, baseline=0.98, regression=0.01),
         metric("sqnr", None, Verdict.PASS, identical=True, baseline=50.0),
@@ -406,7 +600,8 @@ def test_changes_since_the_baseline_are_in_sight_and_counted() -> None:
     ]
     page = github(render(with_metrics(*changed)))
     assert text_of(page[1]) == "Values since the baseline: 3 worse, 1 better, 1 unchanged."
-    assert [row[-1] for row in rows(page.findall("table")[0])] == [
+    assert "was 0.9800" in text_of(page.findall("table")[0])
+    assert [row[-1] for row in rows(next(figures_of(page, "1 model").iter("table")))] == [
         "baseline",
         "0.0100 worse was 0.9800",
         "better was 50.00 dB",

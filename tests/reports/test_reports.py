@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.sample import HOSTILE, PICTURE, fixed, full, metric, named
+from tests.sample import COMMANDS, HOSTILE, PICTURE, fixed, full, metric, named
+from tests.workflow_commands import commands
 from tflite_guard import results
 from tflite_guard.errors import UsageError
 from tflite_guard.reports import FORMATS
@@ -97,6 +98,14 @@ def test_hostile_names_change_neither_the_lines_nor_the_rest_of_a_report(text: s
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", rendered)
     assert any(line.startswith("✗ error  4 models, 11 variants:") for line in rendered.splitlines()[-3:])
     assert not any("##[" in line or line.lstrip().startswith("::") for line in rendered.splitlines())
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_no_name_becomes_a_command_in_what_is_printed(name: str) -> None:
+    """GitHub's runner reads the standard output of any step."""
+    for text in (text for text in COMMANDS if re.search(r"::|##\[|%0A", text)):
+        found = {command.name for command in commands(FORMATS[name].text(named(text)))}
+        assert found <= ({"error", "warning", "notice"} if name == "github" else set()), text
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def post(
     context: Context,
     token: str,
     body: str,
+    content: str | None = None,
     *,
     comment_id: str = "tflite-guard",
     create: bool = True,
@@ -57,6 +58,7 @@ def post(
         context: the run and its pull request.
         token: may read the pull request and write comments on it.
         body: Markdown, as it is to be read; a marker and a link to the run are put around it.
+        content: what of the body makes it another one, without what differs between equal results; None means all.
         comment_id: tells this comment from others of the same author, `[A-Za-z0-9._-]`, at most 64 characters.
         create: False changes an existing comment and adds none.
         author: the login that the token writes as; None finds out, which works for people and for workflows' own
@@ -71,8 +73,8 @@ def post(
         raise UsageError(f"The comment id {plain(comment_id, 80)!r} is not 1 to 64 letters, digits, '.', '_' or '-'.")
     if not _REPOSITORY.fullmatch(context.repository):
         raise UsageError(f"The repository {plain(context.repository, 80)!r} is not of the form OWNER/NAME.")
-    content = hashlib.sha256(body.encode()).hexdigest()
-    marker = _Marker(comment_id, content, (context.run_id, context.run_attempt))
+    digest = hashlib.sha256((body if content is None else content).encode()).hexdigest()
+    marker = _Marker(comment_id, digest, (context.run_id, context.run_attempt))
     text = _compose(marker, body, context.run_url)
     with Api(context, clean_token(token), sleep) as api:
         number = context.pull_request

@@ -98,7 +98,7 @@ def explained(problem: wording.Problem, why: wording.Explanation | None) -> str:
 
 def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
     """One for each variant, so that a variant's does not change when another comes to share its error."""
-    rule = _rule(problem)
+    rule = rule_of(problem)
     lines = {variant.name: variant.line for variant in problem.model.variants}
     finding = problem.finding
     more = () if finding is None else (finding.tensor, finding.operator)
@@ -128,7 +128,8 @@ def _cause(model: ModelResult, variant: str | None) -> Finding | None:
     return next((wording.primary(owner) for owner in model.variants if owner.name == variant), None)
 
 
-def _rule(problem: wording.Problem) -> str:
+def rule_of(problem: wording.Problem) -> str:
+    """The rule that code hosts know a problem by."""
     if problem.observed:
         return "observed-outputs"
     if problem.finding is not None:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from tflite_guard.reports import wording
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, Verdict
-from tflite_guard.text.plain import plain
+from tflite_guard.text.plain import plain, unobeyed
 
 TAGS = {Verdict.ERROR: "error", Verdict.FAIL: "failure"}
 
@@ -26,8 +26,7 @@ def render(report: Report) -> str:
         root.set(name, str(sum(int(suite.attrib[name]) for suite in suites)))
     root.set("time", _seconds(sum(map(_spent, report.models))))
     ElementTree.indent(root)
-    # The runner of GitHub obeys `##[command]` anywhere in what is printed.
-    xml = ElementTree.tostring(root, encoding="unicode").replace("##[", "#&#35;[")
+    xml = unobeyed(ElementTree.tostring(root, encoding="unicode"))
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}\n'
 
 

@@ -1,8 +1,9 @@
 """The job summary and the pull request comment, for GitHub and whatever else shows its Markdown.
 
-All but the title is one HTML block, in which Markdown parsers look for nothing: no emphasis, no links, no tables.
-Text from files is in `<code>` besides, where GitHub looks for no mentions, references, emoji or formulas. Character
-references instead of that were tried: the parser decodes them before it looks for e-mail addresses.
+It is one HTML block, in which Markdown parsers look for nothing: no emphasis, no links, no tables. Its own links lead
+to pages of rules, and to the manifest's lines in the commit that was checked. Text from files is in `<code>` besides,
+where GitHub looks for no mentions, references, emoji or formulas. Character references instead of that were tried: the
+parser decodes them before it looks for e-mail addresses.
 An HTML block ends at an empty line, so there is none.
 """
 
@@ -12,11 +13,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from tflite_guard.reports import chart, diagnosis_tables, wording
+from tflite_guard.reports.alerts import rule_of
+from tflite_guard.reports.commit import Commit
 from tflite_guard.reports.fitting import Block, Item, Page, size
-from tflite_guard.reports.markup import MARKS, code, direction, escaped, prose
+from tflite_guard.reports.markup import MARKS, code, direction, escaped, linked, prose
+from tflite_guard.reports.opening import opening
+from tflite_guard.reports.passing import table as passing_table
 from tflite_guard.reports.variant_table import table
 from tflite_guard.reports.wording import Explanation, Problem, count
 from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
+from tflite_guard.rules import page as page_of
 from tflite_guard.text.plain import plain
 
 SUMMARY_LIMIT = 1_000_000
@@ -27,22 +33,23 @@ REST = "report.json holds everything."
 PROBLEMS_IN_SIGHT = 20
 NOTES_IN_SIGHT = 50
 NAMES_IN_SIGHT = 10
+LONGEST_PLACE, LONGEST_LINE = 300, 400
 SEVERITIES = {"error": "❌", "warning": "⚠️", "note": "ℹ️"}
 
 
-def render(report: Report, limit: int = SUMMARY_LIMIT, rest: str = REST) -> str:
+def render(report: Report, limit: int = SUMMARY_LIMIT, rest: str = REST, commit: Commit | None = None) -> str:
     """The report in at most `limit` bytes of UTF-8, which should be at least 2,000.
 
     What does not fit is cut from the bottom, and a line says how much it is, and as `rest` says, where to find it.
-    Holds nothing that differs between two runs with equal results.
+    But for links to lines of `commit` it holds nothing that differs between two runs with equal results.
     """
     problems = wording.problems(report)
     page = Page(limit)
-    if page.add(_parts(report, problems)):
+    if page.add(_parts(report, problems, commit)):
         return page.text
     totals = _totals(report, problems)
     page = Page(limit - size(_left_out(totals, Counter(), rest)))
-    page.add(_parts(report, problems))
+    page.add(_parts(report, problems, commit))
     return page.text + _left_out(totals, page.shown, rest)
 
 
@@ -52,25 +59,30 @@ def has_news(report: Report) -> bool:
     return report.verdict is not Verdict.PASS or bool(report.notes) or changed
 
 
-def _parts(report: Report, problems: list[Problem]) -> Iterator[Item | Block]:
-    yield Item(f"## {MARKS[report.verdict]} Quantization: {_verdict(report)}\n\n{_changes(report)}")
-    told = wording.explained_once(problems)
-    yield _list(_problem(problem, why) for problem, why in told[:PROBLEMS_IN_SIGHT])
-    hidden = told[PROBLEMS_IN_SIGHT:]
+def _parts(report: Report, problems: list[Problem], commit: Commit | None) -> Iterator[Item | Block]:
+    yield Item(f"<h2>{MARKS[report.verdict]} {opening(report, problems)}</h2>\n{_counted(report)}{_changes(report)}")
+    explained = wording.explained_once(problems)
+    yield _list(_problem(problem, why, commit) for problem, why in explained[:PROBLEMS_IN_SIGHT])
+    hidden = explained[PROBLEMS_IN_SIGHT:]
     if hidden:
         yield Item(f"<p>{len(hidden):,} more are told below.</p>\n")
     yield _notes(report)
-    order = list(Verdict)
-    titles = wording.titles(report)
-    for model in sorted(report.models, key=lambda model: order.index(model.verdict), reverse=True):
-        if model.error is None:
-            yield _section(model, titles[id(model)])
-    if any(metric.conclusive is False for model in report.models for v in model.variants for metric in v.metrics):
+    order, titles = list(Verdict), wording.titles(report)
+    evaluated = [(model, titles[id(model)]) for model in report.models if model.error is None]
+    passing = [one for one in evaluated if one[0].verdict is Verdict.PASS]
+    amiss = [one for one in evaluated if one[0].verdict is not Verdict.PASS]
+    yield passing_table(passing)
+    if any(metric.conclusive is False for model, _ in evaluated for v in model.variants for metric in v.metrics):
         yield Item("<p><b>?</b> The interval holds the limit: with other examples the verdict could differ.</p>\n")
+    for model, title in sorted(amiss, key=lambda one: order.index(one[0].verdict), reverse=True):
+        told = f"{MARKS[model.verdict]} All figures of {code(title)}: {_came_out(model.variants)}"
+        yield _folded(told, _figures(model))
+    whole = (Block(f"<h4>{code(title)}</h4>\n", _figures(model)) for model, title in passing)
+    yield _folded(f"{MARKS[Verdict.PASS]} All figures of {count(len(passing), 'model')} within tolerance", whole)
     # After the tables, which are of every variant.
     yield Block("", (one for model in report.models for one in _diagnoses(model, titles[id(model)])))
     # They say the same of each variant in less space, too.
-    more = _list(_problem(problem, why) for problem, why in hidden)
+    more = _list(_problem(problem, why, commit) for problem, why in hidden)
     yield _folded(f"{len(hidden):,} more problems", [more])
     yield _environment(report)
 
@@ -84,21 +96,10 @@ def _notes(report: Report) -> Block:
     return _list(Item(f"<li>{item}</li>\n") for item in items)
 
 
-def _verdict(report: Report) -> str:
-    """The title: what is worst, in words."""
-    variants, references = wording.verdicts(report)
-    if not variants:
-        return "nothing was checked"
-    counts, amiss = Counter(variants), Counter(references)
-    if report.verdict is Verdict.PASS:
-        return _came_out([variant for model in report.models for variant in model.variants], "variant")
-    worst = [f"{counts[report.verdict]} of {count(len(variants), 'variant')}"] if counts[report.verdict] else []
-    worst += [count(amiss[report.verdict], "reference")] if amiss[report.verdict] else []
-    if not worst:
-        return "not everything could be evaluated"
-    failed = counts[Verdict.FAIL] if report.verdict is Verdict.ERROR else 0
-    also = f", {failed} out of tolerance" if failed else ""
-    return f"{' and '.join(worst)} {wording.WORDS[report.verdict]}{also}"
+def _counted(report: Report) -> str:
+    """How many came out how, where the title does not say it."""
+    alone = len(report.models) < 2 and sum(len(model.variants) for model in report.models) < 2
+    return "" if alone else f"<p>{wording.headline(report)}.</p>\n"
 
 
 def _changes(report: Report) -> str:
@@ -108,22 +109,36 @@ def _changes(report: Report) -> str:
     return f"<p>Values since the baseline: {told}.</p>\n" if told else ""
 
 
-def _problem(problem: Problem, why: Explanation | None) -> Item:
+def _problem(problem: Problem, why: Explanation | None, commit: Commit | None) -> Item:
     where = code(problem.title) + (f" / {_names(problem.variants)}" if problem.variants else "")
-    rule = f" ({code(problem.rule)})" if problem.finding is not None else ""
-    told = _sentence(problem) + rule + ("" if why is None else _explanation(why))
+    told = _sentence(problem) + _places(problem, commit) + ("" if why is None else _explanation(why))
     return Item(f"<li>{MARKS[problem.verdict]} <b>{where}</b> {told}</li>\n", "problem")
 
 
+def _places(problem: Problem, commit: Commit | None) -> str:
+    """Where it is in the manifest, and the rule that it breaks, each linked where it has an address."""
+    path, rule, places = problem.model.manifest.repository_path, rule_of(problem), []
+    if path and problem.line:
+        shown = code(f"{path}:{problem.line}", LONGEST_PLACE)
+        places.append(linked(shown, None if commit is None else commit.line(path, problem.line)))
+    if problem.finding is not None or page_of(rule) is not None:
+        places.append(_rule(rule))
+    return f"<br>\n{' · '.join(places)}" if places else ""
+
+
+def _rule(rule: str) -> str:
+    return linked(code(rule), page_of(rule))
+
+
 def _explanation(why: Explanation) -> str:
-    """Cause, proof, place and remedy below one another, then the lines for the manifest."""
-    told = "".join(
-        f"<br>\n<b>{label}:</b> {prose(sentence)}" + (f" ({code(why.rule)})" if label == "Cause" and why.rule else "")
+    """Cause, proof, place and remedy below one another, then the lines for the manifest, which a phone wraps."""
+    told = [
+        f"<b>{label}:</b> {prose(sentence)}" + (f" ({_rule(why.rule)})" if label == "Cause" and why.rule else "")
         for label, sentence in why.sentences
-    )
-    lines = ",\n".join(escaped(line) for line in why.patch)
-    change = f"<br>\n{prose(why.change)}" if why.change else ""
-    return told + change + (f":\n<pre>{lines}</pre>" if lines else "")
+    ]
+    told += [prose(why.change) + (":" if why.patch else "")] if why.change else []
+    told += [code(line + ("," if line is not why.patch[-1] else ""), LONGEST_LINE) for line in why.patch]
+    return "".join(f"<br>\n{line}" for line in told)
 
 
 def _diagnoses(model: ModelResult, title: str) -> Iterator[Block]:
@@ -146,27 +161,16 @@ def _sentence(problem: Problem) -> str:
     return prose(before) + (code(found, len(found)) if found else "") + prose(after)
 
 
-def _section(model: ModelResult, called: str) -> Block:
-    """A model: what needs attention in sight, the rest folded; all folded where nothing does."""
-    urgent = [variant for variant in model.variants if _needs_attention(variant)]
-    calm = [variant for variant in model.variants if not _needs_attention(variant)]
-    title = f"{MARKS[model.verdict]} {code(called)}"
-    rest = table(model, [*model.hidden, *calm])
-    if not urgent:
-        return _folded(f"{title} {_came_out(calm, 'variant')}", [_about(model), rest, _chart(model), _remarks(model)])
-    others = _came_out(calm, "other variant") if calm else "The float conversion alone"
-    folded = _folded(others, [rest])
-    return Block(f"<h3>{title}</h3>\n", [_about(model), table(model, urgent), _chart(model), folded, _remarks(model)])
+def _figures(model: ModelResult) -> list[Item | Block]:
+    """All of a model: every variant's figures, the worst first, a chart, and what is to be said of them."""
+    return [_about(model), table(model, model.rungs), _chart(model), _remarks(model)]
 
 
-def _came_out(variants: Sequence[VariantResult], noun: str) -> str:
-    """How many came out how, e.g. `2 variants within tolerance, 1 variant without a tolerance`."""
+def _came_out(variants: Sequence[VariantResult]) -> str:
+    """How many came out how, the worst first, e.g. `1 variant out of tolerance, 2 within tolerance`."""
     counts = Counter(variant.judged for variant in variants)
-    return ", ".join(f"{count(number, noun)} {wording.WORDS[one]}" for one, number in counts.items())
-
-
-def _needs_attention(variant: VariantResult) -> bool:
-    return variant.verdict is not Verdict.PASS or _changed(variant)
+    parts = [(counts[one], word) for one, word in wording.WORDS.items() if counts[one]]
+    return ", ".join(f"{number if place else count(number, 'variant')} {w}" for place, (number, w) in enumerate(parts))
 
 
 def _changed(variant: VariantResult) -> bool:
@@ -212,7 +216,7 @@ def _remarks(model: ModelResult) -> Block:
     """Findings, why intervals are missing, and notes."""
     items = [
         f"{_severity(finding)} {_names(names) + ': ' if names else ''}{prose(wording.told(finding))} "
-        f"({code(finding.rule)})"
+        f"({_rule(finding.rule)})"
         for finding, names in wording.findings(model)
     ]
     items += [

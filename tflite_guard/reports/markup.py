@@ -8,7 +8,7 @@ from itertools import groupby
 
 from tflite_guard.reports import wording
 from tflite_guard.results import Verdict
-from tflite_guard.text.plain import plain
+from tflite_guard.text.plain import plain, unobeyed
 
 MARKS = {Verdict.PASS: "✅", Verdict.WARN: "⚠️", Verdict.FAIL: "❌", Verdict.ERROR: "❌", None: "–"}
 LONGEST_NAME = 100
@@ -40,6 +40,11 @@ def _coded(words: str) -> str:
     )
 
 
+def linked(shown: str, address: str | None) -> str:
+    """HTML as a link; as it is where there is no address."""
+    return shown if address is None else f'<a href="{escaped(address)}">{shown}</a>'
+
+
 def direction(text: str) -> str:
     """Right-to-left text, kept from reordering the figures beside it."""
     return "" if text.isascii() else ' dir="auto"'
@@ -47,4 +52,4 @@ def direction(text: str) -> str:
 
 def escaped(text: str) -> str:
     """Text as HTML, in which no table of Markdown finds a column either."""
-    return html.escape(text).replace("|", "&#124;")
+    return unobeyed(html.escape(text).replace("|", "&#124;"))

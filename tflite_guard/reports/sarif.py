@@ -11,7 +11,7 @@ from tflite_guard.reports import json
 from tflite_guard.reports.alerts import NOT_EVALUATED, Alert, alerts
 from tflite_guard.reports.wording import LONGEST_MESSAGE
 from tflite_guard.results import MetricResult, Report, Verdict
-from tflite_guard.rules import RULES, Rule
+from tflite_guard.rules import RULES, Rule, page
 from tflite_guard.text.plain import plain
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -88,7 +88,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.meaning},
         "help": {"text": rule.advice},
-        **({"helpUri": f"{HOME}/blob/main/docs/rules/{rule.id}.md"} if rule.id in RULES else {}),
+        **({} if (address := page(rule.id)) is None else {"helpUri": address}),
         "defaultConfiguration": {"level": rule.severity},
         "properties": {"tags": ["quantization"], "precision": "very-high", "problem.severity": severity},
     }

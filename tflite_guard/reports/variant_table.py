@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tflite_guard.reports import wording
@@ -26,7 +26,7 @@ class _Column:
         return f'<td align="{self.align}">{self.cell(metric)}</td>'
 
 
-def table(model: ModelResult, variants: list[VariantResult]) -> Block:
+def table(model: ModelResult, variants: Sequence[VariantResult]) -> Block:
     """Variants with a row for each metric, worst first; columns that would be empty are left out."""
     metrics = [metric for variant in variants for metric in _metrics(variant)]
     columns = [column for column in _COLUMNS if any(map(column.cell, metrics))]
@@ -45,7 +45,7 @@ def _rows(model: ModelResult, variant: VariantResult, columns: list[_Column]) ->
     rows = rows or [f'<td colspan="{len(columns) + 1}">could not be evaluated</td>']
     alone = any(variant is rung for rung in model.hidden)
     details = [*(["conversion alone"] if alone else []), *_size(model, variant)]
-    small = f"<br><sub>{', '.join(map(_whole, details))}</sub>" if details else ""
+    small = f"<br><sub>{', '.join(map(whole, details))}</sub>" if details else ""
     head = f'<td rowspan="{len(rows)}">{MARKS[variant.judged]}{NBSP}{code(variant.name)}{small}</td>'
     return Item(f"<tr>{head}" + "</tr>\n<tr>".join(rows) + "</tr>\n", "" if alone else "variant")
 
@@ -66,7 +66,7 @@ def _name(metric: MetricResult, what: str = "") -> str:
 
 
 def _reference(metric: MetricResult) -> str:
-    return "" if metric.reference is None else _whole(figures.number(metric.reference, metric.metric))
+    return "" if metric.reference is None else whole(figures.number(metric.reference, metric.metric))
 
 
 def _value(metric: MetricResult) -> str:
@@ -81,17 +81,17 @@ def _drop(metric: MetricResult) -> str:
 
 
 def _stressed(figure: str, metric: MetricResult) -> str:
-    return f"<b>{_whole(figure)}</b>" if metric.problem else _whole(figure)
+    return f"<b>{whole(figure)}</b>" if metric.problem else whole(figure)
 
 
 def _interval(metric: MetricResult) -> str:
     if metric.confidence_interval is None:
         return ""
     doubt = f"{NBSP}<b>?</b>" if metric.conclusive is False else ""
-    return f"<br><sub>{_whole(figures.interval(metric.confidence_interval, metric.metric))}{doubt}</sub>"
+    return f"<br><sub>{whole(figures.interval(metric.confidence_interval, metric.metric))}{doubt}</sub>"
 
 
-def _whole(figure: str) -> str:
+def whole(figure: str) -> str:
     """Kept on one line."""
     return figure.replace(" ", NBSP)
 
@@ -106,7 +106,7 @@ def _since(metric: MetricResult) -> str:
     if change in ("", "unchanged"):
         return change
     moved = "" if metric.regression is None else figures.number(abs(metric.regression), metric.metric) + " "
-    return f"{_whole(moved + change)}<br><sub>{_whole(f'was {wording.baseline_of(metric)}')}</sub>"
+    return f"{whole(moved + change)}<br><sub>{whole(f'was {wording.baseline_of(metric)}')}</sub>"
 
 
 _COLUMNS = (

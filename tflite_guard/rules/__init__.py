@@ -15,7 +15,7 @@ from tflite_guard.rules.network import NETWORK
 from tflite_guard.rules.rule import Rule
 from tflite_guard.rules.verdicts import VERDICTS
 
-__all__ = ["GROUPS", "RULES", "Rule", "finding"]
+__all__ = ["GROUPS", "RULES", "Rule", "finding", "page"]
 
 GROUPS: dict[str, tuple[Rule, ...]] = {
     "Verdicts and errors": VERDICTS,
@@ -28,6 +28,13 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
 
 RULES = {rule.id: rule for group in GROUPS.values() for rule in group}
 """By id, in the order in which SARIF lists them."""
+
+_PAGES = "https://github.com/tflite-guard/tflite-guard/blob/main/docs/rules"
+
+
+def page(rule: str) -> str | None:
+    """Where a rule is explained; None for one that has no page, whose id may be anything."""
+    return f"{_PAGES}/{rule}.md" if rule in RULES else None
 
 
 def finding(rule: str, message: str, severity: Severity | None = None, /, **evidence: Any) -> Finding:

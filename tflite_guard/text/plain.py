@@ -32,6 +32,11 @@ def logged(line: str) -> str:
     return f": :{line.lstrip()[2:]}" if line.lstrip().startswith("::") else line
 
 
+def unobeyed(markup: str) -> str:
+    """HTML or XML for standard output, in which that runner finds no `##[` and a reader sees the same."""
+    return markup.replace("##[", "##&#91;")
+
+
 def file_names(texts: Iterable[str]) -> list[str]:
     """A file's name for each text, all different, also where letters of either case are the same.
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tflite_guard import rules
 from tflite_guard.reports import wording
 from tflite_guard.reports.html import choices, examples, histograms, ladder, page, phrases, tensors
 from tflite_guard.results import Report
 from tflite_guard.text import figures
-from tflite_guard.text.plain import plain
+from tflite_guard.text.plain import plain, unobeyed
 
 LIMIT = 3_000_000
 """Bytes of UTF-8: more takes too long to open, and to send."""
@@ -27,7 +28,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(report: Report) -> str:
     """The report as a page of at most `LIMIT` bytes; what is left out for that is counted where it is missing."""
     template = _environment().get_template("page.html")
-    tries = (_within(LIMIT, template.generate(page=page.page(report, bounds))) for bounds in page.BOUNDS)
+    pages = (template.generate(page=page.page(report, bounds)) for bounds in page.BOUNDS)
+    tries = (_within(LIMIT, map(unobeyed, pieces)) for pieces in pages)
     return next(text for text in tries if text is not None)
 
 
@@ -53,7 +55,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(wording=wording, figures=figures, phrases=phrases)
+    environment.globals.update(wording=wording, figures=figures, phrases=phrases, rules=rules)
     environment.globals.update(
         ladder=ladder, tensors=tensors, choices=choices, examples=examples, histograms=histograms
     )

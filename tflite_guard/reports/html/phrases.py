@@ -9,11 +9,9 @@ from typing import Any
 from tflite_guard.reports import wording
 from tflite_guard.reports.wording import Problem
 from tflite_guard.results import Experiment, Finding, MetricResult, Remedy, TensorLoss, VariantResult
-from tflite_guard.rules import RULES
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
 
-DOCS = "https://github.com/tflite-guard/tflite-guard/blob/main/docs"
 LONGEST_NAME = 100
 MOST_LINES, LONGEST_LINE = 200, 300
 """Of a change to a manifest."""
@@ -80,11 +78,6 @@ def ranges(tensor: TensorLoss) -> str:
 def rung(key: str) -> str:
     """A rung's name, as a reader knows it."""
     return RUNGS.get(key) or name(key, 24)
-
-
-def docs(rule: str) -> str | None:
-    """Where a rule is explained; None for one that has no page, whose id may be anything."""
-    return f"{DOCS}/rules/{rule}.md" if rule in RULES else None
 
 
 def sentence(problem: Problem) -> Iterator[tuple[str, bool]]:

@@ -1,0 +1,108 @@
+"""The first line: what came out, in the sentence that a person would say. HTML, since names in it stay code."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tflite_guard.reports import wording
+from tflite_guard.reports.markup import code
+from tflite_guard.reports.wording import Problem, count
+from tflite_guard.results import MetricResult, Report, Verdict
+from tflite_guard.rules import RULES
+from tflite_guard.text import figures
+
+IN_POINTS = {"accuracy", "top_k_accuracy", "f1_macro", "roc_auc", "average_precision", "mean_iou"}
+"""Metrics from 0 to 1, of which people say that so many points of a hundred are lost."""
+MOST_NAMES = 2
+MOST_DIGITS = 4
+
+
+def opening(report: Report, problems: list[Problem]) -> str:
+    """The worst problem with its cause; where there is none, that all is well."""
+    if not report.models:
+        return "Nothing was checked"
+    said = _told(problems[0]) if problems else _well(report)
+    return said[:1].upper() + said[1:]
+
+
+def _well(report: Report) -> str:
+    """What is said where nothing is amiss, or where what is has no words."""
+    named = [(model, variant) for model in report.models for variant in model.variants]
+    counts = Counter(variant.judged for _, variant in named)
+    if len(named) == 1 and counts[Verdict.PASS]:
+        ((model, variant),) = named
+        return f"{code(variant.name)} of {code(model.name)} is within tolerance"
+    if named and counts[Verdict.PASS] == len(named):
+        return f"All {len(named):,} variants are within tolerance"
+    parts = (f"{count(counts[one], 'variant')} {word}" for one, word in wording.WORDS.items() if counts[one])
+    return ", ".join(parts) or "nothing was checked"
+
+
+def _told(problem: Problem) -> str:
+    said = _said(problem)
+    why = problem.explanation
+    return said if why is None or why.rule not in RULES else f"{said}: {_title(why.rule)}"
+
+
+def _title(rule: str) -> str:
+    title = RULES[rule].title
+    return title[:1].lower() + title[1:]
+
+
+def _said(problem: Problem) -> str:
+    subject, metric = _subject(problem), problem.metric
+    if problem.finding is not None:
+        return f"{subject}: {_title(problem.rule) if problem.rule in RULES else code(problem.rule)}"
+    if metric is not None:
+        return _of_metric(subject, metric)
+    return f"{subject} differ from our own run" if problem.observed else f"{subject} could not be evaluated"
+
+
+def _subject(problem: Problem) -> str:
+    """`int8 of digits`."""
+    model, names = code(problem.title), problem.variants
+    if not names:
+        return f"the reference of {model}" if problem.rule == "reference" else model
+    listed = " and ".join(map(code, names)) if len(names) <= MOST_NAMES else count(len(names), "variant")
+    return f"the recorded outputs of {listed} of {model}" if problem.observed else f"{listed} of {model}"
+
+
+def _of_metric(subject: str, metric: MetricResult) -> str:
+    of = f"{code(metric.name)} of {subject}"
+    if metric.error is not None:
+        return f"{of} could not be computed"
+    value = wording.value_of(metric) if metric.value is None else figures.exact(metric.value, metric.metric)
+    allowed = next((figure for kind, figure in wording.limits(metric) if kind == metric.failed_limit), "")
+    match metric.failed_limit:
+        case "max_drop" | "max_relative_drop" if metric.drop is not None and metric.drop > 0:
+            return _dropped(subject, metric, allowed)
+        case "min" | "max" as side if not _unproven(metric):
+            return f"{of} is {value}, {'below' if side == 'min' else 'above'} the {side}imum of {allowed}"
+        case "max_regression":
+            return f"{of} is {value} where the baseline had {wording.baseline_of(metric)}"
+    kind = f" of {code(metric.failed_limit)} {allowed}" if allowed and metric.failed_limit else ""
+    return f"{of} is {value}, {'not proven to be' if _unproven(metric) else 'not'} within the tolerance{kind}"
+
+
+def _dropped(subject: str, metric: MetricResult, allowed: str) -> str:
+    name, drop = code(metric.name), metric.drop or 0.0
+    limit = (metric.tolerance or {}).get(metric.failed_limit or "")
+    if metric.metric in IN_POINTS and metric.failed_limit == "max_drop" and isinstance(limit, int | float):
+        points, allowed = _points(drop, limit)
+        lost = f"{subject} lost {points} points of {name}"
+    else:
+        lost = f"{name} of {subject} is worse by {figures.signed(drop).lstrip('+')}"
+    if metric.failed_limit == "max_relative_drop":
+        allowed = f"{code('max_relative_drop')} {allowed}"
+    return f"{lost}, not proven to be within {allowed}" if _unproven(metric) else f"{lost} (allowed {allowed})"
+
+
+def _unproven(metric: MetricResult) -> bool:
+    """It is proof that is missing: the measured value may be inside."""
+    return metric.conclusive is False and (metric.tolerance or {}).get("require") == "proven_pass"
+
+
+def _points(drop: float, limit: float) -> tuple[str, str]:
+    """Both in hundredths, with the digits that tell them apart."""
+    told = [(f"{100 * drop:.{digits}f}", f"{100 * limit:.{digits}f}") for digits in range(1, MOST_DIGITS + 1)]
+    return next((pair for pair in told if pair[0] != pair[1]), told[0])
