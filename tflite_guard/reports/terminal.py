@@ -156,7 +156,7 @@ def _table(model: ModelResult, width: int) -> Table | Padding:
 
 
 def _columns(model: ModelResult, narrow: bool) -> list[_Column]:
-    measured = ["float", "variant", "drop", "95 % interval"]
+    measured = ["float", "variant", "worse", "95 % interval"]
     if _has_baseline(model) and not narrow:
         measured.append("baseline")
     return [
@@ -190,7 +190,7 @@ def _groups(model: ModelResult, narrow: bool) -> list[list[_Row]]:
 
 def _rows(model: ModelResult, variant: VariantResult, name: str, narrow: bool) -> list[_Row]:
     size = Text(figures.size(variant.artifact.size_bytes if variant.artifact else None))
-    times = Text(wording.compression(variant, model), "dim")
+    times = Text(wording.compression(variant, model).removesuffix(" smaller"), "dim")
     title = Text(name, "bold")
     told = [(metric, "") for metric in variant.metrics]
     told += [(metric, "observed ") for metric in (variant.observed.metrics if variant.observed else ())]
@@ -217,7 +217,7 @@ def _cells(metric: MetricResult, prefix: str, with_baseline: bool, narrow: bool)
         Text(prefix + plain(metric.name)),
         Text(figures.number(metric.reference, metric.metric), "" if metric.reference is not None else "dim"),
         value,
-        Text(figures.signed(metric.drop), style if metric.drop is not None else "dim"),
+        Text(wording.worse_by(metric), style if metric.drop is not None else "dim"),
         Text(figures.interval(metric.confidence_interval, metric.metric), "dim"),
         *([baseline] if with_baseline and not narrow else []),
         Text(wording.tolerance(metric, ",\n"), "dim" if metric.tolerance is None else ""),
