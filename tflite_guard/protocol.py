@@ -297,11 +297,23 @@ class SavedOperator:
 Answer = TypeVar("Answer")
 
 
+def made_of(conversion: Conversion) -> str:
+    """What a conversion makes, of which model."""
+    recipe = conversion.recipe
+    what = conversion.quantization or f"recipe {recipe if isinstance(recipe, str) or recipe is None else recipe.path}"
+    return what if conversion.source is None else f"{what} of {conversion.source.path}"
+
+
 class Request(msgspec.Struct, Generic[Answer], frozen=True, tag_field="task"):
     """Something that a child can be asked to do."""
 
     answer: ClassVar[Any]
     """The type of its answer, at run time."""
+
+    @property
+    def doing(self) -> str:
+        """What a child did that was asked, and with which file: the end of "the process that …"."""
+        raise NotImplementedError
 
 
 class DescribeModel(Request[Names], frozen=True, tag="describe"):
@@ -309,6 +321,10 @@ class DescribeModel(Request[Names], frozen=True, tag="describe"):
 
     answer: ClassVar[Any] = Names
     reference: ReferenceSpec
+
+    @property
+    def doing(self) -> str:
+        return f"read {self.reference.path}"
 
 
 class RunReference(Request[ReferenceOutputs], frozen=True, tag="reference"):
@@ -320,12 +336,20 @@ class RunReference(Request[ReferenceOutputs], frozen=True, tag="reference"):
     threads: int
     state: StateUse = "reset"
 
+    @property
+    def doing(self) -> str:
+        return f"ran the reference {self.reference.path}"
+
 
 class Convert(Request[Converted], frozen=True, tag="convert"):
     """Make one artifact with the TFLiteConverter."""
 
     answer: ClassVar[Any] = Converted
     conversion: Conversion
+
+    @property
+    def doing(self) -> str:
+        return f"made {made_of(self.conversion)}"
 
 
 class ApplyRecipe(Request[Converted], frozen=True, tag="recipe"):
@@ -334,6 +358,10 @@ class ApplyRecipe(Request[Converted], frozen=True, tag="recipe"):
     answer: ClassVar[Any] = Converted
     float32: str
     conversion: Conversion
+
+    @property
+    def doing(self) -> str:
+        return f"made {made_of(self.conversion)}"
 
 
 class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
@@ -360,12 +388,20 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     float32: str | None = None
     """The path of the reference's float conversion, whose weights a given file should have; None asks for nothing."""
 
+    @property
+    def doing(self) -> str:
+        return f"evaluated {self.tflite}"
+
 
 class ReadScales(Request[Scales], frozen=True, tag="scales"):
     """Look at a .tflite's scales without running it."""
 
     answer: ClassVar[Any] = Scales
     tflite: str
+
+    @property
+    def doing(self) -> str:
+        return f"read {self.tflite}"
 
 
 class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):
@@ -391,6 +427,10 @@ class Diagnose(Request[Diagnosed], frozen=True, tag="diagnose"):
     application: bool = False
     """What the application recorded is out of tolerance, and is to be explained too."""
 
+    @property
+    def doing(self) -> str:
+        return f"looked for the cause of what {self.evaluate.tflite} loses"
+
 
 class SaveOperator(Request[SavedOperator], frozen=True, tag="operator"):
     """Cut the operator that computes a tensor out of a float model and of the .tflite that was made from it."""
@@ -404,6 +444,10 @@ class SaveOperator(Request[SavedOperator], frozen=True, tag="operator"):
     """What the .tflite calls it."""
     examples: int
     """Of the evaluation data, from its start, at most."""
+
+    @property
+    def doing(self) -> str:
+        return f"cut an operator out of {self.evaluate.tflite}"
 
 
 AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | ReadScales | Diagnose | SaveOperator

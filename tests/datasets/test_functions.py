@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -30,6 +32,13 @@ def numbers():
     return [3]
 def short():
     return {{"x": np.ones(3), "y": np.ones(2)}}
+def beside():
+    return {{"x": np.load("beside.npy")}}
+def beside_later():
+    for row in np.load("beside.npy"):
+        yield {{"x": row}}
+def leaves():
+    raise SystemExit("done")
 once = iter([{{"x": 1}}, {{"x": 2}}])
 def spent():
     return once
@@ -71,10 +80,11 @@ def test_no_code_runs_unless_it_is_allowed(source, opened, tmp_path):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("breaks", "the function failed with KeyError: 'broken'"),
-        ("breaks_later", "the function failed with KeyError: 'later'"),
+        ("breaks", r"the function failed with KeyError: 'broken' \(at user_\d+\.py:12, in breaks\)"),
+        ("breaks_later", r"the function failed with KeyError: 'later' \(at user_\d+\.py:15, in breaks_later\)"),
+        ("leaves", r"the function failed with SystemExit: done \(at user_\d+\.py:"),
         ("number", "must return a mapping or an iterable of mappings, not int"),
-        ("numbers", "example 0 is not a mapping but int"),
+        ("numbers", "example 0 is of type int; give a dictionary for each example, by the keys .* such as 'x'"),
         ("nothing", "has no function 'nothing'"),
         ("short", "x: 3, y: 2"),
         ("objects", "example 0: x: is not a plain array of numbers"),
@@ -83,6 +93,63 @@ def test_no_code_runs_unless_it_is_allowed(source, opened, tmp_path):
 def test_what_is_wrong_with_a_function_is_said(source, opened, function, message):
     with pytest.raises(DataError, match=message):
         opened("python", **source(function), labels="y" if function == "short" else None)
+
+
+@pytest.mark.parametrize("function", ["beside", "beside_later"])
+def test_relative_paths_are_of_the_manifests_folder(source, opened, whole, tmp_path, function):
+    np.save(tmp_path / "beside.npy", np.arange(6.0).reshape(3, 2))
+    before = os.getcwd()
+    batch = whole(opened("python", **source(function)))
+    np.testing.assert_array_equal(batch.inputs["image"], [[0, 1], [2, 3], [4, 5]])
+    assert os.getcwd() == before
+
+
+class BatchDataset:
+    """As far as it is looked at, what tf.data.Dataset.batch gives; MapDataset and the others stand behind it."""
+
+    element_spec = None
+
+    def __init__(self, records, *before):
+        self._records, self._before = records, before
+
+    def _inputs(self):
+        return list(self._before)
+
+    def __iter__(self):
+        return iter(self._records)
+
+
+class MapDataset(BatchDataset):
+    pass
+
+
+class UnbatchDataset(BatchDataset):
+    pass
+
+
+BATCHES = [{"x": np.arange(4.0).reshape(2, 2), "y": np.array([0, 1])}, {"x": np.full((1, 2), 9.0), "y": np.array([2])}]
+
+
+def test_a_batched_tf_dataset_gives_its_examples(opened, whole, tmp_path, monkeypatch):
+    given = MapDataset(BATCHES, BatchDataset(()))
+    monkeypatch.setitem(sys.modules, "user_batches", types.SimpleNamespace(load=lambda: given))
+    batch = whole(opened("python", "user_batches:load", root=str(tmp_path), allow_code=True, labels="y"))
+    np.testing.assert_array_equal(batch.inputs["image"], [[0, 1], [2, 3], [9, 9]])
+    np.testing.assert_array_equal(batch.labels[""], [0, 1, 2])
+
+
+@pytest.mark.parametrize("before", [(), (UnbatchDataset((), BatchDataset(())),)])
+def test_an_element_of_another_tf_dataset_is_an_example(opened, whole, tmp_path, monkeypatch, before):
+    given = MapDataset(BATCHES[:1], *before)
+    monkeypatch.setitem(sys.modules, "user_examples", types.SimpleNamespace(load=lambda: given))
+    batch = whole(opened("python", "user_examples:load", root=str(tmp_path), allow_code=True))
+    assert batch.inputs["image"].shape == (1, 2, 2)
+
+
+def test_batches_of_unlike_size_are_told_as_what_they_are(opened, whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "user_lists", types.SimpleNamespace(load=lambda: list(BATCHES)))
+    with pytest.raises(DataError, match=r"\(1, 2\), \(2, 2\).*if these are batches, give the examples one by one"):
+        whole(opened("python", "user_lists:load", root=str(tmp_path), allow_code=True))
 
 
 def test_a_module_that_is_not_there_is_named(opened, tmp_path):

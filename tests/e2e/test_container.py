@@ -240,7 +240,7 @@ def test_a_bad_model_is_red_on_its_line_with_outputs_summary_and_comment(
     interval = "[{:.4f}, {:.4f}]".format(*metric["confidence_interval"])
     assert accuracy.properties["title"] == "digits / int8: accuracy"
     assert accuracy.message.startswith(
-        f"digits / int8: accuracy went from {reference} to {value}, a drop of {drop}; max_drop allows 0.01. "
+        f"digits / int8: accuracy went from {reference} to {value}, worse by {drop}; max_drop allows 0.01. "
         f"95 % interval {interval}. Cause: "
     )
     told = [accuracy.message.find(f" {what}: ") for what in ("Cause", "Proof", "Fix")]
@@ -255,7 +255,7 @@ def test_a_bad_model_is_red_on_its_line_with_outputs_summary_and_comment(
     for page in (step.summary, comment.body):
         assert "1 of 2 variants out of tolerance" in page
         (row,) = re.findall(r"<tr>.*❌\s<code>accuracy</code>.*</tr>", page)
-        figures = [reference, value, f"+{drop}", interval, "max_drop</code> 0.01"]
+        figures = [reference, value, drop, interval, "max_drop</code> 0.01"]
         row = row.replace("\xa0", " ")  # which keep figures in one line
         assert [figure in row for figure in figures] == [True] * 5, row
     assert_nothing_leaked(step, workspace)

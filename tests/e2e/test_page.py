@@ -101,11 +101,11 @@ def broken(run: Run, tmp_path: Path) -> str:
 def test_a_regression_is_seen_at_once(broken: str, style: Path, tmp_path: Path, theme: str) -> None:
     measured, picture = show(broken, style, tmp_path, theme)
     head, *rows = measured["tables"][0]
-    assert head == ["variant", "metric", "float", "quantized", "drop", "tolerance"]
+    assert head == ["variant", "metric", "float", "quantized", "worse by", "tolerance"]
     assert [row[0].split()[0] for row in rows] == ["❌", "❌", "–"], "what has no tolerance has no verdict"
     assert rows[0][0].startswith("❌ int8 ")
     assert rows[0][1] == "❌ accuracy"
-    assert rows[0][4].startswith("+0.0")
+    assert rows[0][4].startswith("0.0")
     assert all(measured["folded"])
     assert max(measured["overflow"]) <= 0, "tables are wider than a comment"
     assert measured["strangers"] == []

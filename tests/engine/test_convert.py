@@ -427,6 +427,14 @@ def test_a_float_type_without_operators_is_told(make_case: Any, kind: str) -> No
         case.source.float32()
 
 
+def test_integers_without_an_operator_are_told(make_case: Any) -> None:
+    x = keras.Input((3,), name="x", batch_size=1)
+    product = keras.ops.multiply(keras.ops.cast(x, "uint16"), np.full((1, 3), 3, "uint16"))
+    case = make_case("wide", keras.Model(x, product), {})
+    with pytest.raises(ConversionError, match=r"no built-in Mul for uint16; cast to float32 before it"):
+        case.source.float32()
+
+
 def test_unknown_dimensions_are_told_with_their_cure(make_case: Any) -> None:
     image = keras.Input((None, None, 3), name="image")
     hidden = keras.layers.UpSampling2D(2)(keras.layers.Conv2D(4, 3, padding="same")(image))

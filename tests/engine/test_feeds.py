@@ -50,6 +50,11 @@ def test_one_waveform_is_not_taken_for_single_numbers() -> None:
         feeds.examples("wave", TensorInfo((5360,), "float32"), np.zeros(5360, "float32"))
 
 
+def test_batches_in_place_of_examples_are_told_as_what_they_are() -> None:
+    with pytest.raises(DataError, match=r"16 examples in place of each, as batches have; give the examples one by one"):
+        feeds.examples("image", TensorInfo((None, 8, 8, 1), "float32"), np.zeros((3, 16, 8, 8, 1), "float32"))
+
+
 def test_names_aliases_and_places_lead_to_canonical_names() -> None:
     info = TensorInfo((None,), "float32")
     names = Names({"a": info, "#1": info}, {"y": info}, {"layer": "a"}, {"key": "y"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from tflite_guard.datasets import open_dataset
 from tflite_guard.engine.tfrecord import read_tfrecord
 from tflite_guard.errors import DataError
-from tflite_guard.manifest.types import DatasetSpec, FileSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec, FunctionSpec
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (5, 4, 3, 3)).astype(np.uint8)
@@ -113,3 +114,13 @@ def test_without_tensorflow_the_message_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(DataError, match=r"pip install 'tflite-guard\[tensorflow\]'"):
         opened(path, "values")
+
+
+@pytest.mark.parametrize("batch", [2, None])
+def test_a_dataset_of_tf_gives_its_examples_batched_or_not(monkeypatch, batch):
+    source = tf.data.Dataset.from_tensor_slices({"x": VALUES})
+    given = source if batch is None else source.batch(batch).map(lambda one: {"x": one["x"] * 1}).prefetch(1)
+    monkeypatch.setitem(sys.modules, "user_pipeline", types.SimpleNamespace(load=lambda: given))
+    spec = DatasetSpec("d", "python", None, "x", function=FunctionSpec("user_pipeline:load", "."))
+    dataset = open_dataset(spec, ["x"], allow_code=True)
+    np.testing.assert_array_equal(np.concatenate([one.inputs["x"] for one in dataset.batches(3)]), VALUES)

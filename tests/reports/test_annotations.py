@@ -63,13 +63,13 @@ def test_a_failure_is_shown_at_the_line_of_its_tolerance_with_all_its_figures() 
         Command(
             "error",
             {"file": "models/vision/tflite-guard.json", "line": "12", "title": "digits / int8: accuracy"},
-            "digits / int8: accuracy went from 0.9800 to 0.9100, a drop of 0.0700; max_drop allows 0.02. "
+            "digits / int8: accuracy went from 0.9800 to 0.9100, worse by 0.0700; max_drop allows 0.02. "
             "95 % interval [0.0500, 0.0900].",
         )
     ]
     (worse,) = [one for one in found if one.properties["title"] == "digits / worse: accuracy"]
     assert "where the baseline had 0.9850; max_regression allows 0.01." in worse.message
-    assert worse.message.endswith("The float reference has 0.9800, a drop of 0.0100, 95 % interval [0, 0.0200].")
+    assert worse.message.endswith("The float reference has 0.9800: worse by 0.0100, 95 % interval [0, 0.0200].")
 
 
 def test_errors_come_first_then_proven_failures_then_warnings_then_notices() -> None:

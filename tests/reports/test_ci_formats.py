@@ -214,7 +214,7 @@ def test_junit_names_each_metric_of_each_variant_and_says_how_it_came_out() -> N
     passed, failed = cases["digits", "float32: accuracy"], cases["digits", "int8: accuracy"]
     assert passed.is_passed
     assert [type(one).__name__ for one in failed.result] == ["Failure"]
-    assert failed.result[0].message.startswith("accuracy went from 0.9800 to 0.9100, a drop of 0.0700")
+    assert failed.result[0].message.startswith("accuracy went from 0.9800 to 0.9100, worse by 0.0700")
     lost = cases["digits", "lost: evaluation"]
     assert [(type(one).__name__, one.message) for one in lost.result] == [
         ("Error", "keep_float: no_such_layer matches nothing")

@@ -209,7 +209,7 @@ def test_what_failed_is_in_sentences_worst_first() -> None:
         "❌ digits / lost keep_float : no_such_layer matches nothing models/vision/tflite-guard.json:20"
     )
     assert sentences[2] == (
-        "❌ digits / int8 accuracy went from 0.9800 to 0.9100, a drop of 0.0700; max_drop allows 0.02. "
+        "❌ digits / int8 accuracy went from 0.9800 to 0.9100, worse by 0.0700; max_drop allows 0.02. "
         "95 % interval [0.0500, 0.0900]. models/vision/tflite-guard.json:12 · tolerance-exceeded"
     )
     assert len(sentences) == len(wording.problems(fixed()))
@@ -286,20 +286,20 @@ def test_a_cause_stands_beside_its_failure() -> None:
 def test_the_table_holds_what_there_is_to_know() -> None:
     (table,) = figures_of(github(render(fixed())), "digits").iter("table")
     assert rows(table) == [
-        ["variant", "metric", "float", "quantized", "drop", "tolerance", "baseline"],
+        ["variant", "metric", "float", "quantized", "worse by", "tolerance", "baseline"],
         ["❌ lost", "could not be evaluated"],
-        ["❌ int8 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9100", "+0.0700 [0.0500, 0.0900]",
+        ["❌ int8 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9100", "0.0700 [0.0500, 0.0900]",
          "max_drop 0.02", ""],
         ["⚠️ sqnr", "", "11.38 dB [10.90, 11.90]", "", "min 20 dB, warning only", ""],
         ["size_bytes", "", "24.0 kB", "", "max 30,000 bytes", ""],
-        ["❌ accuracy observed", "0.9800", "0.9000", "+0.0800 [0.0600, 0.1000]", "max_drop 0.02", ""],
-        ["❌ proof 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "+0.0100 [0.0020, 0.0310] ?",
+        ["❌ accuracy observed", "0.9800", "0.9000", "0.0800 [0.0600, 0.1000]", "max_drop 0.02", ""],
+        ["❌ proof 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "0.0100 [0.0020, 0.0310] ?",
          "max_drop 0.02, proven pass", ""],
-        ["❌ worse 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "+0.0100 [0, 0.0200]",
+        ["❌ worse 24.0 kB, 3.5× smaller", "❌ accuracy", "0.9800", "0.9700", "0.0100 [0, 0.0200]",
          "max_regression 0.01", "0.0150 worse was 0.9850"],
         ["✅ float32 84.0 kB", "accuracy", "0.9800", "0.9800", "0 [−0.0038, 0.0038]", "max_drop 0.02", ""],
         ["sqnr", "", "identical", "", "min 20 dB", ""],
-        ["✅ int16 24.0 kB, 3.5× smaller", "accuracy", "0.9800", "0.9750", "+0.0050 [−0.0040, 0.0240] ?",
+        ["✅ int16 24.0 kB, 3.5× smaller", "accuracy", "0.9800", "0.9750", "0.0050 [−0.0040, 0.0240] ?",
          "max_drop 0.02", "0.0040 worse was 0.9790"],
     ]  # fmt: skip
     assert [int(cell.get("rowspan", 1)) for cell in table.iter("td") if cell.get("rowspan")] == [1, 4, 1, 1, 2, 1]
@@ -652,7 +652,7 @@ def test_a_broken_variant_does_not_squeeze_the_others() -> None:
     assert shown[0].count("→") == 1
     assert "●" not in shown[0]
     assert shown[0].index("┃") < shown[0].index("→")
-    assert shown[0].endswith("+0.8800  fail")
+    assert shown[0].endswith(" 0.8800  fail")
     assert shown[1].index("├") < shown[1].index("●") < shown[1].index("╂") < shown[1].index("┤")
 
 

@@ -25,6 +25,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.sample import COMMANDS, HOSTILE, PICTURE, fixed, full, metric, named
+from tests.sample import variant as variant_of
 from tests.workflow_commands import commands
 from tflite_guard import results
 from tflite_guard.errors import UsageError
@@ -32,9 +33,9 @@ from tflite_guard.reports import FORMATS
 from tflite_guard.reports.alerts import alerts
 from tflite_guard.reports.json import read
 from tflite_guard.reports.terminal import View
-from tflite_guard.reports.wording import failure, steps, titles
+from tflite_guard.reports.wording import compression, failure, steps, titles
 from tflite_guard.results import Finding, ManifestInfo, Report, Verdict
-from tflite_guard.text.figures import interval, limit, number, signed, size
+from tflite_guard.text.figures import interval, limit, number, signed, size, worse_by
 from tflite_guard.text.plain import plain
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -115,10 +116,15 @@ def test_no_name_becomes_a_command_in_what_is_printed(name: str) -> None:
         (0.0, "mae", "0"),
         (None, "accuracy", "–"),
         (38.2149, "sqnr", "38.21 dB"),
-        (1.5e-7, "mae", "1.5e-07"),
+        (-3.456, "sqnr", "−3.46 dB"),
+        (1.5e-7, "mae", "1.5e−7"),
+        (0.000031415, "mae", "0.0000314"),
         (23592, "size_bytes", "23.6 kB"),
-        (123456.0, "rmse", "1.23e+05"),
-        (-0.25, "r2", "-0.2500"),
+        (123456.7, "rmse", "123,457"),
+        (1.5e20, "rmse", "1.5e20"),
+        (-0.25, "r2", "−0.2500"),
+        (0.9999987, "agreement", "0.999999"),
+        (1 - 1e-16, "agreement", "1.0000"),
     ],
 )
 def test_figures(value: float | None, name: str, shown: str) -> None:
@@ -126,7 +132,8 @@ def test_figures(value: float | None, name: str, shown: str) -> None:
 
 
 def test_signs_and_sizes() -> None:
-    assert [signed(0.01), signed(-0.01), signed(0.0), signed(None)] == ["+0.0100", "−0.0100", "0", "–"]
+    assert [signed(0.01), signed(-0.01), signed(0.0)] == ["+0.0100", "−0.0100", "0"]
+    assert [worse_by(0.01), worse_by(-0.01), worse_by(0.0), worse_by(None)] == ["0.0100", "−0.0100", "0", "–"]
     assert [size(999), size(1000), size(999_949), size(24_500_000), size(None)] == [
         "999 B",
         "1.0 kB",
@@ -148,11 +155,57 @@ def test_signs_and_sizes() -> None:
         (30_000, "size_bytes", "max", "30,000 bytes"),
         (30_000.0, "size_bytes", "max", "30,000 bytes"),
         (29_999.5, "size_bytes", "max", "29999.5 bytes"),
-        (1e-05, "mae", "max", "1e-05"),
+        (1e-05, "mae", "max", "0.00001"),
+        (-0.5, "r2", "min", "−0.5"),
     ],
 )
 def test_a_limit_is_shown_as_the_manifest_has_it(value: float, metric: str, kind: str, shown: str) -> None:
     assert limit(value, metric, kind) == shown
+
+
+def test_digits_are_added_until_they_show_the_difference() -> None:
+    assert (number(0.97123, "accuracy", 0.97125), number(0.97125, "accuracy", 0.97123)) == ("0.97123", "0.97125")
+    assert number(19.9987, "sqnr", 20.0) == "19.999 dB"
+    close = metric("accuracy", 0.96997, Verdict.FAIL, reference=0.99, drop=0.02003, tolerance={"max_drop": 0.02})
+    assert failure(replace(close, failed_limit="max_drop")) == (
+        "accuracy went from 0.9900 to 0.9700, worse by 0.02003; max_drop allows 0.02."
+    )
+    low = metric("sqnr", 19.9987, Verdict.FAIL, tolerance={"min": 20}, failed_limit="min")
+    assert failure(low) == "sqnr is 19.999 dB, below the minimum of 20 dB."
+
+
+@pytest.mark.parametrize("noise", [2.22e-16, -2.22e-16, 1.1e-14])
+def test_what_rounding_leaves_is_no_drop(noise: float) -> None:
+    assert worse_by(noise, 0.9, 0.9) == "0"
+    assert interval((noise, 0.02), "accuracy") == "[0, 0.0200]"
+    rounded = metric("accuracy", 0.9, Verdict.PASS, reference=0.9, drop=noise, tolerance={"max_drop": 0.02})
+    model = replace(fixed().models[0], variants=(variant_of("int8", Verdict.PASS, rounded),))
+    report = replace(fixed(), models=(model,))
+    for name in ("text", "markdown", "html", "github", "junit", "sarif"):
+        shown = re.sub(r'"drop": \S+|<property name="[^"]*drop" [^>]*>', "", FORMATS[name].text(report))
+        assert not re.search(r"e[-−]1[46]", shown), name
+
+
+def test_a_relative_drop_is_told_as_the_share_that_its_limit_is_of() -> None:
+    lost = metric("mae", 12.0, Verdict.FAIL, reference=10.0, drop=2.0, higher_is_better=False)
+    lost = replace(lost, tolerance={"max_relative_drop": 0.1}, failed_limit="max_relative_drop")
+    assert failure(lost) == (
+        "mae went from 10.0000 to 12.0000, worse by 2.0000, 0.2000 of the reference's; max_relative_drop allows 0.1."
+    )
+
+
+def test_what_is_better_is_not_called_worse() -> None:
+    better = metric("accuracy", 0.99, Verdict.FAIL, reference=0.98, drop=-0.01, failed_limit="max_drop")
+    better = replace(better, tolerance={"max_drop": 0.001, "require": "proven_pass"})
+    assert "went from 0.9800 to 0.9900, better by 0.0100; max_drop allows 0.001." in failure(better)
+
+
+@pytest.mark.parametrize(("bytes_", "told"), [(24_000, "3.5× smaller"), (92_400, "1.1× larger"), (84_100, "")])
+def test_a_size_beside_the_float_one_is_smaller_or_larger(bytes_: int, told: str) -> None:
+    model = fixed().models[0]
+    own = next(one for one in model.variants if one.name == "int8")
+    assert own.artifact is not None
+    assert compression(replace(own, artifact=replace(own.artifact, size_bytes=bytes_)), model) == told
 
 
 def test_a_size_over_its_limit_is_told_to_the_byte() -> None:
@@ -177,7 +230,7 @@ def test_no_figure_is_folded_or_lost_however_narrow_the_terminal(width: int) -> 
     for model in fixed().models:
         for one in (one for variant in model.variants for one in variant.metrics):
             ends = interval(one.confidence_interval, one.metric)
-            needed = [number(one.reference, one.metric), number(one.value, one.metric), signed(one.drop), ends]
+            needed = [number(one.reference, one.metric), number(one.value, one.metric), worse_by(one.drop), ends]
             if one.value is not None:
                 assert any(re.search(r"\s+".join(map(re.escape, needed)), line) for line in lines), needed
 

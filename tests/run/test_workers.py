@@ -12,8 +12,18 @@ import pytest
 
 from tests.conftest import Run, manifest_of, only, write_manifest
 from tflite_guard.errors import EvaluationError
-from tflite_guard.manifest.types import FileSpec, ReferenceSpec
-from tflite_guard.protocol import DescribeModel
+from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, FileSpec, ReferenceSpec
+from tflite_guard.protocol import (
+    AnyRequest,
+    ApplyRecipe,
+    Convert,
+    DescribeModel,
+    Diagnose,
+    Evaluate,
+    ReadScales,
+    RunReference,
+    SaveOperator,
+)
 from tflite_guard.run.cache import Cache, key_of
 from tflite_guard.run.workers import Confinement, Worker
 
@@ -153,3 +163,43 @@ def test_a_result_that_needed_allow_code_is_not_given_without_it(run: Run, digit
     refused = run("check", path)
     assert refused.code == 3
     assert "Lambda" in refused.out
+
+
+def test_a_crash_says_in_which_step_on_which_model_and_how_far_it_came(tmp_path: Path) -> None:
+    worker = Worker("litert", str(tmp_path), Confinement())
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\nread call\necho '{\"progress\": [64, 897]}'\nkill -SEGV $$\n")
+    dying.chmod(0o755)
+    child = worker._started()
+    child.process.kill()
+    child.process.communicate()
+    child.process = subprocess.Popen([str(dying)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with pytest.raises(EvaluationError) as raised:
+        worker.request(RunReference(ABSENT.reference, DatasetSpec("d", "npz", FileSpec("d.npz"), "x"), 1))
+    assert raised.value.kind == "crash"
+    assert str(raised.value) == (
+        "the process that ran the reference absent.tflite crashed (SIGSEGV) after 64 of 897 examples; run with -v to "
+        "see what TensorFlow or LiteRT said"
+    )
+    worker.close()
+
+
+def test_every_request_says_what_is_done_with_which_file() -> None:
+    spec = ReferenceSpec("keras", FileSpec("a.keras"))
+    data = DatasetSpec("d", "npz", FileSpec("d.npz"), "x")
+    made = Conversion("int8", source=spec)
+    evaluate = Evaluate("b.tflite", "outputs", None, data, (), EvaluationOptions(), 1)
+    told: list[tuple[AnyRequest, str]] = [
+        (DescribeModel(spec), "read a.keras"),
+        (RunReference(spec, data, 1), "ran the reference a.keras"),
+        (Convert(made), "made int8 of a.keras"),
+        (ApplyRecipe("f.tflite", Conversion(recipe="own", source=spec)), "made recipe own of a.keras"),
+        (evaluate, "evaluated b.tflite"),
+        (ReadScales("b.tflite"), "read b.tflite"),
+        (
+            Diagnose(evaluate, spec, None, made, "m", True, False, None, {}, True),
+            "looked for the cause of what b.tflite loses",
+        ),
+        (SaveOperator(evaluate, "f.tflite", "t", 1), "cut an operator out of b.tflite"),
+    ]
+    assert [request.doing for request, _ in told] == [doing for _, doing in told]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tflite_guard.datasets.arrays import hold
-from tflite_guard.datasets.sources import Array, Column, Reader, Rows, columns_of, native, pick, require_keys
+from tflite_guard.datasets.sources import Array, Column, Reader, Rows, agree, columns_of, native, pick, require_keys
 from tflite_guard.errors import DataError
+from tflite_guard.files import under
 from tflite_guard.manifest.types import FunctionSpec
 
 
@@ -31,11 +36,11 @@ class FunctionReader:
 
 
 def open_function(spec: FunctionSpec, keys: Sequence[str], allow_code: bool) -> Reader:
-    """Calls a function, imported with the manifest's folder first on the path.
+    """Calls a function in the manifest's folder, which is first on the import path too.
 
-    It returns a mapping from key to array (first axis examples), or an iterable of one mapping an example,
-    which is gone through once to count and once a pass. Raises DataError without `allow_code`, and for
-    whatever the function raises.
+    It returns a mapping from key to array (first axis examples), or an iterable of one mapping an example, which is
+    gone through once to count and once a pass; a tf.data.Dataset may be batched. Raises DataError without
+    `allow_code`, and for whatever the function raises.
     """
     name = spec.name
     if not allow_code:
@@ -66,11 +71,45 @@ def _records(
 ) -> Iterator[dict[str, Array]]:
     name = spec.name
     with user_code(spec):
-        for index, record in enumerate(function()):
-            if not isinstance(record, Mapping):
-                raise DataError(f"{name}: example {index} is not a mapping but {type(record).__name__}")
-            require_keys(f"{name}: example {index}", keys, [str(key) for key in record])
-            yield {key: _plain(record[key], f"{name}: example {index}: {key}") for key in keys}
+        returned = function()
+        records = iter(returned)
+    batched = _is_batched(returned)
+    for index in itertools.count():
+        with user_code(spec):
+            record = next(records, None)
+        if record is None:
+            return
+        if not isinstance(record, Mapping):
+            raise DataError(
+                f"{name}: example {index} is of type {type(record).__name__}; give a dictionary for each example, by "
+                f"the keys that the manifest names, such as {keys[0]!r}"
+            )
+        require_keys(f"{name}: example {index}", keys, [str(key) for key in record])
+        arrays = {key: _plain(record[key], f"{name}: example {index}: {key}") for key in keys}
+        yield from _split(arrays, f"{name}: batch {index}") if batched else (arrays,)
+
+
+def _is_batched(dataset: Any) -> bool:
+    """Whether a tf.data.Dataset gives batches: its last step that joins or parts examples joins them."""
+    while hasattr(dataset, "element_spec") and hasattr(dataset, "_inputs"):
+        kind = type(dataset).__name__.lower()
+        if "batch" in kind:
+            return "unbatch" not in kind
+        before = dataset._inputs()
+        if len(before) != 1 or any(step in kind for step in _PARTING):
+            return False
+        (dataset,) = before
+    return False
+
+
+_PARTING = ("flatmap", "interleave", "window")
+"""Steps after which nothing is known of how many examples an element is."""
+
+
+def _split(batch: Mapping[str, Array], where: str) -> Iterator[dict[str, Array]]:
+    lengths = {key: len(values) if values.ndim else 0 for key, values in batch.items()}
+    for row in range(agree(where, lengths)):
+        yield {key: values[row] for key, values in batch.items()}
 
 
 def _plain(value: Any, where: str) -> Array:
@@ -82,14 +121,35 @@ def _plain(value: Any, where: str) -> Array:
 
 @contextlib.contextmanager
 def user_code(spec: FunctionSpec) -> Iterator[None]:
-    """Puts the function's folder on the import path for the while, and names the source in whatever the code raises."""
+    """Runs the function's own code in its folder, which is on the import path too; errors have its file and line."""
     sys.path.insert(0, spec.root)
+    before = os.getcwd()
+    with contextlib.suppress(OSError):  # then its relative paths will not be found, and say so
+        os.chdir(spec.root)
     try:
         yield
     except (DataError, MemoryError):
         raise
-    except Exception as error:
-        raise DataError(f"{spec.name}: the function failed with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        told = f"{spec.name}: the function failed with {type(error).__name__}: {error}"
+        raise DataError(f"{told}{_place(error, spec.root)}") from error
     finally:
+        os.chdir(before)
         with contextlib.suppress(ValueError):  # the user's code may have taken it off itself
             sys.path.remove(spec.root)
+
+
+def _place(error: BaseException, root: str) -> str:
+    """Where in the user's own code an error came from, as the end of a sentence."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if under(frame.filename, root)]
+    if not theirs:  # the module is installed elsewhere
+        theirs = [one for one in frames if not one.filename.startswith("<") and not under(one.filename, _PACKAGE)]
+    if not theirs:
+        return ""
+    last = theirs[-1]
+    shown = os.path.relpath(last.filename, root) if under(last.filename, root) else last.filename
+    return f" (at {shown}:{last.lineno}, in {last.name})"
+
+
+_PACKAGE = str(Path(__file__).parents[1])

@@ -30,9 +30,11 @@ def _stack(prepared: Sequence[Array], where: str) -> Array:
     shapes = {array.shape[1:] for array in prepared}
     if len(shapes) > 1:
         listed = ", ".join(str(shape) for shape in sorted(shapes, key=str)[:4])
-        raise DataError(
-            f'{where}: examples have different shapes ({listed}); add a step such as {{"resize": [96, 96]}}'
-        )
+        images = all(len(shape) in (2, 3) for shape in shapes)
+        advice = 'add a step such as {"resize": [96, 96]}' if images else "give all of them one shape"
+        if len({shape[1:] for shape in shapes}) == 1 and all(shapes):
+            advice += "; if these are batches, give the examples one by one"
+        raise DataError(f"{where}: examples have different shapes ({listed}); {advice}")
     return np.concatenate(prepared)
 
 

@@ -6,6 +6,7 @@ Requests come on standard input, answers go to the original standard output, as 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import sys
@@ -33,6 +34,7 @@ def main() -> None:
     os.dup2(2, 1)
     log = io.BufferedWriter(_Log(2, "w", closefd=False))
     sys.stdout = sys.stderr = io.TextIOWrapper(log, "utf-8", "backslashreplace", line_buffering=True)
+    faulthandler.enable(all_threads=False)  # where a crash below Python came from
     first = requests.readline()
     if not first:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +19,10 @@ from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges, without_ranges
 from tflite_guard.engine.float_file import FloatFile, equalized
 from tflite_guard.engine.reference import Reference, Shapes, fixed_batch, load_reference
+from tflite_guard.engine.refusals import UnsupportedError, explain, first_line
 from tflite_guard.engine.saved_model import signature_operators
 from tflite_guard.engine.surgery import with_float32_constants
-from tflite_guard.engine.tflite import Model, first_line
+from tflite_guard.engine.tflite import Model
 from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, ReferenceSpec
 from tflite_guard.protocol import Names
@@ -35,12 +35,6 @@ Calibration = Callable[[], Iterator[dict[str, Array]]]
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 INT16X8 = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
 FAKE_QUANT = "FakeQuant"
-# TensorFlow's operators that become or join a built-in one of another name.
-FOLDED = frozenset({"AvgPool", "AvgPool3D", "BiasAdd", "Einsum", "FusedBatchNormV3", "MatMul", "MaxPool", "Max", "Min"})
-OTHER_FLOATS = {"f16": "float16", "bf16": "bfloat16", "f64": "float64"}
-ERROR_LINE = re.compile(r"(?:\berror: (?:loc\(.*\): )?|Failed to quantize[^:]*: )(.+)")
-# Exceptions that only say that something failed, or begin with where it did.
-BARE = re.compile(r"^\w+$|^Failed to quantize[^:]*$|\berror: ")
 LOG = 2
 """The descriptor that TensorFlow prints to."""
 LOG_READ = 1 << 20
@@ -68,10 +62,6 @@ def _stored_once(model: bytes) -> bytes:
     from tensorflow.lite.python.convert import deduplicate_readonly_buffers
 
     return bytes(deduplicate_readonly_buffers(model))
-
-
-class UnsupportedError(ConversionError):
-    """What the converter can make nothing of, whatever the quantization."""
 
 
 class Remembered(Generic[T]):
@@ -463,56 +453,3 @@ def _logged(start: int) -> str:
         return os.pread(LOG, LOG_READ, start).decode("utf-8", "replace")
     except OSError:  # open for writing only
         return ""
-
-
-def explain(message: str, printed: str = "", names: Names | None = None) -> ConversionError:
-    """The converter's failure in one sentence, from its exception and from what it printed before."""
-    missing = re.search(r"(?:TF Select|Custom) ops: (.+)", message)
-    if missing:
-        return UnsupportedError(_unsupported(missing[1].strip(), message, names))
-    unranged = re.search(r"Max and min for dynamic tensors should be recorded.*Failed for tensor (\S+)", message)
-    if unranged:
-        name = re.sub(r"^serving_default_|:\d+$", "", unranged[1])
-        return ConversionError(
-            f"the converter asks for a range of {name}, which it records of no integers; it cannot make int16x8 of "
-            "this model: use int8"
-        )
-    told = ERROR_LINE.findall(f"{message}\n{printed}") if BARE.search(first_line(message)) else []
-    return ConversionError(f"the converter failed: {first_line(told[0] if told else message)}")
-
-
-def _unsupported(operators: str, message: str, names: Names | None) -> str:
-    """Why operators have no built-in counterpart: by the types that the converter gives for their operands."""
-    operands = "".join(re.findall(r"^\s*tf\.\w+\((.*?)\) ->", message, re.M))
-    built_in = [_built_in(operator) for operator in re.split(r",\s*", operators)]
-    other_float = re.search(r"\b(?:\S*x)?(bf16|f16|f64)>", operands)
-    if other_float and any(built_in):
-        return (
-            f"the model computes in {OTHER_FLOATS[other_float[1]]}, for which the converter has no built-in operators "
-            f"({operators}); build the model with the dtype policy float32, load its weights and save it"
-        )
-    unknown = _unknown_dimensions(names)
-    if unknown and re.search(r"tensor<[^,>]*x\?", operands) and all(built_in):
-        return (
-            f"the converter cannot convert {operators} while dimensions are unknown; give them their sizes in the "
-            f'manifest, beside the model: "input_shapes": {{{unknown}}}'
-        )
-    return f"the converter has no built-in operator for {operators}; replace it in the model"
-
-
-def _unknown_dimensions(names: Names | None) -> str:
-    """The inputs with unknown dimensions besides the batch, as `input_shapes` has them, with ? for the unknown."""
-    free = {name: info.shape for name, info in (names.inputs if names else {}).items() if None in info.shape[1:]}
-    return ", ".join(
-        f'"{name}": [{", ".join("?" if size is None else str(size) for size in (1, *shape[1:]))}]'
-        for name, shape in free.items()
-    )
-
-
-def _built_in(operator: str) -> bool:
-    """Whether one of TensorFlow's operators becomes a built-in one, when all is known of its operands."""
-    return operator in FOLDED or _plain_name(operator) in map(_plain_name, graphs.OPERATOR_NAMES.values())
-
-
-def _plain_name(operator: str) -> str:
-    return re.sub(r"_|v\d+$|native$|backpropinput$", "", operator.lower())

@@ -20,8 +20,9 @@ from tflite_guard.diagnosis.evidence import decibels
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import feed, instrumented
 from tflite_guard.engine.lab import integer_holders
+from tflite_guard.engine.refusals import first_line
 from tflite_guard.engine.surgery import activations, operator_alone, with_float32_constants
-from tflite_guard.engine.tflite import Port, dequantize, first_line, quantize
+from tflite_guard.engine.tflite import Port, dequantize, quantize
 from tflite_guard.errors import ConversionError
 from tflite_guard.protocol import OperatorPort, SavedOperator
 

@@ -103,6 +103,8 @@ def _unfit(name: str, info: TensorInfo, values: Array) -> str:
     if values.ndim == 1 and len(example) == 1:
         saved = ", ".join("?" if size is None else str(size) for size in example)
         return f"{told}, which is a single number for each example; save it as (n, {saved}), a row for each"
+    if values.shape[1:2] > (1,) and info.takes(values.shape[1:]):
+        return f"{told}, {values.shape[1]} examples in place of each, as batches have; give the examples one by one"
     if axes := permutation(values.shape[1:], example):
         return f'{told}; add the preprocess step {{"transpose": {axes}}}'
     return f"{told}; mend the data, or add a preprocess step (resize, reshape, expand_dims, channels)"

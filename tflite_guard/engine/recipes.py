@@ -15,8 +15,8 @@ import numpy.typing as npt
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import Ranges, measured_ranges
+from tflite_guard.engine.refusals import first_line, not_prepared
 from tflite_guard.engine.surgery import with_builtin_codes, with_float32_constants, with_unique_names
-from tflite_guard.engine.tflite import first_line
 from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import CalibrationOptions
 from tflite_guard.protocol import TensorInfo
@@ -51,7 +51,7 @@ def quantize_with_recipe(
         ranges = _ranges(quantizer, content, recipe, calibration, options) if quantizer.need_calibration else None
         return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
 
-    return _guarded(recipe, quantize)
+    return _guarded(recipe, quantize, content)
 
 
 def quantize_with_ranges(
@@ -67,7 +67,7 @@ def quantize_with_ranges(
         statistics = _as_statistics(graphs.read(model), dict(ranges))
         return bytes(quantizer.quantize(statistics, enable_progress_report=False).quantized_model)
 
-    return _guarded(recipe, quantize)
+    return _guarded(recipe, quantize, model)
 
 
 def prepared(model: bytes) -> bytes:
@@ -156,7 +156,7 @@ def _shaped(value: float, ndim: int) -> Array:
     return np.full((1,) * ndim, value, np.float32)
 
 
-def _guarded(recipe: str, quantize: Callable[[], bytes]) -> bytes:
+def _guarded(recipe: str, quantize: Callable[[], bytes], model: bytes) -> bytes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they concern whoever wrote the library, not its user's user
@@ -164,4 +164,5 @@ def _guarded(recipe: str, quantize: Callable[[], bytes]) -> bytes:
     except (EvaluationError, MemoryError):
         raise
     except Exception as error:  # the quantizer raises every kind
-        raise ConversionError(f"the LiteRT Quantizer failed with recipe {recipe}: {first_line(error)}") from error
+        told = not_prepared(str(error), graphs.read(model)) or first_line(error)
+        raise ConversionError(f"the LiteRT Quantizer failed with recipe {recipe}: {told}") from error

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tflite_guard.engine.refusals import first_line
 from tflite_guard.engine.running import Running
 from tflite_guard.engine.safety import check_model_file, keras_version
 from tflite_guard.engine.saved_model import restores_its_variables, signature_operators
-from tflite_guard.engine.tflite import first_line
 from tflite_guard.errors import EvaluationError, ModelFileError
 from tflite_guard.manifest.types import ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo

@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.feeds import kind_of, shape_text
+from tflite_guard.engine.refusals import first_line, not_prepared
 from tflite_guard.engine.running import Running
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.protocol import Names, TensorInfo
@@ -103,7 +104,7 @@ class Model:
         try:
             return Interpreter(**source, num_threads=1, experimental_op_resolver_type=RESOLVERS[kernels])
         except (ValueError, RuntimeError) as error:
-            raise _refused(self.path, str(error), kernels) from error
+            raise _refused(self.path, str(error), kernels, graph=self.graph) from error
 
     def require_main(self, what: str) -> None:
         """Raise EvaluationError unless its signature is of the first subgraph, the only one that is quantized."""
@@ -243,7 +244,7 @@ class Runner(Running):
             outputs = self._invoked(given) if self._model.signature.subgraph == 0 else self._signature_called(given)
         except (RuntimeError, ValueError) as error:
             self._interpreter = self._opened()  # a failed allocation leaves the interpreter unusable
-            raise _refused(self.path, str(error), self._kernels, "run") from error
+            raise _refused(self.path, str(error), self._kernels, "run", self._model.graph) from error
         except KeyError as error:
             raise ModelFileError(
                 f"{self.path} is a damaged .tflite model (its signature does not lead to its inputs and outputs); "
@@ -273,7 +274,7 @@ class Runner(Running):
         try:
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise _refused(self.path, str(error), self._kernels) from error
+            raise _refused(self.path, str(error), self._kernels, graph=self._model.graph) from error
         self._allocated = True
 
     def _invoked(self, feeds: Mapping[int, Array]) -> dict[str, Array]:
@@ -319,7 +320,9 @@ NO_KERNEL = (
 )
 
 
-def _refused(path: str, message: str, kernels: Kernels, kind: str = "model-file") -> EvaluationError:
+def _refused(
+    path: str, message: str, kernels: Kernels, kind: str = "model-file", graph: graphs.Graph | None = None
+) -> EvaluationError:
     """LiteRT's refusal for people: the operator that it has no kernel for, or its own first line."""
     for pattern, what, advice in NO_KERNEL:
         found = re.search(pattern, message)
@@ -332,21 +335,11 @@ def _refused(path: str, message: str, kernels: Kernels, kind: str = "model-file"
             f'{path}: LiteRT\'s optimized kernels fail ({first_line(message)}); set "kernels": "reference" to run it '
             "with the plain ones",
         )
-    node = re.search(r"[Nn]ode number (\d+) \((\w+)\) failed to prepare", message)
-    if node:
-        refusal = f"LiteRT cannot prepare operator {node[2]} (number {node[1]}): {first_line(message)}"
-        return EvaluationError(
-            "no-kernel", f"{path}: {refusal}; convert it again, with input_shapes if dimensions are unknown"
-        )
+    if unprepared := not_prepared(message, graph):
+        return EvaluationError("no-kernel", f"{path}: {unprepared}")
     if kind == "run":
         return EvaluationError("run", f"{path} cannot be run: {first_line(message)}")
     return ModelFileError(f"LiteRT refuses {path}: {first_line(message)}; convert it again with a current TensorFlow")
-
-
-def first_line(error: object) -> str:
-    """The first line of a message, short."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300].rstrip(".") if lines else type(error).__name__
 
 
 def quantize(values: Array, port: Port) -> Array:

@@ -13,6 +13,7 @@ from tflite_guard.errors import GuardError, UsageError
 from tflite_guard.files import write_atomically
 from tflite_guard.manifest.location import displayed, strays
 from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult
+from tflite_guard.text import figures
 
 SCHEMA_VERSION = 1
 
@@ -129,7 +130,7 @@ def _in_words(recorded: dict[str, Any]) -> str:
 
 
 def _figure(found: float | str) -> str:
-    return found if isinstance(found, str) else f"{found:.6g}"
+    return found if isinstance(found, str) else figures.real(found)
 
 
 def _compare_variants(model: ModelResult, recorded: dict[str, Any]) -> list[str]:

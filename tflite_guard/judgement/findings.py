@@ -109,7 +109,9 @@ def _suspicions(output: OutputFacts, measured: Sequence[Measurement], silent: bo
         return []
     reasons = [*_of_decisions(output, measured)]
     if output.r2 is not None and output.r2 < 0:
-        reasons.append(f"has an R2 of {figures.signed(output.r2)}: it is further from the labels than their mean is")
+        reasons.append(
+            f"has an R2 of {figures.number(output.r2, 'r2')}: it is further from the labels than their mean is"
+        )
     for one in measured:
         if one.metric == "roc_auc" and one.reference is not None and one.reference <= 0.5:
             reasons.append(f"has a roc_auc of {figures.number(one.reference, 'roc_auc')}, where chance has 0.5")

@@ -87,10 +87,10 @@ def explained(problem: wording.Problem, why: wording.Explanation | None) -> str:
     """A problem's message with the reference where it does not have it, and with its explanation."""
     sentences, metric = [problem.message], problem.metric
     if metric is not None and metric.reference is not None and metric.failed_limit in WITHOUT_REFERENCE:
-        reference, drop = figures.exact(metric.reference, metric.metric), figures.signed(metric.drop)
+        reference = figures.exact(metric.reference, metric.metric, metric.value)
         ends = metric.confidence_interval
         within = f", 95 % interval {figures.interval(ends, metric.metric)}" if ends and metric.drop is not None else ""
-        sentences.append(f"The float reference has {reference}, a drop of {drop.lstrip('+')}{within}.")
+        sentences.append(f"The float reference has {reference}: {wording.in_words(wording.worse_by(metric))}{within}.")
     if why is not None:
         sentences.append(why.text)
     return " ".join(sentences)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
+from tflite_guard.reports import wording
 from tflite_guard.results import MetricResult
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
@@ -43,7 +44,7 @@ def row(name: str, metric: MetricResult) -> Row | None:
     if metric.drop is None or metric.confidence_interval is None or not isinstance(limit, int | float):
         return None
     low, high = sorted(metric.confidence_interval)
-    remark = figures.signed(metric.drop).rjust(8)
+    remark = wording.worse_by(metric).rjust(8)
     if metric.problem:
         remark += f"  {metric.problem.value}"
     if metric.conclusive is False:

@@ -91,7 +91,7 @@ def _dropped(subject: str, metric: MetricResult, allowed: str) -> str:
         points, allowed = _points(drop, limit)
         lost = f"{subject} lost {points} points of {name}"
     else:
-        lost = f"{name} of {subject} is worse by {figures.signed(drop).lstrip('+')}"
+        lost = f"{name} of {subject} is {wording.in_words(wording.worse_by(metric))}"
     if metric.failed_limit == "max_relative_drop":
         allowed = f"{code('max_relative_drop')} {allowed}"
     return f"{lost}, not proven to be within {allowed}" if _unproven(metric) else f"{lost} (allowed {allowed})"

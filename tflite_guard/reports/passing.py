@@ -70,5 +70,5 @@ def _size(model: ModelResult, variant: VariantResult) -> str:
     if variant.artifact is None:
         return ""
     smaller = wording.compression(variant, model)
-    below = f"<br><sub>{whole(f'{smaller} smaller')}</sub>" if smaller else ""
+    below = f"<br><sub>{whole(smaller)}</sub>" if smaller else ""
     return whole(figures.size(variant.artifact.size_bytes)) + below

@@ -96,7 +96,7 @@ def passing(models: Sequence[tuple[ModelResult, str]], width: int) -> Table:
         _Column("metric", "name"),
         _Column("float", "figure"),
         _Column("worst", "figure"),
-        _Column("drop", "figure"),
+        _Column("worse", "figure"),
         _Column("variant", "name"),
         _Column("size", "figure"),
     ]
@@ -143,7 +143,7 @@ def _table(
 
 
 def _columns(model: ModelResult, layout: _Layout) -> list[_Column]:
-    measured = ["float", "variant", "drop", "95 % interval"]
+    measured = ["float", "variant", "worse", "95 % interval"]
     if not layout.brief and _has_baseline(model):
         measured.append("baseline")
     return [
@@ -187,7 +187,7 @@ def _group(model: ModelResult, variant: VariantResult, layout: _Layout) -> _Grou
     unasked = any(variant is rung for rung in model.hidden)
     names = [Text(plain(variant.name), "bold"), *([Text(f"({UNASKED})", "dim")] if unasked else [])]
     times = wording.compression(variant, model)
-    sizes = [_size(variant), *([f"{times} smaller"] if times else [])]
+    sizes = [_size(variant), *([times] if times else [])]
     head = Text(" ").join([_mark(variant.judged, None, brief=True), *names])
     if variant.error is not None:
         head.append(f"  {wording.WORDS[Verdict.ERROR]}", "dim")
@@ -238,7 +238,7 @@ def _cells(metric: MetricResult, prefix: str, beside: bool, layout: _Layout) -> 
 def _figures(metric: MetricResult, style: str) -> tuple[Text, Text, Text]:
     """What the reference has, what the variant has, and the drop; the two latter in a style."""
     reference = Text(figures.number(metric.reference, metric.metric), "" if metric.reference is not None else "dim")
-    drop = Text(figures.signed(metric.drop), style if metric.drop is not None else "dim")
+    drop = Text(wording.worse_by(metric), style if metric.drop is not None else "dim")
     return reference, Text(wording.value_of(metric), style), drop
 
 

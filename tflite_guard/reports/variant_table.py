@@ -53,7 +53,7 @@ def _rows(model: ModelResult, variant: VariantResult, columns: list[_Column]) ->
 def _size(model: ModelResult, variant: VariantResult) -> list[str]:
     size = [figures.size(variant.artifact.size_bytes)] if variant.artifact else []
     smaller = wording.compression(variant, model)
-    return [*size, f"{smaller} smaller"] if smaller else size
+    return [*size, smaller] if smaller else size
 
 
 def _metrics(variant: VariantResult) -> tuple[MetricResult, ...]:
@@ -77,7 +77,7 @@ def _value(metric: MetricResult) -> str:
 
 
 def _drop(metric: MetricResult) -> str:
-    return "" if metric.drop is None else _stressed(figures.signed(metric.drop), metric) + _interval(metric)
+    return "" if metric.drop is None else _stressed(wording.worse_by(metric), metric) + _interval(metric)
 
 
 def _stressed(figure: str, metric: MetricResult) -> str:
@@ -112,7 +112,7 @@ def _since(metric: MetricResult) -> str:
 _COLUMNS = (
     _Column("float", "right", _reference),
     _Column("quantized", "right", _value),
-    _Column("drop", "right", _drop),
+    _Column("worse by", "right", _drop),
     _Column("tolerance", "left", _tolerance),
     _Column("baseline", "left", _since),
 )

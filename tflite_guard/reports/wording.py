@@ -74,18 +74,27 @@ def may_have_interval(metric: MetricResult) -> bool:
 
 
 def compression(variant: VariantResult, model: ModelResult) -> str:
-    """How many times smaller than the float32 .tflite, e.g. `3.6×`; empty where that is not known."""
+    """The size beside the float32 .tflite, e.g. `3.6× smaller`; empty where that is not known, or the same."""
     whole = next(
         (rung.artifact.size_bytes for rung in model.rungs if rung.quantization == "float32" and rung.artifact), None
     )
-    if (
-        whole is None
-        or variant.artifact is None
-        or variant.artifact.size_bytes == 0
-        or variant.quantization == "float32"
-    ):
+    own = variant.artifact.size_bytes if variant.artifact else 0
+    if not whole or not own or variant.quantization == "float32":
         return ""
-    return f"{whole / variant.artifact.size_bytes:.1f}×"
+    times = f"{max(whole, own) / min(whole, own):.1f}"
+    return "" if times == "1.0" else f"{times}× {'smaller' if own < whole else 'larger'}"
+
+
+def worse_by(metric: MetricResult) -> str:
+    """How much worse than the reference; below zero where it is better."""
+    return figures.worse_by(metric.drop, metric.reference, metric.value)
+
+
+def in_words(worse: str) -> str:
+    """A figure of `worse_by` in a sentence: `worse by 0.0700`, `better by 0.0100`, `no worse`."""
+    if worse.startswith(figures.MINUS):
+        return f"better by {worse.removeprefix(figures.MINUS)}"
+    return "no worse" if worse == "0" else f"worse by {worse}"
 
 
 def limits(metric: MetricResult) -> list[tuple[str, str]]:
@@ -113,24 +122,39 @@ def failure(metric: MetricResult) -> str:
     name = plain(metric.name)
     if metric.error is not None:
         return f"{name} could not be computed: {plain(metric.error)}"
-    value = value_of(metric) if metric.value is None else figures.exact(metric.value, metric.metric)
+    limit = (metric.tolerance or {}).get(metric.failed_limit or "")
     allowed = next((figure for name, figure in limits(metric) if name == metric.failed_limit), "")
     ends = metric.confidence_interval
     within = f" 95 % interval {figures.interval(ends, metric.metric)}." if ends else ""
     if metric.failed_limit == "max_regression" and metric.baseline_identical:
-        return f"{name} is {value} where the baseline was identical to the reference."
+        return f"{name} is {_exact(metric)} where the baseline was identical to the reference."
     if metric.failed_limit == "max_regression":
-        baseline = figures.exact(metric.baseline, metric.metric)
-        return f"{name} is {value} where the baseline had {baseline}; max_regression allows {allowed}."
+        baseline = figures.exact(metric.baseline, metric.metric, metric.value)
+        own = _exact(metric, metric.baseline)
+        return f"{name} is {own} where the baseline had {baseline}; max_regression allows {allowed}."
     if metric.failed_limit in ("min", "max"):
         side = "below" if metric.failed_limit == "min" else "above"
         # The interval of a metric that drops is the drop's, and would be taken for the value's here.
         within = within if metric.drop is None else ""
-        return f"{name} is {value}, {side} the {metric.failed_limit}imum of {allowed}.{within}"
+        return f"{name} is {_exact(metric, limit)}, {side} the {metric.failed_limit}imum of {allowed}.{within}"
     proof = " The tolerance asks for proof, which the interval does not give." if _unproven(metric) else ""
-    moved = f"{name} went from {figures.exact(metric.reference, metric.metric)} to {value}"
-    drop = figures.signed(metric.drop).lstrip("+")
-    return f"{moved}, a drop of {drop}; {metric.failed_limit} allows {allowed}.{within}{proof}"
+    reference = figures.exact(metric.reference, metric.metric, metric.value)
+    moved = f"{name} went from {reference} to {_exact(metric, metric.reference)}, {_drop(metric, limit)}"
+    return f"{moved}; {metric.failed_limit} allows {allowed}.{within}{proof}"
+
+
+def _exact(metric: MetricResult, beside: float | None = None) -> str:
+    """The value in a sentence, beside a limit or another value."""
+    return value_of(metric) if metric.value is None else figures.exact(metric.value, metric.metric, beside)
+
+
+def _drop(metric: MetricResult, limit: float | None) -> str:
+    """The drop in a sentence beside its limit, also as the share of the reference that a relative limit is of."""
+    values = (metric.reference, metric.value)
+    if metric.failed_limit != "max_relative_drop" or not metric.reference or metric.drop is None:
+        return in_words(figures.worse_by(metric.drop, *values, beside=limit))
+    share = figures.worse_by(metric.drop / abs(metric.reference), beside=limit).lstrip(figures.MINUS)
+    return f"{in_words(worse_by(metric))}, {share} of the reference's"
 
 
 def _unproven(metric: MetricResult) -> bool:

@@ -37,6 +37,8 @@ OnLog = Callable[[str], None]
 A = TypeVar("A")
 UNREADABLE = "an answer that cannot be read"
 NO_ANSWER = f"the process that ran the model gave {UNREADABLE}"
+BARE = ("internal", "out-of-memory")
+"""Kinds of errors whose messages say nothing of what was being done."""
 
 # An answer is measurements and names, never arrays; more than this is not an answer.
 MAX_LINE = 8 * 2**20
@@ -151,26 +153,33 @@ class Worker:
     def _exchange(
         self, child: _Child, request: Request[A], out: str, deadline: float | None, progress: OnProgress | None
     ) -> A:
+        reached = ""
+        doer = f"the process that {request.doing}"
         try:
             self._send(child, Call(cast(AnyRequest, request), out))
             while (message := self._receive(child, deadline)).progress is not None:
+                reached = f" after {message.progress[0]:,} of {message.progress[1]:,} examples"
                 if progress is not None:
                     progress(*message.progress)
             if message.error is not None:
-                raise EvaluationError(message.error.kind, message.error.message)
+                told = message.error.message
+                raise EvaluationError(
+                    message.error.kind, f"{doer} failed{reached}: {told}" if message.error.kind in BARE else told
+                )
             return _answer(request, message)
         except EvaluationError:
             raise
         except (BrokenPipeError, EOFError):
-            raise self._obituary(child) from None
+            raise self._obituary(child, doer, reached) from None
         except TimeoutError:
             self._end(child)
             raise EvaluationError(
-                "timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)"
+                "timeout",
+                f"{doer} ran out of time{reached}; raise --timeout or use fewer examples (`limit`)",
             ) from None
         except _NoAnswerError as error:
             self._end(child)
-            raise EvaluationError("crash", f"the process that ran the model gave {error}") from None
+            raise EvaluationError("crash", f"{doer} gave {error}") from None
         except BaseException:
             # The answer is still to come, and would be taken for the next request's.
             self._end(child)
@@ -260,7 +269,7 @@ class Worker:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _NoAnswerError(UNREADABLE) from None
 
-    def _obituary(self, child: _Child) -> EvaluationError:
+    def _obituary(self, child: _Child, doer: str, reached: str) -> EvaluationError:
         """Why a child is gone, in words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(timeout=2)
@@ -272,12 +281,12 @@ class Worker:
         if code == -signal.SIGKILL or _ran_out_of_memory(tail):
             return EvaluationError(
                 "out-of-memory",
-                "the process that ran the model ran out of memory; use smaller inputs, or a machine with more",
+                f"{doer} ran out of memory{reached}; use smaller inputs, or a machine with more",
             )
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return EvaluationError(
             "crash",
-            f"the process that ran the model crashed ({how}); run with -v to see what TensorFlow or LiteRT said",
+            f"{doer} crashed ({how}){reached}; run with -v to see what TensorFlow or LiteRT said",
         )
 
     def _end(self, child: _Child) -> None:

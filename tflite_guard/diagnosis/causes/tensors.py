@@ -66,9 +66,9 @@ def mask(bench: Bench) -> Cause | None:
     result = operator.outputs[0]
     return Cause(
         "mask-constant",
-        f"The constant {value:.6g} at {bench.lab.place(result)} ({operator.type}) shares a scale with small values, "
-        f"which are then all one step. A constant of {np.sign(value) * MASKED:g} masks as well and leaves the float "
-        "outputs as they are: use it in the model.",
+        f"The constant {figures.real(value)} at {bench.lab.place(result)} ({operator.type}) shares a scale with small "
+        f"values, which are then all one step. A constant of {figures.real(np.sign(value) * MASKED)} masks as well and "
+        "leaves the float outputs as they are: use it in the model.",
         told,
         tensor=result,
         operator=operator.type,

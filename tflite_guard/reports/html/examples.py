@@ -122,4 +122,4 @@ def described(one: ChangedAnswer, classes: Sequence[str] = ()) -> str:
 
 def margin(value: float | None) -> str:
     """By how much an answer's score is above the other one's."""
-    return "–" if value is None else f"{value:.3g}".replace("-", "−")
+    return "–" if value is None else figures.real(value, 3)

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tflite_guard.text import figures
+
 MOST_TICKS = 12
 TOP, BOTTOM = 18, 220
 """Of a plot."""
@@ -75,7 +77,7 @@ def down(axis: Axis, value: float) -> float:
 
 def label(value: float) -> str:
     """A round value."""
-    return f"{value:g}".replace("-", "−")
+    return figures.real(value)
 
 
 @dataclass(frozen=True)
