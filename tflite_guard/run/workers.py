@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import site
+import stat
 import subprocess
 import sys
 import tempfile
@@ -28,6 +28,7 @@ import msgspec
 
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import adopt, is_full
+from tflite_guard.files.removal import remove
 from tflite_guard.protocol import AnyRequest, Call, Limits, Message, Request
 
 WorkerKind = Literal["tensorflow", "litert"]
@@ -118,7 +119,7 @@ class Worker:
                 with self._scratch_errors():
                     child = self._started()
                     out = tempfile.mkdtemp(prefix="out-", dir=child.scratch)
-                    stack.callback(shutil.rmtree, out, ignore_errors=True)
+                    stack.callback(remove, out)
                     adopt(out)  # the child may have another user id
                     descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                     stack.callback(os.close, descriptor)
@@ -149,9 +150,7 @@ class Worker:
             raise self._obituary(child) from None
         except TimeoutError:
             self._end(child)
-            raise EvaluationError(
-                "timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)"
-            ) from None
+            raise out_of_time() from None
         except _NoAnswerError as error:
             self._end(child)
             raise EvaluationError("crash", f"the process that ran the model gave {error}") from None
@@ -186,6 +185,10 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise EvaluationError("interrupted", "interrupted")
+            child = self._child
+        if child is not None and not _usable(child.scratch):
+            self._end(child)  # a model has closed the folder, and the next one needs it
+        with self._lock:
             if self._child is None:
                 self._child = self._start()
             return self._child
@@ -324,6 +327,11 @@ class WorkerPool:
             with self._lock:
                 self._free.append(pair)
 
+    def log(self, text: str) -> None:
+        """Pass on what is for those who ask for more."""
+        if self._on_log is not None:
+            self._on_log(text)
+
     def _new(self) -> WorkerPair:
         pair = WorkerPair(
             Worker("tensorflow", self.scratch, self._confinement, self._on_log),
@@ -343,7 +351,7 @@ class WorkerPool:
         for pair in self._all:
             pair.tensorflow.close()
             pair.litert.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        remove(self.scratch)
 
 
 @dataclass(frozen=True)
@@ -369,11 +377,25 @@ def _environment(scratch: str) -> dict[str, str]:
     }
 
 
+def _usable(folder: str) -> bool:
+    """Whether a scratch folder is still a folder, with the permissions that it was made with."""
+    try:
+        mode = os.lstat(folder).st_mode
+    except OSError:
+        return False
+    return stat.S_ISDIR(mode) and mode & 0o700 == 0o700
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         process.kill()
+
+
+def out_of_time() -> EvaluationError:
+    """What a model is told of that took longer than it may."""
+    return EvaluationError("timeout", "did not finish in time; raise --timeout or use fewer examples (`limit`)")
 
 
 def _no_scratch(error: OSError, place: str) -> EvaluationError:
