@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
 
 
 def remove(path: str | Path) -> None:
@@ -19,7 +19,7 @@ def remove(path: str | Path) -> None:
     deep is moved up first. Links are never followed.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    with contextlib.suppress(OSError), _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as parent:
+    with contextlib.suppress(OSError), _opened(folder, os.O_RDONLY) as parent:
         if _is_folder(parent, name):
             unlock(name, parent)
             with _opened(name, _FOLDER, parent) as top:
@@ -35,7 +35,7 @@ def unlock(name: str | Path, parent: int | None = None) -> None:
         if not hasattr(os, "O_PATH"):
             os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
             return
-        with _opened(str(name), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, parent) as place:
+        with _opened(str(name), os.O_PATH | _FOLDER, parent) as place:
             os.chmod(f"/proc/self/fd/{place}", 0o700)
 
 

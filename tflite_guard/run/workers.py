@@ -30,6 +30,8 @@ from tflite_guard.errors import EvaluationError
 from tflite_guard.files import adopt, is_full
 from tflite_guard.files.removal import remove
 from tflite_guard.protocol import AnyRequest, Call, Limits, Message, Request
+from tflite_guard.run.scratch import Scratch
+from tflite_guard.text.figures import size
 
 WorkerKind = Literal["tensorflow", "litert"]
 OnProgress = Callable[[int, int], None]
@@ -142,7 +144,8 @@ class Worker:
                 if progress is not None:
                     progress(*message.progress)
             if message.error is not None:
-                raise EvaluationError(message.error.kind, message.error.message)
+                advice = _limits_in_force() if message.error.kind == "out-of-memory" else ""
+                raise EvaluationError(message.error.kind, message.error.message + advice)
             return _answer(request, message)
         except EvaluationError:
             raise
@@ -257,10 +260,8 @@ class Worker:
         if self._closed:
             return EvaluationError("interrupted", "interrupted")
         if code == -signal.SIGKILL or _ran_out_of_memory(tail):
-            return EvaluationError(
-                "out-of-memory",
-                "the process that ran the model ran out of memory; use smaller inputs, or a machine with more",
-            )
+            told = "the process that ran the model ran out of memory; use smaller inputs, or a machine with more"
+            return EvaluationError("out-of-memory", told + _limits_in_force())
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return EvaluationError(
             "crash",
@@ -306,10 +307,10 @@ class WorkerPool:
 
     def __init__(self, confinement: Confinement, on_log: OnLog | None = None) -> None:
         try:
-            self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
-            os.chmod(self.scratch, 0o711)  # children that gave up root pass through it to folders of their own
-        except OSError as error:  # FileNotFoundError, with all that were tried, where none can be written
+            self._scratch = Scratch(0o711)  # children that gave up root pass through it to folders of their own
+        except OSError as error:
             raise _no_scratch(error, os.environ.get("TMPDIR", "scratch files")) from None
+        self.scratch = self._scratch.path
         self._confinement = confinement
         self._on_log = on_log
         self._free: list[WorkerPair] = []
@@ -351,7 +352,7 @@ class WorkerPool:
         for pair in self._all:
             pair.tensorflow.close()
             pair.litert.close()
-        remove(self.scratch)
+        self._scratch.close()
 
 
 @dataclass(frozen=True)
@@ -411,6 +412,16 @@ def _tail(log: BinaryIO) -> str:
 
 def _ran_out_of_memory(log: str) -> bool:
     return any(words in log for words in ("std::bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory"))
+
+
+def _limits_in_force() -> str:
+    """What limits of the user's own say of a shortage of memory, as the end of a sentence."""
+    import resource  # Windows has none
+
+    kinds = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
+    soft = {option: resource.getrlimit(kind)[0] for option, kind in kinds.items()}
+    low = [f"`ulimit {option}` to {size(most)}" for option, most in soft.items() if most != resource.RLIM_INFINITY]
+    return f"; memory is limited by {' and '.join(low)}, raise that" if low else ""
 
 
 def memory_limit() -> int | None:
