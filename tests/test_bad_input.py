@@ -731,12 +731,26 @@ def test_a_report_that_is_none(run: Run, tmp_path: Path, content: bytes | None, 
     assert the_message(run("report", "r.json"), 2).startswith(f"tflite-guard: r.json: {message}")
 
 
+@pytest.mark.parametrize("content", [b'{"models": [' + b"{}," * 600_000 + b"{}]}", b" " * (65 * 2**20)])
+def test_a_report_beyond_measure_is_not_looked_through(run: Run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "r.json").write_bytes(content)
+    message = the_message(run("report", "r.json"), 2)
+    assert message.startswith("tflite-guard: r.json: is too large for a report, which has at most 64 MiB and 500,000")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"{", "is not JSON: "),
         (b"", "is not JSON: "),
         (b"\xff", "is not JSON: "),
+        (b" " * (17 * 2**20), "is too large for a baseline"),
+        (
+            b'{"schema_version": 1, "models": {"good": {"variants": {"shipped": {"metrics": {"sqnr": '
+            + b"9" * 400
+            + b"}}}}}}",
+            "is damaged: ",
+        ),
         (b'{"x": 1}', "is not a baseline of schema_version 1 (it has None)"),
         (b'{"schema_version": 1, "models": {"good": 3}}', "is damaged: variants of model 'good' must be an object"),
     ],

@@ -9,6 +9,7 @@ import re
 import select
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -414,3 +415,34 @@ def test_progress_is_shown_in_a_terminal(light_digits: Path) -> None:
     seen = in_a_terminal("check", path, "--no-cache", columns=120)
     assert "running the reference" in seen
     assert "examples/s" in seen
+
+
+def test_an_interrupt_while_python_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)")
+    finished = subprocess.run(
+        [sys.executable, "-m", "tflite_guard", "validate"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
+def test_streams_that_are_closed_change_nothing_else(light_digits: Path, closed: tuple[int, ...]) -> None:
+    """Files that are opened later take the places of those that are closed, and get what is meant for them."""
+    command = "check --no-cache --diagnose never --format text --format json=report.json"
+    finished = subprocess.run(
+        [sys.executable, "-m", "tflite_guard", *command.split()],
+        cwd=light_digits,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: [os.close(descriptor) for descriptor in closed] and None,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert finished.stderr == ""
+    assert ("1 within tolerance" in finished.stdout) == (1 not in closed)
+    assert json.loads((light_digits / "report.json").read_text())["verdict"] == "pass"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EXAMPLES, Run, manifest_of, only, write_manifest
+from tflite_guard.run.scratch import sweep
 
 SECRET = "ghs_secret_that_no_model_may_see"
 THIEF = """
@@ -181,6 +186,26 @@ def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(light_digit
     assert "memory" in error.message
 
 
+def limited(kind: int, size: int, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A check under a limit of the user's own."""
+    command = [sys.executable, "-m", "tflite_guard", "check", "--no-cache", "--diagnose", "never", *map(str, arguments)]
+    limit = partial(resource.setrlimit, kind, (size, size))
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, preexec_fn=limit)
+
+
+def test_a_lower_limit_on_memory_than_ours_holds(light_digits: Path) -> None:
+    finished = limited(resource.RLIMIT_DATA, 2 * 2**30, cwd=light_digits)
+    assert finished.returncode == 0, finished.stdout
+
+
+def test_a_limit_on_memory_that_is_too_low_is_told(light_digits: Path) -> None:
+    finished = limited(resource.RLIMIT_AS, 300 * 2**20, cwd=light_digits)
+    assert finished.returncode == 3
+    told = " ".join(finished.stdout.split())
+    assert "ran out of memory" in told
+    assert "memory is limited by `ulimit -v` to 314.6 MB, raise that" in told
+
+
 def children_of(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -200,7 +225,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130), (signal.SIGKILL, -9)]
+)
 def test_an_interrupt_leaves_no_child_and_no_half_written_file(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     out, cache = tmp_path / "report", tmp_path / "cache"
     scratch = tmp_path / "scratch"
@@ -239,6 +266,33 @@ def test_an_interrupt_leaves_no_child_and_no_half_written_file(tmp_path: Path, s
         time.sleep(0.1)
     assert not any(alive(child) for child in children)
     assert not out.exists() or list(out.iterdir()) == []
+    sweep(str(scratch))  # as the next run does
+    assert list(scratch.iterdir()) == []
+
+
+def test_only_scratch_folders_of_ours_that_nobody_owns_are_removed(tmp_path: Path) -> None:
+    for name in ("dead", "living", "others"):
+        (tmp_path / f"tflite-guard-{name:_<8}" / "inner").mkdir(parents=True)
+        (tmp_path / f"tflite-guard-{name:_<8}" / "owner").touch()
+    (tmp_path / "tflite-guard-no_owner").mkdir()
+    (tmp_path / "tflite-guard-mine").mkdir()
+    (tmp_path / "tflite-guard-mine" / "owner").touch()
+    (tmp_path / "tflite-guard-linked__").symlink_to("tflite-guard-mine")
+    owned_by_link = tmp_path / "tflite-guard-by_link_"
+    owned_by_link.mkdir()
+    (owned_by_link / "owner").symlink_to("../tflite-guard-dead____/owner")
+    pipe = tmp_path / "tflite-guard-has_pipe"
+    pipe.mkdir()
+    os.mkfifo(pipe / "owner")
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "tflite-guard-others__", 12345, 12345)
+    else:
+        shutil.rmtree(tmp_path / "tflite-guard-others__")
+    before = {path.name for path in tmp_path.iterdir()}
+    with (tmp_path / "tflite-guard-living__" / "owner").open() as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        sweep(str(tmp_path))
+    assert before - {path.name for path in tmp_path.iterdir()} == {"tflite-guard-dead____"}
 
 
 def test_a_module_in_the_repository_does_not_shadow_an_installed_one(run: Run, digits: Path) -> None:
@@ -247,8 +301,6 @@ def test_a_module_in_the_repository_does_not_shadow_an_installed_one(run: Run, d
     manifest = write_manifest(digits, only(manifest_of(digits), "shipped"))
     finished = run("validate", manifest, cwd=digits.parent)
     assert finished.code == 0
-    import shutil
-
     program = shutil.which("tflite-guard", path=os.path.dirname(sys.executable))
     assert program is not None
     checked = subprocess.run(

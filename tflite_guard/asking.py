@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from tflite_guard.protocol import Names
 from tflite_guard.results import Diagnosis, ErrorInfo, Finding, ModelResult, Remedy, Report, VariantResult
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import run
+from tflite_guard.run.scratch import scratch_folder
 from tflite_guard.run.steps import OnEvent
 from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
 
@@ -106,7 +106,7 @@ def explain(
         DataError: it is not certain which array belongs to which input.
         EvaluationError: the reference cannot be loaded. What goes wrong later is in the answer, as its variant's error.
     """
-    with tempfile.TemporaryDirectory(prefix="tflite-guard-") as scratch:
+    with scratch_folder() as scratch:
         return _explained(question, options, manifest, scratch, on_event, on_log)
 
 
@@ -183,7 +183,7 @@ def explain_arrays(
 
     `then` is called with the answer while the arrays are still the files that its manifest names.
     """
-    with tempfile.TemporaryDirectory(prefix="tflite-guard-") as scratch:
+    with scratch_folder() as scratch:
         data, key = _with_labels(inputs, labels, scratch)
         question = Question(
             reference,

@@ -603,12 +603,14 @@ def action() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script: runs a command and exits with the code of the contract."""
+    """Run a command and exit with the code of the contract."""
     _protect()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # in a locale without the marks and dashes of a report
-    signal.signal(signal.SIGTERM, _terminate)
+    for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no terminals that hang up
+        if signal.getsignal(ending) == signal.SIG_DFL:  # nohup has the second ignored
+            signal.signal(ending, _terminate)
     try:
         cli.main(
             args=list(arguments) if arguments is not None else None, prog_name="tflite-guard", standalone_mode=False

@@ -88,6 +88,13 @@ def test_a_list_may_name_classes(folder, tmp_path, opened, whole):
         ("/etc/hostname,1", "line 2: '/etc/hostname' is absolute"),
         ("cat/a.png,tiger", "line 2: the label 'tiger' is not a number"),
         ("cat/a.png", "line 2: has 1 cells"),
+        ("cat/a.png," + "9" * 400, "line 2: the label '9{59}…' does not fit in 64 bits"),
+        ("cat/a.png," + "9" * 5000, "line 2: the label '9{59}…' is not a number"),
+        ("cat/a.png,-9223372036854775809", "line 2: the label '-9223372036854775809' does not fit in 64 bits"),
+        ("cat/a.png,nan", "line 2: the label 'nan' is not a number"),
+        ("cat/a.png,١", "line 2: the label '١' is not a number"),
+        ("cat/a.png,1\0", "line 2: the label .* is not a number"),
+        ("cat/a\0.png,1", "line 2: .* is no file's name"),
     ],
 )
 def test_a_bad_line_of_a_list_is_named(folder, tmp_path, opened, line, message):

@@ -174,12 +174,21 @@ def test_reshape_gives_the_shape_of_one_example():
         ({"expand_dims": 4}, "axis must lie from -4 to 3"),
         ({"reshape": [7]}, r"an example of shape \(6, 5, 3\) cannot become \[7\]"),
         ({"reshape": 7}, "a list of whole numbers"),
+        ({"scale": 10**400}, r"scale: cannot be done on examples of shape \(6, 5, 3\) \(int too large"),
+        ({"normalize": {"mean": 10**400, "std": 1}}, "normalize: cannot be done"),
+        ({"resize": [10**30, 3]}, "resize: cannot be done"),
+        ({"cast": ",,,"}, "',,,' is not a type of numbers"),
     ],
 )
 def test_a_step_that_does_not_fit_names_itself_and_the_data(step, message):
     with pytest.raises(DataError, match=message) as caught:
         run(BYTES, step)
     assert str(caught.value).startswith("data.npz: x")
+
+
+def test_more_axes_than_numpy_has_are_refused():
+    with pytest.raises(DataError, match=r"expand_dims: cannot be done on examples of shape \(1, .*64"):
+        run(BYTES, *[{"expand_dims": 0}] * 70)
 
 
 def test_images_of_a_wrong_shape_are_refused():

@@ -215,6 +215,17 @@ def test_configurations_that_are_not_json(conv: Case, tmp_path: Path, content: b
     refused("keras", path, "damaged")
 
 
+@pytest.mark.parametrize("config", [7, 7.5, [1, 2], "x", None, {}, {"class_name": 7}, {"class_name": ["Lambda"]}])
+def test_configurations_of_nothing_that_is_a_model(conv: Case, tmp_path: Path, config: Any) -> None:
+    text = json.dumps(config)
+    path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({"config.json": text.encode()}))
+    refused("keras", path, "configuration that is no model's")
+    for stored in (text, 7 if config is None else config):
+        with h5py.File(tmp_path / "m.h5", "w") as file:
+            file.attrs["model_config"] = stored if isinstance(stored, str | int | float | list) else text
+        refused("keras", tmp_path / "m.h5", "configuration that is no model's|damaged")
+
+
 def external_link(file: Any) -> None:
     file["layers/stolen"] = h5py.ExternalLink("/etc/passwd", "/")
 

@@ -143,6 +143,24 @@ def test_only_files_are_hashed(tmp_path: Path) -> None:
         files.sha256_of(str(folder))
 
 
+def test_a_file_that_many_links_lead_to_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    for number in range(400):
+        (tmp_path / str(number)).symlink_to("file")
+    made = []
+    monkeypatch.setattr(hashlib, "sha256", lambda *a, sha256=hashlib.sha256: made.append(a) or sha256(*a))
+    files.sha256_of(str(tmp_path))
+    assert len(made) == 2  # the file's and the folder's
+
+
+def test_hashing_is_ended_by_whoever_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.truncate(tmp_path / "file", 2**42)
+    calls = iter(range(3))
+    with pytest.raises(StopIteration):
+        files.sha256_of(str(tmp_path), pause=lambda: print(next(calls)))
+
+
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model")
     (folder / "a/back").symlink_to(folder)

@@ -136,6 +136,11 @@ def test_whatever_is_in_an_entrys_place_counts_as_absent_and_is_made_again(
         b'{"files": {}, "meta": {}, "check": 1}',
         b'{"files": {}, "meta": {}}',
         b"null",
+        b'{"content": {}, "check": ""}',
+        b'{"content": ' + b"[" * 100_000,
+        b'{"content": {"files": {}, "meta": {"a": ' + b"9" * 400 + b'}}, "check": ""}',
+        b'{"content": {"files": {}, "meta": {"a": 1e999}}, "check": ""}',
+        b"{" + b" " * 40 * 2**20 + b"}",
     ],
 )
 def test_an_index_of_anything_counts_as_absent_and_is_made_again(cache: Cache, source: Path, content: bytes) -> None:
@@ -146,6 +151,53 @@ def test_an_index_of_anything_counts_as_absent_and_is_made_again(cache: Cache, s
     (entry.folder / "entry.json").write_bytes(content)
     assert cache.get(KEY) is None
     assert not entry.folder.exists()
+
+
+@pytest.mark.parametrize("place", ["entry.json", "model.tflite"])
+def test_a_file_that_has_grown_beyond_measure_is_not_read(cache: Cache, source: Path, place: str) -> None:
+    entry = cache.put(KEY, {"model.tflite": source}, {})
+    os.truncate(entry.folder / place, 2**42)
+    assert cache.get(KEY) is None
+    cache.put(KEY, {"model.tflite": source}, {})
+    assert cache.get(KEY) is not None
+
+
+def test_every_flipped_bit_of_an_index_counts_as_absent(cache: Cache, source: Path) -> None:
+    entry = cache.put(KEY, {"model.tflite": source}, {"accuracy": 0.98, "name": "ü"})
+    whole = (entry.folder / "entry.json").read_bytes()
+    kept = entry.folder.with_name("kept")
+    entry.folder.rename(kept)
+    for place in range(len(whole)):
+        shutil.copytree(kept, entry.folder)
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        (entry.folder / "entry.json").write_bytes(flipped)
+        found = cache.get(KEY)
+        assert found is None or found.meta == entry.meta, bytes(flipped)
+        shutil.rmtree(entry.folder, ignore_errors=True)
+
+
+UNPRIVILEGED = """
+import os, sys
+from tflite_guard.run.cache import Cache, key_of
+cache, source, key = Cache(sys.argv[1]), sys.argv[2], key_of("x")
+entry = cache.put(key, {"model.tflite": source}, {})
+place = {".": entry.folder, "..": entry.folder.parent}.get(sys.argv[3], entry.folder / sys.argv[3])
+os.chmod(place, 0)
+assert cache.get(key) is None
+cache.put(key, {"model.tflite": source}, {})
+assert cache.get(key) is not None
+assert not list(cache.folder.glob("tmp-*"))
+"""
+
+
+@pytest.mark.parametrize("place", ["entry.json", "model.tflite", ".", ".."])
+def test_what_may_not_be_read_counts_as_absent_and_is_made_again(tmp_path: Path, source: Path, place: str) -> None:
+    # root is let through everywhere, unless it gives that power up
+    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*powerless, sys.executable, "-c", UNPRIVILEGED, str(tmp_path / "c"), str(source), place]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_an_entry_moved_to_another_key_counts_as_absent(cache: Cache, source: Path) -> None:

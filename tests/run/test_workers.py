@@ -6,13 +6,24 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.conftest import Run, manifest_of, only, write_manifest
 from tflite_guard.errors import EvaluationError
-from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, FileSpec, ReferenceSpec
+from tflite_guard.files.removal import remove
+from tflite_guard.judgement.judging import Outcome, variant_result
+from tflite_guard.manifest import load
+from tflite_guard.manifest.types import (
+    Conversion,
+    DatasetSpec,
+    EvaluationOptions,
+    FileSpec,
+    ReferenceSpec,
+    VariantSpec,
+)
 from tflite_guard.protocol import (
     AnyRequest,
     ApplyRecipe,
@@ -24,7 +35,10 @@ from tflite_guard.protocol import (
     RunReference,
     SaveOperator,
 )
+from tflite_guard.results import VariantResult, Verdict
+from tflite_guard.run import pipeline
 from tflite_guard.run.cache import Cache, key_of
+from tflite_guard.run.jobs import Options
 from tflite_guard.run.workers import Confinement, Worker
 
 # Runs inside the child in place of an evaluation, with what the child could reach: its pipes and its scratch folder.
@@ -62,6 +76,9 @@ def taken_over(digits: Path, action: str, files: list[str]) -> Path:
         ("pass", ["{private}/outputs.json"]),
         ('os.mkfifo(out + "/outputs.json")', ["outputs.json"]),
         ('os.mkdir(out + "/outputs.json")', ["outputs.json"]),
+        ('open(out + "/outputs.json", "w").truncate(6 * 2**30)', ["outputs.json"]),
+        ("os.mknod(out + '/outputs.json', 0o600 | 0o140000)", ["outputs.json"]),
+        ("os.chmod(out, 0)", ["outputs.json"]),
         ("answers.write(b'[]\\n')", []),
         ("answers.write(b'not json\\n')", []),
         ("answers.write(bytes([255, 10]))", []),
@@ -88,6 +105,94 @@ def test_a_child_cannot_make_its_parent_read_other_files_or_hang(
     assert SECRET not in finished.out + finished.err
     kept = [file for file in cache.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
     assert kept == []
+
+
+LEAVING = """
+import glob, os
+
+def load():
+    out = max(glob.glob(os.environ["HOME"] + "/out-*"), key=os.path.getctime)
+    %s
+    raise ValueError("done")
+"""
+NESTED = """
+    for _ in range(3000):
+        os.mkdir("inner")
+        os.chdir("inner")
+"""
+
+
+@pytest.mark.parametrize(
+    "action", ['os.chdir(out); os.mkdir("a"); os.chdir("a")' + NESTED, 'os.chmod(os.environ["HOME"], 0)', NESTED]
+)
+def test_what_a_model_leaves_in_its_scratch_folder_harms_no_other(
+    run: Run, light_digits: Path, tmp_path: Path, action: str
+) -> None:
+    """The child answers, and lives on for the next model."""
+    (light_digits / "evil.py").write_text(LEAVING % action)
+    manifest = manifest_of(light_digits)
+    manifest["datasets"]["evil"] = {"source": "python", "path": "evil:load", "inputs": "image"}
+    evil = {"name": "evil", "evaluation": "evil", "metrics": ["sqnr"], "tolerances": {}}
+    manifest["models"].insert(0, manifest["models"][0] | evil)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    finished = run(
+        *("check", write_manifest(light_digits, manifest), "--allow-code", "--jobs", "1", "--format", "json"),
+        env={"TMPDIR": str(scratch)},
+    )
+    assert [model["verdict"] for model in finished.report["models"]] == ["error", "pass"], finished.out
+    assert list(scratch.iterdir()) == []
+
+
+def test_whatever_goes_wrong_in_one_model_is_its_error_alone(
+    light_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = manifest_of(light_digits)
+    manifest["models"].append(manifest["models"][0] | {"name": "other"})
+    loaded = load(str(write_manifest(light_digits, manifest)))
+
+    def judged(variant: VariantSpec, outcome: Outcome, *others: Any) -> VariantResult:
+        if not outcome.error and others[1].args[1] == "other":
+            raise KeyError("nobody has thought of this")
+        return variant_result(variant, outcome, *others)
+
+    monkeypatch.setattr(pipeline, "variant_result", judged)
+    said: list[str] = []
+    report = pipeline.run([loaded], Options(diagnose="never"), on_log=said.append)
+    good, bad = report.models
+    assert good.verdict is Verdict.PASS
+    assert bad.error is not None
+    assert bad.error.kind == "internal"
+    assert "KeyError: 'nobody has thought of this'" in bad.error.message
+    assert "Traceback" in "".join(said)
+
+
+def cut(index: Path) -> None:
+    index.write_bytes(index.read_bytes()[:-9])
+
+
+def not_utf8(index: Path) -> None:
+    index.write_bytes(index.read_bytes().replace(b"meta", b"m\xffta"))
+
+
+def forged(index: Path) -> None:
+    """Says something else than it should, in its own right."""
+    remove(index.parent)
+    Cache(index.parents[3]).put(index.parent.name, {}, {"files": 7})
+
+
+def test_a_damaged_cache_heals(run: Run, light_digits: Path, tmp_path: Path) -> None:
+    arguments = ("check", light_digits / "tflite-guard.json", "--format", "json", "--diagnose", "never")
+    cached = []
+    for damage in (cut, not_utf8, forged, None, None):
+        finished = run(*arguments, "--cache-dir", tmp_path)
+        assert finished.code == 0, finished.out + finished.err
+        cached.append(finished.variant("shipped")["cached"])
+        indexes = list(tmp_path.glob("v1/??/*/entry.json"))
+        assert len(indexes) > 1
+        for index in indexes if damage else ():
+            damage(index)
+    assert cached == [False, False, False, False, True]
 
 
 def test_a_child_that_never_stops_talking_is_ended_in_time(tmp_path: Path) -> None:

@@ -12,7 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, require_keys
+from tflite_guard.datasets.sources import (
+    INT64,
+    Array,
+    Column,
+    Rows,
+    chunks,
+    columns_of,
+    finite,
+    integer,
+    near,
+    quoted,
+    require_keys,
+)
 from tflite_guard.errors import DataError
 from tflite_guard.files import contained
 
@@ -157,8 +169,10 @@ def _listed(path: str, labels_file: str, class_order: Sequence[str] | None, root
                 place = f"{labels_file}: line {rows.line_num}"
                 if len(row) != 2:
                     raise DataError(f"{place}: has {len(row)} cells; each line is a file and its label")
+                if "\0" in row[0]:
+                    raise DataError(f"{place}: {quoted(row[0])} is no file's name")
                 if os.path.isabs(row[0]):
-                    raise DataError(f"{place}: {row[0]!r} is absolute; give it relative to {path}")
+                    raise DataError(f"{place}: {quoted(row[0])} is absolute; give it relative to {path}")
                 files.append(_inside(os.path.join(path, row[0]), path, roots))
                 labels.append(_label(row[1].strip(), class_order, place))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -170,13 +184,16 @@ def _label(text: str, class_order: Sequence[str] | None, place: str) -> int | fl
     """A class's index where its name is in `class_order`, else the number itself."""
     if class_order is not None:
         if text not in class_order:
-            raise DataError(f"{place}: {text!r} is not a class in class_order{near(text, class_order)}")
+            raise DataError(f"{place}: {quoted(text)} is not a class in class_order{near(text, class_order)}")
         return class_order.index(text)
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError as error:
-        raise DataError(f"{place}: the label {text!r} is not a number; name the classes in class_order") from error
+    number = integer(text)
+    if number is None:
+        try:
+            return finite(text, place)
+        except DataError as error:
+            raise DataError(
+                f"{place}: the label {quoted(text)} is not a number; name the classes in class_order"
+            ) from error
+    if not INT64.min <= number <= INT64.max:
+        raise DataError(f"{place}: the label {quoted(text)} does not fit in 64 bits")
+    return number

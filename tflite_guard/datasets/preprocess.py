@@ -46,7 +46,12 @@ def _apply(array: Array, steps: Sequence[Step], where: str) -> Array:
         ((name, argument),) = step.items()
         if name not in STEPS:
             raise DataError(f"{where}: there is no preprocessing step {name!r}{near(name, STEPS)}")
-        array = STEPS[name](array, argument, f"{where}: {name}")
+        shape = array.shape[1:]
+        try:
+            array = STEPS[name](array, argument, f"{where}: {name}")
+        # What NumPy and Pillow say to numbers beyond measure and to more than 64 axes.
+        except (ValueError, OverflowError, TypeError, SyntaxError) as error:
+            raise DataError(f"{where}: {name}: cannot be done on examples of shape {shape} ({error})") from error
     return array
 
 
@@ -57,7 +62,7 @@ def cast(array: Array, dtype: Any, where: str) -> Array:
     """
     try:
         target = np.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise DataError(f"{where}: {dtype!r} is not a type of numbers; use one such as float32") from error
     if target.kind not in "biuf":
         raise DataError(f"{where}: {dtype!r} is not a type of numbers; use one such as float32")

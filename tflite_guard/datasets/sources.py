@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,8 @@ Column = Array | list[Array]
 Rows = range | npt.NDArray[np.int64]
 """The examples that are wanted, as rising indices into the source."""
 Record = TypeVar("Record")
+INT64 = np.iinfo(np.int64)
+LONGEST_QUOTED = 60
 NEEDS_TENSORFLOW = "TFRecord files need TensorFlow: pip install 'tflite-guard[tensorflow]'"
 
 
@@ -50,6 +53,36 @@ def require_numbers(array: Array, where: str) -> None:
     """Raises DataError for text, times and whatever else is no number."""
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where}: must hold numbers, not {array.dtype}; save a numeric array")
+
+
+def integer(text: str) -> int | None:
+    """A whole number as it is written; None for any other text. Python also reads underscores and other digits."""
+    try:
+        return int(text) if _plainly_written(text) else None
+    except ValueError:
+        return None
+
+
+def finite(text: str, where: str) -> float:
+    """A number as it is written. Raises DataError where a text is none, or is beyond all that are finite."""
+    try:
+        value = float(text) if _plainly_written(text) else None
+    except ValueError:
+        value = None
+    if value is None:
+        raise DataError(f"{where}: {quoted(text)} is not a number")
+    if not math.isfinite(value):
+        raise DataError(f"{where}: {quoted(text)} is not a finite number")
+    return value
+
+
+def quoted(text: str) -> str:
+    """A text of a file for a message, cut where it is long."""
+    return repr(text if len(text) <= LONGEST_QUOTED else f"{text[: LONGEST_QUOTED - 1]}…")
+
+
+def _plainly_written(text: str) -> bool:
+    return text.isascii() and "_" not in text
 
 
 def native(array: Array) -> Array:

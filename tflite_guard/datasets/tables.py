@@ -11,12 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from tflite_guard.datasets.sources import Array, Column, Rows, columns_of, near, pick
+from tflite_guard.datasets.sources import INT64, Array, Column, Rows, columns_of, finite, integer, near, pick, quoted
 from tflite_guard.errors import DataError
 
 Role = Literal["input", "label", "group"]
 Line = tuple[int, list[str]]
-INT64 = np.iinfo(np.int64)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -81,13 +80,13 @@ class _Seen:
 
     def look(self, text: str, where: str) -> None:
         """Take one more cell into account. Raises DataError when it is no finite number."""
-        value = _finite(text, where)
-        integer = _integer(text)
-        self.integers &= integer is not None
+        value = finite(text, where)
+        written = integer(text)
+        self.integers &= written is not None
         self.whole &= value == math.trunc(value)
-        self.exact &= integer is None or (abs(value) <= _FLOAT32_MAX and int(np.float32(value)) == integer)
+        self.exact &= written is None or (abs(value) <= _FLOAT32_MAX and int(np.float32(value)) == written)
         if self.whole and not INT64.min <= _whole(text) <= INT64.max and self.too_large is None:
-            self.too_large = f"{where}: {text!r} does not fit in 64 bits"
+            self.too_large = f"{where}: {quoted(text)} does not fit in 64 bits"
 
     def dtype(self, role: Role) -> type[np.float32] | type[np.int64]:
         """The type of the key's values. Raises DataError when none holds them."""
@@ -121,7 +120,7 @@ def _value(line: Line, cells: Cells, path: str) -> Array:
 def _convert(text: str, dtype: type, where: str) -> float | str:
     if dtype is np.str_:
         return text
-    value = _finite(text, where)
+    value = finite(text, where)
     # float64, too, holds only the integers up to 2 ** 53.
     return _whole(text) if dtype is np.int64 else value
 
@@ -133,27 +132,9 @@ def _places(line: Line, cells: Cells, path: str) -> Iterator[tuple[str, str]]:
         yield row[place], f"{path}: line {number}, column {name!r}"
 
 
-def _integer(text: str) -> int | None:
-    """A cell that is written as an integer; None for any other."""
-    try:
-        return int(text)
-    except ValueError:
-        return None
-
-
 def _whole(text: str) -> int:
-    integer = _integer(text)
-    return int(float(text)) if integer is None else integer
-
-
-def _finite(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise DataError(f"{where}: {text!r} is not a number") from error
-    if not math.isfinite(value):
-        raise DataError(f"{where}: {text!r} is not a finite number")
-    return value
+    written = integer(text)
+    return int(float(text)) if written is None else written
 
 
 def _head(path: str) -> list[str]:

@@ -100,7 +100,7 @@ def _explain(error: Exception, place: str) -> dict[str, str]:
             "kind": "missing-dependency",
             "message": f"this needs {error.name}, which is not installed; run: pip install 'tflite-guard[{extra}]'",
         }
-    if isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__:
+    if _short_of_memory(error):
         return {"kind": "out-of-memory", "message": "ran out of memory; use smaller inputs, or a machine with more"}
     if isinstance(error, PermissionError):
         return {
@@ -110,6 +110,13 @@ def _explain(error: Exception, place: str) -> dict[str, str]:
     first = str(error).strip().splitlines()
     detail = f": {first[0][:300]}" if first else ""
     return {"kind": "internal", "message": f"{type(error).__name__}{detail}; run with -v for the whole story"}
+
+
+def _short_of_memory(error: Exception) -> bool:
+    """Whether a library had no memory; the dynamic loader and threads say so in words alone."""
+    said = ("failed to map segment", "cannot allocate memory", "can't start new thread", "std::bad_alloc")
+    in_words = isinstance(error, ImportError | OSError | RuntimeError) and any(t in str(error).lower() for t in said)
+    return isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__ or in_words
 
 
 _EXTRAS = {

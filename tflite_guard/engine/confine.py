@@ -65,7 +65,9 @@ def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None, pla
     applied = []
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         applied.append("memory")
     if not sys.platform.startswith("linux"):
         return applied

@@ -235,6 +235,10 @@ def _refuse_strings(names: Names, path: str) -> None:
 
 def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
     keras, model = _loaded_keras(spec.path, allow_code)
+    if not isinstance(model, keras.Model):
+        raise ModelFileError(
+            f"{spec.path} holds a {type(model).__name__}, not a model; save the whole model (model.save)"
+        )
     flat = _tensors(keras, model.inputs)
     if not flat:
         raise ModelFileError(f"{spec.path} has no defined inputs; export it as a SavedModel and refer to that")

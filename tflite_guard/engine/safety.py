@@ -148,7 +148,7 @@ def check_hdf5(path: str, *, allow_code: bool) -> None:
             raw = file.attrs.get("model_config")
         if raw is None:
             raise ModelFileError(f"{path} holds weights without a model; save the whole model (model.save)")
-        _check_config(path, json.loads(raw), allow_code)
+        _check_config(path, json.loads(raw) if isinstance(raw, str | bytes) else raw, allow_code)
         _check_hdf5_links(path, path, allow_code)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelFileError(f"{path} is a truncated or damaged .h5 file ({error}); save or copy it again") from error
@@ -167,6 +167,8 @@ def _check_config(path: str, config: Any, allow_code: bool) -> None:
     code = None if allow_code else next(_code_in(path, config), None)
     if code:
         raise ModelFileError(f"{path} holds {code}, which runs code when it is loaded; {ALLOW}", "unsafe-model")
+    if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
+        raise ModelFileError(f"{path} has a configuration that is no model's; save the model again with model.save")
 
 
 def _code_in(path: str, config: Any) -> Iterator[str]:

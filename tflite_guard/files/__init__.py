@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -25,7 +25,12 @@ _MOST_DIRECTORY = 2 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def sha256_of(path: str, roots: Sequence[str] = ()) -> str:
+def sha256_of(
+    path: str,
+    roots: Sequence[str] = (),
+    known: dict[tuple[int, int], str] | None = None,
+    pause: Callable[[], None] = lambda: None,
+) -> str:
     """The SHA-256 of a file, or of a folder over its sorted files, in lower-case hexadecimal.
 
     A folder's is the hash of one line for every file below it, `<sha256 of the content>  <path>`, with
@@ -34,12 +39,17 @@ def sha256_of(path: str, roots: Sequence[str] = ()) -> str:
     that do not begin with a dot or hold white space). Symbolic links count as what they point to, which
     must lie in the folder or under one of `roots`. Raises OSError when something cannot be read, leads
     elsewhere, or is no regular file: a device may never end.
+
+    A file that many links lead to is read once; `known` remembers that between calls. `pause` is called now and
+    then, and may end the work by raising.
     """
+    known = {} if known is None else known
     if not os.path.isdir(path):
-        return _sha256_of_file(path)
+        return _sha256_of_file(path, known, pause)
     digest = hashlib.sha256()
     for name in sorted(files_below(path, roots), key=os.fsencode):
-        digest.update(f"{_sha256_of_file(os.path.join(path, name))}  ".encode() + os.fsencode(name) + b"\n")
+        content = _sha256_of_file(os.path.join(path, name), known, pause)
+        digest.update(f"{content}  ".encode() + os.fsencode(name) + b"\n")
     return digest.hexdigest()
 
 
@@ -207,13 +217,19 @@ def _zip_kind(names: list[str] | None) -> str:
     return "pickle" if any(name.endswith("data.pkl") for name in names) else "zip"
 
 
-def _sha256_of_file(path: str) -> str:
+def _sha256_of_file(path: str, known: dict[tuple[int, int], str], pause: Callable[[], None]) -> str:
+    pause()
     _check_regular(path, os.path.basename(path), os.path.isfile(path))
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        status = os.fstat(file.fileno())
+        identity = (status.st_dev, status.st_ino)
+        if identity not in known:
+            digest = hashlib.sha256()
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                pause()
+            known[identity] = digest.hexdigest()
+    return known[identity]
 
 
 def _head(path: str) -> bytes:

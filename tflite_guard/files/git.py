@@ -15,6 +15,8 @@ from pathlib import Path
 from tflite_guard.files import root_above
 
 _EXTENDED = 0x4000
+_LARGEST_INDEX = 256 * 2**20
+_LARGEST_LINK = 2**16
 
 
 def tracked(folder: str) -> bool | None:
@@ -32,7 +34,7 @@ def tracked_files(folder: str) -> list[str] | None:
         return None
     inside = b"" if real == root else os.fsencode(Path(os.path.relpath(real, root)).as_posix()) + b"/"
     try:
-        names = _names(index.read_bytes())
+        names = _names(_read(index, _LARGEST_INDEX))
     except (OSError, ValueError, struct.error, IndexError):
         return None
     # A file in conflict is there once for each side.
@@ -43,12 +45,17 @@ def _index(root: str) -> Path | None:
     """The index of the repository at a root; `.git` is a file in worktrees and submodules."""
     place = Path(root) / ".git"
     if place.is_file():
-        found = re.match(r"gitdir: (.+)\s*$", place.read_text(errors="surrogateescape"))
+        found = re.match(r"gitdir: (.+)\s*$", os.fsdecode(_read(place, _LARGEST_LINK)))
         if found is None:
             return None
         place = Path(root) / found[1]
     index = place / "index"
     return index if index.is_file() else None
+
+
+def _read(path: Path, most: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(most)
 
 
 def _names(content: bytes) -> list[bytes]:

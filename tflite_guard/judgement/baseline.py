@@ -16,6 +16,7 @@ from tflite_guard.results import MetricResult, ModelResult, Report, VariantResul
 from tflite_guard.text import figures
 
 SCHEMA_VERSION = 1
+LARGEST = 16 * 2**20
 
 Baseline = dict[str, Any]
 """{schema_version, tool, models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
@@ -44,8 +45,11 @@ def read(path: str, data_roots: Sequence[str] = ()) -> Baseline:
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise _broken(path, "is a device or a pipe: move it away")  # which might never end
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            found = json.load(file, parse_constant=_refuse, object_pairs_hook=_without_repeats)
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise _broken(path, f"is too large for a baseline (at most {LARGEST >> 20} MiB)")
+        found = json.loads(content.decode(), parse_constant=_refuse, object_pairs_hook=_without_repeats)
     except IsADirectoryError as error:
         raise _broken(path, "is a folder: move it away") from error
     except OSError as error:

@@ -11,7 +11,9 @@ from tflite_guard.errors import UsageError
 from tflite_guard.manifest.schema import schema
 from tflite_guard.results import Report
 
-LARGEST_REPORT = 256 * 2**20
+LARGEST_REPORT = 64 * 2**20
+MOST_VALUES = 500_000
+"""Objects, lists and elements of a report, which the schema is held against one by one: some 400 diagnosed models."""
 
 
 def render(report: Report) -> str:
@@ -35,9 +37,7 @@ def read(path: str) -> Report:
     import jsonschema
 
     try:
-        if Path(path).stat().st_size > LARGEST_REPORT:
-            raise UsageError(f"{path}: is too large for a report")
-        raw = msgspec.json.decode(Path(path).read_bytes())
+        raw = msgspec.json.decode(_content(path))
         _check_numbers(raw)
         jsonschema.Draft202012Validator(schema("report-v1")).validate(raw)
         return msgspec.convert(raw, Report)
@@ -49,6 +49,17 @@ def read(path: str) -> Report:
         raise _foreign(path, "it holds a number beyond all that a 64-bit float can be") from None
     except jsonschema.ValidationError as error:
         raise _foreign(path, f"{error.json_path}: {error.message[:300]}") from None
+
+
+def _content(path: str) -> bytes:
+    """A report's bytes. Raises OSError, and UsageError where looking through them would take minutes."""
+    with Path(path).open("rb") as stream:
+        content = stream.read(LARGEST_REPORT + 1)  # a device may never end
+    values = sum(map(content.count, (b"{", b"[", b",")))
+    if len(content) > LARGEST_REPORT or values > MOST_VALUES:
+        most = f"{LARGEST_REPORT >> 20} MiB and {MOST_VALUES:,} values"
+        raise UsageError(f"{path}: is too large for a report, which has at most {most}; check fewer models in one run")
+    return content
 
 
 def _check_numbers(value: Any) -> None:

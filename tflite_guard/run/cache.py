@@ -12,11 +12,10 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -26,12 +25,17 @@ import msgspec
 
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import adopt, is_full, make_folders
+from tflite_guard.files.removal import remove, unlock
 
 LAYOUT = "v1"
 _INDEX = "entry.json"
 _TEMPORARY = "tmp-"
 _ABANDONED_SECONDS = 24 * 3600
 _BLOCK = 2**20
+_LARGEST_INDEX = 32 * 2**20
+"""Bytes; an answer, which it holds, has at most a quarter of that."""
+_MOST_HOLES = 2**30
+"""Bytes of a result that are not on the disk; some file systems keep zeros so."""
 
 
 def key_of(*parts: Any) -> str:
@@ -44,27 +48,39 @@ class Entry:
     """A finished entry."""
 
     folder: Path
-    files: dict[str, str]
-    """File name to SHA-256, in hexadecimal."""
+    files: dict[str, Stored]
     meta: dict[str, Any]
 
     def verified(self, name: str) -> Path | None:
         """The path of one file whose content is what was stored, else None."""
-        path = self.folder / name
+        path, stored = self.folder / name, self.files[name]
         try:
             with _regular(path) as stream:
-                return path if hashlib.file_digest(stream, "sha256").hexdigest() == self.files.get(name) else None
-        except (OSError, ValueError):  # a name in a damaged index may hold anything
+                # The size first: a file that has grown may be larger than anybody wants to read.
+                same = os.fstat(stream.fileno()).st_size == stored.size
+                return path if same and hashlib.file_digest(stream, "sha256").hexdigest() == stored.sha256 else None
+        except (OSError, ValueError):  # a name in a forged index may hold anything
             return None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A file as it was stored."""
+
+    size: int
+    sha256: str
+
+
+class _Content(msgspec.Struct):
+    files: dict[str, Stored]
+    meta: dict[str, Any]
 
 
 class _Index(msgspec.Struct):
     """What an entry says of itself."""
 
-    files: dict[str, str]
-    meta: dict[str, Any]
     check: str
-    """The hash of the key and of what is above."""
+    """The hash of the key and of the content, as it is written: nothing is decoded of what is damaged."""
+    content: msgspec.Raw
 
 
 class Cache:
@@ -91,36 +107,50 @@ class Cache:
         folder = self._place(key)
         if not os.path.lexists(folder):
             return None
-        index = _read_index(folder, key)
-        if index is None:
+        content = _read_index(folder, key)
+        if content is None:
             self._discard(folder)
             return None
         with contextlib.suppress(OSError):  # a read-only cache still answers
             os.utime(folder)
-        return Entry(folder, index.files, index.meta)
+        return Entry(folder, content.files, content.meta)
+
+    def discard(self, key: str) -> None:
+        """Remove the entry of a key, which turned out to be none."""
+        self._discard(self._place(key))
 
     def put(
-        self, key: str, files: Mapping[str, str | Path], meta: dict[str, Any], *, folder: int | None = None
+        self,
+        key: str,
+        files: Mapping[str, str | Path],
+        meta: dict[str, Any],
+        *,
+        folder: int | None = None,
+        pause: Callable[[], None] = lambda: None,
     ) -> Entry:
         """Store copies of files under a key and give the entry; whoever stored it first wins.
 
         Files come from a child and are not trusted: only regular files are read, links are not followed, and with
-        `folder`, the descriptor of an open folder, names are taken in it whatever its path leads to by now.
+        `folder`, the descriptor of an open folder, names are taken in it whatever its path leads to by now. `pause` is
+        called now and then, and may end the work by raising.
 
         Raises:
-            EvaluationError: the disk is full or the folder cannot be written.
+            EvaluationError: a file is no result, the disk is full, or the folder cannot be written.
         """
         place = self._place(key)
         try:
             if os.path.lexists(place.parent) and (place.parent.is_symlink() or not place.parent.is_dir()):
                 self._discard(place.parent)
             make_folders(place.parent)
+            if not os.access(place.parent, os.R_OK | os.W_OK | os.X_OK):
+                unlock(place.parent)
             temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
         except OSError as error:
             raise self._unwritable(error) from None
         try:
-            hashes = {name: _copy(source, temporary / name, folder) for name, source in files.items()}
-            index = _Index(hashes, meta, key_of(key, hashes, meta))
+            stored = {name: _copy(source, temporary / name, folder, pause) for name, source in files.items()}
+            content = msgspec.json.encode(_Content(stored, meta))
+            index = _Index(_check(key, content), msgspec.Raw(content))
             with (temporary / _INDEX).open("xb") as stream:
                 stream.write(msgspec.json.encode(index))
                 stream.flush()
@@ -134,7 +164,7 @@ class Cache:
         except OSError as error:
             raise self._unwritable(error) from None
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
         entry = self.peek(key)
         if entry is None:
             raise EvaluationError("cache", f"{place}: cannot be read back; name another folder with {self._setting}")
@@ -156,7 +186,7 @@ class Cache:
         with contextlib.suppress(OSError):
             for path in self.folder.glob(f"{_TEMPORARY}*"):
                 if now - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove(path)
         entries = sorted(((_used(path), path) for path in self.folder.glob("??/*")), reverse=True)
         total = 0
         for used, path in entries:
@@ -172,8 +202,11 @@ class Cache:
         """Remove an entry in one step, so that no one meets half of it."""
         with contextlib.suppress(OSError):
             grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
-            folder.rename(grave / "entry")
-            shutil.rmtree(grave, ignore_errors=True)
+            unlock(folder)  # moving a folder writes to it
+            try:
+                folder.rename(grave / "entry")
+            finally:
+                remove(grave)
 
     def _unwritable(self, error: OSError) -> EvaluationError:
         place = self.folder.parent
@@ -185,25 +218,50 @@ class Cache:
         )
 
 
-def _read_index(folder: Path, key: str) -> _Index | None:
-    """The index of a key's entry, or None when it is not there, damaged, or another's."""
+def _read_index(folder: Path, key: str) -> _Content | None:
+    """What the index of a key's entry holds, or None when it is not there, damaged, or another's."""
     if folder.is_symlink():
         return None
     try:
         with _regular(folder / _INDEX) as stream:
-            index = msgspec.json.decode(stream.read(), type=_Index)
-        return index if index.check == key_of(key, index.files, index.meta) else None
+            index = msgspec.json.decode(stream.read(_LARGEST_INDEX), type=_Index)
+        return msgspec.json.decode(index.content, type=_Content) if index.check == _check(key, index.content) else None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def _copy(source: str | Path, target: Path, folder: int | None) -> str:
-    digest = hashlib.sha256()
-    with _regular(source, folder) as reader, target.open("xb") as writer:
+def _check(key: str, content: bytes | msgspec.Raw) -> str:
+    return hashlib.sha256(key.encode() + bytes(content)).hexdigest()
+
+
+def _copy(source: str | Path, target: Path, folder: int | None, pause: Callable[[], None]) -> Stored:
+    """Copy a file. Raises EvaluationError where it is no result, OSError where the copy cannot be written."""
+    digest, size = hashlib.sha256(), 0
+    with _result(source, folder) as reader, target.open("xb") as writer:
         while block := reader.read(_BLOCK):
+            pause()
             digest.update(block)
             writer.write(block)
-    return digest.hexdigest()
+            size += len(block)
+    return Stored(size, digest.hexdigest())
+
+
+def _result(source: str | Path, folder: int | None) -> BufferedReader:
+    """A file that a child left, opened to read."""
+    try:
+        reader = _regular(source, folder)
+    except OSError as error:
+        raise _no_result(source, f"cannot be read ({error.strerror})") from None
+    status = os.fstat(reader.fileno())
+    if status.st_size - status.st_blocks * 512 > _MOST_HOLES:
+        reader.close()
+        raise _no_result(source, "would take far more room than it does there")
+    return reader
+
+
+def _no_result(source: str | Path, why: str) -> EvaluationError:
+    name = os.path.basename(source)
+    return EvaluationError("crash", f"the process that ran the model left a result, {name}, that {why}")
 
 
 def _regular(path: str | Path, folder: int | None = None) -> BufferedReader:
@@ -212,7 +270,7 @@ def _regular(path: str | Path, folder: int | None = None) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "a result is no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tflite_guard.errors import EvaluationError, UsageError
+from tflite_guard.errors import EvaluationError, GuardError, UsageError
 from tflite_guard.judgement.baseline import Baseline, compare, value
 from tflite_guard.judgement.judging import Outcome, loss_of, reference_result, variant_result, with_diagnosis
 from tflite_guard.manifest.types import Manifest, ReferenceSpec, VariantSpec
@@ -83,31 +84,58 @@ def report_of(report: Report, manifest: str) -> Report:
 def run_job(
     one: Job, options: Options, *, workshop: Workshop | None = None, on_event: OnEvent | None = None
 ) -> ModelResult:
-    """Check one model, in this process or any other; without a workshop to share, in one of its own."""
+    """Check one model, in this process or any other; without a workshop to share, in one of its own.
+
+    Whatever goes wrong is the model's error. Raises EvaluationError where a workshop of its own cannot be had.
+    """
     on_event = on_event or _ignore
     with ExitStack() as stack:
         shared = workshop or stack.enter_context(Workshop([one], options))
         workers = stack.enter_context(shared.pool.pair())
         steps = Steps(shared, one, workers, on_event, time.monotonic() + options.timeout)
-        hidden = hidden_rungs(one.model)
-        rungs = [*hidden, *one.model.variants]
-        outcomes = _evaluate_all(steps, rungs)
-        name = one.model.name
-        results = [
-            variant_result(
-                rung,
-                outcome,
-                steps.seconds.get(rung.name, {}),
-                partial(value, one.baseline, name, rung.name),
-                one.model.evaluation,
-            )
-            for rung, outcome in zip(rungs, outcomes, strict=True)
-        ]
-        for index, variant in enumerate(one.model.variants, len(hidden)):
-            results[index] = _diagnosed(steps, variant, results[index], options.diagnose)
-    result = _model_result(one, results[: len(hidden)], results[len(hidden) :], outcomes)
-    on_event(Event(name, None, "done", verdict=result.verdict))
+        try:
+            result = _checked(steps, options.diagnose)
+        except Exception as error:  # one that nobody has thought of must not take the other models' results with it
+            outcome = Outcome(error=_told(steps, error), shared=True)
+            outcomes = [outcome] * (len(hidden_rungs(one.model)) + len(one.model.variants))
+            result = _model_result(one, _results(steps, outcomes), outcomes)
+    on_event(Event(one.model.name, None, "done", verdict=result.verdict))
     return result
+
+
+def _checked(steps: Steps, use: DiagnoseUse) -> ModelResult:
+    model = steps.job.model
+    hidden = hidden_rungs(model)
+    outcomes = _evaluate_all(steps, [*hidden, *model.variants])
+    results = _results(steps, outcomes)
+    for index, variant in enumerate(model.variants, len(hidden)):
+        results[index] = _diagnosed(steps, variant, results[index], use)
+    return _model_result(steps.job, results, outcomes)
+
+
+def _results(steps: Steps, outcomes: Sequence[Outcome]) -> list[VariantResult]:
+    """What the outcomes of a model's hidden rungs and variants mean."""
+    one = steps.job
+    return [
+        variant_result(
+            rung,
+            outcome,
+            steps.seconds.get(rung.name, {}),
+            partial(value, one.baseline, one.model.name, rung.name),
+            one.model.evaluation,
+        )
+        for rung, outcome in zip([*hidden_rungs(one.model), *one.model.variants], outcomes, strict=True)
+    ]
+
+
+def _told(steps: Steps, error: Exception) -> ErrorInfo:
+    """An error for the report; one that nobody expected goes to the log whole."""
+    if isinstance(error, GuardError):
+        return ErrorInfo(error.kind, str(error))
+    steps.workshop.pool.log(traceback.format_exc())
+    first = str(error).strip().splitlines()
+    what = type(error).__name__ + (f": {first[0][:300]}" if first else "")
+    return ErrorInfo("internal", f"{what}; this is a bug in {TOOL_NAME}, run with -v for the whole story")
 
 
 def artifact(
@@ -224,9 +252,10 @@ def _wait(future: Future[ModelResult]) -> ModelResult:
                 return future.result()
 
 
-def _model_result(
-    one: Job, hidden: Sequence[VariantResult], results: Sequence[VariantResult], outcomes: Sequence[Outcome]
-) -> ModelResult:
+def _model_result(one: Job, every: Sequence[VariantResult], outcomes: Sequence[Outcome]) -> ModelResult:
+    """The result of a model from those of its hidden rungs and variants."""
+    rungs = len(hidden_rungs(one.model))
+    hidden, results = every[:rungs], every[rungs:]
     shared = next((outcome.error for outcome in outcomes if outcome.shared), None)
     reference = one.model.reference
     unjudged = ReferenceResult(reference.kind, shown(reference.path, one.folder), {})
@@ -258,8 +287,8 @@ def _evaluate_all(steps: Steps, variants: Sequence[VariantSpec]) -> list[Outcome
         known = [steps.known(variant) for variant in variants]
         if not all(known):
             steps.prepare()
-    except EvaluationError as error:
-        return [Outcome(error=ErrorInfo(error.kind, str(error)), shared=True)] * len(variants)
+    except Exception as error:
+        return [Outcome(error=_told(steps, error), shared=True)] * len(variants)
     with ThreadPoolExecutor(1, thread_name_prefix="convert") as converting:
         paths = [
             converting.submit(steps.tflite, variant) if found is None else None
@@ -278,8 +307,8 @@ def _evaluated(steps: Steps, variant: VariantSpec, known: Evaluation | None, pat
     assert path is not None
     try:
         return Outcome(steps.evaluation(variant, path.result()))
-    except EvaluationError as error:
-        return Outcome(error=ErrorInfo(error.kind, str(error)))
+    except Exception as error:
+        return Outcome(error=_told(steps, error))
 
 
 def _diagnosed(steps: Steps, variant: VariantSpec, result: VariantResult, use: DiagnoseUse) -> VariantResult:
@@ -289,8 +318,9 @@ def _diagnosed(steps: Steps, variant: VariantSpec, result: VariantResult, use: D
         return result
     try:
         found = steps.diagnosis(variant, loss)
-    except EvaluationError as error:
-        found = Diagnosed(Diagnosis(loss.metric, 0, note=f"the diagnosis could not be made: {error}"))
+    except Exception as error:
+        note = f"the diagnosis could not be made: {_told(steps, error).message}"
+        found = Diagnosed(Diagnosis(loss.metric, 0, note=note))
     return result if found is None else with_diagnosis(result, found, variant.judgement.ignore)
 
 

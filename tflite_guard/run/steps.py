@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,8 +39,8 @@ from tflite_guard.protocol import (
 from tflite_guard.results import ErrorInfo, Verdict
 from tflite_guard.run.cache import Cache, Entry, key_of
 from tflite_guard.run.jobs import Job, named_files
-from tflite_guard.run.workers import NO_ANSWER, Worker, WorkerPair
-from tflite_guard.run.workshop import Hashes, Workshop
+from tflite_guard.run.workers import NO_ANSWER, Worker, WorkerPair, out_of_time
+from tflite_guard.run.workshop import Workshop
 
 TOOL_NAME = "tflite-guard"
 # The names that children give their files; anything else is not taken from them.
@@ -217,7 +217,8 @@ class Steps:
         """The variant's measurements if they are in the cache."""
         key = self._evaluation_key(variant)
         entry = key.cache.peek(key.hash)
-        return None if entry is None else msgspec.convert(entry.meta, Evaluation)
+        found: Evaluation | None = None if entry is None else _answer(key, entry, Evaluation)
+        return found
 
     @cached_property
     def _reference_key(self) -> _Key:
@@ -231,20 +232,21 @@ class Steps:
 
     def _key(self, step: str, *parts: Any) -> _Key:
         """What a step's result is kept under: the hash of all that it depends on."""
-        contents = [content(part, self.workshop.hashes) for part in parts]
+        contents = [content(part, partial(self.workshop.hashes, pause=self._pause)) for part in parts]
         # What is refused without --allow-code must not be answered without it either.
         found = key_of(step, contents, self.workshop.options.allow_code, _code())
         python = any(isinstance(named, FunctionSpec) for named in named_files(parts))
         return _Key(found, self.workshop.passing if python else self.workshop.cache)
 
     def _step(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Done:
-        known = key.cache.get(key.hash)
-        if known is None:
-            known = self._made(key, worker, request, variant, phase)
-        if (failed := known.meta.get("error")) is not None and isinstance(request, Convert | ApplyRecipe):
-            error = msgspec.convert(failed, ErrorInfo)
-            raise EvaluationError(error.kind, error.message)
-        return Done(known, msgspec.convert(known.meta, request.answer))
+        entry = key.cache.get(key.hash)
+        answer = None if entry is None else _answer(key, entry, request.answer)
+        if entry is None or answer is None:
+            entry = self._made(key, worker, request, variant, phase)
+            answer = _answer(key, entry, request.answer)
+        if isinstance(answer, _Failed):
+            raise EvaluationError(answer.error.kind, answer.error.message)
+        return Done(entry, answer)
 
     def _made(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Entry:
         model = self.job.model.name
@@ -257,14 +259,19 @@ class Steps:
                 progress=lambda done, total: self.on_event(Event(model, variant, phase, done, total)),
             ) as (answer, folder):
                 files = {name: name for name in _checked(answer.files)}
-                entry = key.cache.put(key.hash, files, msgspec.to_builtins(answer), folder=folder)
+                entry = key.cache.put(key.hash, files, msgspec.to_builtins(answer), folder=folder, pause=self._pause)
         except EvaluationError as error:
             told = ErrorInfo(error.kind, self._as_written(str(error), request))
             if phase != "convert" or error.kind not in FINAL:
                 raise EvaluationError(told.kind, told.message) from None
-            entry = key.cache.put(key.hash, {}, {"error": msgspec.to_builtins(told)})
+            entry = key.cache.put(key.hash, {}, msgspec.to_builtins(_Failed(told)))
         self.seconds.setdefault(variant or "", {})[phase] = round(time.monotonic() - started, 3)
         return entry
+
+    def _pause(self) -> None:
+        """Raise EvaluationError where the model's time is over: what is read here counts as what children do."""
+        if time.monotonic() > self.deadline:
+            raise out_of_time("reading what the model named and gave")
 
     def _as_written(self, message: str, request: Request[A]) -> str:
         """A message with the paths that it names as the manifest has them, and none of the cache's."""
@@ -285,7 +292,27 @@ class _Key:
     cache: Cache
 
 
-def content(value: Any, hashes: Hashes) -> Any:
+@dataclass(frozen=True)
+class _Failed:
+    """What is remembered of a conversion that failed for good."""
+
+    error: ErrorInfo
+
+
+def _answer(key: _Key, entry: Entry, kind: Any) -> Any:
+    """What a child said, of a type, from the cache; an entry that holds something else, or lacks a file, is removed."""
+    remembered = kind is Converted and "error" in entry.meta
+    try:
+        answer = msgspec.convert(entry.meta, _Failed if remembered else kind)
+    except msgspec.ValidationError:
+        answer = None
+    if answer is None or not entry.files.keys() >= {*getattr(answer, "files", ())}:
+        key.cache.discard(key.hash)
+        return None
+    return answer
+
+
+def content(value: Any, hashes: Callable[[str], str]) -> Any:
     """A specification as JSON, with the hash of its content in place of each file, and without its titles."""
     if isinstance(value, FileSpec):
         return hashes(value.path)

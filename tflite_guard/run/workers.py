@@ -12,9 +12,9 @@ import contextlib
 import os
 import platform
 import select
-import shutil
 import signal
 import site
+import stat
 import subprocess
 import sys
 import tempfile
@@ -29,7 +29,10 @@ import msgspec
 
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import adopt, is_full
+from tflite_guard.files.removal import remove
 from tflite_guard.protocol import AnyRequest, Call, Limits, Message, Request
+from tflite_guard.run.scratch import Scratch
+from tflite_guard.text.figures import size
 
 WorkerKind = Literal["tensorflow", "litert"]
 OnProgress = Callable[[int, int], None]
@@ -136,7 +139,7 @@ class Worker:
                 with self._scratch_errors():
                     child = self._started()
                     out = tempfile.mkdtemp(prefix="out-", dir=child.scratch)
-                    stack.callback(shutil.rmtree, out, ignore_errors=True)
+                    stack.callback(remove, out)
                     adopt(out)  # the child may have another user id
                     descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                     stack.callback(os.close, descriptor)
@@ -162,7 +165,8 @@ class Worker:
                 if progress is not None:
                     progress(*message.progress)
             if message.error is not None:
-                told = message.error.message
+                advice = _limits_in_force() if message.error.kind == "out-of-memory" else ""
+                told = message.error.message + advice
                 raise EvaluationError(
                     message.error.kind, f"{doer} failed{reached}: {told}" if message.error.kind in BARE else told
                 )
@@ -173,10 +177,7 @@ class Worker:
             raise self._obituary(child, doer, reached) from None
         except TimeoutError:
             self._end(child)
-            raise EvaluationError(
-                "timeout",
-                f"{doer} ran out of time{reached}; raise --timeout or use fewer examples (`limit`)",
-            ) from None
+            raise out_of_time(doer, reached) from None
         except _NoAnswerError as error:
             self._end(child)
             raise EvaluationError("crash", f"{doer} gave {error}") from None
@@ -211,6 +212,10 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise EvaluationError("interrupted", "interrupted")
+            child = self._child
+        if child is not None and not _usable(child.scratch):
+            self._end(child)  # a model has closed the folder, and the next one needs it
+        with self._lock:
             if self._child is None:
                 self._child = self._start()
             return self._child
@@ -279,10 +284,8 @@ class Worker:
         if self._closed:
             return EvaluationError("interrupted", "interrupted")
         if code == -signal.SIGKILL or _ran_out_of_memory(tail):
-            return EvaluationError(
-                "out-of-memory",
-                f"{doer} ran out of memory{reached}; use smaller inputs, or a machine with more",
-            )
+            told = f"{doer} ran out of memory{reached}; use smaller inputs, or a machine with more"
+            return EvaluationError("out-of-memory", told + _limits_in_force())
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return EvaluationError(
             "crash",
@@ -329,10 +332,10 @@ class WorkerPool:
     def __init__(self, confinement: Confinement, on_log: OnLog | None = None) -> None:
         require_children()
         try:
-            self.scratch = tempfile.mkdtemp(prefix="tflite-guard-")
-            os.chmod(self.scratch, 0o711)  # children that gave up root pass through it to folders of their own
-        except OSError as error:  # FileNotFoundError, with all that were tried, where none can be written
+            self._scratch = Scratch(0o711)  # children that gave up root pass through it to folders of their own
+        except OSError as error:
             raise _no_scratch(error, os.environ.get("TMPDIR", "scratch files")) from None
+        self.scratch = self._scratch.path
         self._confinement = confinement
         self._on_log = on_log
         self._free: list[WorkerPair] = []
@@ -349,6 +352,11 @@ class WorkerPool:
         finally:
             with self._lock:
                 self._free.append(pair)
+
+    def log(self, text: str) -> None:
+        """Pass on what is for those who ask for more."""
+        if self._on_log is not None:
+            self._on_log(text)
 
     def _new(self) -> WorkerPair:
         pair = WorkerPair(
@@ -369,7 +377,7 @@ class WorkerPool:
         for pair in self._all:
             pair.tensorflow.close()
             pair.litert.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._scratch.close()
 
 
 @dataclass(frozen=True)
@@ -395,11 +403,27 @@ def _environment(scratch: str) -> dict[str, str]:
     }
 
 
+def _usable(folder: str) -> bool:
+    """Whether a scratch folder is still a folder, with the permissions that it was made with."""
+    try:
+        mode = os.lstat(folder).st_mode
+    except OSError:
+        return False
+    return stat.S_ISDIR(mode) and mode & 0o700 == 0o700
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         process.kill()
+
+
+def out_of_time(doer: str, reached: str = "") -> EvaluationError:
+    """What a model is told of that took longer than it may, and how far it was."""
+    return EvaluationError(
+        "timeout", f"{doer} ran out of time{reached}; raise --timeout or use fewer examples (`limit`)"
+    )
 
 
 def _no_scratch(error: OSError, place: str) -> EvaluationError:
@@ -415,6 +439,16 @@ def _tail(log: BinaryIO) -> str:
 
 def _ran_out_of_memory(log: str) -> bool:
     return any(words in log for words in ("std::bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory"))
+
+
+def _limits_in_force() -> str:
+    """What limits of the user's own say of a shortage of memory, as the end of a sentence."""
+    import resource  # Windows has none
+
+    kinds = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
+    soft = {option: resource.getrlimit(kind)[0] for option, kind in kinds.items()}
+    low = [f"`ulimit {option}` to {size(most)}" for option, most in soft.items() if most != resource.RLIM_INFINITY]
+    return f"; memory is limited by {' and '.join(low)}, raise that" if low else ""
 
 
 def memory_limit() -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tflite_guard.errors import EvaluationError, UsageError
@@ -16,18 +16,20 @@ from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limi
 
 
 class Hashes:
-    """Content hashes of the files of a run, each computed once. Links in folders may lead to `roots` alone."""
+    """Content hashes of the files of a run, each read once. Links in folders may lead to `roots` alone."""
 
     def __init__(self, roots: Sequence[str]) -> None:
         self._roots = roots
         self._known: dict[str, str] = {}
+        self._files: dict[tuple[int, int], str] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, path: str) -> str:
+    def __call__(self, path: str, pause: Callable[[], None] = lambda: None) -> str:
+        """The hash of a file or folder; `pause` is called now and then, and may end the work by raising."""
         with self._lock:
             if path not in self._known:
                 try:
-                    self._known[path] = sha256_of(path, self._roots)
+                    self._known[path] = sha256_of(path, self._roots, self._files, pause)
                 except OSError as error:
                     raise EvaluationError("file", f"{path}: cannot be read ({error.strerror})") from None
             return self._known[path]

@@ -1,0 +1,81 @@
+"""The folder of a run's scratch files, locked while the run lives; what runs that were killed left is removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+
+from tflite_guard.files.removal import remove
+
+_PREFIX = "tflite-guard-"
+_OWNER = "owner"
+"""A file that is locked for as long as the folder's process lives, whatever ends it."""
+
+
+class Scratch:
+    """A new folder for scratch files."""
+
+    def __init__(self, mode: int = 0o700) -> None:
+        """Raises OSError; FileNotFoundError, with all that were tried, where no folder can be written."""
+        self.path = tempfile.mkdtemp(prefix=_PREFIX)
+        try:
+            os.chmod(self.path, mode)
+            self._owner = _owned(self.path)
+        except OSError:
+            remove(self.path)
+            raise
+        sweep(os.path.dirname(self.path))
+
+    def close(self) -> None:
+        """Remove it."""
+        remove(self.path)
+        os.close(self._owner)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """The path of a new folder, which is removed afterwards."""
+    scratch = Scratch()
+    try:
+        yield scratch.path
+    finally:
+        scratch.close()
+
+
+def sweep(place: str) -> None:
+    """Remove the scratch folders in a folder whose processes are gone; they must be our own user's."""
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if re.fullmatch(_PREFIX + r"\w{8}", entry.name) and _abandoned(entry.path):
+                remove(entry.path)
+
+
+def _owned(folder: str) -> int:
+    """The descriptor of a locked file in a folder. The file has its name only once it is locked."""
+    import fcntl  # Windows has none
+
+    descriptor, early = tempfile.mkstemp(dir=folder)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.rename(early, os.path.join(folder, _OWNER))
+    return descriptor
+
+
+def _abandoned(folder: str) -> bool:
+    import fcntl
+
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            inside = os.open(folder, flags | os.O_DIRECTORY)
+            stack.callback(os.close, inside)
+            owner = os.open(_OWNER, flags, dir_fd=inside)
+            stack.callback(os.close, owner)
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it has an owner, or is none of ours
+            return False
+        ours = all(os.fstat(one).st_uid == os.geteuid() for one in (inside, owner))
+        return ours and stat.S_ISREG(os.fstat(owner).st_mode)
