@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from tflite_guard.reports import wording
@@ -23,7 +22,7 @@ def table(models: Sequence[tuple[ModelResult, str]]) -> Block:
 def _row(model: ModelResult, title: str) -> Item:
     counted = f"<br><sub>{wording.count(len(model.variants), 'variant')}</sub>"
     named = f"{MARKS[_judged(model)]}{NBSP}{code(title)}{counted}"
-    variant, metric = _worst(model)
+    variant, metric = wording.closest(model) or (next(iter(model.variants), None), None)
     name = "" if variant is None else code(variant.name)
     shown = "" if metric is None else f"<br><sub>{code(metric.name)}</sub>"
     cells = [named, name + shown, _value(metric), "" if variant is None else _size(model, variant)]
@@ -35,25 +34,6 @@ def _row(model: ModelResult, title: str) -> Item:
 def _judged(model: ModelResult) -> Verdict | None:
     """PASS where anything of it was judged."""
     return Verdict.PASS if any(variant.judged for variant in model.variants) else None
-
-
-def _worst(model: ModelResult) -> tuple[VariantResult | None, MetricResult | None]:
-    """The variant with the worst value of the headline: the first metric with a drop, else the first but the size."""
-    every = [metric for variant in model.variants for metric in variant.metrics]
-    named = [one for one in every if one.drop is not None] or [one for one in every if one.metric != "size_bytes"]
-    pairs = [
-        (variant, one) for variant in model.variants for one in variant.metrics if named and one.name == named[0].name
-    ]
-    worst = max(pairs, key=lambda pair: _badness(pair[1]), default=None)
-    return worst or (next(iter(model.variants), None), None)
-
-
-def _badness(metric: MetricResult) -> float:
-    if metric.drop is not None:
-        return metric.drop
-    if metric.value is None:
-        return -math.inf
-    return -metric.value if metric.higher_is_better else metric.value
 
 
 def _value(metric: MetricResult | None) -> str:

@@ -167,8 +167,9 @@ def brief_failure(metric: MetricResult) -> str:
     if metric.error is not None:
         return f"{name} could not be computed"
     allowed = next((f"{limit} {figure}" for limit, figure in limits(metric) if limit == metric.failed_limit), "")
-    value = value_of(metric) if metric.value is None else figures.exact(metric.value, metric.metric)
-    before = f"{figures.exact(metric.reference, metric.metric)} → " if metric.reference is not None else ""
+    value = _exact(metric, metric.reference)
+    reference = figures.exact(metric.reference, metric.metric, metric.value)
+    before = f"{reference} → " if metric.reference is not None else ""
     if metric.failed_limit == "max_regression":
         before = f"{baseline_of(metric)} → "
     return f"{name} {before}{value}" + (f" ({allowed})" if allowed else "")
@@ -547,13 +548,15 @@ def passes(model: ModelResult) -> bool:
 
 
 def closest(model: ModelResult) -> tuple[VariantResult, MetricResult] | None:
-    """The figures to show of a model that passes: the variant that loses most, by the first metric that is judged.
+    """The figures to show of a model in a row: the variant that loses most, by the first metric that is judged.
 
     A metric that the reference has a value of comes before one that only compares with it.
     """
-    judged = [(variant, one) for variant in model.variants for one in variant.metrics if one.verdict is not None]
-    chosen = next((one.name for _, one in judged if one.drop is not None), judged[0][1].name if judged else "")
-    named = [found for found in judged if found[1].name == chosen]
+    every = [(variant, one) for variant in model.variants for one in variant.metrics]
+    judged = [found for found in every if found[1].verdict is not None]
+    told = judged or [found for found in every if found[1].metric != "size_bytes"]
+    chosen = next((one.name for _, one in told if one.drop is not None), told[0][1].name if told else "")
+    named = [found for found in told if found[1].name == chosen]
     return max(named, key=lambda found: _lost(found[1]), default=None)
 
 
