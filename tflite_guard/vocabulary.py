@@ -52,6 +52,19 @@ QUANTIZATIONS = {
     )
 }
 
+ALSO_CALLED = {
+    '"float16"': ("fp16", "f16", "half", "float_16"),
+    '"float32"': ("fp32", "f32", "float", "none", "no_quantization", "single"),
+    '"float64"': ("fp64", "f64", "double"),
+    '"dynamic_range"': ("dynamic", "drq", "dynamic_int8", "weights", "weight_only", "weights_only", "hybrid"),
+    '"int8"': ("full_integer", "full_int8", "fullint8", "integer", "ptq", "i8", "int8_full", "full", "static", "w8a8"),
+    '"int8" with "io": "int8"': ("int8_io", "int8_only", "integer_only", "full_integer_only"),
+    '"int8" with "io": "uint8"': ("uint8", "u8"),
+    '"int16x8"': ("int16", "i16", "16x8", "int16_int8", "w8a16", "a16w8"),
+    '{"name": "int4", "recipe": "weight_only_wi4_afp32"}': ("int4", "i4", "4bit", "w4"),
+}
+"""What to write for a quantization or a type of numbers that goes by another name elsewhere."""
+
 # Recipes of the LiteRT Quantizer 0.11 by name, and whether each needs calibration data. Those that it has beside these
 # make nothing to judge: recipes of several models in one file, rules for layers of one model, blocks of 8 bits, which
 # it leaves in float, blocks of 2 bits, for which LiteRT has no kernel, and 2 bits throughout, with which LiteRT reads

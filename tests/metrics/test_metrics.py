@@ -18,6 +18,7 @@ from tflite_guard.judgement.intervals import newcombe_paired, wilson
 from tflite_guard.manifest.types import FunctionSpec, MetricSpec
 from tflite_guard.metrics import BY_NAME, concatenate, measure, measure_python, per_example
 from tflite_guard.metrics.bootstrap import resample
+from tflite_guard.metrics.labels import Compared, class_labels
 from tflite_guard.results import Measurement
 from tflite_guard.vocabulary import METRICS
 
@@ -795,3 +796,10 @@ def test_ties_are_counted_of_both_models_and_those_that_cost_a_decision(metric: 
             lost += tie and decided != wanted
     assert 0 < lost < ties
     assert (found.ties, found.reference_ties, found.lost_ties) == (ties, theirs, lost)
+
+
+@pytest.mark.parametrize("void", [255, -1])
+def test_a_label_of_what_is_not_counted_is_told_with_what_to_write(void):
+    labels = np.array([[0, void]])
+    with pytest.raises(DataError, match=rf'write the metric as \{{"metric": "mean_iou", "ignore_index": {void}\}}'):
+        class_labels(Compared(spec_of("mean_iou"), np.zeros((1, 2, 3)), np.zeros((1, 2, 3)), labels, 0), (1, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from typing import Any
 
 from tflite_guard.errors import ManifestProblem
 from tflite_guard.manifest.jsontext import Pointer, kind_of, quoted
+from tflite_guard.manifest.schema import schema
 from tflite_guard.manifest.tree import Node
+from tflite_guard.vocabulary import ALSO_CALLED, RECIPES
 
 Rejection = tuple[Pointer, ManifestProblem | None]
 """A value that does not conform and what to say of it; None when another problem says it already."""
@@ -127,7 +130,7 @@ def in_words(error: Error, tree: Node) -> Iterator[Rejection]:
 def _alternatives(error: Error, tree: Node, node: Node) -> Iterator[Rejection]:
     """Only the alternative that the value was meant to be; the others' complaints are noise."""
     if all(set(branch) == {"required"} for branch in error.validator_value):
-        choice = _exactly_one(error, node)
+        choice = _exactly_one(error, node) if isinstance(node.content, dict) else None
         yield node.pointer, node.problem(choice) if choice else None
         return
     branches: dict[Any, list[Error]] = {}
@@ -138,6 +141,9 @@ def _alternatives(error: Error, tree: Node, node: Node) -> Iterator[Rejection]:
         wrong = [cause for cause in error.context if _wrong_type(cause)]
         expected = " or ".join(dict.fromkeys(_TYPES[cause.validator_value] for cause in wrong))
         yield node.pointer, node.problem(f"{_subject(node)} should be {expected}, not {kind_of(node.value())}")
+    if (steps := _steps_by_key(node)) is not None:
+        yield node.pointer, node.problem(f'"preprocess" is a list of steps: write [{steps}]')
+        return
     for cause in meant[0] if meant else ():
         yield from in_words(cause, tree)
 
@@ -175,7 +181,7 @@ def _sentence(error: Error, node: Node) -> str | None:
     subject, value, rule = _subject(node), error.instance, error.validator_value
     match error.validator:
         case "type":
-            return f"{subject} should be {_TYPES[rule]}, not {kind_of(value)}"
+            return f"{subject} should be {_TYPES[rule]}, not {kind_of(value)}{_as_object(node)}"
         case "required":
             return _missing(error, node)
         case "enum" | "const":
@@ -193,6 +199,38 @@ def _sentence(error: Error, node: Node) -> str | None:
     return f"{subject}: {error.message}"
 
 
+def _as_object(node: Node) -> str:
+    """The end of a message about a model's path where an object should say of which kind it is."""
+    written = node.value()
+    if not node.pointer or node.pointer[-1] not in ("reference", "source") or not isinstance(written, str):
+        return ""
+    kind = next((kind for suffix, kind in _MODELS.items() if written.lower().endswith(suffix)), "saved_model")
+    return f"; write {_shown({kind: written})}"
+
+
+_MODELS = {".keras": "keras", ".h5": "keras", ".tflite": "tflite", ".npz": "outputs"}
+
+
+def _steps_by_key(node: Node) -> str | None:
+    """The list of steps that an object of steps was meant to be; None where it is something else."""
+    if not node.pointer or node.pointer[-1] != "preprocess" or not isinstance(node.content, dict) or not node.content:
+        return None
+    steps = schema("manifest-v1")["$defs"]["step"]["properties"]
+    if any(key not in steps or (isinstance(one.content, list) and key not in _LISTS) for key, one in node.members()):
+        return None
+    return ", ".join(_shown({key: value}) for key, value in node.value().items())
+
+
+_LISTS = ("resize", "reshape", "transpose")
+"""Steps whose arguments are lists, as those of an input that bears such a name would be."""
+
+
+def _shown(value: Any) -> str:
+    """JSON to write, of a length that a message may have."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _WORD_MAX else text[: _WORD_MAX - 1] + "…"
+
+
 def _missing(error: Error, node: Node) -> str | None:
     """What is lacking; None when an unknown key beside it, told anyway, is that one misspelt."""
     strangers = _strangers(error, node)
@@ -207,8 +245,23 @@ def _not_among(error: Error, subject: str) -> str:
     what = error.schema.get("title")
     start = f"unknown {what} {quoted(error.instance)}" if what else f"{subject} is {quoted(error.instance)}"
     if isinstance(error.instance, str):
-        return start + did_you_mean(error.instance, allowed)
+        return start + (_by_another_name(error.instance, what, allowed) or did_you_mean(error.instance, allowed))
     return f"{start}; known: {listed(allowed)}"
+
+
+def _by_another_name(word: str, what: str | None, allowed: Collection[str]) -> str | None:
+    """The end of a message about a name that is right elsewhere: `; write "float16"`."""
+    if what == "quantization" and word in RECIPES:
+        return f'; it is a recipe: write {{"name": {quoted(word)}, "recipe": {quoted(word)}}}'
+    if what not in ("quantization", "data type"):
+        return None
+    known = (
+        written
+        for written, others in ALSO_CALLED.items()
+        if _fold(word).replace("_", "") in {one.replace("_", "") for one in others}
+    )
+    names = [one for one in known if what == "quantization" or one.strip('"') in allowed]
+    return f"; write {names[0]}" if names else None
 
 
 def _length(error: Error, subject: str) -> str:
@@ -220,6 +273,11 @@ def _length(error: Error, subject: str) -> str:
 def _count(error: Error, subject: str) -> str:
     if not error.instance:
         return f"{subject} is empty"
+    if isinstance(error.instance, dict) and error.validator_value == 1:
+        steps = ", ".join(_shown({key: value}) for key, value in error.instance.items())
+        return f"{subject} has {len(error.instance)} keys, and a step has one: write {steps}"
+    if "title" in error.schema:
+        return f"{subject} should be {error.schema['title']}, not {_entries(len(error.instance))}"
     bound = "at least" if str(error.validator).startswith("min") else "at most"
     return f"{subject} takes {bound} {_entries(error.validator_value)}, not {len(error.instance)}"
 

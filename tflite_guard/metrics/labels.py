@@ -13,6 +13,8 @@ from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.vocabulary import METRICS
 
 Array = NDArray[Any]
+USUALLY_IGNORED = (255, -1, -100)
+"""Labels that data sets of segmentation give to what is of no class."""
 
 
 @dataclass(frozen=True)
@@ -218,4 +220,7 @@ def _check_range(batch: Compared, numbers: Array) -> None:
         allowed = "class numbers count from 0" if classes is None else f"the output has {classes} classes, from 0"
         if classes == 2:
             allowed = "the decision is binary; write labels as 0 and 1" + (", 0 in place of -1" if found == -1 else "")
+        if found in USUALLY_IGNORED and "ignore_index" in METRICS[batch.spec.metric].options:
+            long_form = f'{{"metric": "{batch.spec.metric}", "ignore_index": {found}}}'
+            allowed += f"; if {found} marks what is not to be counted, write the metric as {long_form}"
         raise DataError(f"{_label(batch, outside[0][0])} is {found}, which is out of range: {allowed}")

@@ -39,7 +39,10 @@ def _check_metric_labels(metric: MetricView, node: Node, evaluation: Node, conte
     dataset = quoted(evaluation.pointer[-1])
     if labels is None:
         if spec.labels or (metric.traits.needs_labels and not spec.python):
-            context.say(node, f"{spec.metric} needs labels, and the evaluation dataset {dataset} declares none")
+            context.say(
+                node,
+                f"{spec.metric} needs labels, and the evaluation dataset {dataset} declares none{_labels(evaluation)}",
+            )
         return
     if (wanted := node.get("labels")) is not None:
         known = [labels] if isinstance(labels, str) else [*labels, *labels.values()]
@@ -47,6 +50,15 @@ def _check_metric_labels(metric: MetricView, node: Node, evaluation: Node, conte
             context.say(wanted, f"{dataset} has no labels {quoted(name)}{did_you_mean(name, known, known='it has')}")
     elif isinstance(labels, dict) and metric.traits.needs_labels and not spec.python:
         _check_output_labels(spec.output, node, labels, context)
+
+
+def _labels(evaluation: Node) -> str:
+    """What to write for labels, as the end of a message; nothing where that is not known."""
+    source = evaluation.get("source")
+    of_images = source is not None and source.value() == "images"
+    if of_images and ({"class_order", "labels_file"} & evaluation.content.keys()):
+        return '; write "labels": "label" there'
+    return '; name their key there as "labels"'
 
 
 def _check_output_labels(output: str | None, node: Node, labels: dict[str, str], context: Context) -> None:
