@@ -24,8 +24,13 @@ from tflite_guard.run.scratch import sweep
 
 SECRET = "ghs_secret_that_no_model_may_see"
 THIEF = """
-import os, pathlib, socket
+import ctypes, errno, fcntl, os, pathlib, platform, resource, socket
 import numpy as np
+
+def call(*arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
 
 def steal():
     found = []
@@ -56,6 +61,36 @@ def steal():
         found.append("can signal the parent")
     except OSError:
         pass
+    datagram = socket.SOCK_DGRAM
+    attempts = {
+        "limits of the parent": lambda: resource.prlimit(ancestor, resource.RLIMIT_NOFILE, (5, 5)),
+        "processors of the parent": lambda: os.sched_setaffinity(ancestor, {0}),
+        "priority of the parent": lambda: os.setpriority(os.PRIO_PROCESS, ancestor, 19),
+        "mode": lambda: os.chmod("%(data)s", 0o640),
+        "mode of an open file": lambda: os.chmod(os.open("%(data)s", os.O_RDONLY), 0o640),
+        "times": lambda: os.utime("%(data)s", (1, 1)),
+        "owner": lambda: os.chown("%(data)s", os.geteuid(), os.getegid()),
+        "attribute": lambda: os.setxattr("%(data)s", "user.planted", b"1"),
+        "attribute of an inode": lambda: fcntl.ioctl(os.open("%(data)s", os.O_RDONLY), 0x40086602, bytes(8)),
+        "UDP": lambda: socket.socket(socket.AF_INET, datagram).sendto(b"stolen", ("127.0.0.1", %(port)d)),
+        "UDP 6": lambda: socket.socket(socket.AF_INET6, datagram),
+        "named socket": lambda: socket.socket(socket.AF_UNIX),
+        "named socket by a pair": lambda: socket.socketpair(socket.AF_UNIX, datagram),
+        "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+        "io_uring": lambda: call(425, 8, ctypes.create_string_buffer(120)),
+        "ptrace": lambda: call({"x86_64": 101, "aarch64": 117}[platform.machine()], 16, ancestor, 0, 0),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+            found.append(name)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                found.append(f"{name}: {error}")
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, own)
+    for end in socket.socketpair():
+        end.close()
     if found:
         raise RuntimeError("stolen: " + ", ".join(found))
     images = np.load("%(data)s")["image"][:50]
@@ -99,6 +134,39 @@ def test_code_in_a_child_finds_no_token_and_writes_nothing(run: Run, thieving: t
     assert finished.code == 0, finished.out + finished.err
     assert command_file.read_text() == ""
     assert not (manifest.parent / "planted").exists()
+
+
+LEAVING = """
+import os, subprocess
+
+def load():
+    for _ in range(100):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.execvp("sleep", ["sleep", "%s"])
+            os._exit(0)
+    raise ValueError("done")
+"""
+
+
+def test_what_a_model_has_started_ends_with_the_run(run: Run, light_digits: Path) -> None:
+    marker = f"600.{os.getpid()}"
+    (light_digits / "daemons.py").write_text(LEAVING % marker)
+    manifest = manifest_of(light_digits)
+    manifest["datasets"]["test"] = {"source": "python", "path": "daemons:load", "inputs": "image"}
+    manifest["models"][0] |= {"metrics": ["sqnr"], "tolerances": {}}
+    finished = run("check", write_manifest(light_digits, manifest), "--allow-code")
+    assert "done" in finished.out
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in read_or_nothing(path)]
+    assert left == []
+
+
+def read_or_nothing(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_code_is_not_run_unless_allowed(run: Run, thieving: tuple[Path, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,14 @@ from tflite_guard.run import pipeline
 from tflite_guard.run.jobs import Options, hidden_rungs, jobs, named_files
 from tflite_guard.run.steps import content
 from tflite_guard.run.workshop import Hashes
+
+
+def test_what_hashing_takes_counts_as_a_models_time(light_digits: Path) -> None:
+    loaded = load(str(light_digits / "tflite-guard.json"))
+    os.truncate(light_digits / "data/evaluation.npz", 2**42)  # has holes, so that reading it takes longest
+    (model,) = pipeline.run([loaded], Options(timeout=1)).models
+    assert model.error is not None
+    assert model.error.kind == "timeout"
 
 
 def test_an_executor_of_other_processes_gives_the_same_report(light_digits: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from tflite_guard.engine.confine import confine
+from tflite_guard.engine.keeper import go_on_kept
 from tflite_guard.errors import GuardError
 from tflite_guard.files import is_full, says_full
 from tflite_guard.protocol import Call, Limits
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Serve one parent."""
+    go_on_kept()
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     # TensorFlow and the converter print to standard output from Python and from C++; only the log may see it.
@@ -130,7 +132,7 @@ _EXTRAS = {
 
 
 def _die_with_parent(parent: int) -> None:
-    """A killed parent cannot close anything; do not outlive it by more than a second."""
+    """A keeper or parent that is killed cannot end us; do not outlive it by more than a second."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

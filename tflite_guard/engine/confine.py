@@ -1,11 +1,12 @@
 """What a process may still do once it has confined itself, which it does before it loads any model.
 
-A model is a program. Three things are taken away where the platform allows it:
+A model is a program. Four things are taken away where the platform allows it:
 
 * The user id, where the process is root and everything needed stays readable: root could ask Docker's socket, which
   GitHub mounts into every container of an action, for the tokens of its own container.
 * Landlock (Linux 5.13 and later, any user): reading outside a list of paths (so of other processes'
   environments in /proc too), writing outside the scratch folder, ptrace, and with newer kernels TCP and signals.
+* System calls for what Landlock does not cover: other processes' limits, files' modes and times, sockets (`syscalls`).
 * Everywhere: memory above a limit, core dumps, new privileges.
 
 This narrows what hostile files can do. It is not a sandbox against a kernel or interpreter exploit.
@@ -23,6 +24,7 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+from tflite_guard.engine import syscalls
 from tflite_guard.files import under
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -60,7 +62,7 @@ def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None, pla
         places: folders that stay readable too, but are not needed whole: the cache, and where links may lead to.
 
     Returns:
-        What was applied: any of `memory`, `uid`, `landlock`.
+        What was applied: any of `memory`, `uid`, `landlock`, `seccomp`.
     """
     applied = []
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -79,6 +81,8 @@ def confine(scratch: str, readable: Sequence[str], memory_bytes: int | None, pla
     paths = [*_SYSTEM, f"/proc/{os.getpid()}", *_python_paths(), *readable, *places]
     if _landlock(libc, scratch, paths):
         applied.append("landlock")
+    if syscalls.give_up(libc):
+        applied.append("seccomp")
     return applied
 
 

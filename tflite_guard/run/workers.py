@@ -49,6 +49,8 @@ MAX_VALUES = 400_000
 """Objects, lists and elements: one that is empty takes three bytes of a line, and many times that in memory."""
 LOG_TAIL = 2**16
 LOG_AT_ONCE = 2**22
+KEEPER_SECONDS = 10
+"""That a child's keeper has to end what models started."""
 
 # Everything else in the environment (tokens, credentials, proxies with passwords) stays with the parent.
 ALLOWED_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
@@ -294,7 +296,11 @@ class Worker:
 
     def _end(self, child: _Child) -> None:
         _kill(child.process)
-        child.process.wait()
+        try:
+            child.process.wait(timeout=KEEPER_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill(child.process, signal.SIGKILL)
+            child.process.wait()
         for pipe in (child.process.stdin, child.process.stdout):
             with contextlib.suppress(OSError):
                 assert pipe is not None
@@ -412,11 +418,13 @@ def _usable(folder: str) -> bool:
     return stat.S_ISDIR(mode) and mode & 0o700 == 0o700
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
+    """End a child: SIGTERM has its keeper end all that it started, SIGKILL ends both and no more."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if how == signal.SIGKILL:
+            os.killpg(process.pid, how)
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        process.send_signal(how)
 
 
 def out_of_time(doer: str, reached: str = "") -> EvaluationError:
