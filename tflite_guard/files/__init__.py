@@ -33,7 +33,7 @@ def sha256_of(path: str, roots: Sequence[str] = ()) -> str:
     `find -L * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` prints inside the folder (for names
     that do not begin with a dot or hold white space). Symbolic links count as what they point to, which
     must lie in the folder or under one of `roots`. Raises OSError when something cannot be read, leads
-    elsewhere, or is no regular file: a device may never end.
+    elsewhere, or is not a regular file: a device may never end.
     """
     if not os.path.isdir(path):
         return _sha256_of_file(path)

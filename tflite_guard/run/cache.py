@@ -212,7 +212,7 @@ def _regular(path: str | Path, folder: int | None = None) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "a result is no regular file", str(path))
+        raise OSError(errno.EINVAL, "a result is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
