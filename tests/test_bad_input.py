@@ -335,7 +335,7 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     ),
     "nan": (
         lambda p, n: p.model(n, evaluation=p.data(n, image=replaced(p.image, (70, 1), np.nan, np.float32))),
-        "data", "data/nan.npz: image: example 70 (from 0) holds NaN or infinity", "mend it or leave it out",
+        "data", "data/nan.npz: image: example 70 (from 0) holds NaN or infinity", "correct it or leave it out",
     ),
     "none": (
         lambda p, n: p.model(n, evaluation=p.data(n, image=p.image[:0], label=p.label[:0])),
@@ -399,7 +399,7 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     ),
     "recorded-nan": (
         lambda p, n: p.model(n, reference={"outputs": recorded(p, n, scores=replaced(p.recorded, 70, np.nan))}),
-        "data", "data/recorded-nan.npz: scores: example 70 (from 0) holds NaN", "mend it or leave it out",
+        "data", "data/recorded-nan.npz: scores: example 70 (from 0) holds NaN", "correct it or leave it out",
     ),
     "recorded-objects": (
         lambda p, n: p.model(n, reference={"outputs": recorded(p, n, scores=OBJECTS)}),

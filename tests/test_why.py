@@ -136,7 +136,7 @@ def test_the_manifest_is_kept_and_is_valid_and_judges_the_same(run: Run, folder:
             ["model.keras", "int8", "data.npz", "--labels", "digit"],
             "--labels digit: data.npz has no array 'digit'; it has label",
         ),
-        (["model.keras", "model.keras", "data.npz"], "model.keras: is no .tflite model; convert the model first"),
+        (["model.keras", "model.keras", "data.npz"], "model.keras: is not a .tflite model; convert the model first"),
         (["model.keras", "int8", "data.npz", "--manifest", "model.keras"], "model.keras: exists already"),
         (["model.keras", "int8", "data.npz", "--manifest", "no/kept.json"], "there is no folder no; make it first"),
     ],

@@ -168,7 +168,7 @@ class _Reader:
 
     def _must_be(self, name: str, value: str, known: Collection[str]) -> None:
         if value not in known:
-            self.problems.append(f"input {name}: {plain(value, 80)!r} is none of {', '.join(known)}")
+            self.problems.append(f"input {name}: {plain(value, 80)!r} is not one of {', '.join(known)}")
 
 
 def run(environ: MutableMapping[str, str]) -> int:

@@ -270,7 +270,7 @@ def _variant(question: Question, folder: str) -> dict[str, Any]:
     observed = {} if question.observed is None else {"observed_outputs": init.relative(question.observed, folder)}
     if os.path.exists(converted):
         if sniff(converted) != "tflite":
-            raise UsageError(f"{converted}: is no .tflite model; convert the model first, or name a quantization")
+            raise UsageError(f"{converted}: is not a .tflite model; convert the model first, or name a quantization")
         return {"name": Path(converted).stem, "tflite": init.relative(converted, folder), **observed}
     if converted in QUANTIZATIONS:
         return {"name": converted, "quantization": converted, **observed}

@@ -52,7 +52,7 @@ def first_of(problems: Iterable[ManifestProblem], *, more: bool = False) -> list
     every = sorted({*problems})
     told, rest = every[:MOST_TOLD], len(every) - MOST_TOLD
     if rest > 0:
-        message = f"and {'at least ' if more else ''}{rest:,} more; mend those above first"
+        message = f"and {'at least ' if more else ''}{rest:,} more; fix those above first"
         told.append(replace(told[-1], message=message))
     return told
 

@@ -381,6 +381,8 @@ def test_an_operator_that_needs_tensorflow_is_named(make_case: Any) -> None:
 def test_a_loop_is_refused_before_it_crashes_the_calibrator(looped: Case) -> None:
     with pytest.raises(ConversionError, match=r"a model with a loop.*unroll=True"):
         looped.source.quantize(Conversion("int8"), looped.calibration)
+    with pytest.raises(ConversionError, match=r"a model with a loop.*unroll=True"):  # as a diagnosis asks for it
+        looped.source.rangeable(looped.calibration)
 
 
 def test_a_model_that_converts_only_with_a_batch_of_one_does(looped: Case) -> None:

@@ -58,7 +58,7 @@ def test_good_models_pass(conv: Case, branches: Case, tmp_path: Path) -> None:
         (b"", "is empty"),
         (pickle.dumps({"weights": [1.0, 2.0]}), "is a Python pickle"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer.*git lfs pull"),
-        (b"hello, world", "is no model that is known here"),
+        (b"hello, world", "is not a model of a known kind"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 40, r'is a \.tflite file; refer to it as \{"tflite"'),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, r"truncated or damaged \.h5"),
         (b"PK\x03\x04" + b"\0" * 100, "truncated or damaged zip"),

@@ -261,7 +261,7 @@ def _finite(array: Array, rows: Rows, where: str) -> Array:
         flat = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         example = rows[int(np.flatnonzero(~flat)[0])]
         raise DataError(
-            f"{where}: example {example} (from 0) holds NaN or infinity after preprocessing; mend it or leave it out"
+            f"{where}: example {example} (from 0) holds NaN or infinity after preprocessing; correct it or leave it out"
         )
     return array
 

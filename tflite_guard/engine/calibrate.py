@@ -63,7 +63,7 @@ def measured_ranges(
     for _, limits in found:
         _widen(seen, limits)
     if not seen:
-        raise DataError("on the calibration data the model computes nothing but NaN and infinity; mend the data")
+        raise DataError("on the calibration data the model computes nothing but NaN and infinity; fix the data")
     if clip_percentile is not None:
         counts = parts(lambda observed: _counts(observed, seen))
         whole = {index: np.sum([part[index] for part in counts], 0) for index in seen}

@@ -153,7 +153,7 @@ class FloatModel:
         if quantization in ("float16", "dynamic_range"):
             return self._weights_only(conversion)
         if quantization not in ("int8", "int16x8"):
-            raise ConversionError(f'"{quantization}" is no quantization of the converter')
+            raise ConversionError(f'"{quantization}" is not a quantization of the converter')
         if self.quantization_aware:
             trained = self._trained(conversion)
             if graphs.integer_compute(graphs.read(trained)):
@@ -329,6 +329,7 @@ class FloatModel:
         self, calibration: Calibration, options: CalibrationOptions, equalize: tuple[str, ...] = ()
     ) -> bytes:
         """The float flatbuffer with ranges, some of its activations equalized before."""
+        graphs.refuse_loops(graphs.read(self._float32))  # the calibrator crashes on them
         key = (calibration, options, equalize)
         if key not in self._calibrated:
             while len(self._calibrated) >= CALIBRATIONS_KEPT:

@@ -97,7 +97,7 @@ class Scorer:
         for key in labels:
             if key and key not in names.outputs:
                 raise DataError(
-                    f"dataset {dataset.name!r} has labels for output {key!r}, which is none "
+                    f"dataset {dataset.name!r} has labels for output {key!r}, which the model does not have "
                     f"(there are {_listed(names.outputs)})"
                 )
         for spec in specs:

@@ -107,7 +107,7 @@ def _unfit(name: str, info: TensorInfo, values: Array) -> str:
         return f"{told}, {values.shape[1]} examples in place of each, as batches have; give the examples one by one"
     if axes := permutation(values.shape[1:], example):
         return f'{told}; add the preprocess step {{"transpose": {axes}}}'
-    return f"{told}; mend the data, or add a preprocess step (resize, reshape, expand_dims, channels)"
+    return f"{told}; fix the data, or add a preprocess step (resize, reshape, expand_dims, channels)"
 
 
 def _cast(name: str, values: Array, dtype: str) -> Array:

@@ -91,7 +91,7 @@ def _rules(path: str) -> Recipe:
         raise ConversionError(f"{path} cannot be read as a recipe ({first_line(error)})") from error
     if not isinstance(loaded, list) or not all(isinstance(rule, dict) for rule in loaded):
         raise ConversionError(
-            f"{path} is no recipe: it must be a list of rules, as Quantizer.get_quantization_recipe gives"
+            f"{path} is not a recipe: it must be a list of rules, as Quantizer.get_quantization_recipe gives"
         )
     return loaded
 

@@ -204,7 +204,7 @@ def _fixed(names: Names, spec: ReferenceSpec) -> Names:
     unknown = [name for name in wanted if name not in names.inputs]
     if unknown:
         raise ModelFileError(
-            f"{spec.path}: input_shapes names {unknown[0]}, which is no input of it ({', '.join(names.inputs)})",
+            f"{spec.path}: input_shapes names {unknown[0]}, which is not one of its inputs ({', '.join(names.inputs)})",
             "input-shapes",
         )
     inputs = {name: _with_shape(name, info, wanted.get(name), spec.path) for name, info in names.inputs.items()}

@@ -37,7 +37,7 @@ INSTEAD = {
     "zip": "is a zip without Keras's config.json; save the model with model.save('….keras')",
     "folder": "is a folder without saved_model.pb; export the model with model.export(folder)",
     "special": "is neither a file nor a folder",
-    "unknown": "is no model that is known here; save the model as .keras, .h5 or SavedModel",
+    "unknown": "is not a model of a known kind; save the model as .keras, .h5 or SavedModel",
 }
 
 # Layers whose configuration is a program (Lambda) or names another file or a pickle to load.

@@ -38,7 +38,7 @@ def sha256_of(
     `find -L * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` prints inside the folder (for names
     that do not begin with a dot or hold white space). Symbolic links count as what they point to, which
     must lie in the folder or under one of `roots`. Raises OSError when something cannot be read, leads
-    elsewhere, or is no regular file: a device may never end.
+    elsewhere, or is not a regular file: a device may never end.
 
     A file that many links lead to is read once; `known` remembers that between calls. `pause` is called now and
     then, and may end the work by raising.

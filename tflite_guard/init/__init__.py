@@ -90,7 +90,7 @@ def write_manifest(
             raise UsageError(f"{path}: exists already; use --force to overwrite it, or -o to write another")
     for path in wishes.tflite:
         if kind_of(path) != "tflite":
-            raise UsageError(f"--tflite {path}: is no .tflite model")
+            raise UsageError(f"--tflite {path}: is not a .tflite model")
     names = names_of(kind, model, wishes.signature, on_log, on_event, allow_code=wishes.allow_code)
     datasets, notes = {}, []
     if random is None:
@@ -140,7 +140,7 @@ def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
         raise UsageError(f"{model}: is a Git LFS pointer, not the model itself; run `git lfs pull`")
     kind = KINDS.get(sniff(model))
     if kind is None:
-        raise UsageError(f"{model}: is no .keras, .h5, SavedModel or .tflite that can be read")
+        raise UsageError(f"{model}: is not a .keras, .h5, SavedModel or .tflite that can be read")
     if kind == "keras" and signature is not None:
         raise UsageError(f"{model}: --signature is for a SavedModel or a .tflite; a Keras model has none")
     return kind

@@ -87,7 +87,7 @@ def _layout(port: TensorInfo, path: str) -> tuple[int | None, int | None, int | 
             return example[0], example[1], example[2], False
         if len(example) == 3 and example[0] in (1, 3):
             return example[1], example[2], example[0], True
-    raise UsageError(f"{path}: the model's input {list(port.shape)} is no image of 1 or 3 channels")
+    raise UsageError(f"{path}: the model's input {list(port.shape)} is not an image of 1 or 3 channels")
 
 
 def _of_scale(names: Names) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def _halves(facts: CalibrationFacts, calibration: DatasetSpec) -> Iterator[Findi
         "calibration-outliers",
         f"input {one.input!r} reaches over {whole} in the calibration data {calibration.name!r}, and over {rest} "
         f"without {which} furthest: two halves of the data can disagree by a factor of {ratio:.3g}, so that other "
-        "examples would give another model; remove what is no real input, or give more examples like it",
+        "examples would give another model; remove what is not real input, or give more examples like it",
         input=one.input,
         extreme=count,
         examples=facts.examples,

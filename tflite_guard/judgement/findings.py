@@ -87,7 +87,7 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
                 "multi-label",
                 f"{whose} name several of its units in an example, or none, so accuracy, f1_macro and agreement judge "
                 'each unit by itself, above its threshold or not; write "multi_label": true on the metric, or false '
-                "and mend the labels",
+                "and correct the labels",
                 output=output.output,
             )
     if evaluation.reference.batch_dependent:

@@ -113,7 +113,7 @@ def _error(measurement: Measurement, tolerance: Tolerance | None) -> str | None:
         return None
     meaningless = [kind for kind in ("max_drop", "max_relative_drop") if kind in tolerance.limits()]
     if meaningless:
-        return f"{meaningless[0]} has no meaning here: the reference has no {measurement.metric} to drop from"
+        return f"{meaningless[0]} does not apply here: the reference has no {measurement.metric} to drop from"
     return None
 
 

@@ -289,7 +289,7 @@ def _entries(count: int) -> str:
 def _alone(error: Error, node: Node) -> str:
     pairs = ((key, need) for key, needs in error.validator_value.items() for need in needs)
     alone = [(key, need) for key, need in pairs if node.get(key) is not None and node.get(need) is None]
-    return "; ".join(f"{quoted(key)} has a meaning only beside {quoted(need)}" for key, need in alone)
+    return "; ".join(f"{quoted(key)} applies only beside {quoted(need)}" for key, need in alone)
 
 
 def _wrong_type(error: Error) -> bool:

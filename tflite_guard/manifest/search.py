@@ -153,7 +153,7 @@ def _here_or_below() -> list[str]:
     found = [DEFAULT_MANIFEST] if os.path.lexists(DEFAULT_MANIFEST) else _below()
     if not found:
         listed = tracked_files(".") is not None
-        below = "git tracks none below" if listed else "there is no index of git's that lists those below"
+        below = "git tracks none below" if listed else "git lists none below"
         raise UsageError(f"no manifest: there is no {DEFAULT_MANIFEST} in {_here()}, and {below}{_hint('.')}")
     return found
 

@@ -135,7 +135,7 @@ def value_labels(batch: Compared) -> Array:
     values = labels.astype(np.float64).reshape(batch.outputs.shape)
     wrong = np.flatnonzero(~np.isfinite(flat(values)).all(1))
     if wrong.size:
-        raise DataError(f"{_label(batch, wrong[0])} is NaN or infinite; mend it or leave the example out")
+        raise DataError(f"{_label(batch, wrong[0])} is NaN or infinite; correct it or leave the example out")
     return values
 
 
@@ -196,7 +196,7 @@ def _integral(batch: Compared, labels: Array) -> Array:
         if len(wrong):
             found = labels[tuple(wrong[0])]
             raise DataError(
-                f"{_label(batch, wrong[0][0])} is {found}, which is not a class number; mend it or leave it out"
+                f"{_label(batch, wrong[0][0])} is {found}, which is not a class number; correct it or leave it out"
             )
     return labels.astype(np.int64)
 

@@ -16,7 +16,7 @@ DATA = (
         "Inputs are prepared unlike the model expects",
         "What the model is fed is on another scale, or in another order, than what it was made for: 0..255 for a "
         "model of 0..1, normalized twice, another mean, red and blue swapped.",
-        "Prepare the data as in training: mend `preprocess` of the dataset, or the code that fills the input tensor. "
+        "Prepare the data as in training: fix `preprocess` of the dataset, or the code that fills the input tensor. "
         "Look for a Rescaling or Normalization layer in the model, which does it once already.",
         proof="The inputs are fed once more with the correction (times or divided by 255, moved to −1..1, channels "
         "swapped). One correction brings the metric or the outputs back, on examples that did not choose it.",

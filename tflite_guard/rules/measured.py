@@ -61,7 +61,7 @@ MEASURED = (
         "and the reference's probabilities do not add up to one. So each unit is a decision of its own, above or below "
         "the threshold.",
         'Write `"multi_label": true` on the metric to say that this is meant. Where one class alone applies to each '
-        'example, write `"multi_label": false`, and mend the labels that do not name exactly one.',
+        'example, write `"multi_label": false`, and correct the labels that do not name exactly one.',
         proof="All labels of the evaluation data and all outputs of the reference are looked at.",
         accept="tags, of which several apply",
     ),

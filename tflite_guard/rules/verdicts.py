@@ -36,7 +36,7 @@ VERDICTS = (
         "error",
         "The reference itself is out of tolerance",
         "The float reference's own value is outside the limits that the manifest sets in `reference.tolerances`.",
-        "Mend the reference, its preprocessing or the evaluation data: what is compared with a bad reference proves "
+        "Fix the reference, its preprocessing or the evaluation data: what is compared with a bad reference proves "
         "nothing.",
         finding=False,
     ),

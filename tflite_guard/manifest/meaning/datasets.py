@@ -36,7 +36,7 @@ def check_dataset(node: Node, context: Context) -> None:
     path = _check_source(node, source, context)
     for key, only in _SOURCE_KEYS.items():
         if source not in only and (found := node.get(key)) is not None:
-            context.say_key(found, f"{quoted(key)} has no meaning for source {quoted(source)}, only for {listed(only)}")
+            context.say_key(found, f"{quoted(key)} does not apply to source {quoted(source)}, only for {listed(only)}")
     if source == "csv":
         _check_columns(node, path, context)
     _check_keys(node, _known_keys(node, source, path, context), context)
@@ -49,7 +49,7 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
     if source == "python":
         check_function(path, context)
         if (pin := node.get("sha256")) is not None:
-            context.say_key(pin, '"sha256" has no meaning for source "python", which is no file')
+            context.say_key(pin, '"sha256" does not apply to source "python", which is not a file')
         return None
     if (labels := node.get("labels_file")) is not None and source in _SOURCE_KEYS["labels_file"]:
         check_file(labels, "csv" if source == "images" else "npy", context)

@@ -237,5 +237,5 @@ def check_reference(node: Node, context: Context) -> None:
     """Add the problems of the file of a reference or source."""
     kind, path = kind_of_model(node)
     if (signature := node.get("signature")) is not None and kind not in ("saved_model", "tflite"):
-        context.say_key(signature, '"signature" has a meaning only beside "saved_model" or "tflite"')
+        context.say_key(signature, '"signature" applies only beside "saved_model" or "tflite"')
     check_file(path, kind, context, node.get("sha256"))

@@ -61,7 +61,7 @@ def check_reference_tolerances(model: ModelView, context: Context) -> None:
             check_tolerance(tolerance, metrics[name], context)
         else:
             why = "it compares a variant with the reference, which has no value of its own"
-            context.say(tolerance.node, f"a tolerance of the reference has no meaning for {quoted(name)}: {why}")
+            context.say(tolerance.node, f"a tolerance of the reference does not apply to {quoted(name)}: {why}")
 
 
 def _say_unknown_tolerances(tolerances: Node, metrics: Iterable[MetricView], context: Context) -> None:
@@ -82,13 +82,13 @@ def check_tolerance(tolerance: ToleranceView, metric: MetricView, context: Conte
         context.say(tolerance.node, f"this tolerance of {name} sets no limit, such as max_drop, min or max")
     for key in limits:
         if why := _no_meaning(key, metric):
-            context.say_key(tolerance.keys[key], f"{quoted(key)} has no meaning for {name}: {why}")
+            context.say_key(tolerance.keys[key], f"{quoted(key)} does not apply to {name}: {why}")
         elif percent := _percent(key, float(tolerance.value(key)), metric):
             context.say(tolerance.keys[key], percent)
     if {"min", "max"} <= tolerance.keys.keys() and tolerance.value("min") > tolerance.value("max"):
         context.say(tolerance.keys["min"], f'"min" of {name} is above its "max"')
     if (require := tolerance.keys.get("require")) is not None and (why := _cannot_prove(limits, metric)):
-        context.say_key(require, f'"require" has no meaning here: {why}')
+        context.say_key(require, f'"require" does not apply here: {why}')
 
 
 def _no_meaning(limit: str, metric: MetricView) -> str | None:

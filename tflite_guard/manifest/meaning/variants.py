@@ -49,7 +49,7 @@ def check_ignore(ignore: Node | None, context: Context) -> None:
     findings = [rule.id for rule in RULES.values() if rule.finding]
     for entry in ignore.elements() if ignore else ():
         if (rule := entry.get("rule")) is not None and (name := str(rule.value())) not in findings:
-            what = "is a verdict and no finding" if name in RULES else "is no rule"
+            what = "is a verdict, not a finding" if name in RULES else "is not a rule"
             context.say(rule, f"{quoted(name)} {what}, so it cannot be ignored{did_you_mean(name, findings)}")
 
 
@@ -98,13 +98,13 @@ def _check_io(variant: VariantView, context: Context) -> None:
 def _check_keep_float(variant: VariantView, context: Context) -> None:
     node = variant.own.get("keep_float")
     if node is not None and "recipe" not in variant.own and variant.text("quantization") != "int8":
-        context.say_key(node, '"keep_float" has a meaning only with quantization "int8" or a recipe')
+        context.say_key(node, '"keep_float" applies only with quantization "int8" or a recipe')
 
 
 def _check_equalize(variant: VariantView, context: Context) -> None:
     node = variant.own.get("equalize")
     if node is not None and variant.text("quantization") != "int8":
-        context.say_key(node, '"equalize" has a meaning only with quantization "int8"')
+        context.say_key(node, '"equalize" applies only with quantization "int8"')
 
 
 def _check_no_effect(variant: VariantView, context: Context) -> None:
