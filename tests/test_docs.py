@@ -18,6 +18,7 @@ import click
 import pytest
 from ruamel.yaml import YAML
 
+import tflite_guard
 from tests.conftest import EXAMPLES, ROOT, Run
 from tflite_guard.cli import cli
 from tflite_guard.errors import GuardError
@@ -150,7 +151,7 @@ def test_the_workflow_of_the_tutorial_is_the_documented_one() -> None:
     assert shown in README
 
 
-def test_the_picture_is_that_of_the_present_report(run: Run, tmp_path: Path) -> None:
+def test_the_pictures_and_the_line_of_pytest_are_those_of_the_present_report(run: Run, tmp_path: Path) -> None:
     """But for figures of the machine's own arithmetic, which its rows of numbers may differ by."""
     finished = run(
         "check", EXAMPLES / "digits-broken/tflite-guard.json", "--format", f"json={tmp_path / 'report.json'}"
@@ -163,6 +164,8 @@ def test_the_picture_is_that_of_the_present_report(run: Run, tmp_path: Path) -> 
     told = run("report", tmp_path / "report.json", "--format", "markdown").out
     for tagged in told.partition("<details>")[0].splitlines():
         assert "".join(words(f"<p>{re.sub('<.*?>', '', tagged)}</p>")) in drawn, tagged
+    shown = " ".join((ROOT / "docs/python.md").read_text().split())
+    assert f"AssertionError: {tflite_guard.Report.read(tmp_path / 'report.json')!r}" in shown
 
 
 def words(drawn: str) -> list[str]:

@@ -5,11 +5,13 @@ The field names are those of `schemas/report-v1.schema.json`. No field ever hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+MOST_LISTED = 20
+"""Names that an error lists."""
 Severity = Literal["error", "warning", "note"]
 """How serious a finding is: an error fails its variant, a warning makes it `warn`, a note changes no verdict."""
 
@@ -27,6 +29,22 @@ class Verdict(StrEnum):
         """The worst of some verdicts; PASS when there are none. What was not judged, None, has no say."""
         order = list(Verdict)
         return max((one for one in verdicts if one is not None), key=order.index, default=Verdict.PASS)
+
+    @property
+    def ok(self) -> bool:
+        """PASS or WARN, what the command line exits with 0 for."""
+        return self in (Verdict.PASS, Verdict.WARN)
+
+
+def missing(holder: str, what: str, name: object, known: Collection[str]) -> KeyError:
+    """The error of a lookup by name: the name that is nearest, and what there is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    listed = ", ".join(map(repr, list(known)[:MOST_LISTED])) or "none"
+    more = f" and {len(known) - MOST_LISTED:,} more" if len(known) > MOST_LISTED else ""
+    return KeyError(f"{holder} has no {what} {name!r}{hint} It has {listed}{more}.")
 
 
 @dataclass(frozen=True)
@@ -370,12 +388,29 @@ class VariantResult:
     seconds: dict[str, float]
     observed: Observed | None = None
     line: int = 0
-    diagnosis: Diagnosis | None = None
+    diagnosis: Diagnosis | None = field(default=None, repr=False)
     """None where none was asked for or needed."""
-    by_class: ByClass | None = None
+    by_class: ByClass | None = field(default=None, repr=False)
     """None without labels of one decision an example."""
-    changed: Changed | None = None
+    changed: Changed | None = field(default=None, repr=False)
     """None where no metric compares one decision an example."""
+
+    def __getitem__(self, name: str) -> MetricResult:
+        """The metric of a name. Iterating gives the names."""
+        found = {metric.name: metric for metric in self.metrics}
+        if name in found:
+            return found[name]
+        if self.error is not None and not found:
+            raise KeyError(f"variant {self.name!r} has no metrics: it could not be evaluated: {self.error.message}")
+        raise missing(f"variant {self.name!r}", "metric", name, found)
+
+    def __iter__(self) -> Iterator[str]:
+        return (metric.name for metric in self.metrics)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is out of tolerance, and everything could be evaluated. Warnings leave it so."""
+        return self.verdict.ok
 
     @property
     def judged(self) -> Verdict | None:
@@ -429,6 +464,21 @@ class ModelResult:
     classes: tuple[str, ...] = ()
     """The names of the evaluation data's classes, by their numbers; empty where it gives numbers alone."""
 
+    def __getitem__(self, name: str) -> VariantResult:
+        """The variant of a name. Iterating gives the names."""
+        found = {variant.name: variant for variant in self.variants}
+        if name in found:
+            return found[name]
+        raise missing(f"model {self.name!r}", "variant", name, found)
+
+    def __iter__(self) -> Iterator[str]:
+        return (variant.name for variant in self.variants)
+
+    @property
+    def ok(self) -> bool:
+        """No variant and not the reference is out of tolerance, and everything could be evaluated."""
+        return self.verdict.ok
+
     @property
     def hidden(self) -> tuple[VariantResult, ...]:
         """The rungs that nobody asked for, from the reference towards the variants."""
@@ -463,3 +513,8 @@ class Report:
     verdict: Verdict
     models: tuple[ModelResult, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is out of tolerance, and everything could be evaluated. Warnings leave it so."""
+        return self.verdict.ok

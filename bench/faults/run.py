@@ -155,7 +155,11 @@ def checked(folders: Sequence[Path], work: Path, arguments: argparse.Namespace) 
     """Check some cases in one manifest, and compare each with what is known of it."""
     file = work / f"batch-{os.getpid()}.json"
     file.write_text(json.dumps(cases.joined(list(folders), work), indent=1))
-    options: dict[str, Any] = {"cache_dir": arguments.cache_dir, "baseline": "off"}
+    options: dict[str, Any] = {
+        "cache_dir": arguments.cache_dir,
+        "no_cache": arguments.cache_dir is None,
+        "baseline": "off",
+    }
     if "diagnose" in inspect.signature(tflite_guard.check).parameters:
         options["diagnose"] = arguments.diagnose
     started = time.perf_counter()

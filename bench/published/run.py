@@ -38,7 +38,11 @@ def main() -> int:
         manifest = write_manifest(folder, Path(work))
         started = time.perf_counter()
         report = tflite_guard.check(
-            manifest, models=arguments.model, cache_dir=arguments.cache_dir, data_roots=[str(folder)]
+            manifest,
+            models=arguments.model,
+            cache_dir=arguments.cache_dir,
+            no_cache=arguments.cache_dir is None,
+            data_roots=folder,
         )
         seconds = time.perf_counter() - started
         if arguments.verify or arguments.plain:

@@ -121,7 +121,7 @@ def test_a_cut_rendering_is_the_one_that_was_read() -> None:
         ((Verdict.FAIL,), "❌ sqnr of fail of healthy is 12.00 dB, below the minimum of 20 dB", None),
         ((Verdict.FAIL, Verdict.PASS), "❌ sqnr of fail of healthy is 12.00 dB, below the minimum of 20 dB",
          "1 out of tolerance, 1 within tolerance."),
-        ((Verdict.ERROR, Verdict.FAIL), "❌ error of healthy could not be evaluated",
+        ((Verdict.ERROR, Verdict.FAIL), "❌ error of healthy could not be evaluated: it crashed",
          "1 could not be evaluated, 1 out of tolerance."),
     ],
 )  # fmt: skip
@@ -169,7 +169,7 @@ PROVEN = {"require": "proven_pass"}
                 tolerance={"max": 30_000}),
          "size_bytes of int8 of healthy is 30,001 bytes, above the maximum of 30,000 bytes"),
         (metric("roc_auc", None, Verdict.ERROR, error="one class alone"),
-         "roc_auc of int8 of healthy could not be computed"),
+         "roc_auc of int8 of healthy could not be computed: one class alone"),
     ],
 )  # fmt: skip
 def test_the_first_line_says_what_was_lost_in_its_own_terms(one: MetricResult, said: str) -> None:

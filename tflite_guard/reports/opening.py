@@ -1,46 +1,77 @@
-"""The first line: what came out, in the sentence that a person would say. HTML, since names in it stay code."""
+"""What came out in the sentences that a person would say: the first line of a comment, and a report in a line."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tflite_guard.reports import wording
-from tflite_guard.reports.markup import code
-from tflite_guard.reports.wording import Problem, count
+from tflite_guard.reports.markup import code, prose
+from tflite_guard.reports.wording import Explanation, Problem, count
 from tflite_guard.results import MetricResult, Report, Verdict
 from tflite_guard.rules import RULES
 from tflite_guard.text import figures
+from tflite_guard.text.plain import plain
 
 IN_POINTS = {"accuracy", "top_k_accuracy", "f1_macro", "roc_auc", "average_precision", "mean_iou"}
 """Metrics from 0 to 1, of which people say that so many points of a hundred are lost."""
 MOST_NAMES = 2
+LONGEST_REASON = 120
 MOST_DIGITS = 4
 
 
+@dataclass(frozen=True)
+class _Voice:
+    """How text from a report is put into a sentence."""
+
+    name: Callable[[str], str]
+    text: Callable[[str], str]
+
+
+HTML = _Voice(code, prose)
+PLAIN = _Voice(plain, plain)
+
+
 def opening(report: Report, problems: list[Problem]) -> str:
-    """The worst problem with its cause; where there is none, that all is well."""
+    """The worst problem with its cause, as HTML; where there is none, that all is well."""
+    said = _first(report, problems, HTML)
+    return said[:1].upper() + said[1:]  # a name stands in an element
+
+
+def brief(report: Report, longest: int) -> str:
+    """Every problem in plain text, the worst first, as far as they fit; where there is none, that all is well."""
+    problems = wording.problems(report)
+    told = _first(report, problems, PLAIN)
+    for place, (problem, why) in enumerate(wording.explained_once(problems)[1:], 1):
+        more, rest = f"; {_told(problem, why, PLAIN)}", f"; {len(problems) - place:,} more"
+        if len(told + more) + (0 if problem is problems[-1] else len(rest)) > longest:
+            return plain(told, longest - len(rest)) + rest
+        told += more
+    return plain(told, longest)
+
+
+def _first(report: Report, problems: list[Problem], voice: _Voice) -> str:
     if not report.models:
-        return "Nothing was checked"
-    said = _told(problems[0]) if problems else _well(report)
-    return said[:1].upper() + said[1:]
+        return "nothing was checked"
+    return _told(problems[0], problems[0].explanation, voice) if problems else _well(report, voice)
 
 
-def _well(report: Report) -> str:
+def _well(report: Report, voice: _Voice) -> str:
     """What is said where nothing is amiss, or where what is has no words."""
     named = [(model, variant) for model in report.models for variant in model.variants]
     counts = Counter(variant.judged for _, variant in named)
     if len(named) == 1 and counts[Verdict.PASS]:
         ((model, variant),) = named
-        return f"{code(variant.name)} of {code(model.name)} is within tolerance"
+        return f"{voice.name(variant.name)} of {voice.name(model.name)} is within tolerance"
     if named and counts[Verdict.PASS] == len(named):
-        return f"All {len(named):,} variants are within tolerance"
+        return f"all {len(named):,} variants are within tolerance"
     parts = (f"{count(counts[one], 'variant')} {word}" for one, word in wording.WORDS.items() if counts[one])
     return ", ".join(parts) or "nothing was checked"
 
 
-def _told(problem: Problem) -> str:
-    said = _said(problem)
-    why = problem.explanation
+def _told(problem: Problem, why: Explanation | None, voice: _Voice) -> str:
+    said = _said(problem, voice)
     return said if why is None or why.rule not in RULES else f"{said}: {_title(why.rule)}"
 
 
@@ -49,43 +80,46 @@ def _title(rule: str) -> str:
     return title[:1].lower() + title[1:]
 
 
-def _said(problem: Problem) -> str:
-    subject, metric = _subject(problem), problem.metric
+def _said(problem: Problem, voice: _Voice) -> str:
+    subject, metric = _subject(problem, voice), problem.metric
     if problem.finding is not None:
-        return f"{subject}: {_title(problem.rule) if problem.rule in RULES else code(problem.rule)}"
+        return f"{subject}: {_title(problem.rule) if problem.rule in RULES else voice.name(problem.rule)}"
     if metric is not None:
-        return _of_metric(subject, metric)
-    return f"{subject} differ from our own run" if problem.observed else f"{subject} could not be evaluated"
+        return _of_metric(subject, metric, voice)
+    if problem.observed:
+        return f"{subject} differ from our own run"
+    return f"{subject} could not be evaluated: {voice.text(plain(problem.message, LONGEST_REASON))}"
 
 
-def _subject(problem: Problem) -> str:
+def _subject(problem: Problem, voice: _Voice) -> str:
     """`int8 of digits`."""
-    model, names = code(problem.title), problem.variants
+    model, names = voice.name(problem.title), problem.variants
     if not names:
         return f"the reference of {model}" if problem.rule == "reference" else model
-    listed = " and ".join(map(code, names)) if len(names) <= MOST_NAMES else count(len(names), "variant")
+    listed = " and ".join(map(voice.name, names)) if len(names) <= MOST_NAMES else count(len(names), "variant")
     return f"the recorded outputs of {listed} of {model}" if problem.observed else f"{listed} of {model}"
 
 
-def _of_metric(subject: str, metric: MetricResult) -> str:
-    of = f"{code(metric.name)} of {subject}"
+def _of_metric(subject: str, metric: MetricResult, voice: _Voice) -> str:
+    of = f"{voice.name(metric.name)} of {subject}"
     if metric.error is not None:
-        return f"{of} could not be computed"
+        return f"{of} could not be computed: {voice.text(plain(metric.error, LONGEST_REASON))}"
     value = wording.value_of(metric) if metric.value is None else figures.exact(metric.value, metric.metric)
-    allowed = next((figure for kind, figure in wording.limits(metric) if kind == metric.failed_limit), "")
+    limit = next((figure for kind, figure in wording.limits(metric) if kind == metric.failed_limit), "")
+    allowed = voice.text(limit)
     match metric.failed_limit:
         case "max_drop" | "max_relative_drop" if metric.drop is not None and metric.drop > 0:
-            return _dropped(subject, metric, allowed)
+            return _dropped(subject, metric, allowed, voice)
         case "min" | "max" as side if not _unproven(metric):
             return f"{of} is {value}, {'below' if side == 'min' else 'above'} the {side}imum of {allowed}"
         case "max_regression":
             return f"{of} is {value} where the baseline had {wording.baseline_of(metric)}"
-    kind = f" of {code(metric.failed_limit)} {allowed}" if allowed and metric.failed_limit else ""
+    kind = f" of {voice.name(metric.failed_limit)} {allowed}" if limit and metric.failed_limit else ""
     return f"{of} is {value}, {'not proven to be' if _unproven(metric) else 'not'} within the tolerance{kind}"
 
 
-def _dropped(subject: str, metric: MetricResult, allowed: str) -> str:
-    name, drop = code(metric.name), metric.drop or 0.0
+def _dropped(subject: str, metric: MetricResult, allowed: str, voice: _Voice) -> str:
+    name, drop = voice.name(metric.name), metric.drop or 0.0
     limit = (metric.tolerance or {}).get(metric.failed_limit or "")
     if metric.metric in IN_POINTS and metric.failed_limit == "max_drop" and isinstance(limit, int | float):
         points, allowed = _points(drop, limit)
@@ -93,7 +127,7 @@ def _dropped(subject: str, metric: MetricResult, allowed: str) -> str:
     else:
         lost = f"{name} of {subject} is worse by {figures.signed(drop).lstrip('+')}"
     if metric.failed_limit == "max_relative_drop":
-        allowed = f"{code('max_relative_drop')} {allowed}"
+        allowed = f"{voice.name('max_relative_drop')} {allowed}"
     return f"{lost}, not proven to be within {allowed}" if _unproven(metric) else f"{lost} (allowed {allowed})"
 
 
