@@ -20,7 +20,7 @@ from PIL import Image
 from tests.conftest import EXAMPLES, Run
 from tests.diagnosed import diagnosed
 from tests.e2e.node import install
-from tests.sample import COMMANDS, named
+from tests.sample import COMMANDS, full, named
 from tflite_guard.reports import html as report_page
 from tflite_guard.reports.json import read
 from tflite_guard.reports.markdown import COMMENT_LIMIT, render
@@ -51,14 +51,22 @@ function marks(pre) {
   }
   return found;
 }
+const rules = "https://github.com/tflite-guard/tflite-guard/blob/main/docs/rules/";
+const inSight = all("h2, p, ul, li, pre, table").filter((element) => !element.closest("details"));
+const folds = all("details");
 const measured = {
-  tables: all("table").map((table) => [...table.rows].map((row) => [...row.cells].map(text))),
-  overflow: all("table").map((table) => table.scrollWidth - article.clientWidth),
-  charts: all("pre").map(marks),
-  folded: all("details").map((details) => !details.open),
+  title: text(all("h2")[0]),
+  sideways: inSight.filter((element) => element.scrollWidth > element.clientWidth).map((element) => element.tagName),
+  folded: folds.map((details) => !details.open),
   height: article.scrollHeight,
-  strangers: all("a, img, script, style, input, iframe").map((element) => element.outerHTML),
+  strangers: all("a, img, script, style, input, iframe").filter((element) => !(element.href || "").startsWith(rules))
+    .map((element) => element.outerHTML),
 };
+folds.forEach((details) => { details.open = true; });
+measured.tables = all("table").map((table) => [...table.rows].map((row) => [...row.cells].map(text)));
+measured.overflow = all("table").map((table) => table.scrollWidth - article.clientWidth);
+measured.charts = all("pre").map(marks);
+folds.forEach((details) => { details.open = false; });
 document.body.append(Object.assign(document.createElement("output"), {textContent: JSON.stringify(measured)}));
 """
 
@@ -78,12 +86,12 @@ def browse(page: Path, *arguments: str) -> str:
     ).stdout
 
 
-def show(markdown: str, style: Path, folder: Path, theme: str = "light") -> tuple[Any, Image.Image]:
+def show(markdown: str, style: Path, folder: Path, theme: str = "light", width: int = WIDTH) -> tuple[Any, Image.Image]:
     """What a browser measures of a page, and its picture."""
     body = markdown_to_html_with_extensions(markdown, options=Options.CMARK_OPT_UNSAFE, extensions=EXTENSIONS)
     css = (style / f"github-markdown-{theme}.css").read_text()
     page, picture = folder / "page.html", folder / f"{theme}.png"
-    page.write_text(PAGE.format(css=css, background=BACKGROUND[theme], width=WIDTH, body=body, script=MEASURE))
+    page.write_text(PAGE.format(css=css, background=BACKGROUND[theme], width=width, body=body, script=MEASURE))
     dom = browse(page, f"--window-size={WIDTH},2000", "--dump-dom")
     measured = json.loads(html.unescape(dom.rpartition("<output>")[2].partition("</output>")[0]))
     browse(page, f"--window-size={WIDTH},{measured['height']}", f"--screenshot={picture}")
@@ -100,14 +108,16 @@ def broken(run: Run, tmp_path: Path) -> str:
 @pytest.mark.parametrize("theme", list(BACKGROUND))
 def test_a_regression_is_seen_at_once(broken: str, style: Path, tmp_path: Path, theme: str) -> None:
     measured, picture = show(broken, style, tmp_path, theme)
+    lost = "int8 of digits lost 3.0 points of accuracy (allowed 1.0)"
+    assert measured["title"] == f"❌ {lost}: calibration data are scaled unlike real inputs"
     head, *rows = measured["tables"][0]
     assert head == ["variant", "metric", "float", "quantized", "drop", "tolerance"]
-    assert [row[0].split()[0] for row in rows] == ["❌", "❌", "–"], "what has no tolerance has no verdict"
+    assert [row[0].split()[0] for row in rows[:3]] == ["❌", "❌", "–"], "what has no tolerance has no verdict"
     assert rows[0][0].startswith("❌ int8 ")
     assert rows[0][1] == "❌ accuracy"
     assert rows[0][4].startswith("+0.0")
     assert all(measured["folded"])
-    assert max(measured["overflow"]) <= 0, "tables are wider than a comment"
+    assert measured["overflow"][0] <= 0, "the table is wider than a comment"
     assert measured["strangers"] == []
     assert picture.size == (WIDTH, measured["height"])
     assert picture.getpixel((0, 0)) == BACKGROUND[theme]
@@ -116,13 +126,19 @@ def test_a_regression_is_seen_at_once(broken: str, style: Path, tmp_path: Path, 
 
 
 def test_the_limits_of_a_chart_are_one_line(broken: str, style: Path, tmp_path: Path) -> None:
-    # The lines to put into the manifest are preformatted as well, and hold no marks.
-    (chart,) = [one for one in show(broken, style, tmp_path)[0]["charts"] if one]
+    (chart,) = show(broken, style, tmp_path)[0]["charts"]
     limits = [mark for mark in chart if mark["character"] in "┃╂"]
     assert len({mark["y"] for mark in limits}) == 2, "one for each variant"
     assert len({mark["x"] for mark in limits}) == 1
     (_, failed) = [mark for mark in chart if mark["character"] == "●"]
     assert failed["x"] > limits[0]["x"]
+
+
+def test_what_failed_fits_a_phone(broken: str, style: Path, tmp_path: Path) -> None:
+    for place, markdown in enumerate((broken, render(full()), render(named("a-long-name-without-a-break" * 20)))):
+        (tmp_path / str(place)).mkdir()
+        measured, _ = show(markdown, style, tmp_path / str(place), width=390)
+        assert set(measured["sideways"]) <= {"TABLE"}, "of the models that pass"
 
 
 def test_hostile_names_change_nothing_but_text(style: Path, tmp_path: Path) -> None:
@@ -139,7 +155,7 @@ def test_hostile_names_change_nothing_but_text(style: Path, tmp_path: Path) -> N
 def test_text_from_right_to_left_does_not_turn_the_figures(style: Path, tmp_path: Path) -> None:
     name = "العربية 123"
     measured, _ = show(render(named(name)), style, tmp_path)
-    assert [name in row[0] for row in measured["tables"][0][1:3]] == [True, True]
+    assert [name in row[0] for row in measured["tables"][1][1:3]] == [True, True]
     for chart in measured["charts"]:
         for line in {mark["y"] for mark in chart}:
             drawn = [mark for mark in chart if mark["y"] == line]
