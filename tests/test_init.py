@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 
 from tests.conftest import EXAMPLES, Run
 from tests.plain_loop import raw_outputs
+from tests.sample import full
 from tflite_guard.errors import DataError, EvaluationError, GuardError, UsageError
 from tflite_guard.init import Wishes, write_manifest
+from tflite_guard.results import ErrorInfo
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 Maker = Callable[..., Path]
@@ -288,3 +291,57 @@ def test_the_reference_is_held_to_what_it_has_now(run: Run, place: Path, float_t
     assert reference["tolerances"] == {"accuracy": {"min": math.floor(right * 100) / 100}}
     finished = run("check", "--variant", "float32", "--format", "json", cwd=place)
     assert (finished.code, finished.report["models"][0]["reference"]["verdict"]) == (0, "pass")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_variant_that_is_worth_nothing_is_left_out_and_the_others_are_held_to_what_they_reach(place: Path) -> None:
+    import keras
+
+    inputs = keras.Input((4,), name="x")
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save("small.keras")
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    made = init("small.keras", {"x": rows}, measure=True)
+    assert "dynamic_range: left out: nothing of it is quantized, so that it is the float model again" in made["lines"]
+    exact, *others = json.loads(Path("new.json").read_text())["models"][0]["variants"]
+    assert exact == "float32", "which equals the reference, and has no figure to be held to"
+    assert [one["name"] for one in others] == ["float16", "int8"]
+    float16, int8 = (one["tolerances"]["sqnr"]["min"] for one in others)
+    assert float16 > int8 > 20, "where every manifest starts from 10 dB"
+
+
+@pytest.mark.parametrize(
+    ("broken", "told", "left"),
+    [
+        (["int8"], "int8: left out: it has no kernel", ["float32", "given"]),
+        (["float32", "int8"], "float32, int8: left out: it has no kernel", ["given"]),
+        (["given"], "given: kept, but will not do: it has no kernel", ["float32", "int8", "given"]),
+    ],
+)
+def test_a_variant_that_cannot_be_made_is_left_out_with_the_reason(
+    tflite: Maker, place: Path, monkeypatch: pytest.MonkeyPatch, broken: list[str], told: str, left: list[str]
+) -> None:
+    model_result = full().models[0]
+    some = next(one for one in model_result.variants if one.error is None)
+    variants = [
+        replace(
+            some, name=name, findings=(), error=ErrorInfo("no-kernel", "it has no kernel") if name in broken else None
+        )
+        for name in ("float32", "int8", "given")
+    ]
+    result = replace(model_result, error=None, findings=(), variants=tuple(variants))
+    monkeypatch.setattr("tflite_guard.init.run", lambda *_, **__: replace(full(), models=(result,)))
+    model = tflite(CLASSES)
+    Path("given.tflite").write_bytes(model.read_bytes())
+    made = init(model, {"x": X}, tflite=("given.tflite",))
+    assert told in made["lines"]
+    written = json.loads(Path("new.json").read_text())["models"][0]["variants"]
+    assert [one if isinstance(one, str) else one["name"] for one in written] == left
+
+
+def test_what_is_left_open_is_told_at_its_line(tflite: Maker, place: Path, run: Run) -> None:
+    made = init(tflite({"image": ([None, 4, 4, 1], "float32")}), {"image": np.zeros((6, 9, 9, 3), np.uint8)})
+    (line,) = [one for one in made["lines"] if "left open" in one]
+    assert line.startswith("new.json:12:9: left open; put here the steps that make [9, 9, 3] uint8 into")
+    assert made["lines"][-1] == "next: fill these in, until `tflite-guard validate new.json` has nothing more to say"
+    refused = run("validate", "new.json", cwd=place)
+    assert (refused.code, refused.err.strip()) == (2, line)

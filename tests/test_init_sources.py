@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tflite_guard.errors import DataError, UsageError
-from tflite_guard.init import Chosen, dataset_of, manifest_of
+from tests.conftest import EXAMPLES
+from tests.fuzz.samples import field, tfrecord
+from tflite_guard.errors import DataError, ManifestError, UsageError
+from tflite_guard.init import Chosen, Dataset, dataset_of, manifest_of
 from tflite_guard.init.sources import split
+from tflite_guard.manifest import load
 from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.vocabulary import ReferenceKind
 
@@ -39,6 +46,12 @@ def pictures(folder: str, count: int = 2, size: tuple[int, int] = (6, 5)) -> Non
     Path(folder).mkdir(parents=True)
     for number in range(count):
         Image.new("RGB", size).save(Path(folder) / f"{number}.png")
+
+
+def pictured() -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (6, 5)).save(target, "PNG")
+    return target.getvalue()
 
 
 def test_a_folder_for_each_class_is_fitted_to_the_model() -> None:
@@ -171,13 +184,121 @@ def test_what_is_no_data_is_told_as_what_it_is() -> None:
     Path("data.csv").write_text(pointer)
     Path("empty").mkdir()
     Path("some.tfrecord").touch()
+    Path("other.tfrecord").write_bytes(b"something else, of some length")
     model = names({"x": (4, 4, 3)}, {"kind": (3,)})
     for path, message in (
         ("pictures", "pictures/1.png: is a Git LFS pointer"),
         ("data.csv", "data.csv: is a Git LFS pointer"),
         ("empty", "holds no images"),
-        ("some.tfrecord", "features"),
         ("nothing.npz", "no such file"),
     ):
         with pytest.raises(UsageError, match=message):
             dataset_of(path, ".", model)
+    for path, message in (("some.tfrecord", "holds no records"), ("other.tfrecord", "is damaged or no TFRecord")):
+        with pytest.raises(DataError, match=message):
+            dataset_of(path, ".", model)
+
+
+IMAGE = np.linspace(0, 1, 16, dtype=np.float32)
+LABELS = [0, 2, 1, 0, 1, 2]
+
+
+def record(**features: object) -> bytes:
+    """A tf.train.Example as a protocol buffer."""
+    entries = b""
+    for key, value in features.items():
+        if isinstance(value, bytes):
+            held = field(1, field(1, value))
+        elif isinstance(value, int):
+            held = field(3, field(1, bytes([value])))
+        else:
+            held = field(2, field(1, np.asarray(value, "<f4").tobytes()))
+        entries += field(1, field(1, key.encode()) + field(2, held))
+    return field(1, entries)
+
+
+@pytest.mark.parametrize(
+    ("features", "described", "preprocess"),
+    [
+        ({"image": IMAGE}, {"dtype": "float32", "shape": [4, 4, 1]}, None),
+        ({"image": IMAGE.tobytes()}, {"dtype": "float32", "shape": [4, 4, 1], "encoding": "raw"}, None),
+        (
+            {"pixels": bytes(range(16))},
+            {"dtype": "uint8", "shape": [4, 4, 1], "encoding": "raw"},
+            [{"cast": "float32"}],
+        ),
+        (
+            {"image/encoded": pictured()},
+            {"dtype": "uint8", "encoding": "png"},
+            [{"resize": [4, 4]}, {"channels": "grayscale"}, {"cast": "float32"}],
+        ),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_tfrecord_holds_is_found_in_its_records(
+    features: dict[str, object], described: dict[str, object], preprocess: object, packed: bool
+) -> None:
+    content = tfrecord([record(**features, label=label, file=b"a.png", height=6) for label in LABELS])
+    Path("data.tfrecord").write_bytes(gzip.compress(content) if packed else content)
+    made = dataset_of("data.tfrecord", ".", names({"x": (4, 4, 1)}, {"kind": (3,)}))
+    (key,) = features
+    assert made.settings["features"] == {key: described, "label": {"dtype": "int64", "shape": []}}
+    assert (made.settings["inputs"], made.settings["labels"]) == ({"x": key}, "label")
+    assert made.settings.get("preprocess") == preprocess
+    assert made.tasks == {"kind": "classes"}
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (bytes(16 * 4), "float32 or int32: the type of the values"),
+        (b"\x08\x01" * 9, "the type of the values that an example's 18 bytes hold"),
+    ],
+)
+def test_a_type_that_bytes_do_not_tell_is_left_open_and_asked_for(content: bytes, asked: str) -> None:
+    Path("data.tfrecord").write_bytes(tfrecord([record(image=content, label=label) for label in LABELS]))
+    model = names({"x": (4, 4, 1)}, {"kind": (3,)})
+    told = problems_of(dataset_of("data.tfrecord", ".", model), model)
+    assert f"left open; put here {asked}" in told[0]
+    assert all("left open; put here" in one for one in told), "and nothing else is wrong"
+
+
+@pytest.mark.parametrize(
+    ("array", "steps"),
+    [
+        ((4, 6), [{"expand_dims": 2}]),
+        ((1, 4, 6), [{"reshape": [4, 6, 1]}]),
+        ((24,), [{"reshape": [4, 6, 1]}]),
+    ],
+)
+def test_an_axis_that_is_missing_is_added(array: tuple[int, ...], steps: object) -> None:
+    np.savez("data.npz", x=np.zeros((6, *array), np.float32), y=LABELS)
+    made = dataset_of("data.npz", ".", names({"image": (4, 6, 1)}, {"kind": (3,)}))
+    assert (made.settings["inputs"], made.settings["preprocess"]) == ({"image": "x"}, steps)
+
+
+def test_channels_are_taken_to_where_the_model_has_them() -> None:
+    np.savez("data.npz", x=np.zeros((6, 3, 4, 6), np.float32))
+    made = dataset_of("data.npz", ".", names({"image": (4, 6, 3)}, {"kind": (3,)}))
+    assert made.settings["preprocess"] == [{"transpose": [1, 2, 0]}]
+    assert any("has its channels first" in note for note in made.notes)
+    np.savez("data.npz", x=np.zeros((6, 3, 6, 4), np.float32))
+    with pytest.raises(DataError, match="no array fits"):
+        dataset_of("data.npz", ".", names({"image": (4, 6, 3)}, {"kind": (3,)}))
+
+
+def test_images_of_another_size_leave_open_what_was_done_to_them() -> None:
+    np.savez("data.npz", image=np.zeros((6, 9, 9, 3), np.uint8), y=LABELS)
+    model = names({"image": (4, 4, 1)}, {"kind": (3,)})
+    (told,) = problems_of(dataset_of("data.npz", ".", model), model)
+    assert "left open; put here the steps that make [9, 9, 3] uint8 into [4, 4, 1] float32 as in training" in told
+
+
+def problems_of(made: Dataset, model: Names) -> list[str]:
+    """What `validate` says of the manifest that is written with a dataset."""
+    shutil.copy(EXAMPLES / "digits/app/digits_int8.tflite", "m.tflite")
+    manifest = manifest_of("tflite", {"tflite": "m.tflite"}, "m", {"evaluation": made}, model)
+    Path("m.json").write_text(json.dumps(manifest))
+    with pytest.raises(ManifestError) as raised:
+        load("m.json")
+    return [one.message for one in raised.value.problems]

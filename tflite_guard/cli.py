@@ -352,8 +352,8 @@ def init(
 ) -> None:
     """Write a manifest that works for MODEL, with DATA if given.
 
-    DATA is an .npz, a .npy, a CSV file, a folder of images or of a folder for each class, or a folder with evaluation
-    and calibration data of these kinds.
+    DATA is an .npz, a .npy, a CSV file, a TFRecord, a folder of images or of a folder for each class, or a folder with
+    evaluation and calibration data of these kinds.
     """
     from tflite_guard.init import Wishes, write_manifest
     from tflite_guard.init.binding import Chosen

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+LONGEST_ERROR = 1_500
+LONGEST_END = 400
+
 
 class GuardError(Exception):
-    """An error with a message for people. Its `kind` is stable and appears in reports."""
+    """An error with a message for people. Its `kind` is stable and appears in reports.
+
+    What it quotes from files may be of any length, so a message that nobody would read keeps its start, which says
+    where, and its end, which says what to do.
+    """
 
     exit_code = 3
     kind = "error"
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST_ERROR:
+            message = f"{message[: LONGEST_ERROR - LONGEST_END]} … {message[-LONGEST_END:]}"
+        super().__init__(message)
 
 
 class UsageError(GuardError):
@@ -40,7 +52,7 @@ class ManifestError(GuardError):
     kind = "manifest"
 
     def __init__(self, problems: list[ManifestProblem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        Exception.__init__(self, "\n".join(str(problem) for problem in problems))
         self.problems = problems
 
 

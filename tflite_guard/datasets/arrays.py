@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import lzma
 import math
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,10 @@ from numpy.lib import format as npy
 
 from tflite_guard.datasets.sources import Array, Column, Rows, agree, chunks, native, require_keys, runs
 from tflite_guard.errors import DataError
-from tflite_guard.files import open_zip
+from tflite_guard.files import ZIP_ERRORS, open_zip
 
 # Rows of a Fortran-ordered array are not contiguous, so the array must be read whole.
 FORTRAN_BYTES = 256 * 2**20
-READ_ERRORS = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError, OverflowError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,8 @@ def _header(stream: IO[bytes], available: int, where: str) -> Header:
         raise DataError(f"{where}: .npy version {version} is not supported; save the array again with numpy.save")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     try:
-        shape, fortran, dtype = read(stream)
+        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+            shape, fortran, dtype = read(stream)
     except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:  # a header is Python's text
         raise DataError(f"{where}: its header is damaged ({type(error).__name__}); save the array again") from error
     _require_examples(shape, dtype, where)
@@ -239,5 +236,5 @@ def _clear_errors(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
-    except READ_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"{path}: the file is damaged or of another format ({error}); make it again") from error

@@ -88,8 +88,14 @@ class Reference(Running):
         return tf.function(_positional(self._source.serve, list(specs)), input_signature=list(specs.values()))
 
 
+LAYER_FAILED = re.compile(r"Exception encountered when calling ([^\n]+?)\.?\n\s*\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)
+"""How Keras tells an exception in a layer."""
+
+
 def _reason(error: Exception) -> str:
     """The exception's own words, behind what TensorFlow prints of the user's code."""
+    if of_layer := LAYER_FAILED.search(str(error)):
+        return f"{of_layer[1]}: {first_line(of_layer[2])}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [place for place, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b.*:|.*\[Op:", line)]
     if not told:
@@ -246,7 +252,7 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
     inputs = {label: _keras_info(tensor) for label, tensor in zip(labels, flat, strict=True)}
     serve = _keras_serve(keras, model, labels)
     given = _fixed(Names(inputs, {}, _input_aliases(keras, model, labels), signature=SERVING_DEFAULT), spec)
-    outputs = _outputs(serve, given.inputs)
+    outputs = _outputs(serve, given.inputs, spec.path)
     aliases = _output_aliases(model, list(outputs))
     names = replace(given, outputs=outputs, output_aliases=aliases, scaling=_scaling(keras, model))
     _refuse_strings(names, spec.path)
@@ -359,9 +365,12 @@ def _input_structure(model: Any) -> Any:
     return model.inputs[0] if len(model.inputs) == 1 else model.inputs
 
 
-def _outputs(serve: Serve, inputs: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+def _outputs(serve: Serve, inputs: Mapping[str, TensorInfo], path: str) -> dict[str, TensorInfo]:
     specs = [tf.TensorSpec(info.shape, info.dtype, name=name) for name, info in inputs.items()]
-    traced = tf.function(_positional(serve, list(inputs))).get_concrete_function(*specs)
+    try:
+        traced = tf.function(_positional(serve, list(inputs))).get_concrete_function(*specs)
+    except Exception as error:  # a model's layers raise every kind
+        raise ModelFileError(f"{path} can be loaded, but not called: {_reason(error)}; mend the model") from error
     return {name: _info(tensor) for name, tensor in traced.structured_outputs.items()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tflite_guard.engine.saved_model import MetaGraph, meta_graphs
 from tflite_guard.errors import ModelFileError
-from tflite_guard.files import lfs_pointer, open_zip, sniff
+from tflite_guard.files import ZIP_ERRORS, lfs_pointer, open_zip, sniff
 from tflite_guard.manifest.types import ReferenceSpec
 from tflite_guard.vocabulary import SERVING_DEFAULT
 
@@ -108,7 +108,7 @@ def check_keras_zip(path: str, *, allow_code: bool) -> None:
             _check_config(path, config, allow_code)
             with archive.open(WEIGHTS) as weights:
                 _check_hdf5_links(path, io.BytesIO(weights.read()), allow_code)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise ModelFileError(
             f"{path} is a truncated or damaged .keras file ({error}); save or copy it again"
         ) from error

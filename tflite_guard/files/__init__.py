@@ -6,11 +6,13 @@ import contextlib
 import errno
 import hashlib
 import io
+import lzma
 import mmap
 import os
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +24,11 @@ _AGAIN_MAX = 100
 """Folders that may be met again through links. Links to folders of links multiply: ten of ten are a million."""
 _MOST_DIRECTORY = 2 << 20
 """Bytes of a zip file's directory: some 30,000 members."""
+ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, NotImplementedError,
+    RuntimeError, OverflowError,
+)  # fmt: skip
+"""What reading a damaged zip file raises."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -185,7 +192,7 @@ def zip_members(path: str) -> list[str] | None:
     try:
         with open_zip(path) as archive:
             return archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError):
+    except ZIP_ERRORS:
         return None
 
 

@@ -12,15 +12,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tflite_guard.errors import EvaluationError, ModelFileError, UsageError
+from tflite_guard.errors import EvaluationError, ManifestError, ModelFileError, UsageError
 from tflite_guard.files import contained, find_root, lfs_pointer, sniff, write_atomically
 from tflite_guard.init import binding, limits
 from tflite_guard.init.binding import Chosen, Task, kind_of_numbers
-from tflite_guard.init.preparing import as_rows, images, preparation
-from tflite_guard.init.sources import look, split, values, with_labels_file
+from tflite_guard.init.preparing import as_features, as_rows, preparation
+from tflite_guard.init.sources import Data, look, split, values, with_labels_file
 from tflite_guard.manifest import load
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
+from tflite_guard.results import ModelResult, VariantResult
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import describe, run
 from tflite_guard.run.steps import OnEvent
@@ -117,11 +118,24 @@ def write_manifest(
     manifest["models"][0]["variants"] += [_shipped(path, folder) for path in wishes.tflite]
     _write(output, text(manifest))
     yield from dict.fromkeys([note for one in datasets.values() for note in one.notes] + notes)
-    yield from fitted(manifest, output, wishes, on_log, on_event)
+    left_open = _left_open(output, wishes)
+    yield from left_open or fitted(manifest, output, wishes, on_log, on_event)
     variants = ", ".join(map(_name, manifest["models"][0]["variants"]))
     yield f"{output}: model {manifest['models'][0]['name']!r} with {variants}"
     place = "" if output == DEFAULT_MANIFEST else f" {output}"
+    if left_open:
+        yield f"next: fill these in, until `tflite-guard validate{place}` has nothing more to say"
+        return
     yield f"next: tflite-guard check{place}" + (" --allow-code" if wishes.allow_code else "")
+
+
+def _left_open(output: str, wishes: Wishes) -> list[str]:
+    """What the manifest asks its reader to put in, a line each."""
+    try:
+        load(output, allow_code=wishes.allow_code)
+    except ManifestError as error:
+        return [str(problem) for problem in error.problems]
+    return []
 
 
 def _name(variant: Any) -> str:
@@ -214,12 +228,7 @@ def fitted(
     if model.error is not None:
         yield f"the reference could not be run on this data: {model.error.message}"
         return
-    failed = {one.name: one.error.message for one in model.variants if one.error is not None}
-    left = [one for one in entry["variants"] if _name(one) not in failed or (isinstance(one, dict) and "tflite" in one)]
-    for name, why in failed.items():
-        kept = name in map(_name, left or entry["variants"])
-        yield f"{name} {'cannot be evaluated' if kept else 'is left out'}: {why}"
-    entry["variants"] = left or entry["variants"]
+    yield from _without_idle(entry, model)
     suspect = any(finding.rule == "reference-suspect" for finding in model.findings)
     for metric, value in model.reference.metrics.items():
         limit = None if value is None or suspect else limits.of_reference(metric, value)
@@ -233,6 +242,34 @@ def fitted(
         entry["variants"] = [limits.measured(one, model) for one in entry["variants"]]
         yield "tolerances of the variants are what each reaches now, with room for other machines"
     _write(output, text(manifest))
+
+
+def _without_idle(entry: dict[str, Any], model: ModelResult) -> Iterator[str]:
+    """Leave out the variants that cannot be made, or are the float model again; gives why, a line a reason.
+
+    What the user named stays, and so does the last that there is: a manifest without variants would check nothing.
+    """
+    reasons: dict[str, list[str]] = {}
+    for one in model.variants:
+        if (why := _idle(one)) is not None:
+            reasons.setdefault(why, []).append(one.name)
+    idle = {name for names in reasons.values() for name in names}
+    left = [one for one in entry["variants"] if _name(one) not in idle or (isinstance(one, dict) and "tflite" in one)]
+    entry["variants"] = left or entry["variants"]
+    kept = set(map(_name, entry["variants"]))
+    for why, names in reasons.items():
+        for chosen, what in ((set(names) - kept, "left out"), (set(names) & kept, "kept, but will not do")):
+            if chosen:
+                listed = ", ".join(name for name in names if name in chosen)
+                yield f"{listed}: {what}: {why}"
+
+
+def _idle(variant: VariantResult) -> str | None:
+    """Why a variant cannot be judged, or is not worth it."""
+    if variant.error is not None:
+        return variant.error.message
+    idle = any(one.rule == "nothing-quantized" for one in variant.findings)
+    return "nothing of it is quantized, so that it is the float model again" if idle else None
 
 
 def manifest_of(
@@ -268,10 +305,8 @@ def dataset_of(
     if labels_file is not None:
         data = with_labels_file(data, labels_file, partial(relative, folder=folder))
         chosen = replace(chosen, labels={"": "label"})
-    data = as_rows(data, names, chosen)
-    found = dict.fromkeys(names.inputs, "image")
-    if not images(data):
-        found = binding.inputs(names, data.arrays, path, chosen.inputs)
+    data = as_features(as_rows(data, names, chosen), names)
+    found = _inputs(data, names, chosen)
     free = {key: array for key, array in data.arrays.items() if key not in found.values()}
     read = cache(partial(values, data, folder=folder))
     bound = binding.labels(names, free, path, chosen.labels, read)
@@ -285,7 +320,17 @@ def dataset_of(
         settings["preprocess"] = next(iter(steps.values())) if len(found) == 1 else steps
     if data.settings["source"] == "npy":
         del settings["inputs"]
+    if data.features:
+        used = {*found.values(), *bound.keys.values()}
+        settings["features"] = {key: one for key, one in settings["features"].items() if key in used}
     return Dataset(_ordered(settings), bound.tasks, (*data.notes, *bound.notes, *told))
+
+
+def _inputs(data: Data, names: Names, chosen: Chosen) -> dict[str, str]:
+    """Model input to key; the only picture of an example is the only input, whatever its size."""
+    if len(data.pictures) == 1 and not chosen.inputs and (len(names.inputs) == 1 or not data.features):
+        return dict.fromkeys(names.inputs, data.pictures[0])
+    return binding.inputs(names, data.arrays, data.path, chosen.inputs)
 
 
 def _ordered(settings: dict[str, Any]) -> dict[str, Any]:

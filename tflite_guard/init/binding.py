@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tflite_guard.errors import DataError, UsageError
@@ -54,7 +55,7 @@ def inputs(names: Names, arrays: Mapping[str, Array], data: str, chosen: Mapping
         if name not in found and known:
             found[name] = known[0]
     for name, key in found.items():
-        if not takes(names.inputs[name], arrays[key]):
+        if layout(names.inputs[name], arrays[key]) is None and not both_images(names.inputs[name], arrays[key]):
             raise DataError(
                 f"{data}: array {key!r} {arrays[key]} does not fit the input of its name, which takes "
                 f"{told(names.inputs[name])}; change the array, or write the manifest's dataset by hand with "
@@ -211,7 +212,11 @@ def _core(shape: Sequence[int | None]) -> tuple[int | None, ...]:
 
 def _only_fits(left: Mapping[str, TensorInfo], arrays: Mapping[str, Array], data: str) -> dict[str, str]:
     """Each input's array where it alone fits and fits no other input. Raises DataError where that leaves a doubt."""
-    fitting = {name: [key for key, array in arrays.items() if takes(info, array)] for name, info in left.items()}
+    fitting = {
+        name: [key for key, array in arrays.items() if takes(info, array)]
+        or [key for key, array in arrays.items() if layout(info, array) is not None]
+        for name, info in left.items()
+    }
     for name, keys in fitting.items():
         rivals = [other for other, others in fitting.items() if other != name and set(keys) & set(others)]
         if len(keys) == 1 and not rivals:
@@ -230,6 +235,45 @@ def takes(info: TensorInfo, array: Array) -> bool:
     kind, own = kind_of_numbers(array.dtype), kind_of_numbers(info.dtype)
     as_numbers = kind == own or (kind in "iu" and own in "iu") or (kind in "biu" and own == "f")
     return as_numbers and info.takes([-1 if size is None else size for size in array.shape])
+
+
+def layout(info: TensorInfo, array: Array) -> tuple[list[dict[str, Any]], list[str]] | None:
+    """The steps that give an array's examples the input's shape, and what they do; None where that is not certain.
+
+    Nothing is added, dropped or put in another order, but for channels, which come first or last.
+    """
+    if takes(info, array):
+        return [], []
+    (wanted, *_), given = info.example_shapes, array.shape[1:]
+    flat = replace(array, shape=(*array.shape[:1], *wanted))
+    if not given or None in wanted or None in given or not takes(info, flat):
+        return None
+    axes = _channels_moved(given, wanted)
+    if axes:
+        return [{"transpose": axes}], [f"has its channels {'first' if axes[0] else 'last'}, so its axes are reordered"]
+    missing = [axis for axis, size in enumerate(wanted) if size == 1 and given == (*wanted[:axis], *wanted[axis + 1 :])]
+    if missing:
+        return [{"expand_dims": missing[-1]}], []
+    by_size = _core(given) == _core(wanted) or 1 in (len(given), len(wanted))
+    if not by_size or math.prod(map(int, given)) != math.prod(map(int, wanted)):  # type: ignore[arg-type]
+        return None
+    return [{"reshape": list(wanted)}], [f"is reshaped to {list(wanted)} in the order in which it is stored"]
+
+
+def both_images(info: TensorInfo, array: Array) -> bool:
+    """Whether steps may make an array's examples into the input's, which nobody can tell from their shapes."""
+    shapes = (info.example_shapes[0], array.shape[1:])
+    numbers = kind_of_numbers(array.dtype) in "iuf" and kind_of_numbers(info.dtype) in "iuf"
+    return numbers and all(len(shape) in (2, 3) and (len(shape) == 2 or shape[2] in (1, 3)) for shape in shapes)
+
+
+def _channels_moved(given: Sequence[int | None], wanted: Sequence[int | None]) -> list[int] | None:
+    """The order of axes that takes an image's channels, three or four, from first to last or back."""
+    if len(given) != 3 or len(wanted) != 3:
+        return None
+    orders = [axes for axes in ([1, 2, 0], [2, 0, 1]) if [given[axis] for axis in axes] == list(wanted)]
+    moved = [axes for axes in orders if (wanted[2] if axes[0] == 1 else wanted[0]) in (3, 4)]
+    return moved[0] if len(moved) == 1 else None
 
 
 def told(info: TensorInfo) -> str:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tflite_guard.errors import DataError, UsageError
-from tflite_guard.init.binding import Chosen, kind_of_numbers, named_as_labels
+from tflite_guard.init.binding import Chosen, kind_of_numbers, layout, named_as_labels, told
+from tflite_guard.init.records import Feature
 from tflite_guard.init.sources import Array, Data
+from tflite_guard.manifest.gaps import gap
 from tflite_guard.protocol import Names, TensorInfo
 
 NOTHING = Array((0,), "int64")
 Step = dict[str, Any]
 FEATURES = "features"
 """The key of a table's columns that together are one input."""
-
-
-def images(data: Data) -> bool:
-    """Whether examples are pictures from files, which are fitted to the model."""
-    return bool(data.settings["source"] == "images")
 
 
 def as_rows(data: Data, names: Names, chosen: Chosen) -> Data:
@@ -48,27 +46,125 @@ def as_rows(data: Data, names: Names, chosen: Chosen) -> Data:
     return replace(data, settings=settings, arrays={FEATURES: Array((rows, len(columns)), "float32"), **kept})
 
 
-def preparation(data: Data, names: Names, inputs: Mapping[str, str]) -> tuple[dict[str, list[Step]], tuple[str, ...]]:
-    """Steps by input, and what a reader should know of them."""
-    if images(data):
-        return _of_images(data, names)
-    casts = {
-        name: [{"cast": names.inputs[name].dtype}]
-        for name, key in inputs.items()
-        if kind_of_numbers(data.arrays[key].dtype) != kind_of_numbers(names.inputs[name].dtype)
+def as_features(data: Data, names: Names) -> Data:
+    """A TFRecord with its values in the shapes of the model's inputs, and its bytes as arrays where they fit one.
+
+    A record holds values in a row, and bytes without a type.
+    """
+    if not data.features:
+        return data
+    arrays = dict(data.arrays)
+    written: dict[str, Step] = {}
+    notes: list[str] = []
+    examples = next((array.shape[0] for array in arrays.values()), None)
+    for key, one in data.features.items():
+        if key in data.pictures:
+            written[key] = {"dtype": "uint8", "encoding": one.picture}
+        elif key in arrays:
+            shape = _shape_of_input(names, arrays[key].shape[1:])
+            arrays[key] = replace(arrays[key], shape=(*arrays[key].shape[:1], *shape))
+            written[key] = {"dtype": arrays[key].dtype, "shape": [*shape]} if None not in shape else {}
+        elif one.count == 1 and (fitting := _raw(names, one)):
+            shape, dtype, asked = fitting
+            arrays[key] = Array((examples, *shape), dtype)
+            written[key] = {"dtype": asked or dtype, "shape": [*shape], "encoding": "raw"}
+            notes.append(f"{data.path}: {key} holds bytes, as many as {list(shape)} values of {dtype} take")
+    for only in _only_bytes(data, arrays, names):
+        (port,) = names.inputs.values()
+        arrays[only] = Array((examples, *port.example_shapes[0]), port.dtype)
+        written[only] = _described_by_hand(data.features[only], port)
+    return replace(data, settings={**data.settings, "features": written}, arrays=arrays, notes=(*data.notes, *notes))
+
+
+def _only_bytes(data: Data, arrays: Mapping[str, Array], names: Names) -> list[str]:
+    """The key of the only bytes that are no text, where nothing else can be the only input; else none."""
+    left = [key for key, one in data.features.items() if key not in arrays and not one.text]
+    taken = {*named_as_labels(names, arrays)}
+    others = [key for key, array in arrays.items() if key not in taken and len(array.shape) > 1]
+    return left if len(left) == 1 and len(names.inputs) == 1 and not others else []
+
+
+def _described_by_hand(feature: Feature, port: TensorInfo) -> Step:
+    size = f"{feature.size} bytes" if feature.size else "bytes, not as many in each,"
+    return {
+        "dtype": gap(f"the type of the values that an example's {size} hold; the model takes {told(port)}"),
+        "shape": gap("their shape; what tf.io.serialize_tensor wrote must be written anew as plain values"),
+        "encoding": "raw",
     }
-    pixels = [key for name, key in inputs.items() if name in casts and data.arrays[key].dtype == "uint8"]
-    return casts, _of_scale(names) if pixels else ()
 
 
-def _of_images(data: Data, names: Names) -> tuple[dict[str, list[Step]], tuple[str, ...]]:
+def _shape_of_input(names: Names, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The shape of the inputs that take so many values in a row, else these as they are."""
+    shapes = {port.example_shapes[0] for port in names.inputs.values()}
+    fitting = [one for one in shapes if None not in one and len(shape) == 1 and math.prod(one) == shape[0]]  # type: ignore[arg-type]
+    return fitting[0] if len(fitting) == 1 else shape
+
+
+def _raw(names: Names, feature: Feature) -> tuple[tuple[int, ...], str, str | None] | None:
+    """The shape and type that bytes have if they are an input, and what is asked where two types are as likely."""
+    for port in names.inputs.values():
+        shape = tuple(size for size in port.example_shapes[0] if size is not None)
+        values = math.prod(shape)
+        if len(shape) != len(port.example_shapes[0]) or not feature.size or not values or feature.size % values:
+            continue
+        likely = _likely_types(feature.size // values, port.dtype, feature.samples)
+        if likely:
+            asked = f"{' or '.join(likely)}: the type of the values that were written as bytes"
+            return shape, likely[0], None if len(likely) == 1 else gap(asked)
+    return None
+
+
+def _likely_types(width: int, own: str, samples: Sequence[bytes]) -> list[str]:
+    """Types so many bytes wide in which the samples make sense: no reals huge or next to nothing, no huge integers."""
+    import numpy as np
+
+    if width == 1:
+        return ["int8" if own == "int8" else "uint8"]
+    content = b"".join(samples)
+    found = []
+    for dtype in {2: ("float16", "int16"), 4: ("float32", "int32"), 8: ("float64", "int64")}.get(width, ()):
+        values = np.abs(np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).astype(np.float64))
+        nonzero = values[values != 0]
+        if dtype.startswith("float"):
+            sensible = bool(np.isfinite(values).all() and ((nonzero > 1e-12) & (nonzero < 1e12)).all())
+        else:
+            sensible = bool((values < 2**24).all())
+        found += [dtype] if sensible else []
+    return found
+
+
+def preparation(data: Data, names: Names, inputs: Mapping[str, str]) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
+    """Steps by input, and what a reader should know of them."""
+    if any(key in data.pictures for key in inputs.values()):
+        return _of_images(data, names, inputs)
+    steps: dict[str, list[Any]] = {}
+    notes: list[str] = []
+    pixels = False
+    for name, key in inputs.items():
+        port, array = names.inputs[name], data.arrays[key]
+        laid_out, said = layout(port, array) or ([], [])
+        asked = [] if layout(port, array) else [gap(_steps_asked(port, array))]
+        cast = kind_of_numbers(array.dtype) != kind_of_numbers(port.dtype)
+        steps[name] = [*asked, *laid_out, *([{"cast": port.dtype}] if cast else [])]
+        notes += [f"{data.path}: {key} {array} {one}" for one in said]
+        pixels |= cast and array.dtype == "uint8"
+    return {name: one for name, one in steps.items() if one}, (*notes, *(_of_scale(names) if pixels else ()))
+
+
+def _steps_asked(port: TensorInfo, array: Array) -> str:
+    given, wanted = Array(array.shape[1:], array.dtype), Array(port.example_shapes[0], port.dtype)
+    return f'the steps that make {given} into {wanted} as in training, such as {{"resize": [height, width]}}'
+
+
+def _of_images(data: Data, names: Names, inputs: Mapping[str, str]) -> tuple[dict[str, list[Step]], tuple[str, ...]]:
     if len(names.inputs) != 1:
         raise UsageError(f"{data.path}: images are for a model with one input; this one has {', '.join(names.inputs)}")
-    ((name, port),) = names.inputs.items()
+    ((name, key),) = inputs.items()
+    port = names.inputs[name]
     height, width, channels, first = _layout(port, data.path)
     steps: list[Step] = []
     notes: list[str] = []
-    if (height, width) != data.arrays["image"].shape[1:3] and height is not None and width is not None:
+    if (height, width) != data.arrays[key].shape[1:3] and height is not None and width is not None:
         steps.append({"resize": [height, width]})
         notes.append("images are resized as Pillow does; where training resized otherwise, say so (docs/datasets.md)")
     if channels == 1:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tflite_guard.errors import DataError, UsageError
 from tflite_guard.files import lfs_pointer, sniff
+from tflite_guard.init import records
+from tflite_guard.init.records import Feature
 
 if TYPE_CHECKING:
     from tflite_guard.datasets.arrays import Header
@@ -45,6 +47,10 @@ class Data:
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = field(default=())
     """Of a table, in its order."""
+    features: Mapping[str, Feature] = field(default_factory=dict)
+    """Of a TFRecord, by key, what its examples hold."""
+    pictures: tuple[str, ...] = ()
+    """The keys whose values are pictures from files, which are fitted to the model."""
 
 
 def split(path: str) -> tuple[str, str | None]:
@@ -54,7 +60,7 @@ def split(path: str) -> tuple[str, str | None]:
     found: dict[str, str] = {}
     for names in (EVALUATION, CALIBRATION):
         for entry in sorted(os.listdir(path), key=lambda one: _place(one, names)):
-            if Path(entry).stem.lower() in names:
+            if _stem(entry) in names:
                 found.setdefault(names[0], os.path.join(path, entry))
     if EVALUATION[0] not in found:
         return path, None
@@ -62,8 +68,12 @@ def split(path: str) -> tuple[str, str | None]:
 
 
 def _place(entry: str, names: tuple[str, ...]) -> int:
-    stem = Path(entry).stem.lower()
+    stem = _stem(entry)
     return names.index(stem) if stem in names else len(names)
+
+
+def _stem(entry: str) -> str:
+    return entry.partition(".")[0].lower()
 
 
 def look(path: str) -> Data:
@@ -80,10 +90,7 @@ def look(path: str) -> Data:
     if path.lower().endswith(".csv"):
         return _table(path)
     if ".tfrecord" in os.path.basename(path).lower():
-        raise UsageError(
-            f"{path}: a TFRecord does not say what its bytes are; describe its keys in the manifest's "
-            '"features" (docs/datasets.md), or give an .npz to start from'
-        )
+        return _tfrecord(path)
     return Data(path, {"source": "npz"}, arrays_of(path))
 
 
@@ -116,6 +123,9 @@ def values(data: Data, key: str, folder: str) -> Any:
     from tflite_guard.datasets import open_dataset
     from tflite_guard.manifest.types import DatasetSpec, FileSpec
 
+    if data.features:
+        found = records.values(data.path, key)
+        return found.reshape(len(found), *data.arrays[key].shape[1:])
     settings = data.settings
     labels_file = settings.get("labels_file")
     spec = DatasetSpec(
@@ -166,7 +176,7 @@ def _images(path: str) -> Data:
     if order:
         settings["class_order"] = order
         arrays["label"] = Array((len(files),), "int64")
-    return Data(path, settings, arrays, (note,) if note else ())
+    return Data(path, settings, arrays, (note,) if note else (), pictures=("image",))
 
 
 def _class_order(path: str, folders: list[str]) -> tuple[list[str], str]:
@@ -186,9 +196,29 @@ def _size(files: list[str]) -> tuple[int | None, int | None]:
     """Height and width that the first images have in common."""
     from tflite_guard.datasets.images import decode_file
 
-    sizes = {decode_file(file).shape[:2] for file in files[:SIZES_LOOKED_AT]}
+    return _common({decode_file(file).shape[:2] for file in files[:SIZES_LOOKED_AT]})
+
+
+def _common(sizes: set[Any]) -> tuple[int | None, int | None]:
     ((height, width),) = sizes if len(sizes) == 1 else ((None, None),)
     return height, width
+
+
+def _tfrecord(path: str) -> Data:
+    """A TFRecord by what its examples hold; bytes that are no pictures are told apart beside the model's inputs."""
+    from tflite_guard.datasets.images import decode
+
+    found, examples = records.features(path)
+    arrays: dict[str, Array] = {}
+    pictures = tuple(key for key, one in found.items() if one.picture is not None)
+    for key, one in found.items():
+        if key in pictures:
+            height, width = _common({decode(sample, f"{path}: {key}").shape[:2] for sample in one.samples})
+            arrays[key] = Array((examples, height, width, 3), "uint8")
+        elif one.kind != "bytes":
+            shape = () if one.count == 1 else (one.count,)
+            arrays[key] = Array((examples, *shape), {"float": "float32", "int64": "int64"}[one.kind])
+    return Data(path, {"source": "tfrecord"}, arrays, features=found, pictures=pictures)
 
 
 def _table(path: str) -> Data:

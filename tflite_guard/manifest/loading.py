@@ -11,6 +11,7 @@ from typing import Any, cast
 from tflite_guard import files
 from tflite_guard.errors import ManifestError, ManifestProblem, UsageError, first_of
 from tflite_guard.manifest import jsontext, meaning
+from tflite_guard.manifest.gaps import gaps
 from tflite_guard.manifest.jsontext import Document, quoted
 from tflite_guard.manifest.location import displayed, utf8
 from tflite_guard.manifest.meaning import Context
@@ -113,7 +114,8 @@ def _rejections(tree: Node) -> list[Rejection]:
     found = [rejection for error in islice(errors, _REJECTED_MAX) for rejection in in_words(error, tree)]
     if next(errors, None) is not None:
         raise ManifestError(first_of((problem for _, problem in found if problem), more=True))
-    return found
+    left_open = dict(gaps(tree))
+    return [*left_open.items(), *((pointer, problem) for pointer, problem in found if pointer not in left_open)]
 
 
 def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:
