@@ -187,7 +187,7 @@ def test_sarif_names_the_rule_of_the_cause() -> None:
 
 def test_the_summary_shows_the_remedy_in_sight_and_folds_the_diagnosis() -> None:
     page = github(render(report_of(diagnosed(FAILED))))
-    assert any(one.tag == "pre" and '"calibration": "train"' in text_of(one) for one in in_sight(page))
+    assert any(one.tag == "code" and text_of(one) == '"calibration": "train"' for one in in_sight(page))
     (folded,) = [one for one in page.iter("details") if text_of(one[0]) == "Diagnosis of digits / int8"]
     ladder, tensors, tried, front = (rows(table) for table in folded.iter("table"))
     assert ladder[0] == ["rung", "accuracy", "SQNR"]

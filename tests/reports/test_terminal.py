@@ -104,7 +104,7 @@ def test_models_that_pass_have_a_row_each_and_v_opens_them() -> None:
     text = shown(run_of(2), 80)
     rows = [line.split() for line in text.splitlines() if line.startswith("✓  ")]
     assert [row[1] for row in rows] == NAMES[2:]
-    assert rows[0][2:] == ["accuracy", "0.9800", "0.9780", "+0.0020", "int8", "(of", "3)", "24.0", "kB"]
+    assert rows[0][2:] == ["accuracy", "0.9800", "0.9780", "0.0020", "int8", "(of", "3)", "24.0", "kB"]
     assert "-v shows all of their figures" in text
     assert shown(run_of(2), 80, "all").count("agreement") == 3 * 10 + 2 * 2
 

@@ -550,11 +550,11 @@ def passes(model: ModelResult) -> bool:
 def closest(model: ModelResult) -> tuple[VariantResult, MetricResult] | None:
     """The figures to show of a model in a row: the variant that loses most, by the first metric that is judged.
 
-    A metric that the reference has a value of comes before one that only compares with it.
+    A metric that the reference has a value of comes before one that only compares with it, and the size last.
     """
     every = [(variant, one) for variant in model.variants for one in variant.metrics]
-    judged = [found for found in every if found[1].verdict is not None]
-    told = judged or [found for found in every if found[1].metric != "size_bytes"]
+    scores = [found for found in every if found[1].metric != "size_bytes"]
+    told = [found for found in scores if found[1].verdict is not None] or scores or every
     chosen = next((one.name for _, one in told if one.drop is not None), told[0][1].name if told else "")
     named = [found for found in told if found[1].name == chosen]
     return max(named, key=lambda found: _lost(found[1]), default=None)
