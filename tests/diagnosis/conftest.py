@@ -32,6 +32,15 @@ DEEP = FloatGraph(
         Operator("FULLY_CONNECTED", ("deep",), ("output",), ("W2",)),
     ),
 )
+POOLED = FloatGraph(
+    ("x",),
+    ("output",),
+    (
+        *DEEP.operators[:2],
+        Operator("MAX_POOL_2D", ("deep",), ("pooled",)),
+        Operator("FULLY_CONNECTED", ("pooled",), ("output",), ("W2",)),
+    ),
+)
 ACCURACY = MetricSpec("accuracy", "accuracy")
 
 
@@ -268,6 +277,20 @@ class DeepLab(PlainLab):
 
     def width(self, tensor: str) -> int:
         return len(self.middle) if tensor == "deep" else super().width(tensor)
+
+
+@dataclass
+class PooledLab(DeepLab):
+    """x → hidden = relu(x W1) → deep = relu(hidden W3) → pooled = deep → output = pooled W2."""
+
+    graph: FloatGraph = POOLED
+
+    def _activations(self, constants: Mapping[str, np.ndarray], x: np.ndarray, seen: Any) -> dict[str, np.ndarray]:
+        found = super()._activations(constants, x, seen)
+        return {**found, "pooled": found["deep"]}
+
+    def width(self, tensor: str) -> int:
+        return super().width("deep" if tensor == "pooled" else tensor)
 
 
 def network(seed: int = 0, inputs: int = 12, hidden: int = 24, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.diagnosis.conftest import DeepLab, PlainLab, examples, network
+from tests.diagnosis.conftest import DeepLab, PlainLab, PooledLab, examples, network
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.causes.calibration import MEASURED
 from tflite_guard.diagnosis.causes.tensors import at_once, sensitive, thinned
@@ -114,8 +114,9 @@ def test_of_changes_made_at_once_those_are_kept_that_are_needed() -> None:
     assert best.name == "a c"
 
 
-def test_faults_that_hide_one_another_are_mended_all_at_once() -> None:
-    """Two layers' channels are of unlike range: equal ones in either give nothing back."""
+@pytest.mark.parametrize("kind", [DeepLab, PooledLab])
+def test_faults_that_hide_one_another_are_mended_all_at_once(kind: type[DeepLab]) -> None:
+    """Two layers' channels are of unlike range: equal ones in either give nothing back, in both each once all of it."""
     rng = np.random.default_rng(8)
     first, second = network()
     middle = rng.normal(size=(24, 24))
@@ -123,7 +124,7 @@ def test_faults_that_hide_one_another_are_mended_all_at_once() -> None:
     x = examples(900)
     labels = (np.maximum(np.maximum(x @ first.T, 0) @ middle.T, 0) @ second.T).argmax(1)
     first, middle, second = first * one[:, None], middle * other[:, None] / one, second / other
-    lab = DeepLab(first, second, Samples({"x": x}), labels, None, {}, middle=middle)
+    lab = kind(first, second, Samples({"x": x}), labels, None, {}, middle=middle)
     lab.given = lab.ranges(lab.evaluation)
     bench = Bench(lab, CASE)
     views = {view.name: view for view in bench.real_views}

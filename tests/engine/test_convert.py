@@ -563,7 +563,7 @@ def distance(path: Path, case: Case, model: bytes) -> float:
     return float(10 * np.log10(np.sum(wanted**2) / np.sum((found - wanted) ** 2)))
 
 
-@pytest.mark.parametrize("pattern", ["wide", "wide*"])
+@pytest.mark.parametrize("pattern", ["wide", "wide*", "*"])
 def test_equalized_channels_are_not_lost(imbalanced: Case, tmp_path: Path, pattern: str) -> None:
     plain, equal = (
         imbalanced.source.quantize(Conversion("int8", equalize=equalize), imbalanced.calibrated)

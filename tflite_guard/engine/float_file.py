@@ -114,12 +114,17 @@ def equalized(file: FloatFile, patterns: Sequence[str]) -> FloatFile:
             ends = np.stack([rows.min(0), rows.max(0)], 1)
             seen = channels.get(name, ends)
             channels[name] = np.stack([np.minimum(seen[:, 0], ends[:, 0]), np.maximum(seen[:, 1], ends[:, 1])], 1)
+    rescaled: set[frozenset[str]] = set()
     for pattern, names in matched.items():
         done = False
         for name in names:
             changes = rewrites.equalized(file, name, channels[name]) if name in channels else []
-            if changes:
-                file, done = FloatFile(file.with_constants(changes[-1]), file.examples), True
+            if not changes:
+                continue
+            done, constants = True, frozenset(changes[-1])
+            if constants not in rescaled:  # else it is the same values, behind a pooling, and equal by now
+                file = FloatFile(file.with_constants(changes[-1]), file.examples)
+                rescaled.add(constants)
         if not done:
             raise ConversionError(
                 f'equalize: "{pattern}" cannot be equalized: what computes it and all that reads it must be '

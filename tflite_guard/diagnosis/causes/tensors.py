@@ -270,7 +270,9 @@ def at_once(bench: Bench, views: Sequence[TensorView]) -> Cause | None:
             # Of a concatenation the branches come before the channels; of factors for channels the latter are finer.
             if (known is None or known.rule == rewrite.rule) and _same_function(bench, rewrite.constants):
                 each[rewrite.tensor] = rewrite
-    found = _combined(bench, list(each.values()), HALF / AS_GOOD) if len(each) > 1 else None
+    # Tensors that differ by a pooling alone are rewritten by the same constants, which must not happen twice.
+    apart = list({(one.rule, *sorted(one.constants)): one for one in reversed(each.values())}.values())[::-1]
+    found = _combined(bench, apart, HALF / AS_GOOD) if len(apart) > 1 else None
     if found is None:
         return None
     trial, chosen = found
