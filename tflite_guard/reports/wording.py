@@ -22,6 +22,7 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
+from tflite_guard.rules import RULES
 from tflite_guard.text import figures, naming
 from tflite_guard.text.plain import file_names, plain
 from tflite_guard.vocabulary import METRICS
@@ -317,7 +318,8 @@ def _in_short(found: Sequence[Problem]) -> Short:
 
 def _in_few_words(problem: Problem) -> str:
     if problem.metric is None:
-        return problem.message.rstrip(".")
+        rule = RULES.get(problem.rule)
+        return f"{rule.title} ({rule.id})" if rule is not None and rule.finding else problem.message.rstrip(".")
     whose = "observed " if problem.observed else "the reference's " if problem.rule == "reference" else ""
     return whose + brief_failure(problem.metric)
 

@@ -192,7 +192,7 @@ def _range_mismatch(bench: Bench, proof: Experiment, ratio: float) -> Cause:
     if evaluation != calibration:
         options = (
             Option(
-                f"preprocess {name} as the evaluation data is",
+                f"preprocess {name} the way the evaluation data is preprocessed",
                 {"preprocess": evaluation if evaluation else None},
                 target=f"/datasets/{name.replace('~', '~0').replace('/', '~1')}",
             ),
