@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EXAMPLES, Run, manifest_of, only, write_manifest
-from tflite_guard.run.scratch import sweep
+from tflite_guard.run.scratch import Scratch, sweep
 
 SECRET = "ghs_secret_that_no_model_may_see"
 THIEF = """
@@ -361,6 +363,20 @@ def test_only_scratch_folders_of_ours_that_nobody_owns_are_removed(tmp_path: Pat
         fcntl.flock(owner, fcntl.LOCK_EX)
         sweep(str(tmp_path))
     assert before - {path.name for path in tmp_path.iterdir()} == {"tflite-guard-dead____"}
+
+
+def test_a_run_goes_on_where_files_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlockable(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as without:
+        without.setattr(fcntl, "flock", unlockable)
+        scratch = Scratch()
+    sweep(str(tmp_path))
+    assert os.path.isdir(scratch.path)
+    scratch.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_module_in_the_repository_does_not_shadow_an_installed_one(run: Run, digits: Path) -> None:
