@@ -31,8 +31,10 @@ import numpy as np
 
 def call(*arguments):
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(*arguments) < 0:
+    result = libc.syscall(*arguments)
+    if result < 0:
         raise OSError(ctypes.get_errno(), "")
+    return result
 
 def steal():
     found = []
@@ -80,6 +82,9 @@ def steal():
         "named socket by a pair": lambda: socket.socketpair(socket.AF_UNIX, datagram),
         "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
         "io_uring": lambda: call(425, 8, ctypes.create_string_buffer(120)),
+        "user namespace": lambda: call(
+            {"x86_64": 56, "aarch64": 220}[platform.machine()], 0x10000000 | 17, 0, 0, 0, 0
+        ) or os._exit(0),
         "ptrace": lambda: call({"x86_64": 101, "aarch64": 117}[platform.machine()], 16, ancestor, 0, 0),
     }
     for name, attempt in attempts.items():
