@@ -169,6 +169,27 @@ def test_what_a_model_has_started_ends_with_the_run(run: Run, light_digits: Path
     assert left == []
 
 
+UNLISTED = """
+import os
+from tflite_guard.engine import keeper
+
+class Gone:
+    def __init__(self, path):
+        pass
+    def read_text(self):
+        raise FileNotFoundError
+
+keeper.Path = Gone
+keeper.go_on_kept()
+os._exit(7)
+"""
+
+
+def test_a_kernel_that_lists_no_children_does_not_hide_how_a_child_ended() -> None:
+    finished = subprocess.run([sys.executable, "-c", UNLISTED], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (7, "")
+
+
 def read_or_nothing(path: Path) -> bytes:
     try:
         return path.read_bytes()
