@@ -161,7 +161,7 @@ def test_tensorflows_noise_shows_only_when_asked_for(run: Run, digits: Path) -> 
     [
         (["check", "--format", "pdf"], "text, json"),
         (["check", "--format", "json", "--format", "text"], "only one"),
-        (["check", "--timeout", "0"], "--timeout"),
+        *((["check", "--timeout", seconds], "a number of seconds over 0") for seconds in ("0", "-1", "inf", "nan")),
         (["check", "--jobs", "none"], "--jobs"),
         (["nonsense"], "nonsense"),
         (["convert", "digits", "int9", "-o", "x", "--manifest", str(EXAMPLE)], "int8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EXAMPLES, Run, manifest_of, only, write_manifest
-from tflite_guard.run.scratch import sweep
+from tflite_guard.run.scratch import Scratch, sweep
 
 SECRET = "ghs_secret_that_no_model_may_see"
 THIEF = """
@@ -29,8 +31,10 @@ import numpy as np
 
 def call(*arguments):
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(*arguments) < 0:
+    result = libc.syscall(*arguments)
+    if result < 0:
         raise OSError(ctypes.get_errno(), "")
+    return result
 
 def steal():
     found = []
@@ -78,6 +82,9 @@ def steal():
         "named socket by a pair": lambda: socket.socketpair(socket.AF_UNIX, datagram),
         "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
         "io_uring": lambda: call(425, 8, ctypes.create_string_buffer(120)),
+        "user namespace": lambda: call(
+            {"x86_64": 56, "aarch64": 220}[platform.machine()], 0x10000000 | 17, 0, 0, 0, 0
+        ) or os._exit(0),
         "ptrace": lambda: call({"x86_64": 101, "aarch64": 117}[platform.machine()], 16, ancestor, 0, 0),
     }
     for name, attempt in attempts.items():
@@ -160,6 +167,27 @@ def test_what_a_model_has_started_ends_with_the_run(run: Run, light_digits: Path
     assert "done" in finished.out
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in read_or_nothing(path)]
     assert left == []
+
+
+UNLISTED = """
+import os
+from tflite_guard.engine import keeper
+
+class Gone:
+    def __init__(self, path):
+        pass
+    def read_text(self):
+        raise FileNotFoundError
+
+keeper.Path = Gone
+keeper.go_on_kept()
+os._exit(7)
+"""
+
+
+def test_a_kernel_that_lists_no_children_does_not_hide_how_a_child_ended() -> None:
+    finished = subprocess.run([sys.executable, "-c", UNLISTED], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (7, "")
 
 
 def read_or_nothing(path: Path) -> bytes:
@@ -361,6 +389,20 @@ def test_only_scratch_folders_of_ours_that_nobody_owns_are_removed(tmp_path: Pat
         fcntl.flock(owner, fcntl.LOCK_EX)
         sweep(str(tmp_path))
     assert before - {path.name for path in tmp_path.iterdir()} == {"tflite-guard-dead____"}
+
+
+def test_a_run_goes_on_where_files_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlockable(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as without:
+        without.setattr(fcntl, "flock", unlockable)
+        scratch = Scratch()
+    sweep(str(tmp_path))
+    assert os.path.isdir(scratch.path)
+    scratch.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_module_in_the_repository_does_not_shadow_an_installed_one(run: Run, digits: Path) -> None:

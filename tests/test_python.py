@@ -233,6 +233,7 @@ def test_several_manifests_are_checked_at_once(light_digits: Path, shared_cache:
         ({"diagnose": "sometimes"}, "diagnose='sometimes': is none of auto, always, never"),
         ({"jobs": 0}, "jobs=0: must be 1 or more, or None"),
         ({"timeout": 0}, "timeout=0: must be a number of seconds over 0"),
+        ({"timeout": float("inf")}, "timeout=inf: must be a number of seconds over 0, at most a year"),
         ({"timeout": float("nan")}, "timeout=nan: must be a number of seconds over 0"),
         ({"cache_dir": "x", "no_cache": True}, "cache_dir and no_cache exclude each other"),
         ({"models": "digts"}, "digts"),

@@ -27,13 +27,12 @@ from tflite_guard.results import Report, Verdict
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.steps import Event
 from tflite_guard.text.plain import logged, plain
-from tflite_guard.vocabulary import COMMENT_ON, DIAGNOSE, FAIL_ON, DiagnoseUse
+from tflite_guard.vocabulary import COMMENT_ON, DIAGNOSE, FAIL_ON, LONGEST_TIMEOUT, DiagnoseUse
 
 COMMENT_FILE = "comment.md"
 OPERATORS = "operators"
 OUTPUTS = {"report-json": "json", "report-markdown": "markdown", "sarif": "sarif", "junit": "junit"}
 """Outputs that are paths, with the rendering that each is of."""
-LONGEST_TIMEOUT = 366 * 24 * 3600.0
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 """What YAML 1.2 and GitHub's own actions take for booleans."""
 

@@ -18,7 +18,7 @@ from tflite_guard.errors import EvaluationError, GuardError, ManifestError, Usag
 from tflite_guard.files import is_full
 from tflite_guard.reports import FORMATS
 from tflite_guard.text.plain import logged, plain
-from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON
+from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON, LONGEST_TIMEOUT
 
 if TYPE_CHECKING:
     from tflite_guard.manifest import Manifest
@@ -53,6 +53,12 @@ ALLOW_CODE = click.option(
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show what TensorFlow and LiteRT print.")
 
 
+def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if not 0 < value <= LONGEST_TIMEOUT:  # click's own range lets NaN pass
+        raise click.BadParameter(f"{value:g} is not a number of seconds over 0, at most a year.")
+    return value
+
+
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that evaluates or converts; the command gets them as one `options`."""
 
@@ -80,7 +86,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--cache-dir", metavar="DIR", type=PATH,
                      help="Where results are kept. Default: the user's cache folder."),
         click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
-        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, metavar="SECONDS",
+        click.option("--timeout", type=float, callback=_seconds, default=3600.0, metavar="SECONDS",
                      show_default=True, help="The time that a model may take."),
         DATA_ROOT,
         ALLOW_CODE,

@@ -12,7 +12,7 @@ from tflite_guard.errors import UsageError
 from tflite_guard.reports import FORMATS
 from tflite_guard.results import ModelResult
 from tflite_guard.run.jobs import Options
-from tflite_guard.vocabulary import DIAGNOSE, DiagnoseUse
+from tflite_guard.vocabulary import DIAGNOSE, LONGEST_TIMEOUT, DiagnoseUse
 
 if TYPE_CHECKING:
     from tflite_guard.asking import Explanation
@@ -201,8 +201,8 @@ def _several(given: Path | Sequence[Path]) -> tuple[str, ...]:
 
 
 def _seconds(timeout: float) -> float:
-    if not timeout > 0:
-        raise UsageError(f"timeout={timeout!r}: must be a number of seconds over 0")
+    if not 0 < timeout <= LONGEST_TIMEOUT:
+        raise UsageError(f"timeout={timeout!r}: must be a number of seconds over 0, at most a year")
     return timeout
 
 

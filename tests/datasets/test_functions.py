@@ -30,6 +30,8 @@ def number():
     return 3
 def numbers():
     return [3]
+def nothing_between():
+    return [{{"x": 1}}, None, {{"x": 3}}]
 def short():
     return {{"x": np.ones(3), "y": np.ones(2)}}
 def beside():
@@ -85,6 +87,7 @@ def test_no_code_runs_unless_it_is_allowed(source, opened, tmp_path):
         ("leaves", r"the function failed with SystemExit: done \(at user_\d+\.py:"),
         ("number", "must return a mapping or an iterable of mappings, not int"),
         ("numbers", "example 0 is of type int; give a dictionary for each example, by the keys .* such as 'x'"),
+        ("nothing_between", "example 1 is of type NoneType; give a dictionary for each example"),
         ("nothing", "has no function 'nothing'"),
         ("short", "x: 3, y: 2"),
         ("objects", "example 0: x: is not a plain array of numbers"),

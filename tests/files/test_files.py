@@ -127,6 +127,17 @@ def test_links_within_a_folder_are_followed(tmp_path: Path) -> None:
     assert sorted(files.files_below(str(folder))) == found
 
 
+def test_what_was_read_is_not_taken_for_a_file_that_is_another_by_now(tmp_path: Path) -> None:
+    known: dict[files.Identity, str] = {}
+    path = tmp_path / "data"
+    path.write_bytes(b"before")
+    (tmp_path / "link").symlink_to("data")
+    assert files.sha256_of(str(path), known=known) == files.sha256_of(str(tmp_path / "link"), known=known)
+    assert len(known) == 1
+    path.write_bytes(b"afterwards")
+    assert files.sha256_of(str(path), known=known) == hashlib.sha256(b"afterwards").hexdigest()
+
+
 def test_only_files_are_hashed(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model")
     os.mkfifo(folder / "a/pipe")

@@ -11,9 +11,9 @@ from tests.fuzz.families import FAMILIES, Children, once
 SEEDS = {
     "tflite-run": range(30),
     "keras": range(20),
-    "hdf5": range(63, 78),
+    "hdf5": range(52),
     "saved-model": range(20),
-    "labels": range(50),
+    "labels": range(126),
     "tfrecord": range(20),
     "report": range(20),
     "answer": range(30),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, manifest_of, only, write_manifest
+from tests.test_isolation import alive
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files.removal import remove
 from tflite_guard.judgement.judging import Outcome, variant_result
@@ -270,10 +271,20 @@ def test_a_result_that_needed_allow_code_is_not_given_without_it(run: Run, digit
     assert "Lambda" in refused.out
 
 
-def test_a_crash_says_in_which_step_on_which_model_and_how_far_it_came(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("progress", "number", "how"),
+    [
+        ("[64, 897]", 11, "(SIGSEGV) after 64 of 897 examples"),
+        ("[0, 0]", 11, "(SIGSEGV)"),  # TensorFlow is loaded, and no more
+        ("[64, 897]", 40, "(signal 40) after 64 of 897 examples"),
+    ],
+)
+def test_a_crash_says_in_which_step_on_which_model_and_how_far_it_came(
+    tmp_path: Path, progress: str, number: int, how: str
+) -> None:
     worker = Worker("litert", str(tmp_path), Confinement())
     dying = tmp_path / "dying"
-    dying.write_text("#!/bin/sh\nread call\necho '{\"progress\": [64, 897]}'\nkill -SEGV $$\n")
+    dying.write_text(f"#!/bin/sh\nread call\necho '{{\"progress\": {progress}}}'\nkill -{number} $$\n")
     dying.chmod(0o755)
     child = worker._started()
     child.process.kill()
@@ -283,9 +294,32 @@ def test_a_crash_says_in_which_step_on_which_model_and_how_far_it_came(tmp_path:
         worker.request(RunReference(ABSENT.reference, DatasetSpec("d", "npz", FileSpec("d.npz"), "x"), 1))
     assert raised.value.kind == "crash"
     assert str(raised.value) == (
-        "the process that ran the reference absent.tflite crashed (SIGSEGV) after 64 of 897 examples; run with -v to "
-        "see what TensorFlow or LiteRT said"
+        f"the process that ran the reference absent.tflite crashed {how}; run with -v to see what TensorFlow or LiteRT "
+        "said"
     )
+    worker.close()
+
+
+def test_a_child_without_a_keeper_ends_with_its_group(tmp_path: Path) -> None:
+    """As it is on macOS."""
+    worker = Worker("litert", str(tmp_path), Confinement())
+    child = worker._started()
+    child.process.kill()
+    child.process.communicate()
+    child.process = subprocess.Popen(
+        ["sh", "-c", "sleep 600 & echo $! >started; wait"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    with pytest.raises(EvaluationError, match="ran out of time"):
+        worker.request(ABSENT, deadline=time.monotonic() + 1)
+    started = int((tmp_path / "started").read_text())
+    deadline = time.monotonic() + 15
+    while alive(started) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(started)
     worker.close()
 
 

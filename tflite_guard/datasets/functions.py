@@ -76,8 +76,8 @@ def _records(
     batched = _is_batched(returned)
     for index in itertools.count():
         with user_code(spec):
-            record = next(records, None)
-        if record is None:
+            record = next(records, _END)
+        if record is _END:
             return
         if not isinstance(record, Mapping):
             raise DataError(
@@ -87,6 +87,9 @@ def _records(
         require_keys(f"{name}: example {index}", keys, [str(key) for key in record])
         arrays = {key: _plain(record[key], f"{name}: example {index}: {key}") for key in keys}
         yield from _split(arrays, f"{name}: batch {index}") if batched else (arrays,)
+
+
+_END = object()
 
 
 def _is_batched(dataset: Any) -> bool:

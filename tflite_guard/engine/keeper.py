@@ -55,7 +55,8 @@ def _reaped(kept: int) -> int | None:
 
 
 def _end_what_is_left() -> None:
-    with contextlib.suppress(ChildProcessError):  # none are left
+    # None are left, or the kernel does not list them (CONFIG_PROC_CHILDREN).
+    with contextlib.suppress(ChildProcessError, FileNotFoundError):
         while True:
             for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
                 with contextlib.suppress(ProcessLookupError):

@@ -29,13 +29,15 @@ ZIP_ERRORS = (
     RuntimeError, OverflowError,
 )  # fmt: skip
 """What reading a damaged zip file raises."""
+Identity = tuple[int, int, int, int]
+"""What tells a file from others and from what it was."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_of(
     path: str,
     roots: Sequence[str] = (),
-    known: dict[tuple[int, int], str] | None = None,
+    known: dict[Identity, str] | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> str:
     """The SHA-256 of a file, or of a folder over its sorted files, in lower-case hexadecimal.
@@ -224,12 +226,13 @@ def _zip_kind(names: list[str] | None) -> str:
     return "pickle" if any(name.endswith("data.pkl") for name in names) else "zip"
 
 
-def _sha256_of_file(path: str, known: dict[tuple[int, int], str], pause: Callable[[], None]) -> str:
+def _sha256_of_file(path: str, known: dict[Identity, str], pause: Callable[[], None]) -> str:
     pause()
     _check_regular(path, os.path.basename(path), os.path.isfile(path))
     with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
-        identity = (status.st_dev, status.st_ino)
+        # Some file systems give a number anew, and a file may be written anew under its own.
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if identity not in known:
             digest = hashlib.sha256()
             while chunk := file.read(_CHUNK):

@@ -55,12 +55,16 @@ def sweep(place: str) -> None:
 
 
 def _owned(folder: str) -> int:
-    """The descriptor of a locked file in a folder. The file has its name only once it is locked."""
+    """The descriptor of a locked file in a folder. The file has its name only once it is locked.
+
+    Some network file systems lock nothing. A folder there never has an owner, so that no sweep takes it for abandoned.
+    """
     import fcntl  # Windows has none
 
     descriptor, early = tempfile.mkstemp(dir=folder)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    os.rename(early, os.path.join(folder, _OWNER))
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.rename(early, os.path.join(folder, _OWNER))
     return descriptor
 
 

@@ -163,7 +163,8 @@ class Worker:
         try:
             self._send(child, Call(cast(AnyRequest, request), out))
             while (message := self._receive(child, deadline)).progress is not None:
-                reached = f" after {message.progress[0]:,} of {message.progress[1]:,} examples"
+                done, total = message.progress
+                reached = f" after {done:,} of {total:,} examples" if total else ""
                 if progress is not None:
                     progress(*message.progress)
             if message.error is not None:
@@ -288,7 +289,7 @@ class Worker:
         if code == -signal.SIGKILL or _ran_out_of_memory(tail):
             told = f"{doer} ran out of memory{reached}; use smaller inputs, or a machine with more"
             return EvaluationError("out-of-memory", told + _limits_in_force())
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        how = _signal(-code) if code is not None and code < 0 else f"exit code {code}"
         return EvaluationError(
             "crash",
             f"{doer} crashed ({how}){reached}; run with -v to see what TensorFlow or LiteRT said",
@@ -419,10 +420,9 @@ def _usable(folder: str) -> bool:
 
 
 def _kill(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
-    """End a child: SIGTERM has its keeper end all that it started, SIGKILL ends both and no more."""
+    """End a child and its group; SIGTERM has its keeper, where it has one, end all that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if how == signal.SIGKILL:
-            os.killpg(process.pid, how)
+        os.killpg(process.pid, how)
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(how)
 
@@ -447,6 +447,14 @@ def _tail(log: BinaryIO) -> str:
 
 def _ran_out_of_memory(log: str) -> bool:
     return any(words in log for words in ("std::bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory"))
+
+
+def _signal(number: int) -> str:
+    """What a signal is called; those between SIGRTMIN and SIGRTMAX have no names."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _limits_in_force() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tflite_guard.errors import EvaluationError, UsageError
-from tflite_guard.files import make_folders, sha256_of
+from tflite_guard.files import Identity, make_folders, sha256_of
 from tflite_guard.manifest.types import FileSpec, FunctionSpec
 from tflite_guard.run.cache import Cache
 from tflite_guard.run.jobs import Job, Options, named_files
@@ -21,7 +21,7 @@ class Hashes:
     def __init__(self, roots: Sequence[str]) -> None:
         self._roots = roots
         self._known: dict[str, str] = {}
-        self._files: dict[tuple[int, int], str] = {}
+        self._files: dict[Identity, str] = {}
         self._lock = threading.Lock()
 
     def __call__(self, path: str, pause: Callable[[], None] = lambda: None) -> str:
