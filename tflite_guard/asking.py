@@ -22,9 +22,8 @@ from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import run
 from tflite_guard.run.scratch import scratch_folder
 from tflite_guard.run.steps import OnEvent
+from tflite_guard.run.workers import OnLog, require_children
 from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
-
-OnLog = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ def explain(
         DataError: it is not certain which array belongs to which input.
         EvaluationError: the reference cannot be loaded. What goes wrong later is in the answer, as its variant's error.
     """
+    require_children()
     with scratch_folder() as scratch:
         return _explained(question, options, manifest, scratch, on_event, on_log)
 
@@ -183,6 +183,7 @@ def explain_arrays(
 
     `then` is called with the answer while the arrays are still the files that its manifest names.
     """
+    require_children()
     with scratch_folder() as scratch:
         data, key = _with_labels(inputs, labels, scratch)
         question = Question(

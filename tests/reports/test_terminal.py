@@ -109,6 +109,17 @@ def test_models_that_pass_have_a_row_each_and_v_opens_them() -> None:
     assert shown(run_of(2), 80, "all").count("agreement") == 3 * 10 + 2 * 2
 
 
+def test_a_row_says_where_chance_may_have_let_a_model_pass() -> None:
+    unsure = accuracy(0.97, (-0.01, 0.03), Verdict.PASS, conclusive=False)
+    open_one = replace(passing("unsure"), variants=(variant("int8", Verdict.PASS, unsure),))
+    lines = shown(replace(run_of(0), models=(passing("sure"), open_one)), 80).splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith("✓ ")][:2] == [
+        ["✓", "sure", "accuracy"],
+        ["✓", "?", "unsure"],
+    ]
+    assert "? the interval holds the limit: with other examples the verdict could differ" in lines
+
+
 def test_notes_of_models_that_are_folded_are_counted() -> None:
     noted = replace(passing("noted"), findings=(Finding("state-reset", "note", "its state is reset"),), notes=("slow",))
     report = replace(fixed(), models=(passing("calm"), noted), verdict=Verdict.PASS, notes=())

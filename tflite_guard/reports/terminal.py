@@ -14,7 +14,7 @@ from rich.text import Text
 from tflite_guard.reports import terminal_tables, wording
 from tflite_guard.reports.terminal_tables import STYLES
 from tflite_guard.reports.wording import Explanation, Problem, Short
-from tflite_guard.results import ModelResult, Report, Rung, VariantResult, Verdict
+from tflite_guard.results import MetricResult, ModelResult, Report, Rung, VariantResult, Verdict
 from tflite_guard.text.plain import logged, plain
 
 Extent = Literal["all", "folded", "failures", "quiet"]
@@ -79,14 +79,21 @@ class View:
 
     def _remarks(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What a question mark means, where there is one, and what concerns the run."""
-        rungs = (rung for model in filter(self._is_open, self._report.models) for rung in self._rungs(model))
-        open_question = any(metric.conclusive is False for rung in rungs for metric in rung.metrics)
+        open_question = any(metric.conclusive is False for metric in self._metrics())
         remarks = [INCONCLUSIVE] if open_question else []
         remarks += [f"note: {plain(note)}" for note in self._report.notes]
         for remark in remarks:
             yield from _wrapped(Text(remark, "dim"), console, options)
         if remarks:
             yield Text("")
+
+    def _metrics(self) -> Iterator[MetricResult]:
+        """All that have a row, or stand for a model in its."""
+        for model in self._report.models:
+            if self._is_open(model):
+                yield from (metric for rung in self._rungs(model) for metric in rung.metrics)
+            elif self._is_folded(model) and (found := wording.closest(model)) is not None:
+                yield found[1]
 
     def _is_folded(self, model: ModelResult) -> bool:
         return self._extent == "folded" and len(self._report.models) > 1 and wording.passes(model)

@@ -109,11 +109,11 @@ def passing(models: Sequence[tuple[ModelResult, str]], width: int) -> Table:
 
 
 def _passing_row(model: ModelResult, title: str) -> _Row:
-    head = [_mark(Verdict.PASS, None, brief=True), Text(title, "bold")]
     found = wording.closest(model)
     if found is None:
-        return [*head, *(Text("") for _ in range(6))]
+        return [_mark(Verdict.PASS, None, brief=True), Text(title, "bold"), *(Text("") for _ in range(6))]
     variant, metric = found
+    head = [_mark(Verdict.PASS, metric.conclusive, brief=True), Text(title, "bold")]
     of = f" (of {len(model.variants):,})" if len(model.variants) > 1 else ""
     name = Text.assemble(plain(variant.name), (of, "dim"))
     return [*head, Text(plain(metric.name)), *_figures(metric, ""), name, Text(_size(variant))]
