@@ -26,7 +26,7 @@ HEAD = """# The manifest
 
 <!-- Generated from schemas/manifest-v1.schema.json by docs/generate.py; edit the schema. -->
 
-A manifest is a JSON file, `tflite-guard.json` by default. `tflite-guard validate` tells everything that is
+A manifest is a JSON file, `tflite-guard.json` by default. `tflite-guard validate` reports everything that is
 wrong with one, each problem with its line and column. For completion and hover in an editor, let its
 `$schema` point to `schemas/manifest-v1.schema.json`, or write the schema beside it with
 `tflite-guard schema manifest > manifest.schema.json`.
@@ -45,22 +45,23 @@ RULES_HEAD = """# Rules
 
 <!-- Generated from tflite_guard/rules by docs/generate.py; edit the rules. -->
 
-What a report can say beside its figures; each rule has a page, which `tflite-guard explain RULE` prints. A finding of
+What a report can say besides its figures; each rule has a page, which `tflite-guard explain RULE` prints. A finding of
 severity `error` makes its variant at least `fail`, a `warning` at least `warn`; a `note` changes no verdict. A finding
 about the reference concerns the whole model.
 
-The cause of a failure is named only where an experiment has proven it: one thing is changed, the model is quantized
-again, and at least half of the loss comes back, on examples that chose nothing. It then stands below what failed, with
-the fraction that came back and its 95 % interval. [Why a converted model is worse](diagnosis.md) tells how.
+The cause of a failure is named only if an experiment has proven it: one thing is changed, the model is quantized
+again, and at least half of the loss comes back, on examples that played no part in choosing the experiment. The cause
+then appears below the failure, with the fraction that came back and its 95 % interval.
+[Why a converted model is worse](diagnosis.md) explains how.
 
-Findings that you have looked at and accept go to `ignore`, on the variant or on the model:
+Put findings that you have looked at and accept into `ignore`, on the variant or on the model:
 
 ```json
 "ignore": [{"rule": "partially-quantized", "reason": "the device has a float unit"}]
 ```
 
 They stay in every report, marked as ignored and with the reason, and make no verdict worse. Verdicts and errors cannot
-be ignored; what is allowed are the manifest's own tolerances.
+be ignored; the manifest's tolerances say what is allowed.
 """
 RULE_NOTE = "<!-- Generated from tflite_guard/rules by docs/generate.py; edit the rules. -->"
 

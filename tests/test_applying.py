@@ -180,7 +180,7 @@ def test_remedies_that_contradict_one_another_are_not_both_applied(reported: Rep
     assert said[0].startswith("applied: calib scaled")
     assert said[1] == (
         f"not applied to {broken}: calib doubled (for other / int8): another variant's remedy sets "
-        '"preprocess" of /datasets/calib otherwise; check again'
+        '"preprocess" of /datasets/calib to another value; check again'
     )
     assert json.loads(broken.read_text())["datasets"]["calib"]["preprocess"] == SCALED
 

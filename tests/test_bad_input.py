@@ -356,7 +356,7 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     ),
     "damaged": (
         lambda p, n: p.model(n, evaluation=p.dataset(n, damaged(p))),
-        "data", "data/damaged.npz: the file is damaged or of another format", "make it again",
+        "data", "data/damaged.npz: the file is damaged or in another format", "make it again",
     ),
     "cut": (
         lambda p, n: p.model(n, p.write("app/cut.tflite", (p.folder / "app/good.tflite").read_bytes()[:8000])),
@@ -417,7 +417,7 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     ),
     "observed-names": (
         lambda p, n: p.model(n, variants=observed(p, n, a=p.recorded, b=p.recorded)),
-        "data", "data/observed-names.npz: has no array for output 'scores' (it has a, b)", "save one a name",
+        "data", "data/observed-names.npz: has no array for output 'scores' (it has a, b)", "save one array per output",
     ),
 }  # fmt: skip
 
@@ -689,17 +689,17 @@ def test_no_room_on_standard_output(good: Project, shared_cache: Path, arguments
             2,
             "--format xml: unknown; there are text, json, github, markdown, html, sarif, junit, gitlab",
         ),
-        (["check", "--format", "json=no/r.json"], 2, "no/r.json: there is no folder no; make it first"),
+        (["check", "--format", "json=no/r.json"], 2, "no/r.json: there is no folder no; create it first"),
         (["check", "--format", "json=data"], 2, "data: is a folder; name a file in it"),
         (["check", "--format", "json=/dev/full"], 3, "/dev/full: no space left; write elsewhere"),
         (["check", "--report-dir", "tflite-guard.json"], 2, "--report-dir tflite-guard.json: is a file; name a folder"),
         (["convert", "god", "shipped", "-o", "m.tflite"], 2, "tflite-guard.json has no model 'god'; it has good"),
         (["convert", "good", "int8", "-o", "m.tflite"], 2, "model 'good' has no variant 'int8'; it has shipped"),
-        (["convert", "good", "shipped", "-o", "no/m.tflite"], 2, "no/m.tflite: there is no folder no; make it first"),
+        (["convert", "good", "shipped", "-o", "no/m.tflite"], 2, "no/m.tflite: there is no folder no; create it first"),
         (["convert", "good", "shipped", "-o", "data"], 2, "data: is a folder; name a file in it"),
         (["convert", "good", "shipped", "-o", "/dev/full"], 3, "/dev/full: no space left; write elsewhere"),
         (["init", "models/none.keras", "-o", "m.json"], 2, "models/none.keras: no such file or folder"),
-        (["init", "app/good.tflite", "-o", "no/m.json"], 2, "no/m.json: there is no folder no; make it first"),
+        (["init", "app/good.tflite", "-o", "no/m.json"], 2, "no/m.json: there is no folder no; create it first"),
     ],
 )
 def test_a_wrong_name_or_place_is_told(run: Run, good: Project, arguments: list[str], code: int, message: str) -> None:
@@ -767,7 +767,7 @@ def test_a_corrupted_baseline_is_told_and_update_mends_it(
     for command in (["check"], ["baseline", "show"]):
         told = the_message(run(*command, cwd=good.folder), 2)
         assert told.startswith(f"tflite-guard: tflite-guard.baseline.json: {message}")
-        assert told.endswith("; write it anew with `tflite-guard baseline update`")
+        assert told.endswith("; write it again with `tflite-guard baseline update`")
     assert run("baseline", "update", cwd=good.folder).code == 0
     assert run("check", cwd=good.folder).code == 0
 

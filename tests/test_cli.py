@@ -235,7 +235,7 @@ def test_manifests_below_are_found_and_models_of_one_name_told_apart(run: Run, l
     assert run("baseline", "update", cwd=folder).out.count("recorded") == 2
     none = run("check", cwd=light_digits.parent)
     assert none.code == 2
-    assert "near lie digits/tflite-guard.json, repository/a/tflite-guard.json" in none.err
+    assert "found nearby: digits/tflite-guard.json, repository/a/tflite-guard.json" in none.err
 
 
 def test_a_baseline_is_not_recorded_from_a_run_with_errors(run: Run, light_digits: Path) -> None:

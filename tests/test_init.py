@@ -301,7 +301,7 @@ def test_a_variant_that_is_worth_nothing_is_left_out_and_the_others_are_held_to_
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save("small.keras")
     rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     made = init("small.keras", {"x": rows}, measure=True)
-    assert "dynamic_range: left out: nothing of it is quantized, so that it is the float model again" in made["lines"]
+    assert "dynamic_range: left out: nothing in it is quantized, so it is the float model again" in made["lines"]
     exact, *others = json.loads(Path("new.json").read_text())["models"][0]["variants"]
     assert exact == "float32", "which equals the reference, and has no figure to be held to"
     assert [one["name"] for one in others] == ["float16", "int8"]

@@ -194,7 +194,7 @@ def test_what_is_no_data_is_told_as_what_it_is() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             dataset_of(path, ".", model)
-    for path, message in (("some.tfrecord", "holds no records"), ("other.tfrecord", "is damaged or no TFRecord")):
+    for path, message in (("some.tfrecord", "holds no records"), ("other.tfrecord", "is damaged or not a TFRecord")):
         with pytest.raises(DataError, match=message):
             dataset_of(path, ".", model)
 

@@ -230,7 +230,7 @@ def test_several_manifests_are_checked_at_once(light_digits: Path, shared_cache:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"diagnose": "sometimes"}, "diagnose='sometimes': is none of auto, always, never"),
+        ({"diagnose": "sometimes"}, "diagnose='sometimes': is not one of auto, always, never"),
         ({"jobs": 0}, "jobs=0: must be 1 or more, or None"),
         ({"timeout": 0}, "timeout=0: must be a number of seconds over 0"),
         ({"timeout": float("inf")}, "timeout=inf: must be a number of seconds over 0, at most a year"),

@@ -247,7 +247,7 @@ def _manifests(named: Sequence[str]) -> list[str]:
     for path in found:
         if not os.path.lexists(path):
             raise UsageError(
-                f"input manifest: {plain(path)} is not there; name it relative to the working directory, one a line"
+                f"input manifest: {plain(path)} does not exist; name it relative to the working directory, one per line"
             )
     return found
 

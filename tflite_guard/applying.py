@@ -88,7 +88,7 @@ class _Edit:
         other = next((one for one, value in sets.items() if self._set.get(one, value) != value), None)
         if other is not None:
             return self._refuse(
-                mend, f'another variant\'s remedy sets "{other[1]}" of {other[0]} otherwise; check again'
+                mend, f'another variant\'s remedy sets "{other[1]}" of {other[0]} to another value; check again'
             )
         for place, patch in patches.items():
             edited = patched(edited, place, patch)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tflite_guard import init
 from tflite_guard.errors import UsageError
-from tflite_guard.files import sniff, write_atomically
+from tflite_guard.files import sniff, why_absent, write_atomically
 from tflite_guard.init.binding import Chosen
 from tflite_guard.init.sources import arrays_of
 from tflite_guard.manifest import Manifest, load
@@ -258,8 +258,8 @@ def _manifest(question: Question, folder: str, on_log: OnLog | None, on_event: O
 
 
 def _require_file(path: str) -> None:
-    if not os.path.exists(path):
-        raise UsageError(f"{path}: no such file or folder")
+    if why := why_absent(path):
+        raise UsageError(f"{path}: {why}")
 
 
 def _dataset(path: str, folder: str, names: Names, labels: str | None) -> init.Dataset:
@@ -269,7 +269,8 @@ def _dataset(path: str, folder: str, names: Names, labels: str | None) -> init.D
 def _variant(question: Question, folder: str) -> dict[str, Any]:
     converted = question.converted
     observed = {} if question.observed is None else {"observed_outputs": init.relative(question.observed, folder)}
-    if os.path.exists(converted):
+    if os.path.lexists(converted):
+        _require_file(converted)
         if sniff(converted) != "tflite":
             raise UsageError(f"{converted}: is not a .tflite model; convert the model first, or name a quantization")
         return {"name": Path(converted).stem, "tflite": init.relative(converted, folder), **observed}

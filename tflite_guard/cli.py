@@ -133,7 +133,7 @@ SAVE_OPERATOR = click.option(
     "save_folder",
     metavar="FOLDER",
     type=PATH,
-    help="Save the first operator that is wrong of what is diagnosed, with its inputs, for a bug report.",
+    help="Save the first wrong operator of each diagnosed variant, with its inputs, for a bug report.",
 )
 
 
@@ -227,7 +227,9 @@ def cli() -> None:
 @click.option("--diagnose", type=click.Choice(DIAGNOSE), default="auto", show_default=True,
               help="Look for the cause of what does not pass, of everything, or of nothing.")  # fmt: skip
 @click.option(
-    "--apply-remedy", is_flag=True, help="Edit the manifest: of what does not pass, apply the first verified remedy."
+    "--apply-remedy",
+    is_flag=True,
+    help="Edit the manifest: apply the first verified remedy of each variant that does not pass.",
 )
 @SAVE_OPERATOR
 @_run_options
@@ -248,8 +250,8 @@ def check(
 ) -> None:
     """Convert and evaluate every model and say which tolerances hold.
 
-    A MANIFEST is a file, a folder with a tflite-guard.json in it, or a glob. Without one: tflite-guard.json here, else
-    every one that git tracks below.
+    A MANIFEST is a file, a folder with a tflite-guard.json in it, or a glob. Without one: tflite-guard.json here,
+    otherwise every one below that git tracks.
     """
     from tflite_guard.checking import exit_code, load_all
     from tflite_guard.saving import require_place
@@ -324,22 +326,22 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
     "inputs",
     multiple=True,
     metavar="[NAME=]KEY",
-    help="Which array of DATA an input takes, where its name does not tell. Repeatable.",
+    help="Which array of DATA feeds an input, if the names do not say. Repeatable.",
 )
 @click.option(
     "--labels",
     multiple=True,
     metavar="[OUTPUT=]KEY|FILE.npy",
-    help="Which array holds an output's labels, where its name does not tell. Repeatable.",
+    help="Which array holds an output's labels, if the names do not say. Repeatable.",
 )
 @click.option(
     "--tflite",
     multiple=True,
     metavar="FILE",
     type=PATH,
-    help="A .tflite to judge beside what is made of MODEL. Repeatable, also as a glob.",
+    help="A .tflite to judge beside the variants made from MODEL. Repeatable; globs are allowed.",
 )
-@click.option("--measure", is_flag=True, help="Hold each variant to what it reaches now.")
+@click.option("--measure", is_flag=True, help="Set each variant's tolerances to what it reaches now.")
 @ALLOW_CODE
 @click.option("--force", is_flag=True, help="Overwrite an existing manifest, and its random data.")
 @VERBOSE
@@ -406,8 +408,8 @@ def _expanded(path: str) -> list[str]:
 @click.option(
     "--observed", metavar="FILE", type=PATH, help="An .npz of outputs that the application recorded for DATA."
 )
-@click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, where its name does not tell.")
-@click.option("--manifest", metavar="FILE", type=PATH, help="Keep the manifest that was worked out.")
+@click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, if its name does not say.")
+@click.option("--manifest", metavar="FILE", type=PATH, help="Write the generated manifest to this file.")
 @SAVE_OPERATOR
 @_run_options
 @VERBOSE
@@ -499,16 +501,20 @@ def report(
 
 
 @cli.command(
-    short_help="Post or update the comment of a pull request.",
+    short_help="Post or update the comment on a pull request.",
     epilog=_below("comment report.json --dry-run", "comment report.json --repository octo/models --pull-request 7"),
 )
 @click.argument("report_json", metavar="REPORT.json", type=PATH)
 @click.option("--when", type=click.Choice(COMMENT_ON), default="auto", show_default=True,
               help="When to add a comment; one that exists is always brought up to date.")  # fmt: skip
 @click.option("--comment-id", default="tflite-guard", show_default=True, metavar="ID", help="Which comment to update.")
-@click.option("--author", metavar="LOGIN", help="Who GITHUB_TOKEN writes as, where it is of a GitHub App of your own.")
+@click.option(
+    "--author", metavar="LOGIN", help="Whom GITHUB_TOKEN writes as, if it belongs to a GitHub App of your own."
+)
 @click.option("--repository", metavar="OWNER/NAME", help="Default: GITHUB_REPOSITORY.")
-@click.option("--pull-request", type=click.IntRange(min=1), metavar="N", help="Default: the one that the run is for.")
+@click.option(
+    "--pull-request", type=click.IntRange(min=1), metavar="N", help="Default: the one that triggered the run."
+)
 @click.option("--dry-run", is_flag=True, help="Print what the comment would say, and post nothing.")
 def comment(
     report_json: str,
@@ -537,7 +543,7 @@ def comment(
         _say(posted.reason)
 
 
-@cli.group(cls=_InOrder, short_help="Record present results, to gate on the change since then.")
+@cli.group(cls=_InOrder, short_help="Record the current results, to judge later changes by.")
 def baseline() -> None:
     """Record present results, so that later runs also gate on the change since then."""
 
@@ -752,7 +758,7 @@ def _require_place(file: str) -> None:
     if os.path.isdir(file):
         raise UsageError(f"{file}: is a folder; name a file in it")
     if not os.path.isdir(folder):
-        raise UsageError(f"{file}: there is no folder {folder}; make it first")
+        raise UsageError(f"{file}: there is no folder {folder}; create it first")
 
 
 def _write(

@@ -124,7 +124,7 @@ def check(
         EvaluationError: the run cannot be done at all, or an operator's files cannot be written.
     """
     if diagnose not in DIAGNOSE:
-        raise UsageError(f"diagnose={diagnose!r}: is none of {', '.join(DIAGNOSE)}")
+        raise UsageError(f"diagnose={diagnose!r}: is not one of {', '.join(DIAGNOSE)}")
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs={jobs!r}: must be 1 or more, or None")
     options = Options(

@@ -105,7 +105,7 @@ def save(
             place = os.path.join(folder, names[id(variant)])
             match found.get(variant.name):
                 case None:
-                    yield f"{place}: nothing saved; no operator loses so much alone, below {WRONG:.0f} dB"
+                    yield f"{place}: nothing saved; no operator by itself is below {WRONG:.0f} dB"
                 case EvaluationError() as error:
                     yield f"{place}: nothing saved; {error}"
                 case saved:

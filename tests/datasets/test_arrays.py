@@ -103,7 +103,7 @@ def test_python_objects_are_refused_and_never_unpickled(tmp_path, opened):
     for source, name in [("npz", "a.npz"), ("npy", "a.npy")]:
         with pytest.raises(DataError, match="holds Python objects"):
             opened(source, tmp_path / name)
-    with pytest.raises(DataError, match=r"b\.npz: the file is damaged or of another format"):
+    with pytest.raises(DataError, match=r"b\.npz: the file is damaged or in another format"):
         opened("npz", tmp_path / "b.npz")
     assert not trap.exists()
 
@@ -244,7 +244,7 @@ def test_two_arrays_of_one_name_are_an_error(tmp_path, opened):
         for value in (0, 1):
             with archive.open("x.npy", "w") as member:
                 np.lib.format.write_array(member, np.full(3, value))
-    with pytest.raises(DataError, match="two arrays of the name x"):
+    with pytest.raises(DataError, match="two arrays named x"):
         opened("npz", tmp_path / "d.npz")
 
 

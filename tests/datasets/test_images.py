@@ -94,7 +94,7 @@ def test_a_list_may_name_classes(folder, tmp_path, opened, whole):
         ("cat/a.png,nan", "line 2: the label 'nan' is not a number"),
         ("cat/a.png,١", "line 2: the label '١' is not a number"),
         ("cat/a.png,1\0", "line 2: the label .* is not a number"),
-        ("cat/a\0.png,1", "line 2: .* is no file's name"),
+        ("cat/a\0.png,1", "line 2: .* is not the name of a file"),
     ],
 )
 def test_a_bad_line_of_a_list_is_named(folder, tmp_path, opened, line, message):

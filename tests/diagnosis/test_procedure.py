@@ -230,7 +230,7 @@ def test_a_file_is_made_anew_like_it_is_where_its_calibration_data_is_known(heal
     case = replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.05)})
     (remedy,) = diagnose(shipped, case).remedies
     assert remedy.verified
-    assert remedy.title == "make it anew from the reference: all in 8 bits"
+    assert remedy.title == "make it again from the reference: all in 8 bits"
     assert remedy.patch == {"tflite": None, "quantization": "int8", "io": "int8"}
     assert diagnose(replace(shipped, calibration=None), case).remedies == ()
 

@@ -109,7 +109,7 @@ def broken(run: Run, tmp_path: Path) -> str:
 def test_a_regression_is_seen_at_once(broken: str, style: Path, tmp_path: Path, theme: str) -> None:
     measured, picture = show(broken, style, tmp_path, theme)
     lost = "int8 of digits lost 3.0 points of accuracy (allowed 1.0)"
-    assert measured["title"] == f"❌ {lost}: calibration data are scaled unlike real inputs"
+    assert measured["title"] == f"❌ {lost}: calibration data is scaled unlike real inputs"
     head, *rows = measured["tables"][0]
     assert head == ["variant", "metric", "float", "quantized", "worse by", "tolerance"]
     assert [row[0].split()[0] for row in rows[:3]] == ["❌", "❌", "–"], "what has no tolerance has no verdict"

@@ -219,11 +219,11 @@ def test_configurations_that_are_not_json(conv: Case, tmp_path: Path, content: b
 def test_configurations_of_nothing_that_is_a_model(conv: Case, tmp_path: Path, config: Any) -> None:
     text = json.dumps(config)
     path = repacked(conv.path, tmp_path / "m.keras", lambda members: members.update({"config.json": text.encode()}))
-    refused("keras", path, "configuration that is no model's")
+    refused("keras", path, "configuration that is not a model's")
     for stored in (text, 7 if config is None else config):
         with h5py.File(tmp_path / "m.h5", "w") as file:
             file.attrs["model_config"] = stored if isinstance(stored, str | int | float | list) else text
-        refused("keras", tmp_path / "m.h5", "configuration that is no model's|damaged")
+        refused("keras", tmp_path / "m.h5", "configuration that is not a model's|damaged")
 
 
 def external_link(file: Any) -> None:

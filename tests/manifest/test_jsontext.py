@@ -50,7 +50,7 @@ def told(data: bytes) -> list[str]:
         (b'{"a": [1,,]}', "1:10: a value is expected here, not ,"),
         (b'{"a": ,}', "1:7: a value is expected here, not ,"),
         ('{"a":\u00a01}'.encode(), "1:6: a value is expected here, not the character U+00A0"),
-        (b'{"a": 1}}', "1:9: the manifest has ended before this: }"),
+        (b'{"a": 1}}', "1:9: the manifest ends before this; remove }"),
         (b'{"a": "b', '1:7: this string has no closing "'),
         (
             b'{"a": "b\n"}',

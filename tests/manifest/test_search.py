@@ -86,19 +86,19 @@ def test_where_none_is_found_it_says_where_it_looked_and_what_lies_near(
         find()
     assert str(raised.value) == (
         f"no manifest: there is no tflite-guard.json in {place}, and git tracks none below; "
-        f"near lie {AUDIO}, {VISION}; name one, or write one: tflite-guard init MODEL DATA"
+        f"found nearby: {AUDIO}, {VISION}; name one, or write one: tflite-guard init MODEL DATA"
     )
     (place / "vision/deeper").mkdir()
     monkeypatch.chdir(place / "vision/deeper")
-    with pytest.raises(UsageError, match=r"near lies ../tflite-guard.json; name it"):
+    with pytest.raises(UsageError, match=r"found nearby: ../tflite-guard.json; name it"):
         find()
     (tmp_path / "elsewhere").mkdir()
     manifest(tmp_path / "elsewhere/quality.json")
     (tmp_path / "elsewhere/package.json").write_text("{}")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match=r"no index of git's .*; near lies quality.json; name it"):
+    with pytest.raises(UsageError, match=r"git lists none below; found nearby: quality.json; name it"):
         find()
-    with pytest.raises(UsageError, match=r"other/\*\.json: matches nothing in .*elsewhere; near lies quality.json"):
+    with pytest.raises(UsageError, match=r"other/\*\.json: matches nothing in .*elsewhere; found nearby: quality.json"):
         find(["other/*.json"])
     (tmp_path / "elsewhere/empty").mkdir()
     with pytest.raises(UsageError, match=r"empty: this folder has no tflite-guard.json; name one, or write one"):

@@ -282,7 +282,7 @@ def test_a_class_is_drawn_from_the_references_accuracy_to_the_variants() -> None
 
 def test_what_changed_is_told_with_a_picture_and_without() -> None:
     document = parsed(diagnosed())
-    told = "86 of 1000 examples have another answer than the reference's: 78 that the reference has right, 8 that"
+    told = "86 of 1000 examples have a different answer from the reference's: 78 that the reference has right, 8 that"
     assert any(told in words(one) for one in document.iter("p"))
     first = next(document.iter("img"))
     assert first.get("alt") == "Input of example 657: label 7, reference 7, this variant 4"

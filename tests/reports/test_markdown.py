@@ -189,7 +189,7 @@ def test_the_first_line_names_the_cause_and_whose_outputs_they_are() -> None:
 
     cause = Finding("calibration-range-mismatch", "warning", "94 % is clipped", primary=True)
     told = "❌ int8 of healthy lost 3.1 points of accuracy (allowed 1.0)"
-    assert title(with_variant(findings=(cause,))) == f"{told}: calibration data are scaled unlike real inputs"
+    assert title(with_variant(findings=(cause,))) == f"{told}: calibration data is scaled unlike real inputs"
     assert title(with_variant(findings=(replace(cause, rule="of-a-later-version"),))) == told
     observed = fixed().models[0].variants[1].observed
     alone = with_variant(metrics=(), observed=observed)

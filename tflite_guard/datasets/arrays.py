@@ -107,7 +107,7 @@ def npz_headers(path: str, keys: Sequence[str] | None = None) -> dict[str, Heade
             require_keys(path, keys or (), present, "array")
             if len({*present}) != len(present):
                 twice = next(name for name in present if present.count(name) > 1)
-                raise DataError(f"{path}: holds two arrays of the name {twice}; save it again with one")
+                raise DataError(f"{path}: holds two arrays named {twice}; save it again with one")
             heads = {}
             for key in dict.fromkeys(present if keys is None else keys):
                 info = archive.getinfo(f"{key}.npy")
@@ -237,4 +237,4 @@ def _clear_errors(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
     except ZIP_ERRORS as error:
-        raise DataError(f"{path}: the file is damaged or of another format ({error}); make it again") from error
+        raise DataError(f"{path}: the file is damaged or in another format ({error}); make it again") from error

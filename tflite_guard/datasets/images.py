@@ -170,7 +170,7 @@ def _listed(path: str, labels_file: str, class_order: Sequence[str] | None, root
                 if len(row) != 2:
                     raise DataError(f"{place}: has {len(row)} cells; each line is a file and its label")
                 if "\0" in row[0]:
-                    raise DataError(f"{place}: {quoted(row[0])} is no file's name")
+                    raise DataError(f"{place}: {quoted(row[0])} is not the name of a file")
                 if os.path.isabs(row[0]):
                     raise DataError(f"{place}: {quoted(row[0])} is absolute; give it relative to {path}")
                 files.append(_inside(os.path.join(path, row[0]), path, roots))

@@ -31,7 +31,7 @@ def _stack(prepared: Sequence[Array], where: str) -> Array:
     if len(shapes) > 1:
         listed = ", ".join(str(shape) for shape in sorted(shapes, key=str)[:4])
         images = all(len(shape) in (2, 3) for shape in shapes)
-        advice = 'add a step such as {"resize": [96, 96]}' if images else "give all of them one shape"
+        advice = 'add a step such as {"resize": [96, 96]}' if images else "give all of them the same shape"
         if len({shape[1:] for shape in shapes}) == 1 and all(shapes):
             advice += "; if these are batches, give the examples one by one"
         raise DataError(f"{where}: examples have different shapes ({listed}); {advice}")
@@ -125,7 +125,7 @@ def _resizing(argument: Any, where: str) -> tuple[tuple[int, int], str | None]:
     if method not in METHODS:
         raise DataError(f"{where}: {method!r} is not one of {', '.join(map(repr, METHODS))}")
     if antialias and method != "bilinear":
-        raise DataError(f"{where}: antialiasing is for 'bilinear' alone, not for {method!r}")
+        raise DataError(f"{where}: antialiasing is only for 'bilinear', not for {method!r}")
     return (size[0], size[1]), None if antialias else method
 
 

@@ -68,7 +68,7 @@ def diagnose(lab: Lab, case: Case) -> Diagnosed:
     bench = Bench(lab, case)
     count = lab.evaluation.count
     if count < FEWEST:
-        note = f"{count} examples are too few to prove a cause; evaluate on {FEWEST} and more"
+        note = f"{count} examples are too few to prove a cause; evaluate on {FEWEST} or more"
         return Diagnosed(Diagnosis(case.metric, count, note=note))
     ladder = _ladder(bench)
     causes = _causes(bench) if case.failed else ()
@@ -112,7 +112,7 @@ def _told(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
     rules = " and ".join(dict.fromkeys(one.rule for one in others))
     told = [replace(first, message=f"{first.message} It is not the only cause; another is {rules}.")]
     for before, one in pairwise(causes):
-        rest = f"That is of what is lost once the cause before is mended ({before.experiment.name})."
+        rest = f"This is about what is still lost once the previous cause is fixed ({before.experiment.name})."
         told.append(replace(one, message=f"{one.message} {rest}"))
     return tuple(told)
 
@@ -137,10 +137,8 @@ def _abstained(bench: Bench) -> str:
     if not bench.tried:
         return "no experiment could be made on this variant"
     best = max(bench.tried, key=lambda one: one.recovered)
-    return (
-        f"{len(bench.tried)} experiments were made and none gave back half of the loss on a second set of examples; "
-        f"the best was {best.name}"
-    )
+    made = f"{count} experiments were made and none" if (count := len(bench.tried)) > 1 else "The one experiment never"
+    return f"{made} gave back half of the loss on a second set of examples; the best was {best.name}"
 
 
 def _ladder(bench: Bench) -> list[Rung]:

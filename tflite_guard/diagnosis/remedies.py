@@ -164,7 +164,7 @@ def _otherwise(bench: Bench) -> list[Option]:
 
 
 def _from_reference(one: Option) -> Option:
-    return replace(one, title=f"make it anew from the reference: {one.title}", patch={"tflite": None, **one.patch})
+    return replace(one, title=f"make it again from the reference: {one.title}", patch={"tflite": None, **one.patch})
 
 
 def _anew(bench: Bench, causes: Sequence[Cause], own: Sequence[Option]) -> Iterator[Option]:

@@ -111,7 +111,7 @@ def _explain(error: Exception, place: str) -> dict[str, str]:
         }
     first = str(error).strip().splitlines()
     detail = f": {first[0][:300]}" if first else ""
-    return {"kind": "internal", "message": f"{type(error).__name__}{detail}; run with -v for the whole story"}
+    return {"kind": "internal", "message": f"{type(error).__name__}{detail}; run with -v for details"}
 
 
 def _short_of_memory(error: Exception) -> bool:

@@ -296,7 +296,9 @@ def named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]
         return dict(zip(names.outputs, arrays.values(), strict=True))
     missing = [name for name in names.outputs if name not in arrays]
     if missing:
-        raise DataError(f"{path}: has no array for output {missing[0]!r} (it has {', '.join(arrays)}); save one a name")
+        raise DataError(
+            f"{path}: has no array for output {missing[0]!r} (it has {', '.join(arrays)}); save one array per output"
+        )
     return arrays
 
 
@@ -315,8 +317,8 @@ def _require_shape(kind: str, what: str, values: Array, other: str, wanted: Arra
         given, should = list(values.shape[1:]), list(wanted.shape[1:])
         raise EvaluationError(
             kind,
-            f"{what} has shape {given} an example where {other} has {should}, and only outputs of one shape can be "
-            "compared; convert or record them alike",
+            f"{what} has shape {given} per example where {other} has {should}, and only outputs of the same shape can "
+            f"be compared; convert or record them alike",
         )
 
 
@@ -392,7 +394,7 @@ def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -
     labelled = [name for name in names if name in labels]
     if len(labelled) == 1:
         return labelled
-    raise DataError(f'metric {spec.name!r} does not say which output it is of; add "output": one of {_listed(names)}')
+    raise DataError(f'metric {spec.name!r} does not say which output it is for; add "output": one of {_listed(names)}')
 
 
 def _labels_of(spec: MetricSpec, output: str | None, labels: Sequence[str]) -> str | None:

@@ -370,7 +370,7 @@ def _outputs(serve: Serve, inputs: Mapping[str, TensorInfo], path: str) -> dict[
     try:
         traced = tf.function(_positional(serve, list(inputs))).get_concrete_function(*specs)
     except Exception as error:  # a model's layers raise every kind
-        raise ModelFileError(f"{path} can be loaded, but not called: {_reason(error)}; mend the model") from error
+        raise ModelFileError(f"{path} can be loaded, but not called: {_reason(error)}; fix the model") from error
     return {name: _info(tensor) for name, tensor in traced.structured_outputs.items()}
 
 

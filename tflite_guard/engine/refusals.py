@@ -143,8 +143,8 @@ def first_line(error: object) -> str:
 
 
 _WITHOUT_COMPLEX = (
-    "of complex numbers LiteRT has only what follows an RFFT of real values (real, imaginary part, magnitude): compute "
-    "the real and the imaginary part in float32, each by itself"
+    "LiteRT has only the complex operators that follow an RFFT of real values (real part, imaginary part, "
+    "magnitude): compute the real and the imaginary part in float32, each by itself"
 )
 
 

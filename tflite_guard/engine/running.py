@@ -141,8 +141,8 @@ def require_shape(what: str, one: Sequence[int], other: Sequence[int]) -> None:
         raise EvaluationError(
             "output-shape",
             f"{what} changes its shape between examples, from {list(one)} to {list(other)}, and can be compared only "
-            "in one; give every example the same shape with `resize` or `reshape`, or cut the model before what "
-            "selects by value",
+            f"if it stays the same; give every example the same shape with `resize` or `reshape`, or cut the model "
+            f"before what selects by value",
         )
 
 

@@ -168,7 +168,7 @@ def _check_config(path: str, config: Any, allow_code: bool) -> None:
     if code:
         raise ModelFileError(f"{path} holds {code}, which runs code when it is loaded; {ALLOW}", "unsafe-model")
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
-        raise ModelFileError(f"{path} has a configuration that is no model's; save the model again with model.save")
+        raise ModelFileError(f"{path} has a configuration that is not a model's; save the model again with model.save")
 
 
 def _code_in(path: str, config: Any) -> Iterator[str]:
@@ -178,8 +178,8 @@ def _code_in(path: str, config: Any) -> Iterator[str]:
         value, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise ModelFileError(
-                f"{path} has a configuration nested more than {MAX_DEPTH} levels deep, which is not looked through; "
-                "build the model with fewer models within models",
+                f"{path} has a configuration nested more than {MAX_DEPTH} levels deep, too deep to inspect; build "
+                f"the model with fewer models within models",
                 "too-deep",
             )
         if isinstance(value, dict):
@@ -236,7 +236,7 @@ def _hdf5_faults(group: Any) -> Iterator[tuple[str, str]]:
                 yield name, f"links to another file ({link.filename})"
                 continue
             if isinstance(link, h5py.SoftLink):
-                yield name, "is a symbolic link, which no Keras writes"
+                yield name, "is a symbolic link, which Keras never writes"
                 continue
             item = current[key]
             if isinstance(item, h5py.Group):

@@ -126,7 +126,7 @@ def _refuse_unassigned(path: str, graph: graphs.Graph) -> None:
         raise EvaluationError(
             "unassigned-variables",
             f"{path} reads variables that nothing in it assigns ({', '.join(missing[:3])}): the converter left the "
-            "weights out, as it does for a Keras 3 model written with tf.saved_model.save; convert it anew from "
+            "weights out, as it does for a Keras 3 model written with tf.saved_model.save; convert it again from "
             "model.export(folder), or with TFLiteConverter.from_keras_model",
         )
 

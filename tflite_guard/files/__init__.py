@@ -259,6 +259,17 @@ def _check_link(path: str, name: str, allowed: Sequence[str]) -> None:
         raise OSError(errno.EINVAL, what, path)
 
 
+def why_absent(path: str | Path) -> str | None:
+    """Why nothing can be found at a path, such as a loop of links; None where something is."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return "no such file or folder"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
 def _check_regular(path: str, name: str, regular: bool) -> None:
     if regular:
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tflite_guard.errors import EvaluationError, ManifestError, ModelFileError, UsageError
-from tflite_guard.files import contained, find_root, lfs_pointer, sniff, write_atomically
+from tflite_guard.files import contained, find_root, lfs_pointer, sniff, why_absent, write_atomically
 from tflite_guard.init import binding, limits
 from tflite_guard.init.binding import Chosen, Task, kind_of_numbers
 from tflite_guard.init.preparing import as_features, as_rows, preparation
@@ -148,8 +148,8 @@ def _shipped(path: str, folder: str) -> dict[str, str]:
 
 def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
     """What a reference is. Raises UsageError for what is none."""
-    if not os.path.exists(model):
-        raise UsageError(f"{model}: no such file or folder")
+    if why := why_absent(model):
+        raise UsageError(f"{model}: {why}")
     if lfs_pointer(model):
         raise UsageError(f"{model}: is a Git LFS pointer, not the model itself; run `git lfs pull`")
     kind = KINDS.get(sniff(model))
@@ -163,8 +163,8 @@ def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
 def _check_places(paths: Sequence[str], folder: str) -> None:
     root = find_root(folder)
     for path in paths:
-        if not os.path.exists(path):
-            raise UsageError(f"{path}: no such file or folder")
+        if why := why_absent(path):
+            raise UsageError(f"{path}: {why}")
         if not contained(path, [root]):
             raise UsageError(
                 f"{path}: lies outside {root}; a manifest may only name files under it (move it, or use -o)"
@@ -269,7 +269,7 @@ def _idle(variant: VariantResult) -> str | None:
     if variant.error is not None:
         return variant.error.message
     idle = any(one.rule == "nothing-quantized" for one in variant.findings)
-    return "nothing of it is quantized, so that it is the float model again" if idle else None
+    return "nothing in it is quantized, so it is the float model again" if idle else None
 
 
 def manifest_of(

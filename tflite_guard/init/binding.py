@@ -57,7 +57,7 @@ def inputs(names: Names, arrays: Mapping[str, Array], data: str, chosen: Mapping
     for name, key in found.items():
         if layout(names.inputs[name], arrays[key]) is None and not both_images(names.inputs[name], arrays[key]):
             raise DataError(
-                f"{data}: array {key!r} {arrays[key]} does not fit the input of its name, which takes "
+                f"{data}: array {key!r} {arrays[key]} does not fit the input of the same name, which takes "
                 f"{told(names.inputs[name])}; change the array, or write the manifest's dataset by hand with "
                 "preprocess steps"
             )

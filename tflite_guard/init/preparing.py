@@ -88,7 +88,7 @@ def _described_by_hand(feature: Feature, port: TensorInfo) -> Step:
     size = f"{feature.size} bytes" if feature.size else "bytes, not as many in each,"
     return {
         "dtype": gap(f"the type of the values that an example's {size} hold; the model takes {told(port)}"),
-        "shape": gap("their shape; what tf.io.serialize_tensor wrote must be written anew as plain values"),
+        "shape": gap("their shape; what tf.io.serialize_tensor wrote must be written again as plain values"),
         "encoding": "raw",
     }
 
@@ -166,7 +166,9 @@ def _of_images(data: Data, names: Names, inputs: Mapping[str, str]) -> tuple[dic
     notes: list[str] = []
     if (height, width) != data.arrays[key].shape[1:3] and height is not None and width is not None:
         steps.append({"resize": [height, width]})
-        notes.append("images are resized as Pillow does; where training resized otherwise, say so (docs/datasets.md)")
+        notes.append(
+            "images are resized as Pillow does; if training resized differently, change that step (docs/datasets.md)"
+        )
     if channels == 1:
         steps.append({"channels": "grayscale"})
     if first:

@@ -121,10 +121,10 @@ def _records(path: str) -> Iterator[bytes]:
             while head := stream.read(12):
                 (length,) = struct.unpack("<Q", head[:8]) if len(head) == 12 else (LARGEST_RECORD + 1,)
                 if length > LARGEST_RECORD:
-                    raise DataError(f"{path}: is damaged or no TFRecord; make it again")
+                    raise DataError(f"{path}: is damaged or not a TFRecord; make it again")
                 record = stream.read(length)
                 if len(record) != length or len(stream.read(4)) != 4:
-                    raise DataError(f"{path}: ends within a record; copy or make it again")
+                    raise DataError(f"{path}: ends in the middle of a record; copy or make it again")
                 yield record
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a TFRecord ({error}); make it again") from error
@@ -145,7 +145,7 @@ def _example(record: bytes, where: str) -> Iterator[tuple[str, Kind, list[Any]]]
                 for feature in islice(_inside(entry, 2), 1):
                     yield from ((key, KINDS[number], _list(number, held)) for number, held in _fields(feature))
     except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise DataError(f"{where}: is no tf.train.Example message, which alone can be evaluated") from error
+        raise DataError(f"{where}: is not a tf.train.Example message, the only kind that can be evaluated") from error
 
 
 def _list(number: int, held: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tflite_guard.errors import DataError, UsageError
-from tflite_guard.files import lfs_pointer, sniff
+from tflite_guard.files import lfs_pointer, sniff, why_absent
 from tflite_guard.init import records
 from tflite_guard.init.records import Feature
 
@@ -78,8 +78,8 @@ def _stem(entry: str) -> str:
 
 def look(path: str) -> Data:
     """What some data is. Raises UsageError for what no source reads, DataError for what is broken."""
-    if not os.path.exists(path):
-        raise UsageError(f"{path}: no such file or folder")
+    if why := why_absent(path):
+        raise UsageError(f"{path}: {why}")
     if lfs_pointer(path):
         raise UsageError(f"{path}: is a Git LFS pointer, not the data itself; run `git lfs pull`")
     if os.path.isdir(path):
@@ -169,7 +169,7 @@ def _images(path: str) -> Data:
         name for name in entries if not name.lower().endswith(PICTURES)
     ]  # fmt: skip
     if stray:
-        raise UsageError(f"{os.path.join(path, stray[0])}: lies among the images; put it beside their folder")
+        raise UsageError(f"{os.path.join(path, stray[0])}: is among the images; move it out of their folder")
     height, width = _size(files)
     arrays = {"image": Array((len(files), height, width, 3), "uint8")}
     settings: dict[str, Any] = {"source": "images"}

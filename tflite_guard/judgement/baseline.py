@@ -43,7 +43,7 @@ def read(path: str, data_roots: Sequence[str] = ()) -> Baseline:
     """
     _check_place(path, data_roots)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise _broken(path, "is a device or a pipe: move it away")  # which might never end
+        raise _broken(path, "is a device or a pipe: move it elsewhere")  # which might never end
     try:
         with Path(path).open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -51,7 +51,7 @@ def read(path: str, data_roots: Sequence[str] = ()) -> Baseline:
             raise _broken(path, f"is too large for a baseline (at most {LARGEST >> 20} MiB)")
         found = json.loads(content.decode(), parse_constant=_refuse, object_pairs_hook=_without_repeats)
     except IsADirectoryError as error:
-        raise _broken(path, "is a folder: move it away") from error
+        raise _broken(path, "is a folder: move it elsewhere") from error
     except OSError as error:
         raise _broken(path, f"cannot be read: {error.strerror}") from error
     # A file nested beyond reason ends in RecursionError; bad encodings and bad JSON are ValueErrors.
@@ -241,4 +241,4 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _broken(path: str, what: str) -> UsageError:
-    return UsageError(f"{path}: {what}; write it anew with `tflite-guard baseline update`")
+    return UsageError(f"{path}: {what}; write it again with `tflite-guard baseline update`")

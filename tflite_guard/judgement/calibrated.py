@@ -91,7 +91,7 @@ def _ranges(facts: CalibrationFacts, calibration: DatasetSpec, evaluation: Datas
     if not (unlike or differs):
         return
     names = f"{calibration.name!r}", f"{evaluation.name!r}"
-    told = f"the calibration data {names[0]} is preprocessed otherwise than the evaluation data {names[1]}"
+    told = f"the calibration data {names[0]} is preprocessed differently from the evaluation data {names[1]}"
     if worst is not None and unlike:
         spans = figures.span(worst.calibration), figures.span(worst.evaluation)
         held = (
@@ -100,7 +100,7 @@ def _ranges(facts: CalibrationFacts, calibration: DatasetSpec, evaluation: Datas
         advice = f"apply the preprocessing of {names[1]} to {names[0]}" if differs else "scale both alike"
         told = f"{told}: {held}; {advice}" if differs else f"{held} ({names[0]} and {names[1]}); {advice}"
     else:
-        told += ", though the ranges of their inputs agree; give both one preprocessing where their sources are alike"
+        told += ", though the ranges of their inputs agree; give both the same preprocessing if their sources are alike"
     yield finding(
         "calibration-range-mismatch",
         told,

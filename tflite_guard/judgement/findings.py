@@ -127,14 +127,14 @@ def _of_decisions(output: OutputFacts, measured: Sequence[Measurement]) -> Itera
         return
     if seen.classes_decided == 1:
         labels = f", where the labels have {seen.classes_labelled:,}" if seen.classes_labelled else ""
-        yield f"decides for one class always{labels}"
+        yield f"always decides for one class{labels}"
     elif (
         seen.classes_labelled
         and seen.right <= seen.most_frequent
         and any(one.metric in ("accuracy", "top_k_accuracy") for one in measured)
     ):
         right, constant = (figures.number(n / seen.decisions, "accuracy") for n in (seen.right, seen.most_frequent))
-        yield f"is right in {right} of decisions, where always answering the most frequent label is in {constant}"
+        yield f"is right in {right} of decisions, where always answering the most frequent label is right in {constant}"
 
 
 def _figures(output: OutputFacts) -> dict[str, float | int | bool | None]:
@@ -156,7 +156,7 @@ def _nothing_quantized(made: Artifact, conversion: Conversion) -> Iterator[Findi
     if how is not None and how not in UNQUANTIZED and not made.quantized_tensors:
         yield finding(
             "nothing-quantized",
-            f"{how} was asked for and no tensor of the file is quantized, so it is a float model: constants of fewer "
+            f"{how} was asked for, but no tensor in the file is quantized, so it is a float model: constants of fewer "
             "than 1,024 elements stay in float without calibration; choose int8, or drop the variant",
             quantization=how,
         )
@@ -250,7 +250,8 @@ def _of_scales(scales: Scales) -> Iterator[Finding]:
         yield finding(
             "shared-bias",
             f"the bias of {len(names)} operators is stored for another scale than theirs (first {names[0]!r}): equal "
-            "biases are stored once, and operators of unlike input scale share them; give each layer a bias of its own",
+            "biases are stored once, and operators with different input scales share them; give each layer a bias of "
+            "its own",
             tensors=list(names),
         )
 
@@ -277,8 +278,8 @@ def _stale(weights: WeightFacts | None) -> Iterator[Finding]:
         yield finding(
             "stale-artifact",
             f"the file's weights are not those of the reference: they differ by up to {weights.steps:,.0f} "
-            "quantization steps, where rounding makes half a step; convert it anew, or name the model that it was made "
-            "from",
+            "quantization steps, where rounding makes half a step; convert it again, or name the model that it was "
+            "made from",
             "note",
             steps=weights.steps,
             cosine=weights.cosine,
@@ -297,7 +298,7 @@ def degenerate_scales(scales: Scales) -> str:
         )
     return (
         f"tensor {first.tensor!r} has the scale {first.scale:.3g}{others}, which kernels divide by, or flush to zero: "
-        "set weights that are next to zero to zero, or take out what computes it"
+        "set near-zero weights to zero, or remove what computes it"
     )
 
 

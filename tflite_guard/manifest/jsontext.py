@@ -292,7 +292,7 @@ def _foreign(text: str, at: int) -> str | None:
 def _expected(text: str, at: int, error: json.JSONDecodeError) -> str:
     found = _word(text, at)[:40] or _character(text[at])
     for start, message in (
-        ("Extra data", f"the manifest has ended before this: {found}"),
+        ("Extra data", f"the manifest ends before this; remove {found}"),
         ("Expecting ',' delimiter", f'a "," is missing before {found}'),
         ("Expecting ':' delimiter", f'a ":" is missing between the key and {found}'),
         ("Expecting property name", f"a key in double quotes is expected here, not {found}"),

@@ -92,7 +92,7 @@ def _check_size(tree: Node) -> None:
     models = tree.get("models")
     if models and (size := expanded_size(tree)) > _SIZE_MAX:
         message = f"with their defaults the models have {size:,} metrics and tolerances of variants, more than "
-        raise ManifestError([models.key_problem(f"{message}{_SIZE_MAX:,}; make several manifests")])
+        raise ManifestError([models.key_problem(f"{message}{_SIZE_MAX:,}; split it into several manifests")])
 
 
 def _check_version(document: Document) -> None:

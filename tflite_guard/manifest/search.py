@@ -166,7 +166,7 @@ def _below() -> list[str]:
 def _hint(folder: str) -> str:
     """The end of a message that nothing was found: what lies near, and what to do."""
     near = list(islice(_near(folder), _NEAR_MAX))
-    listed = f"; near {'lies' if len(near) == 1 else 'lie'} {', '.join(map(displayed, near))}" if near else ""
+    listed = f"; found nearby: {', '.join(map(displayed, near))}" if near else ""
     return f"{listed}; name {'it' if len(near) == 1 else 'one'}, or write one: tflite-guard init MODEL DATA"
 
 

@@ -315,7 +315,7 @@ def _called(spec: MetricSpec, function: PythonMetric, outputs: Outputs, labels: 
         raise _python_error(spec, f"fails with {type(error).__name__}: {error}") from error
     if given.shape not in ((), (examples,)):
         raise _python_error(
-            spec, f"gives an array of shape {given.shape}; one number or {examples} scores, one an example, are wanted"
+            spec, f"gives an array of shape {given.shape}; return one number or {examples} scores, one per example"
         )
     if not np.isfinite(given).all():
         raise _python_error(spec, "gives NaN or infinity")

@@ -24,7 +24,7 @@ _ACCEPTED = (
     "It then stays in every report, marked as ignored and with the reason, and makes no verdict worse. On the variant, "
     "or on the model for its reference and all of its variants:"
 )
-_NEVER = "It cannot be ignored: what is allowed are the manifest's own tolerances."
+_NEVER = "It cannot be ignored: the manifest's tolerances say what is allowed."
 
 
 def find(name: str) -> Rule:

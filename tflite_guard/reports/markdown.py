@@ -73,7 +73,7 @@ def _parts(report: Report, problems: list[Problem], commit: Commit | None) -> It
     amiss = [one for one in evaluated if one[0].verdict is not Verdict.PASS]
     yield passing_table(passing)
     if any(metric.conclusive is False for model, _ in evaluated for v in model.variants for metric in v.metrics):
-        yield Item("<p><b>?</b> The interval holds the limit: with other examples the verdict could differ.</p>\n")
+        yield Item("<p><b>?</b> The interval contains the limit: with other examples the verdict could differ.</p>\n")
     for model, title in sorted(amiss, key=lambda one: order.index(one[0].verdict), reverse=True):
         told = f"{MARKS[model.verdict]} All figures of {code(title)}: {_came_out(model.variants)}"
         yield _folded(told, _figures(model))

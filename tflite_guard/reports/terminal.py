@@ -20,7 +20,7 @@ from tflite_guard.text.plain import logged, plain
 Extent = Literal["all", "folded", "failures", "quiet"]
 """How much is shown: everything; models that pass in a row each; only what does not pass; only that in words."""
 NOT_A_TERMINAL_WIDTH = 132
-INCONCLUSIVE = "? the interval holds the limit: with other examples the verdict could differ"
+INCONCLUSIVE = "? the interval contains the limit: with other examples the verdict could differ"
 MOST_LAST_LINES = 15
 """Of what failed, told once more: with the verdict they are on a screen of 24 lines."""
 MOST_LINES_EACH = 2

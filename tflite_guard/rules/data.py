@@ -13,12 +13,12 @@ DATA = (
     Rule(
         "input-range-mismatch",
         "warning",
-        "Inputs are prepared unlike the model expects",
-        "What the model is fed is on another scale, or in another order, than what it was made for: 0..255 for a "
+        "Inputs are not prepared as the model expects",
+        "The model is fed values on another scale, or in another order, than it was made for: 0..255 for a "
         "model of 0..1, normalized twice, another mean, red and blue swapped.",
         "Prepare the data as in training: fix `preprocess` of the dataset, or the code that fills the input tensor. "
         "Look for a Rescaling or Normalization layer in the model, which does it once already.",
-        proof="The inputs are fed once more with the correction (times or divided by 255, moved to −1..1, channels "
+        proof="The inputs are fed again with the correction (multiplied or divided by 255, shifted to −1..1, channels "
         "swapped). One correction brings the metric or the outputs back, on examples that did not choose it.",
         details="""The usual forms, as steps of `preprocess`:
 
@@ -28,21 +28,21 @@ DATA = (
 [{"cast": "float32"}, {"channels": "bgr"}, {"offset": -110}]
 ```
 
-The first is 0..1, the second −1..1, the third what networks in Caffe's tradition want. The application has to do the
-same, to the last step: a mismatch that is mended in the manifest alone stays in the product.""",
-        accept="the sensor is clamped to 0..1 in the application, these data are raw",
+The first is 0..1, the second −1..1, the third what networks in Caffe's tradition want. The application has to do
+exactly the same: a mismatch that is fixed in the manifest alone stays in the product.""",
+        accept="the sensor is clamped to 0..1 in the application; this data is raw",
     ),
     Rule(
         "input-unit-mismatch",
         "warning",
-        "One input holds channels of unlike units",
+        "One input holds channels of different units",
         "Channels of one input differ by a factor of 100 or more in range (pressure beside acceleration), and one "
         "scale serves them all: the small ones get one or two integers.",
         "Normalize the channels before the model, each by its own mean and deviation, or keep the model's own "
         "normalization in float with `keep_float`.",
         proof="The first operators are kept in float, so that the channels are normalized before they share a scale. "
         "At least half of the loss comes back.",
-        details="""As a step of `preprocess`, with one number a channel, which the application then does too:
+        details="""As a step of `preprocess`, with one number per channel; the application must do the same:
 
 ```json
 {"normalize": {"mean": [101325, 0, 0, 9.81], "std": [900, 0.4, 0.4, 0.5]}}
@@ -52,30 +52,30 @@ same, to the last step: a mismatch that is mended in the manifest alone stays in
     Rule(
         "calibration-range-mismatch",
         "warning",
-        "Calibration data are scaled unlike real inputs",
-        "The activation ranges come from data on another scale than the evaluation's. Too small: real values are "
+        "Calibration data is scaled unlike real inputs",
+        "The activation ranges come from data on a different scale from the evaluation's. Too small: real values are "
         "clipped. Too large: real values share a few of the 256 integers.",
-        "Apply the same `preprocess` to the calibration data as to the evaluation data; best give both datasets the "
-        "same list.",
+        "Apply the same `preprocess` to the calibration data as to the evaluation data; preferably give both "
+        "datasets the same list.",
         proof="The model is quantized again, calibrated with evaluation inputs, and at least half of the loss comes "
-        "back on other examples; so does it with the calibration data rescaled. " + _RECALIBRATE,
-        details="""The report has, for each tensor, the calibrated range beside the range on evaluation data, and
-the fraction of values that is clipped. With the converter alone, in Python, the generator has to do what the
-application does:
+        "back on other examples; the same happens with the calibration data rescaled. " + _RECALIBRATE,
+        details="""The report shows, for each tensor, the calibrated range and the range on evaluation data, and the
+fraction of values that are clipped. If you use the converter alone, in Python, the generator has to do
+what the application does:
 
 ```python
 def representative_dataset():
     for image in calibration_images[:200]:
         yield [(image[np.newaxis].astype(np.float32) / 255.0)]
 ```""",
-        accept="the evaluation data are a stress test with brighter images than in the field",
+        accept="the evaluation data is a stress test with brighter images than in the field",
     ),
     Rule(
         "calibration-degenerate",
         "warning",
-        "Calibration data hold next to nothing",
-        "The calibration data are one example repeated, constants, or too few: broken paths, a generator that yields "
-        "the same buffer, a limit of 1. The ranges then say nothing about real inputs.",
+        "Calibration data holds next to nothing",
+        "The calibration data is one example repeated, constants, or too few examples: broken paths, a generator "
+        "that yields the same buffer, a limit of 1. The ranges then say nothing about real inputs.",
         "Give 100 to 500 different real examples. Look at what the dataset or generator really yields.",
         proof="Examples are compared by their hashes, and their variances are looked at; quantized again, calibrated "
         "with evaluation inputs, the model recovers at least half of the loss. " + _RECALIBRATE,
@@ -92,19 +92,19 @@ def representative_dataset():
     Rule(
         "calibration-shared",
         "note",
-        "Calibration data are evaluated too",
-        "Examples of the calibration data are in the evaluation data as well: the ranges fit just the inputs that the "
-        "model is judged by, and the figures are better than in use.",
-        "Calibrate on training data, and keep what is evaluated apart. Where both are one dataset on purpose, give the "
-        "same dataset's name for both: then nothing is said.",
+        "Calibration data is evaluated too",
+        "Examples of the calibration data are in the evaluation data as well: the ranges fit the very inputs that "
+        "the model is judged on, and the figures are better than in real use.",
+        "Calibrate on training data, and keep the evaluation data separate. If both are one dataset on purpose, name "
+        "the same dataset for both: then nothing is reported.",
         proof="Examples are compared by their hashes, after preprocessing; constants aside.",
         accept="the product sees these very inputs",
     ),
     Rule(
         "calibration-unrepresentative",
         "warning",
-        "Calibration data are not like real inputs",
-        "The scale is right and the content is not: random noise, one class alone, one sensor, daylight only. "
+        "Calibration data is not like real inputs",
+        "The scale is right but the content is not: random noise, one class alone, one sensor, daylight only. "
         "Activation ranges that only the missing inputs reach are clipped.",
         "Take the calibration data at random from what the model will see, with every class and condition in it; the "
         "training set is the usual place.",
@@ -117,13 +117,13 @@ def representative_dataset():
         "calibration-outliers",
         "warning",
         "A few calibration examples stretch the ranges",
-        "Some extreme examples (a sensor fault, a saturated recording, a corrupt image) set the range of most "
-        "tensors, so that usual values share few integers. More calibration data then make the model worse.",
+        "A few extreme examples (a sensor fault, a saturated recording, a corrupt image) set the range of most "
+        "tensors, so that ordinary values share few integers. More calibration data then makes the model worse.",
         "Remove those examples; or let the calibration clip them, with `clip_percentile`.",
         proof="The model is quantized again without the examples that reach furthest, and at least half of the loss "
-        "comes back on examples that did not choose them. Where nothing is lost yet, it is told of an input whose "
-        "range is more than eight times as wide with its one to three furthest examples as without them, of 50 and "
-        "more: random halves of the data then disagree by as much at least once in four times.",
+        "comes back on examples that did not choose them. If nothing is lost yet, it is reported for an input whose "
+        "range is more than eight times as wide with its one to three most extreme examples as without them, of 50 "
+        "or more: random halves of the data then disagree by as much at least one time in four.",
         details="""On the variant, where 99.9 keeps the central 99.9 % of each tensor's values:
 
 ```json
@@ -140,8 +140,8 @@ are the better answer.""",
         "One extreme target sets the output's range",
         "In calibration a few examples give outputs far from all others, which set the output's scale: most answers "
         "share a handful of integers.",
-        "Remove the extreme from the calibration data, predict a transformed target (its logarithm), or keep the "
-        "last operators in float with `keep_float`.",
+        "Remove the extreme examples from the calibration data, predict a transformed target (its logarithm), or "
+        "keep the last operators in float with `keep_float`.",
         proof="The model is quantized again without the examples whose outputs are extreme; distinct output values "
         "multiply and at least half of the loss comes back.",
         accept="the extreme is a real alarm and has to be representable",

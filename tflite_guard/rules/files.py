@@ -9,7 +9,7 @@ FILES = (
         "float-conversion-mismatch",
         "warning",
         "The conversion itself changed the model",
-        "The float32 .tflite differs from the reference already, before anything is quantized: batch normalization or "
+        "The float32 .tflite already differs from the reference, before anything is quantized: batch normalization or "
         "dropout in training mode, resizing with another alignment, an operator that was fused or replaced.",
         "Export for inference, and compare layer by layer from the first one that differs. Changing calibration or "
         "keeping operators in float does not help here.",
@@ -20,8 +20,8 @@ FILES = (
 - `model(x, training=True)`, or a layer whose `trainable` state changes what it computes: export with
   `model.export(folder)`.
 - `tf.image.resize` and `UpSampling2D` against a custom resize: `align_corners` and `half_pixel_centers` differ.
-- Preprocessing inside the model that is not exported, or exported and then done once more outside.
-- A layer of one's own that behaves otherwise when traced: Python conditions on tensors, random numbers, state.""",
+- Preprocessing inside the model that is not exported, or is exported and then done again outside.
+- A custom layer that behaves differently when traced: Python conditions on tensors, random numbers, state.""",
         accept="the random augmentation layer is meant to stay active",
     ),
     Rule(
@@ -33,17 +33,17 @@ FILES = (
         "Convert again and ship that file; let the build make it, with `tflite-guard convert`, so that it cannot be "
         "forgotten.",
         proof="The file's weights are compared with a fresh conversion's, in the file's own quantization steps. A true "
-        "pair differs by at most half a step, another training by hundreds. The fresh conversion passes where the file "
-        "fails.",
+        "pair differs by at most half a step, a different training by hundreds. The fresh conversion passes and the "
+        "file fails.",
         accept="the device ships the previous release until the next update",
     ),
     Rule(
         "io-order-swapped",
         "warning",
         "Inputs or outputs changed places",
-        "The conversion gave inputs or outputs another order than the source has, and values go to, or are read from, "
-        "the wrong one of equal shape.",
-        "Address inputs and outputs by the signature's names, never by position; in the manifest map them by name in "
+        "The conversion gave inputs or outputs a different order from the source's, so values go to, or are read "
+        "from, the wrong one of the same shape.",
+        "Address inputs and outputs by the signature's names, never by position; in the manifest, map them by name in "
         "`inputs` and `labels`.",
         proof="Inputs or outputs are permuted; one permutation brings the metric back.",
         details="""```python
@@ -60,8 +60,8 @@ interpreter.runSignature(mapOf("left" to left, "right" to right), mapOf("score" 
         "io-quantization-misuse",
         "warning",
         "The application misreads quantized values",
-        "The outputs that the application recorded are what comes out when scale and zero point of an input or output "
-        "are ignored, rounding or clipping is left out, uint8 is read as int8, or values are dequantized twice.",
+        "The outputs that the application recorded are what you get when the scale and zero point of an input or "
+        "output are ignored, rounding or clipping is left out, uint8 is read as int8, or values are dequantized twice.",
         "Quantize inputs and dequantize outputs as below, with the scale and zero point of the file.",
         proof="Each misuse is replayed on the same examples with the same file, on inputs, on outputs, on both. One "
         "reproduces the recorded outputs on examples that did not choose it: to half a quantization step, or to 40 dB "
@@ -128,15 +128,15 @@ Outputs that are the same for every example name none either.
         "kernels, which are nearer to a microcontroller's.",
         "Evaluate with the kernels of the target (`kernels` on the variant), record the device's own outputs and give "
         "them as `observed_outputs`, and report the operator that differs to LiteRT.",
-        proof="The same file runs on the same examples with both: the reference kernels pass, the optimized ones do "
-        "not, or the other way round.",
+        proof="The same file runs on the same examples with both: the reference kernels pass and the "
+        "optimized ones do not, or the other way round.",
         details="""On the variant:
 
 ```json
 "kernels": "reference"
 ```
 
-Some difference is normal: in a published ResNet8 57 % of the images differ by more than one step, and 4 % in the
+Some difference is normal: in a published ResNet8, 57 % of the images differ by more than one step, and 4 % in the
 answer. `docs/recording-outputs.md` shows how to record what a device gives.""",
         accept="the product runs on the reference kernels alone",
     ),

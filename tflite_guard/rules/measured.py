@@ -9,7 +9,7 @@ MEASURED = (
         "not-proven",
         "error",
         "A required proof is missing",
-        "The tolerance asks that a confidence interval be inside the limit, and there is no interval.",
+        "The tolerance requires a confidence interval to be inside the limit, but there is no interval.",
         'Remove "require" from the tolerance, or choose a metric that has an interval.',
         accept="the metric has no interval, and the value alone decides here",
     ),
@@ -17,8 +17,8 @@ MEASURED = (
         "underpowered-evaluation",
         "note",
         "Too few examples",
-        "The confidence interval holds the limit: with other examples the verdict could differ.",
-        "Evaluate on more examples. The message says about how many would do.",
+        "The confidence interval contains the limit: with other examples the verdict could differ.",
+        "Evaluate on more examples. The message says roughly how many would be enough.",
         proof="The 95 % interval's width against the distance from the limit; see `docs/metrics.md`.",
         accept="there are no more labelled recordings",
     ),
@@ -26,21 +26,22 @@ MEASURED = (
         "reference-suspect",
         "warning",
         "The reference looks broken",
-        "The float reference does no better on these data than a constant answer would, decides for one class always, "
-        "gives the same outputs for every example, or gives nothing but zeros and ones. A variant that agrees with it "
-        "then proves nothing.",
+        "The float reference does no better on this data than a constant answer would, always decides for one class, "
+        "gives the same outputs for every example, or gives nothing but zeros and ones. That a variant agrees with "
+        "it then proves nothing.",
         "Check the preprocessing (scale, order of the channels, resizing, layout), the labels and the order of the "
         "classes. The message says what was seen.",
-        proof="The reference's own outputs and metrics are held against a constant answer on the same examples.",
+        proof="The reference's own outputs and metrics are compared with a constant answer on the same examples.",
         accept="the classes are this unbalanced, and a constant answer is what the task amounts to",
     ),
     Rule(
         "batch-dependent",
         "warning",
         "An example's outputs depend on its batch",
-        "The same example gives other outputs in a batch than alone, as with batch normalization left in training "
+        "The same example gives different outputs in a batch and alone, as with batch normalization left in training "
         "mode. Everything was then run one example at a time, as an application does.",
-        "Export the model for inference (in Keras: `training=False`), so that an example's outputs are its own.",
+        "Export the model for inference (in Keras: `training=False`), so that an example's outputs depend on nothing "
+        "else.",
         proof="The first batch is run as a whole and one example at a time, and the outputs differ.",
         accept="the application runs whole batches of one recording",
     ),
@@ -49,7 +50,7 @@ MEASURED = (
         "note",
         "State was reset before each example",
         "The model carries state from one call to the next, and each example was evaluated as if it were the first.",
-        'Where the application keeps the state between calls, set `"state": "kept"` on the model, and name what '
+        'If the application keeps the state between calls, set `"state": "kept"` on the model, and name what '
         "belongs together (the windows of a recording) as the `group` of the evaluation data.",
         accept="each window is a recording of its own",
     ),
@@ -57,22 +58,22 @@ MEASURED = (
         "multi-label",
         "note",
         "Each unit of the output was judged by itself",
-        "The labels have the output's shape and say of each unit whether it applies, several or none in one example, "
+        "The labels have the output's shape and say for each unit whether it applies, several or none in one example, "
         "and the reference's probabilities do not add up to one. So each unit is a decision of its own, above or below "
         "the threshold.",
-        'Write `"multi_label": true` on the metric to say that this is meant. Where one class alone applies to each '
+        'Write `"multi_label": true` on the metric to say that this is meant. If exactly one class applies to each '
         'example, write `"multi_label": false`, and correct the labels that do not name exactly one.',
         proof="All labels of the evaluation data and all outputs of the reference are looked at.",
-        accept="tags, of which several apply",
+        accept="these are tags, and several may apply",
     ),
     Rule(
         "nothing-quantized",
         "warning",
         "Nothing is quantized",
-        "A quantization was asked for, and no tensor of the file is quantized: it is a float model under another name.",
+        "A quantization was asked for, but no tensor in the file is quantized: it is a float model under another name.",
         "The quantizer leaves small constants in float (under 1,024 elements in `dynamic_range`), and operators that "
         "it does not know. Choose `int8`, or drop the variant.",
-        proof="Read from the file: no tensor has integers that stand for reals.",
+        proof="Read from the file: no tensor has integers that represent reals.",
         accept="it is small anyway, and the variant tests the conversion",
     ),
     Rule(
@@ -81,8 +82,8 @@ MEASURED = (
         "The output is too coarse to decide",
         "In many examples several of the largest outputs are equal, where the reference's are not: the output's few "
         "quantization steps cannot tell the classes apart, and the lowest index decides.",
-        "Where the output is a softmax, take its logits as the model's output, or leave the last operators in float "
-        "with `keep_float`. A calibration on values of another range than the evaluation's leaves few steps, too.",
+        "If the output is a softmax, use its logits as the model's output, or leave the last operators in float "
+        "with `keep_float`. Calibrating on values with a different range from the evaluation's leaves few steps, too.",
         proof="Ties among the largest outputs are counted, the reference's own and the variant's, and the decisions "
         "that a tie has lost.",
         accept="ties are broken by the application, with the previous frame",
@@ -100,7 +101,7 @@ MEASURED = (
         "select-ops",
         "note",
         "Operators outside the built-in set",
-        "The file holds operators that LiteRT does not have by itself: of TensorFlow (Flex) or custom ones.",
+        "The file holds operators that LiteRT itself does not have: TensorFlow's (Flex) or custom ones.",
         "Link what implements them into the application (for Flex, the Select TF operators), or replace them. "
         "Microcontrollers cannot run them.",
         proof="Read from the file: its operator codes.",
@@ -119,7 +120,7 @@ MEASURED = (
         "no-baseline",
         "note",
         "The baseline holds no value",
-        "The tolerance limits the change since the baseline, and the baseline has no value of this metric.",
+        "The tolerance limits the change since the baseline, but the baseline has no value for this metric.",
         "Record one with `tflite-guard baseline update`.",
         accept="the metric is new, and the baseline follows with the next release",
     ),

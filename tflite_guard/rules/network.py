@@ -14,9 +14,9 @@ NETWORK = (
         "calibrator-contamination",
         "warning",
         "The converter's calibrator took a wrong range",
-        "The converter's calibrator logs the input of an addition or another elementwise operator once more after the "
+        "The converter's calibrator logs the input of an addition or another elementwise operator again after the "
         "operator has overwritten it in place: the input's range becomes the union with the output's, and bits are "
-        "lost. TensorFlow 2.15 to 2.21 all do it (tensorflow/tensorflow#127842); residual networks are open to it.",
+        "lost. TensorFlow 2.15 to 2.21 all do it (tensorflow/tensorflow#127842); residual networks are exposed to it.",
         'Use measured ranges: `"calibration_options": {"ranges": "measured"}` on the variant.',
         proof="The range in the file equals the union of two tensors' true ranges on the same calibration data; "
         "quantized again with measured ranges, at least half of the loss comes back.",
@@ -38,14 +38,15 @@ for the variant, or make the variant with a `recipe` of the LiteRT Quantizer and
     Rule(
         "channel-imbalance",
         "warning",
-        "Channels of unlike size share one scale",
-        "An activation has one scale for all of its channels, and they differ much in range, as after depthwise "
+        "Channels of very different size share one scale",
+        "An activation has one scale for all of its channels, and they differ greatly in range, as after depthwise "
         "convolutions and folded batch normalization: small channels are rounded away.",
         "Equalize the channels with `equalize` on the variant (a rewriting that keeps the float model's outputs), keep "
         "the tensor and the operators around it in float with `keep_float`, or use `int16x8`.",
-        proof=_TENSOR + "; multiplying its channels to one size, and dividing the next layer's weights by the same, "
-        "does it too while the float outputs stay equal.",
-        details="""On an int8 variant, everything stays in integers:
+        proof=_TENSOR
+        + "; scaling its channels to one size and the next layer's weights by the inverse has the same effect, while "
+        "the float outputs stay equal.",
+        details="""On an int8 variant, with everything still in integers:
 
 ```json
 {"name": "int8", "quantization": "int8", "equalize": ["depthwise_3"]}
@@ -69,13 +70,13 @@ Training with weight decay on batch normalization's scales, or quantization-awar
         "weight-outliers",
         "warning",
         "Single weights stretch a scale",
-        "One weight, or a few, are far larger than all others of their channel or tensor, and set its scale: the "
+        "One weight, or a few, are far larger than all others in their channel or tensor, and set its scale: the "
         "others fall on few integers.",
         "Clip those weights and evaluate the float model again, train on with weight decay or a max-norm constraint, "
         "or keep the layer in float with `keep_float`.",
         proof="The weights are clipped to what the others need. The float model stays as good and at least half of "
         "the quantized model's loss comes back.",
-        details="""In Keras, with the largest magnitude that 99.9 % of a channel's weights have:
+        details="""In Keras, clipping at the magnitude that 99.9 % of a channel's weights stay below:
 
 ```python
 kernel, bias = layer.get_weights()
@@ -87,12 +88,12 @@ layer.set_weights([np.clip(kernel, -most, most), bias])
     Rule(
         "concat-range-mismatch",
         "warning",
-        "Branches of unlike range are concatenated",
-        "All inputs of a concatenation get one scale, and one branch has a far wider range than the others: those "
+        "Branches of very different range are concatenated",
+        "All inputs of a concatenation get one scale, and one branch has a far wider range than the others, which "
         "lose most of their integers.",
-        "Normalize the branches before they meet (batch normalization, or one factor a branch that the next layer's "
-        "weights take back), or keep the concatenation in float with `keep_float`.",
-        proof=_TENSOR + "; one factor for each branch, taken back in the next layer, does it too.",
+        "Normalize the branches before they meet (batch normalization, or one factor per branch that the next "
+        "layer's weights undo), or keep the concatenation in float with `keep_float`.",
+        proof=_TENSOR + "; one factor for each branch, undone in the next layer, has the same effect.",
         accept="the narrow branch is an auxiliary input",
     ),
     Rule(
@@ -101,7 +102,7 @@ layer.set_weights([np.clip(kernel, -most, most), bias])
         "A large constant sets the scale of small values",
         "A constant such as −1e9 in an attention mask, or a sentinel for missing values, shares a tensor with small "
         "values: its magnitude sets the scale and the rest falls on one or two integers.",
-        "Use a constant that just suffices: −30 before a softmax leaves less than 1e−13 of the masked places.",
+        "Use a constant that is just large enough: −30 before a softmax leaves less than 1e−13 of the masked places.",
         proof="The constant is clipped to what still saturates. The float outputs stay equal, and at least half of "
         "the quantized model's loss comes back.",
         details="""```python
@@ -114,13 +115,13 @@ scores = scores + (1.0 - mask) * -30.0  # not * -1e9
         "sensitive-operator",
         "warning",
         "One operator loses most",
-        "One operator, or the tensor that it gives, loses most of the accuracy by itself, and no more specific cause "
-        "fits: often a hard-swish, a softmax, an exponential, or the last layer.",
+        "One operator, or the tensor that it computes, loses most of the accuracy by itself, and no more specific "
+        "cause fits: often a hard-swish, a softmax, an exponential, or the last layer.",
         "Keep it in float with `keep_float`; or replace it (ReLU6 for hard-swish, logits for a softmax), use "
         "`int16x8`, or train quantization-aware.",
         proof=_TENSOR + "; clipping, scaling and recalibrating do not. It, or an operator that computes with it, is "
         "rounded at least a bit (6 dB) coarser than the typical tensor: late in a network, whatever is left in float "
-        "gives much back.",
+        "gives a lot back.",
         details="""On the variant, by the layer's name or a part of the tensor's; `*` and `?` are patterns:
 
 ```json
@@ -128,16 +129,16 @@ scores = scores + (1.0 - mask) * -30.0  # not * -1e9
 ```
 
 A device without float support cannot run it; there `int16x8` is the choice, where its kernels exist.""",
-        accept="the target runs everything in integers, and the loss is agreed with the product team",
+        accept="the target runs everything in integers, and the loss is agreed on with the product team",
     ),
     Rule(
         "shared-bias",
         "warning",
-        "Operators of unlike scale share one bias",
+        "Operators with different scales share one bias",
         "The converter stored equal biases once, and in int16x8 one stored bias serves operators whose inputs have "
-        "different scales: it is right for one of them at most.",
-        "Give each layer a bias of its own, that differs by a hair from the others (zero biases too), or drop biases "
-        "that are all zero.",
+        "different scales: it is right for at most one of them.",
+        "Give each layer a bias of its own that differs very slightly from the others (zero biases too), or drop "
+        "biases that are all zero.",
         proof="Read from the file: the operators that share the bias and the scales that it would need. With a bias "
         "for each, at least half of the loss comes back.",
         details="""In Keras, before conversion:
@@ -164,24 +165,24 @@ for i, layer in enumerate(layers_with_equal_biases):
         "float16-range",
         "note",
         "Values beyond what float16 holds",
-        "Constants beyond 65,504 were clamped by the float16 conversion, or activations reach that far, which a GPU "
+        "Constants beyond 65,504 were clamped by the float16 conversion, or activations go that far, which a GPU "
         "that computes in float16 turns into infinity.",
         "Scale the values down (a factor here, its inverse in the next layer), clip the constant, or use `float32` "
         "or `int8` where a GPU or NPU computes in float16.",
-        proof="Read from the file and from the ranges on evaluation data; the float32 file passes where the float16 "
-        "file fails.",
-        accept="only the CPU runs it, where float16 is storage alone",
+        proof="Read from the file and from the ranges on evaluation data; the float32 file passes and the "
+        "float16 file fails.",
+        accept="it runs only on the CPU, where float16 is only a storage format",
     ),
     Rule(
         "precision-limit",
         "note",
         "Eight bits are too few for this network",
-        "Nothing is broken. The loss is spread over the graph: no tensor, range or weight that is mended gives back "
-        "half of it, and more bits everywhere do.",
+        "Nothing is broken. The loss is spread over the graph: fixing any one tensor, range or weight gives back "
+        "less than half of it, and more bits everywhere give back more.",
         "Use `int16x8`, keep the tensors that lose most in float, or train quantization-aware and name the result as "
         "the variant's `source`. A tolerance that the network cannot reach in eight bits may also be the wrong one.",
         proof="No small change recovers half of the loss. 16-bit activations, or float weights, do.",
-        details="""The choices on the variant, from the least work:
+        details="""The choices on the variant, the least work first:
 
 ```json
 {"name": "int16", "quantization": "int16x8"}
@@ -194,10 +195,10 @@ for i, layer in enumerate(layers_with_equal_biases):
         "nan-output",
         "warning",
         "NaN or infinity",
-        "Outputs or activations hold NaN or infinity. They spread through everything behind them, and no metric is "
-        "worth anything then.",
-        "Look at the first tensor that holds one: a division by zero, the logarithm or root of what may be zero or "
-        "below, an exponential that overflows, a weight that is NaN since training.",
+        "Outputs or activations hold NaN or infinity. They spread through everything after them, and then no metric "
+        "means anything.",
+        "Look at the first tensor that holds one: a division by zero, the logarithm or root of a value that may be "
+        "zero or negative, an exponential that overflows, a weight that has been NaN since training.",
         proof="Every tensor is looked at in the order of execution, at each step of the ladder: the first that holds "
         "one, and the first step at which it appears.",
         details="""Guard the operator in the model, with a constant that survives quantization and float16:

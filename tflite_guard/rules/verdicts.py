@@ -36,7 +36,7 @@ VERDICTS = (
         "error",
         "The reference itself is out of tolerance",
         "The float reference's own value is outside the limits that the manifest sets in `reference.tolerances`.",
-        "Fix the reference, its preprocessing or the evaluation data: what is compared with a bad reference proves "
+        "Fix the reference, its preprocessing or the evaluation data: a comparison with a bad reference proves "
         "nothing.",
         finding=False,
     ),
@@ -47,7 +47,7 @@ VERDICTS = (
         "The .tflite reads variables that nothing in it assigns: the converter left the weights out, as it does for "
         "Keras 3 models written with `tf.saved_model.save` or held in a `tf.Module`. Its answers would mean "
         "nothing.",
-        "Convert anew from `model.export(folder)`, or with `TFLiteConverter.from_keras_model`.",
+        "Convert again from `model.export(folder)`, or with `TFLiteConverter.from_keras_model`.",
         finding=False,
         proof="Read from the file: VAR_HANDLE and READ_VARIABLE without a value, in a file far smaller than its "
         "weights.",

@@ -135,7 +135,7 @@ def _told(steps: Steps, error: Exception) -> ErrorInfo:
     steps.workshop.pool.log(traceback.format_exc())
     first = str(error).strip().splitlines()
     what = type(error).__name__ + (f": {first[0][:300]}" if first else "")
-    return ErrorInfo("internal", f"{what}; this is a bug in {TOOL_NAME}, run with -v for the whole story")
+    return ErrorInfo("internal", f"{what}; this is a bug in {TOOL_NAME}, run with -v for details")
 
 
 def artifact(

@@ -75,7 +75,7 @@ def require_children() -> None:
         raise EvaluationError(
             "platform",
             f"models run in child processes that {platform.system()} cannot confine; use WSL 2, Linux or macOS "
-            "(what runs no model works here: validate, report, comment, explain, schema)",
+            "(commands that run no model work here: validate, report, comment, explain, schema)",
         )
 
 

@@ -194,7 +194,7 @@ def misuse(bench: Bench) -> tuple[Cause | None, str]:
     rows = bench.choosing[:MOST_REPLAYED]
     recording = _recording(bench, rows)
     if recording is None:
-        return None, "the application recorded no outputs that are finite"
+        return None, "the application recorded no finite outputs"
     replays = _Replays(bench, recording)
     if replays.explains(RIGHT):
         return None, "on the examples that choose, the application recorded what the file itself gives"
@@ -339,7 +339,7 @@ def _confirmed(bench: Bench, pairs: Sequence[Pair]) -> tuple[list[Match], Experi
     share = _share(bench, recording, replays.outputs(found[0].pair), exact=found[0].exact)
     if share is None:
         return None
-    return found, Experiment(f"{_phrase(found)}: replayed and mended", *share)
+    return found, Experiment(f"{_phrase(found)}: replayed and corrected", *share)
 
 
 def _share(bench: Bench, recording: Recording, replayed: Arrays, *, exact: bool) -> Share | None:

@@ -97,9 +97,9 @@ def input_range(bench: Bench) -> Cause | None:
         return None
     return Cause(
         "input-range-mismatch",
-        f"The file expects inputs {best[1]}: the data is preprocessed for the reference, and otherwise than the file "
-        "was made for. Preprocess both alike, or convert the file anew from this reference with calibration data that "
-        "is preprocessed as the evaluation is.",
+        f"The file expects inputs {best[1]}: the data is preprocessed for the reference, but the file was made for "
+        f"another preprocessing. Preprocess both alike, or convert the file again from this reference with "
+        f"calibration data that is preprocessed as the evaluation is.",
         told,
         tensor=next(iter(bench.lab.graph.inputs), None),
         evidence={"transform": best[1], "sqnr": round(best[0], 2)},
@@ -145,10 +145,10 @@ def stale(bench: Bench) -> Cause | None:
     if apart is None or apart <= TRUE_PAIR or not bench.lab.quantizable:
         return None
     ranges = bench.lab.artifact_ranges
-    fresh = [bench.quantized("quantized anew from the reference, with the file's own ranges", Change(ranges))]
+    fresh = [bench.quantized("quantized again from the reference, with the file's own ranges", Change(ranges))]
     if fresh[0].recovered < HALF:
         real = bench.lab.ranges(bench.lab.evaluation.take(bench.choosing))
-        fresh.append(bench.quantized("quantized anew from the reference", Change(real)))
+        fresh.append(bench.quantized("quantized again from the reference", Change(real)))
     trial = max(fresh, key=lambda one: one.recovered)
     told = bench.confirmed(trial)
     if told is None:
@@ -156,7 +156,7 @@ def stale(bench: Bench) -> Cause | None:
     return Cause(
         "stale-artifact",
         f"The file was made from other weights than the reference has: they differ by up to {apart:,.0f} quantization "
-        "steps, where rounding makes half a step. Convert it anew from this reference, or name the model that it was "
+        "steps, where rounding makes half a step. Convert it again from this reference, or name the model that it was "
         "made from.",
         told,
         evidence={"steps": round(apart, 2)},

@@ -62,7 +62,7 @@ def _calibrator(bench: Bench, _proof: Experiment) -> Cause | None:
     )
     return Cause(
         rule,
-        f"The calibration data is right and the ranges taken from it are not: {lab.place(name)} holds {true} on it "
+        f"The calibration data is right, but the ranges taken from it are not: {lab.place(name)} holds {true} on it "
         f"and was given {given} ({why}). Measure the ranges instead.",
         told,
         tensor=name,
@@ -94,7 +94,7 @@ def _degenerate(bench: Bench, proof: Experiment) -> Cause | None:
     if different < min(FEW, data.count) or different <= data.count // 4:
         told.append(f"only {different:,} of its {data.count:,} examples differ")
     elif data.count < FEW:
-        told.append(f"it has {data.count:,} examples only")
+        told.append(f"it has only {data.count:,} examples")
     if constant > data.count // 2:
         told.append(f"{constant:,} of its {data.count:,} examples hold one value throughout")
     if not told:
@@ -102,9 +102,9 @@ def _degenerate(bench: Bench, proof: Experiment) -> Cause | None:
     name = bench.lab.calibration_name
     return Cause(
         "calibration-degenerate",
-        f"The calibration data {name} says too little: {' and '.join(told)}. {_clipped(bench)} Calibrate on "
-        "some hundred different examples of what the model meets in use; look for a broken path or a generator that "
-        "yields one example again and again.",
+        f"The calibration data {name} says too little: {' and '.join(told)}. {_clipped(bench)} Calibrate on a few "
+        f"hundred different examples of what the model meets in use; look for a broken path or a generator that "
+        f"yields one example again and again.",
         proof,
         evidence={"examples": data.count, "distinct": different, "constant": constant},
     )

@@ -45,7 +45,7 @@ def shipped_float(bench: Bench) -> Cause | None:
     lab = bench.lab
     if not lab.shipped or lab.form == "integer":
         return None
-    trial = bench.tested("converted anew from the reference, float32", lab.float32)
+    trial = bench.tested("converted again from the reference, float32", lab.float32)
     told = bench.confirmed(trial) if trial.recovered >= HALF else None
     if told is None:
         return None
@@ -54,7 +54,7 @@ def shipped_float(bench: Bench) -> Cause | None:
         return Cause(
             "stale-artifact",
             f"The file was made from other weights than the reference has (their cosine is {alike:.3f}). Convert it "
-            "anew from this reference, or name the model that it was made from.",
+            f"again from this reference, or name the model that it was made from.",
             told,
             evidence={"cosine": round(alike, 4)},
         )

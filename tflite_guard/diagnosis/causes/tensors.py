@@ -67,8 +67,8 @@ def mask(bench: Bench) -> Cause | None:
     return Cause(
         "mask-constant",
         f"The constant {figures.real(value)} at {bench.lab.place(result)} ({operator.type}) shares a scale with small "
-        f"values, which are then all one step. A constant of {figures.real(np.sign(value) * MASKED)} masks as well and "
-        "leaves the float outputs as they are: use it in the model.",
+        f"values, which are then all one step. A constant of {figures.real(np.sign(value) * MASKED)} masks just as "
+        f"well and leaves the float outputs as they are: use it in the model.",
         told,
         tensor=result,
         operator=operator.type,
@@ -379,8 +379,8 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str] | None:
     if producer is None and spread >= UNITS:
         return (
             "input-unit-mismatch",
-            f"The channels of the input {place} are of unlike units (ranges differ by a factor of {spread:,.0f}) and "
-            "share one scale.",
+            f"The channels of the input {place} have different units (ranges differ by a factor of {spread:,.0f}) "
+            f"and share one scale.",
         )
     if view.name in graph.outputs and spread >= UNITS:
         return (
@@ -395,7 +395,7 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str] | None:
         )
     if not _stands_out(bench, view.name):
         return None
-    return ("sensitive-operator", f"{place} ({view.operator}) loses most of all tensors by being quantized.")
+    return ("sensitive-operator", f"{place} ({view.operator}) loses more than any other tensor by being quantized.")
 
 
 def _stands_out(bench: Bench, name: str) -> bool:

@@ -105,7 +105,9 @@ def changes(found: Changed) -> str:
     """How many answers have changed, in a sentence."""
     if not found.changed:
         return f"On all of {wording.count(found.examples, 'example')} the answer is the reference's."
-    told = f"{found.changed:,} of {wording.count(found.examples, 'example')} have another answer than the reference's"
+    told = (
+        f"{found.changed:,} of {wording.count(found.examples, 'example')} have a different answer from the reference's"
+    )
     if found.lost is None or found.gained is None:
         return f"{told}."
     neither = found.changed - found.lost - found.gained
