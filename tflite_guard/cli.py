@@ -254,12 +254,13 @@ def check(
     otherwise every one below that git tracks.
     """
     from tflite_guard.checking import exit_code, load_all
-    from tflite_guard.saving import require_place
 
     extent = _extent(verbose, quiet, only_failures)
     if apply_remedy and options.diagnose == "never":
         raise UsageError("--apply-remedy needs a diagnosis; leave out --diagnose never")
     if save_folder is not None:
+        from tflite_guard.saving import require_place
+
         require_place(save_folder, options)
     targets = _targets(formats, report_dir)
     try:
