@@ -352,7 +352,8 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     ),
     "fractions": (
         lambda p, n: p.model(n, evaluation=p.data(n, label=p.label + 0.5)),
-        "data", "data/fractions.npz: accuracy: the label of example 0 is 9.5, which is not a class number", "mend it",
+        "data", "data/fractions.npz: accuracy: the label of example 0 is 9.5, which is not a class number",
+        "correct it",
     ),
     "damaged": (
         lambda p, n: p.model(n, evaluation=p.dataset(n, damaged(p))),
@@ -412,7 +413,7 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     ),
     "observed-shape": (
         lambda p, n: p.model(n, variants=observed(p, n, scores=p.recorded[:, :7])),
-        "data", "data/observed-shape.npz: has shape [7] an example where the model's output 'scores' has [10]",
+        "data", "data/observed-shape.npz: has shape [7] per example where the model's output 'scores' has [10]",
         "convert or record them alike",
     ),
     "observed-names": (

@@ -271,7 +271,7 @@ def test_init_writes_manifests_that_validate_and_run(run: Run, light_digits: Pat
 def test_init_refuses_what_it_cannot_use(run: Run, digits: Path, tmp_path: Path) -> None:
     for arguments, code, message in (
         (["nothing.keras"], 2, "no such file"),
-        (["data/evaluation.npz"], 2, "no .keras"),
+        (["data/evaluation.npz"], 2, "not a .keras"),
         (["app/digits_int8.tflite"], 3, "float model"),
         (["models/digits.keras", "data/nothing.npz"], 2, "nothing.npz"),
     ):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -244,10 +245,13 @@ def test_no_file_of_a_users_is_overwritten_without_force(tflite: Maker, place: P
 
 
 def test_a_folder_that_cannot_be_written_is_said(tflite: Maker, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    def refusing(dir: str, **named: str) -> tuple[int, str]:
+        if dir == str(place):
+            raise PermissionError(13, "Permission denied")
+        return made(dir=dir, **named)
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)  # root may write everywhere
+    made = tempfile.mkstemp
+    monkeypatch.setattr("tempfile.mkstemp", refusing)  # root may write everywhere
     with pytest.raises(GuardError, match=r"new-random.npz: cannot be written \(Permission denied\); name another"):
         init(tflite(CLASSES))
 

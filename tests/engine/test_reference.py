@@ -108,7 +108,7 @@ def test_input_shapes_fix_unknown_dimensions(make_case: Any) -> None:
     assert names.inputs["image"].shape == (None, 9, 7, 1)
     assert names.outputs["output_0"].shape == (None, 7, 5, 2)
     for wrong, message in (
-        ({"picture": (1, 9, 7, 1)}, "picture, which is no input"),
+        ({"picture": (1, 9, 7, 1)}, "picture, which is not one of its inputs"),
         ({"image": (1, 9, 7, 3)}, r"\[1, 9, 7, 3\], but"),
     ):
         with pytest.raises(ModelFileError, match=message):

@@ -426,7 +426,7 @@ class _Gone:
     def wait(self, timeout: float | None = None) -> int:
         return 0
 
-    def kill(self) -> None:
+    def send_signal(self, how: int) -> None:
         pass
 
 
