@@ -174,6 +174,12 @@ def test_digits_are_added_until_they_show_the_difference() -> None:
     assert failure(low) == "sqnr is 19.999 dB, below the minimum of 20 dB."
 
 
+def test_a_value_within_its_limit_that_is_not_proven_to_be_is_not_called_outside() -> None:
+    tolerance = {"min": 20, "require": "proven_pass"}
+    close = metric("sqnr", 20.5, Verdict.FAIL, tolerance=tolerance, failed_limit="min", conclusive=False)
+    assert failure(close) == "sqnr is 20.50 dB, not proven to be at least the minimum of 20 dB."
+
+
 @pytest.mark.parametrize("noise", [2.22e-16, -2.22e-16, 1.1e-14])
 def test_what_rounding_leaves_is_no_drop(noise: float) -> None:
     assert worse_by(noise, 0.9, 0.9) == "0"

@@ -110,12 +110,12 @@ def _of_metric(subject: str, metric: MetricResult, voice: _Voice) -> str:
     match metric.failed_limit:
         case "max_drop" | "max_relative_drop" if metric.drop is not None and metric.drop > 0:
             return _dropped(subject, metric, allowed, voice)
-        case "min" | "max" as side if not _unproven(metric):
+        case "min" | "max" as side if not wording.unproven(metric):
             return f"{of} is {value}, {'below' if side == 'min' else 'above'} the {side}imum of {allowed}"
         case "max_regression":
             return f"{of} is {value} where the baseline had {wording.baseline_of(metric)}"
     kind = f" of {voice.name(metric.failed_limit)} {allowed}" if limit and metric.failed_limit else ""
-    return f"{of} is {value}, {'not proven to be' if _unproven(metric) else 'not'} within the tolerance{kind}"
+    return f"{of} is {value}, {'not proven to be' if wording.unproven(metric) else 'not'} within the tolerance{kind}"
 
 
 def _dropped(subject: str, metric: MetricResult, allowed: str, voice: _Voice) -> str:
@@ -128,12 +128,7 @@ def _dropped(subject: str, metric: MetricResult, allowed: str, voice: _Voice) ->
         lost = f"{name} of {subject} is {wording.in_words(wording.worse_by(metric))}"
     if metric.failed_limit == "max_relative_drop":
         allowed = f"{voice.name('max_relative_drop')} {allowed}"
-    return f"{lost}, not proven to be within {allowed}" if _unproven(metric) else f"{lost} (allowed {allowed})"
-
-
-def _unproven(metric: MetricResult) -> bool:
-    """It is proof that is missing: the measured value may be inside."""
-    return metric.conclusive is False and (metric.tolerance or {}).get("require") == "proven_pass"
+    return f"{lost}, not proven to be within {allowed}" if wording.unproven(metric) else f"{lost} (allowed {allowed})"
 
 
 def _points(drop: float, limit: float) -> tuple[str, str]:

@@ -135,10 +135,11 @@ def failure(metric: MetricResult) -> str:
         return f"{name} is {own} where the baseline had {baseline}; max_regression allows {allowed}."
     if metric.failed_limit in ("min", "max"):
         side = "below" if metric.failed_limit == "min" else "above"
+        side = f"not proven to be {'at least' if side == 'below' else 'at most'}" if unproven(metric) else side
         # The interval of a metric that drops is the drop's, and would be taken for the value's here.
         within = within if metric.drop is None else ""
         return f"{name} is {_exact(metric, limit)}, {side} the {metric.failed_limit}imum of {allowed}.{within}"
-    proof = " The tolerance asks for proof, which the interval does not give." if _unproven(metric) else ""
+    proof = " The tolerance asks for proof, which the interval does not give." if unproven(metric) else ""
     reference = figures.exact(metric.reference, metric.metric, metric.value)
     moved = f"{name} went from {reference} to {_exact(metric, metric.reference)}, {_drop(metric, limit)}"
     return f"{moved}; {metric.failed_limit} allows {allowed}.{within}{proof}"
@@ -158,8 +159,9 @@ def _drop(metric: MetricResult, limit: float | None) -> str:
     return f"{in_words(worse_by(metric))}, {share} of the reference's"
 
 
-def _unproven(metric: MetricResult) -> bool:
-    return bool(metric.tolerance and metric.tolerance.get("require") == "proven_pass")
+def unproven(metric: MetricResult) -> bool:
+    """Whether it is proof that is missing: the measured value itself may be inside."""
+    return metric.conclusive is False and (metric.tolerance or {}).get("require") == "proven_pass"
 
 
 def brief_failure(metric: MetricResult) -> str:
