@@ -165,7 +165,7 @@ def test_reshape_gives_the_shape_of_one_example():
         ({"resize": 3}, "two whole numbers of at least 1"),
         ({"resize": {"size": [0, 3]}}, "two whole numbers of at least 1"),
         ({"resize": {"size": [3, 3], "method": "cubic"}}, "'cubic' is not one of 'bilinear', 'nearest'"),
-        ({"resize": {"size": [3, 3], "method": "area", "antialias": True}}, "for 'bilinear' alone, not for 'area'"),
+        ({"resize": {"size": [3, 3], "method": "area", "antialias": True}}, "only for 'bilinear', not for 'area'"),
         ({"resize": {"shape": [3, 3]}}, "there is no 'shape'; it takes 'size'"),
         ({"transpose": [0, 1]}, r"needs each of \[0, 1, 2\] once, for examples of shape \(6, 5, 3\), not \[0, 1\]"),
         ({"transpose": [0, 1, 1]}, r"each of \[0, 1, 2\] once"),

@@ -63,7 +63,7 @@ def test_other_preprocessing_is_a_note_while_the_ranges_agree() -> None:
     other = replace(CALIB, preprocess=({"scale": 0.5}, {"cast": "float32"}))
     ((rule, severity, message),) = found(HEALTHY, other)
     assert (rule, severity) == ("calibration-range-mismatch", "note")
-    assert "preprocessed otherwise" in message
+    assert "preprocessed differently" in message
     ((_, severity, message),) = found(spans((0.0, 0.7)), other)
     assert severity == "warning"
     assert "apply the preprocessing of 'test' to 'calib'" in message

@@ -86,7 +86,7 @@ def test_classes_and_changed_answers_are_the_results_with_nothing_but_pixels_in_
 def test_a_reference_no_better_than_the_most_frequent_label_is_told_with_both_numbers() -> None:
     (message,) = suspicions(replace(HEALTHY, decided=Decided(1000, 312, 333, 3, 3)))
     assert "right in 0.3120 of decisions" in message
-    assert "most frequent label is in 0.3330" in message
+    assert "most frequent label is right in 0.3330" in message
     assert suspicions(replace(HEALTHY, decided=Decided(1000, 334, 333, 3, 3))) == []
 
 
@@ -98,8 +98,8 @@ def test_imbalanced_labels_that_no_accuracy_is_taken_of_are_no_suspicion() -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"decided": Decided(1000, 100, 120, 10, 1)}, "one class always"),
-        ({"decided": Decided(0, 0, 0, 0, 1)}, "one class always"),
+        ({"decided": Decided(1000, 100, 120, 10, 1)}, "always decides for one class"),
+        ({"decided": Decided(0, 0, 0, 0, 1)}, "always decides for one class"),
         ({"constant": True}, "same outputs for all 1,000 examples"),
         ({"saturated": 950}, "zeros and ones for 950 of 1,000"),
         ({"decided": None, "r2": -0.5}, "R2 of −0.5"),

@@ -698,7 +698,7 @@ def test_a_function_that_gives_one_number_has_no_interval():
     ("function", "message"),
     [
         (lambda o, y: 1 / 0, "fails with ZeroDivisionError"),
-        (lambda o, y: o["y"], r"gives an array of shape \(240, 4\); one number or 240 scores"),
+        (lambda o, y: o["y"], r"gives an array of shape \(240, 4\); return one number or 240 scores"),
         (lambda o, y: np.nan, "gives NaN"),
         (lambda o, y: "high", "fails with ValueError"),
     ],

@@ -117,7 +117,7 @@ def test_a_row_says_where_chance_may_have_let_a_model_pass() -> None:
         ["✓", "sure", "accuracy"],
         ["✓", "?", "unsure"],
     ]
-    assert "? the interval holds the limit: with other examples the verdict could differ" in lines
+    assert "? the interval contains the limit: with other examples the verdict could differ" in lines
 
 
 def test_notes_of_models_that_are_folded_are_counted() -> None:
