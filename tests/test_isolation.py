@@ -262,6 +262,30 @@ def test_a_crashing_model_is_an_error_and_the_next_is_judged(run: Run, light_dig
     assert second["verdict"] == "pass"
 
 
+def test_a_conversion_that_crashes_is_its_variants_error_and_not_the_references(run: Run, digits: Path) -> None:
+    import keras
+
+    # TensorFlow Lite has no operator for text, so that a batch of one is tried, which ends the process.
+    crash = keras.layers.Lambda(
+        lambda x: (
+            __import__("os").abort()
+            if x.shape[0] == 1
+            else __import__("tensorflow").strings.length(__import__("tensorflow").strings.as_string(x))
+        ),
+        (8, 8, 1),
+    )
+    keras.Sequential([keras.Input((8, 8, 1), name="image"), crash]).save(digits / "models/crash.keras")
+    manifest = only(manifest_of(digits), "float32")
+    manifest["models"][0] |= {"reference": {"keras": "models/crash.keras"}, "metrics": ["sqnr"], "tolerances": {}}
+    finished = run("check", write_manifest(digits, manifest), "--allow-code", "--format", "json")
+    assert finished.code == 3
+    (model,) = finished.report["models"]
+    assert model["error"] is None
+    error = model["variants"][0]["error"]
+    assert error["kind"] == "crash"
+    assert error["message"].startswith("the process that made float32 of models/crash.keras crashed (SIGABRT)")
+
+
 def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(light_digits: Path) -> None:
     from tflite_guard.manifest import load
     from tflite_guard.run import pipeline

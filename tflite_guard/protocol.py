@@ -335,6 +335,8 @@ class RunReference(Request[ReferenceOutputs], frozen=True, tag="reference"):
     dataset: DatasetSpec
     threads: int
     state: StateUse = "reset"
+    convert: bool = False
+    """Make the float conversion beside it, which will be asked for next."""
 
     @property
     def doing(self) -> str:
@@ -463,6 +465,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Folders outside the repository that links in data may lead to."""
     memory_bytes: int | None
     allow_code: bool
+    load: bool = False
+    """Load LiteRT before the first request, which will need it."""
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -102,6 +102,26 @@ def test_one_calibration_serves_many_variants(conv: Case, tmp_path: Path) -> Non
     assert passes == 1
 
 
+def test_one_loading_serves_many_conversions(conv: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorflow.lite import python
+    from tensorflow.lite.python import lite
+
+    loaded = []
+    load = lite._load
+    monkeypatch.setattr(lite, "_load", lambda *given: loaded.append(given) or load(*given))
+
+    def made() -> list[bytes]:
+        source = FloatModel(conv.spec, str(tmp_path))
+        return [source.quantize(Conversion(kind), None) for kind in ("float32", "float16", "dynamic_range")]
+
+    once = made()
+    assert len(loaded) == 1
+    # A TensorFlow that loads by another name loads for each, twice, and makes the same.
+    monkeypatch.setattr(python, "lite", object())
+    assert made() == once
+    assert len(loaded) == 1 + 6
+
+
 def test_only_so_many_samples_are_used(conv: Case, tmp_path: Path) -> None:
     def tainted() -> Iterator[dict[str, np.ndarray]]:
         for i, sample in enumerate(conv.calibration()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import io
 import os
 import sys
@@ -50,6 +51,9 @@ def main() -> None:
     # Imported only now: nothing of a model's toolchain runs before the confinement.
     from tflite_guard.engine.tasks import Session
 
+    if limits.load:
+        with contextlib.suppress(Exception):  # whatever is wrong is told by the request that needs it
+            importlib.import_module("tflite_guard.engine.evaluate")
     session = Session(allow_code=limits.allow_code, scratch=limits.scratch, roots=limits.roots)
     # The scratch folder is one of its own, in the run's, in the one that TMPDIR names.
     place = os.path.dirname(os.path.dirname(limits.scratch))

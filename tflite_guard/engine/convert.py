@@ -6,6 +6,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -110,6 +111,7 @@ class FloatModel:
         self._allow_code = allow_code
         self._quantizer = quantizer
         self._calibrated: dict[tuple[Calibration, CalibrationOptions, tuple[str, ...]], bytes | EvaluationError] = {}
+        self._loaded: dict[str, Any] = {}
         self._unsupported: UnsupportedError | None = None
         self._injected: tuple[bytes, Mapping[str, tuple[float, float]], bytes] | None = None
 
@@ -228,7 +230,8 @@ class FloatModel:
         if self._unsupported:
             raise self._unsupported.with_traceback(None)
         try:
-            return self._either_export(convert)
+            with _loading_once(self._loaded):
+                return self._either_export(convert)
         except UnsupportedError as error:
             self._unsupported = error
             raise
@@ -425,6 +428,33 @@ def _refuse_measured(conversion: Conversion) -> None:
 def _refuse_equalize(conversion: Conversion) -> None:
     if conversion.equalize:
         raise ConversionError("equalize needs this TensorFlow's quantizer, which has moved")
+
+
+@contextmanager
+def _loading_once(loaded: dict[str, Any]) -> Iterator[None]:
+    """Within, the converter takes a SavedModel from `loaded`, by its path, or puts it there.
+
+    By itself it loads one twice a conversion, for its signatures and for where its operators come from in Python, which
+    is two thirds of a conversion's time. The name is TensorFlow's own; without it every conversion loads for itself.
+    """
+    from tensorflow.lite.python import lite
+
+    load = getattr(lite, "_load", None)
+
+    def once(path: str, *others: Any) -> Any:
+        if path not in loaded:
+            assert load is not None
+            loaded[path] = load(path, *others)
+        return loaded[path]
+
+    if load is None:
+        yield
+        return
+    lite._load = once
+    try:
+        yield
+    finally:
+        lite._load = load
 
 
 def _guarded(convert: Callable[[], bytes], names: Names | None = None) -> bytes:

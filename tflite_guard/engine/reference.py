@@ -44,6 +44,9 @@ class Source:
     """The source itself where it is a SavedModel that converts as it is."""
     reset: Callable[[], None] | None
     """Forgets what was carried from earlier calls; None for a model without state."""
+    traced: Any = None
+    """A `tf.function` of the inputs in order, as `names` has them, traced once for batches of any size; None where
+    serving is a graph already."""
 
 
 class Reference(Running):
@@ -56,7 +59,7 @@ class Reference(Running):
         self.signature = signature
         self.names = names
         self._source = source
-        self._compiled = tf.function(_positional(source.serve, list(names.inputs)))
+        self._compiled = source.traced or tf.function(_positional(source.serve, list(names.inputs)))
 
     def call(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of one call by canonical name: float32, integers as they are."""
@@ -79,13 +82,12 @@ class Reference(Running):
         if shapes is None and self._source.saved_model is not None:
             return self._source.saved_model
         self.restart()  # what earlier calls left would become the export's initial state
-        wanted = shapes or {name: info.shape for name, info in self.names.inputs.items()}
-        self._source.save(folder, self._concrete(wanted))
+        if shapes is None and self._source.traced is not None:
+            function = self._source.traced
+        else:
+            function = _with_signature(self._source.serve, self.names.inputs, shapes or {})
+        self._source.save(folder, function)
         return folder
-
-    def _concrete(self, shapes: Shapes) -> Any:
-        specs = {name: tf.TensorSpec(shapes[name], info.dtype, name=name) for name, info in self.names.inputs.items()}
-        return tf.function(_positional(self._source.serve, list(specs)), input_signature=list(specs.values()))
 
 
 LAYER_FAILED = re.compile(r"Exception encountered when calling ([^\n]+?)\.?\n\s*\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)
@@ -103,6 +105,12 @@ def _reason(error: Exception) -> str:
     # The last line may name only the node; what went wrong is above it.
     at = told[-1] - (told[-1] > 0 and lines[told[-1]].startswith("[["))
     return first_line(lines[at])
+
+
+def _with_signature(serve: Serve, inputs: Mapping[str, TensorInfo], shapes: Shapes) -> Any:
+    """A `tf.function` of the inputs in order; `shapes` replaces shapes of theirs."""
+    specs = [tf.TensorSpec(shapes.get(name, info.shape), info.dtype, name=name) for name, info in inputs.items()]
+    return tf.function(_positional(serve, list(inputs)), input_signature=specs)
 
 
 def _positional(serve: Serve, names: Sequence[str]) -> Callable[..., dict[str, Any]]:
@@ -252,7 +260,8 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
     inputs = {label: _keras_info(tensor) for label, tensor in zip(labels, flat, strict=True)}
     serve = _keras_serve(keras, model, labels)
     given = _fixed(Names(inputs, {}, _input_aliases(keras, model, labels), signature=SERVING_DEFAULT), spec)
-    outputs = _outputs(serve, given.inputs, spec.path)
+    traced = _with_signature(serve, given.inputs, {})
+    outputs = _outputs(traced, spec.path)
     aliases = _output_aliases(model, list(outputs))
     names = replace(given, outputs=outputs, output_aliases=aliases, scaling=_scaling(keras, model))
     _refuse_strings(names, spec.path)
@@ -264,7 +273,7 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
         concrete.get_concrete_function()
         archive.write_out(folder, **({"verbose": False} if keras.__name__ == "keras" else {}))
 
-    return Reference(spec.path, SERVING_DEFAULT, names, Source(serve, save, None, _resetter(model)))
+    return Reference(spec.path, SERVING_DEFAULT, names, Source(serve, save, None, _resetter(model), traced))
 
 
 def _scaling(keras: Any, model: Any) -> tuple[str, ...]:
@@ -365,13 +374,12 @@ def _input_structure(model: Any) -> Any:
     return model.inputs[0] if len(model.inputs) == 1 else model.inputs
 
 
-def _outputs(serve: Serve, inputs: Mapping[str, TensorInfo], path: str) -> dict[str, TensorInfo]:
-    specs = [tf.TensorSpec(info.shape, info.dtype, name=name) for name, info in inputs.items()]
+def _outputs(traced: Any, path: str) -> dict[str, TensorInfo]:
     try:
-        traced = tf.function(_positional(serve, list(inputs))).get_concrete_function(*specs)
+        outputs = traced.get_concrete_function().structured_outputs
     except Exception as error:  # a model's layers raise every kind
         raise ModelFileError(f"{path} can be loaded, but not called: {_reason(error)}; fix the model") from error
-    return {name: _info(tensor) for name, tensor in traced.structured_outputs.items()}
+    return {name: _info(tensor) for name, tensor in outputs.items()}
 
 
 def _input_aliases(keras: Any, model: Any, labels: Sequence[str]) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -104,6 +106,7 @@ class Session:
             files, examples = write_outputs(recorded, out, self._progress, spec.path)
             return ReferenceOutputs(files, examples, None)
         runners: Sequence[Running]
+        beside = None
         if spec.kind == "tflite":
             from tflite_guard.engine.tflite import Runner
 
@@ -113,12 +116,14 @@ class Session:
         else:
             source = self._source(spec)
             names, runners = source.names, [source.reference]
+            if request.convert and not source.reference.stateful:  # an export would hold what a run leaves
+                beside = source.float32
         # Of what is beside the inputs, only groups say how a model is run: those in which its state is kept.
         data = replace(_with_state(data, request.state), labels=None)
         if request.state == "reset":
             data = replace(data, group=None)
         opened = self._open(canonical(data, names), list(names.inputs))
-        with about(data):
+        with about(data), _beside(beside):
             batches = opened.batches(batch_size(opened))
             stream = (outputs for _, outputs in run_batches(runners, batches, request.state))
             files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)
@@ -314,6 +319,15 @@ class Session:
             return (batch.inputs for batch in islice(batches, samples))
 
         return self._calibrations.setdefault(key, examples)
+
+
+@contextmanager
+def _beside(work: Callable[[], Any] | None) -> Iterator[None]:
+    """Do some work in a thread of its own; how it ends is for whoever asks for it again."""
+    with ThreadPoolExecutor(1) as thread:
+        if work is not None:
+            thread.submit(work)
+        yield
 
 
 @cache

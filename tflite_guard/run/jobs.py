@@ -14,6 +14,9 @@ from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, Mani
 from tflite_guard.results import ManifestInfo
 from tflite_guard.vocabulary import DiagnoseUse
 
+OF_TENSORFLOW = ("keras", "saved_model")
+"""Kinds of references that TensorFlow runs and converts."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -77,7 +80,7 @@ def hidden_rungs(model: ModelSpec) -> list[VariantSpec]:
 
     The float conversion separates errors of conversion from those of quantization.
     """
-    if model.reference.kind not in ("keras", "saved_model"):
+    if model.reference.kind not in OF_TENSORFLOW:
         return []
     float32 = Conversion(quantization="float32", source=model.reference)
     asked = any(variant.conversion == float32 for variant in model.variants)

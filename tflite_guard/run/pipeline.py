@@ -285,8 +285,9 @@ def _evaluate_all(steps: Steps, variants: Sequence[VariantSpec]) -> list[Outcome
     """Each variant's outcome; one is evaluated while the next is converted."""
     try:
         known = [steps.known(variant) for variant in variants]
-        if not all(known):
-            steps.prepare()
+        missing = [variant for variant, found in zip(variants, known, strict=True) if found is None]
+        if missing:
+            steps.prepare(missing)
     except Exception as error:
         return [Outcome(error=_told(steps, error), shared=True)] * len(variants)
     with ThreadPoolExecutor(1, thread_name_prefix="convert") as converting:

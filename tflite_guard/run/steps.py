@@ -9,7 +9,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from tflite_guard.protocol import (
 )
 from tflite_guard.results import ErrorInfo, Verdict
 from tflite_guard.run.cache import Cache, Entry, key_of
-from tflite_guard.run.jobs import Job, named_files
+from tflite_guard.run.jobs import OF_TENSORFLOW, Job, named_files
 from tflite_guard.run.workers import NO_ANSWER, Worker, WorkerPair, out_of_time
 from tflite_guard.run.workshop import Workshop
 
@@ -92,17 +92,33 @@ class Steps:
     deadline: float
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     _converting: threading.Lock = field(default_factory=threading.Lock)
+    _convert_beside: bool = False
 
     @cached_property
     def reference(self) -> Done:
         """The reference's outputs over the evaluation data."""
         model = self.job.model
-        worker = self.workers.tensorflow if model.reference.kind in ("keras", "saved_model") else self.workers.litert
+        worker = self.workers.tensorflow if model.reference.kind in OF_TENSORFLOW else self.workers.litert
         request = RunReference(model.reference, model.evaluation, self.workshop.threads, model.state)
+        if self._convert_beside:
+            both = msgspec.structs.replace(request, convert=True)
+            try:
+                return self._step(self._reference_key, worker, both, None, "reference")
+            except EvaluationError as error:
+                if error.kind not in ("crash", "out-of-memory"):
+                    raise  # else it may have been the conversion, which a variant will be told of
         return self._step(self._reference_key, worker, request, None, "reference")
 
-    def prepare(self) -> None:
-        """Have the reference's outputs ready, or raise why they cannot be."""
+    def prepare(self, variants: Sequence[VariantSpec]) -> None:
+        """Have ready what the evaluation of some variants needs: the reference's outputs, or raise why they cannot be.
+
+        While TensorFlow loads and the reference runs, LiteRT is loaded and the float conversion made.
+        """
+        reference = self.job.model.reference
+        if reference.kind in OF_TENSORFLOW:
+            self.workers.litert.start()
+            made = [one.conversion for one in variants if one.conversion.tflite is None]
+            self._convert_beside = any(one.source == reference for one in made)
         _ = self.reference
 
     def tflite(self, variant: VariantSpec) -> str:

@@ -111,6 +111,11 @@ class Worker:
         """Whether the next request waits for TensorFlow, which takes seconds; progress then tells that it is loaded."""
         return self.kind == "tensorflow" and self._child is None
 
+    def start(self) -> None:
+        """Have the child loaded by the time of its first request. Raises EvaluationError where it cannot be started."""
+        with self._busy, self._scratch_errors():
+            self._started()
+
     def request(self, request: Request[A], *, deadline: float | None = None, progress: OnProgress | None = None) -> A:
         """Have the child do one thing and give its answer.
 
@@ -244,6 +249,7 @@ class Worker:
             self._confinement.roots,
             self._confinement.memory_bytes,
             self._confinement.allow_code,
+            load=self.kind == "litert",
         )
         with contextlib.suppress(BrokenPipeError):  # a child dead at birth is told by the first answer
             self._send(child, limits)
