@@ -244,6 +244,7 @@ def test_pull_request_target_is_refused_before_anything_runs(step: RunStep, work
         ("annotations", "yes"),
         ("diagnose", "sometimes"),
         ("save-operator", "yes"),
+        ("shard", "3/2"),
         ("timeout", "soon"),
         ("timeout", "-1"),
         ("timeout", "1e300"),
@@ -387,6 +388,28 @@ def test_models_are_chosen_by_name(step: RunStep, workspace: Path) -> None:
     assert step(workspace, inputs | {"models": "num*"}).outputs["checked-count"] == "1"
     assert step(workspace, inputs | {"models": "num*\ndigits"}).outputs["checked-count"] == "2"
     assert step(workspace, inputs | {"models": "none"}).code == 2
+
+
+def test_shards_are_merged_into_one_verdict_and_one_comment(step: RunStep, workspace: Path, github: GitHub) -> None:
+    counts = []
+    for number in (1, 2):
+        inputs = {"shard": f"{number}/2", "fail-on": "never", "report-dir": f"shards/{number}", "comment": "always"}
+        shard = step(workspace, {"manifest": "vision/*/tflite-guard.json", **inputs})
+        assert shard.code == 0
+        counts.append(shard.outputs["checked-count"])
+    assert counts == ["1", "1"]
+    assert github.writes == []
+    whole = step(workspace, {"merge": "shards/*/report.json"})
+    assert whole.code == 1
+    assert (whole.outputs["checked-count"], whole.outputs["failed-count"]) == ("2", "1")
+    assert {command.properties["file"] for command in whole.annotations("error")} == {
+        "vision/digits-broken/tflite-guard.json"
+    }
+    assert len(github.writes) == 1
+    (workspace / "shards/1/report.json").unlink()
+    missing = step(workspace, {"merge": "shards/*/report.json"})
+    assert missing.code == 2
+    assert "these have no report here: 1;" in missing.log
 
 
 def test_a_model_has_the_time_that_the_input_gives(step: RunStep, workspace: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ neither the verdict nor the exit code.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 from collections.abc import Collection, MutableMapping, Sequence
@@ -24,6 +25,7 @@ from tflite_guard.reports.annotations import problem_annotations, remark
 from tflite_guard.reports.annotations import render as annotations_of
 from tflite_guard.reports.commit import Commit
 from tflite_guard.results import Report, Verdict
+from tflite_guard.run import sharding
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.steps import Event
 from tflite_guard.text.plain import logged, plain
@@ -43,6 +45,8 @@ class Inputs:
 
     manifest: tuple[str, ...]
     models: tuple[str, ...]
+    shard: tuple[int, int] | None
+    merge: tuple[str, ...]
     fail_on: str
     annotations: bool
     summary: bool
@@ -77,6 +81,7 @@ class Inputs:
             allow_code=self.allow_code,
             data_roots=self.data_root,
             diagnose=self.diagnose,
+            shard=self.shard,
         )
 
     @property
@@ -96,6 +101,8 @@ class Inputs:
         found = Inputs(
             manifest=get.lines("manifest"),
             models=get.lines("models"),
+            shard=get.shard("shard"),
+            merge=get.lines("merge"),
             fail_on=get.one_of("fail-on", FAIL_ON),
             annotations=get.boolean("annotations", True),
             summary=get.boolean("summary", True),
@@ -117,6 +124,8 @@ class Inputs:
         )
         if found.save_operator and found.diagnose == "never":
             get.problems.append("input save-operator: needs a diagnosis; set diagnose to auto or always")
+        if found.merge and found.shard is not None:
+            get.problems.append("input merge: makes one report of all shards, in a job of its own without input shard")
         if get.problems:
             raise UsageError("; ".join(get.problems))
         return found
@@ -164,6 +173,14 @@ class _Reader:
                 f"input {name}: {plain(value, 80)!r} is not a number of seconds over 0, at most a year"
             )
         return seconds
+
+    def shard(self, name: str) -> tuple[int, int] | None:
+        value = self.text(name)
+        try:
+            return sharding.parse(value) if value else None
+        except ValueError as error:
+            self.problems.append(f"input {name}: {plain(str(error))}")
+            return None
 
     def _must_be(self, name: str, value: str, known: Collection[str]) -> None:
         if value not in known:
@@ -231,6 +248,8 @@ def _refuse_strangers(environ: MutableMapping[str, str], inputs: Inputs) -> None
 
 
 def _check(step: _Step, inputs: Inputs) -> Report:
+    if inputs.merge:
+        return checking.merged(_expanded(inputs.merge))
     return checking.check(
         _manifests(inputs.manifest),
         inputs.options,
@@ -252,10 +271,20 @@ def _manifests(named: Sequence[str]) -> list[str]:
     return found
 
 
+def _expanded(patterns: Sequence[str]) -> list[str]:
+    """The files that globs match; one that matches nothing stays, for the reader to tell."""
+    return [path for one in patterns for path in sorted(glob.glob(one, recursive=True)) or [one]]
+
+
 def _comment(step: _Step, report: Report, inputs: Inputs, environ: MutableMapping[str, str]) -> str | None:
-    """Comment as the inputs say and give its address; whatever goes wrong is a warning and a file."""
-    if inputs.comment == "off" or not environ.get("GITHUB_EVENT_NAME", "").startswith(
-        ("pull_request", "issue_comment")
+    """Comment as the inputs say and give its address; whatever goes wrong is a warning and a file.
+
+    A shard has no comment: it knows a part, and would write over the others'.
+    """
+    if (
+        inputs.shard is not None
+        or inputs.comment == "off"
+        or not environ.get("GITHUB_EVENT_NAME", "").startswith(("pull_request", "issue_comment"))
     ):
         return None
     try:

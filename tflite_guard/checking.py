@@ -70,6 +70,19 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
     return loaded
 
 
+def merged(paths: Sequence[str]) -> Report:
+    """One report of those of a run's shards.
+
+    Raises:
+        UsageError: one cannot be read, is missing or given twice, or they are not of one run.
+        EvaluationError: a shard has no results.
+    """
+    from tflite_guard.reports.json import read
+    from tflite_guard.run import merging
+
+    return merging.merged({path: read(path) for path in paths})
+
+
 def holder_of(model: str, manifests: Sequence[Manifest]) -> Manifest:
     """The manifest that has a model of this name; a lone one in any case, and what it has is told later.
 

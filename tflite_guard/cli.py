@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,12 +75,14 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         variants: tuple[str, ...] = (),
         jobs: int | None = None,
         diagnose: DiagnoseUse = "auto",
+        shard: tuple[int, int] | None = None,
         **others: Any,
     ) -> Any:
         from tflite_guard.run.jobs import Options
 
         folder = _cache_folder(cache_dir, no_cache)
         options = Options(models, variants, folder, jobs, timeout, allow_code, data_roots, diagnose)
+        options = replace(options, shard=shard)
         return command(*arguments, options=options, **others)
 
     decorators = (
@@ -92,6 +95,15 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ALLOW_CODE,
     )  # fmt: skip
     return _decorated(with_options, decorators)
+
+
+def _shard(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    from tflite_guard.run import sharding
+
+    try:
+        return None if value is None else sharding.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,6 +140,8 @@ def _extent(verbose: bool, quiet: bool, only_failures: bool) -> Extent:
     return "failures" if only_failures else "all" if verbose else "folded"
 
 
+FAIL_ON_OPTION = click.option("--fail-on", type=click.Choice(FAIL_ON), default="error", show_default=True,
+                              help="What makes the exit code 1.")  # fmt: skip
 SAVE_OPERATOR = click.option(
     "--save-operator",
     "save_folder",
@@ -216,8 +230,7 @@ def cli() -> None:
 @CHANGED
 @_selection_options
 @_output_options
-@click.option("--fail-on", type=click.Choice(FAIL_ON), default="error", show_default=True,
-              help="What makes the exit code 1.")  # fmt: skip
+@FAIL_ON_OPTION
 @click.option(
     "--baseline",
     metavar="FILE|off",
@@ -226,6 +239,8 @@ def cli() -> None:
 )
 @click.option("--diagnose", type=click.Choice(DIAGNOSE), default="auto", show_default=True,
               help="Look for the cause of what does not pass, of everything, or of nothing.")  # fmt: skip
+@click.option("--shard", metavar="I/N", callback=_shard,
+              help="Check the I-th of N parts, on one of N machines; `merge` makes one report.")  # fmt: skip
 @click.option(
     "--apply-remedy",
     is_flag=True,
@@ -499,6 +514,33 @@ def report(
     extent = _extent(verbose, quiet, only_failures)
     targets = _targets(formats, report_dir)
     _write(read(report_json), targets, report_dir, extent)
+
+
+@cli.command(
+    short_help="Make one report of the reports of all shards.",
+    epilog=_below("merge shards/*/report.json --report-dir reports", more=[EXIT_CODES]),
+)
+@click.argument("reports", nargs=-1, required=True, metavar="REPORT.json...", type=PATH)
+@_output_options
+@FAIL_ON_OPTION
+@_extent_options()
+def merge(
+    reports: tuple[str, ...],
+    formats: tuple[str, ...],
+    report_dir: str | None,
+    fail_on: str,
+    verbose: bool,
+    quiet: bool,
+    only_failures: bool,
+) -> None:
+    """Make one report of the reports of all shards of a run: what `check` without --shard would have given."""
+    from tflite_guard.checking import exit_code, merged
+
+    extent = _extent(verbose, quiet, only_failures)
+    targets = _targets(formats, report_dir)
+    whole = merged([path for one in reports for path in _expanded(one)])
+    _write(whole, targets, report_dir, extent)
+    sys.exit(exit_code(whole, fail_on))
 
 
 @cli.command(

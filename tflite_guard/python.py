@@ -12,7 +12,7 @@ from tflite_guard.errors import UsageError
 from tflite_guard.reports import FORMATS
 from tflite_guard.results import ModelResult
 from tflite_guard.run.jobs import Options
-from tflite_guard.vocabulary import DIAGNOSE, LONGEST_TIMEOUT, DiagnoseUse
+from tflite_guard.vocabulary import DIAGNOSE, LONGEST_TIMEOUT, MOST_SHARDS, DiagnoseUse
 
 if TYPE_CHECKING:
     from tflite_guard.asking import Explanation
@@ -97,6 +97,7 @@ def check(
     baseline: Path | None = None,
     diagnose: DiagnoseUse = "auto",
     save_operator: Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Report:
     """Check every model of some manifests and give the report that the command line renders.
 
@@ -116,6 +117,7 @@ def check(
         baseline: a file to compare one manifest with, `off`, or None for what is recorded beside each.
         diagnose: look for the cause of what does not pass (`auto`), of everything (`always`), or of nothing (`never`).
         save_operator: folder for the first operator that is wrong of each diagnosed variant, `MODEL-VARIANT/` each.
+        shard: which of how many parts to check, from (1, n); `tflite-guard merge` makes one report of all.
 
     Raises:
         ManifestError: a manifest is invalid; holds every problem with its line and column.
@@ -127,6 +129,8 @@ def check(
         raise UsageError(f"diagnose={diagnose!r}: is not one of {', '.join(DIAGNOSE)}")
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs={jobs!r}: must be 1 or more, or None")
+    if shard is not None and not 1 <= shard[0] <= shard[1] <= MOST_SHARDS:
+        raise UsageError(f"shard={shard!r}: must be (i, n) with 1 ≤ i ≤ n ≤ {MOST_SHARDS:,}, or None")
     options = Options(
         models=_several(models),
         variants=_several(variants),
@@ -136,6 +140,7 @@ def check(
         allow_code=allow_code,
         data_roots=_several(data_roots),
         diagnose=diagnose,
+        shard=shard,
     )
     if save_operator is not None:
         saving.require_place(os.fspath(save_operator), options)

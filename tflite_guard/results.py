@@ -504,8 +504,29 @@ class Tool:
 
 
 @dataclass(frozen=True)
+class PlannedModel:
+    """One model of the whole run that a shard is a part of."""
+
+    manifest: str
+    """Its `repository_path`."""
+    name: str
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a run a report is of."""
+
+    number: int
+    """From 1."""
+    of: int
+    plan: tuple[PlannedModel, ...]
+    """All that the shards together check, in order."""
+
+
+@dataclass(frozen=True)
 class Report:
-    """A whole run."""
+    """A whole run, or a shard of one."""
 
     schema_version: int
     tool: Tool
@@ -513,6 +534,8 @@ class Report:
     verdict: Verdict
     models: tuple[ModelResult, ...]
     notes: tuple[str, ...] = ()
+    shard: Shard | None = None
+    """None of a whole run."""
 
     @property
     def ok(self) -> bool:

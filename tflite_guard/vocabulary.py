@@ -15,6 +15,7 @@ DEFAULT_MANIFEST = "tflite-guard.json"
 FAIL_ON = ("error", "warning", "never")
 DIAGNOSE = ("auto", "always", "never")
 COMMENT_ON = ("auto", "always", "failures")
+MOST_SHARDS = 10_000
 LONGEST_TIMEOUT = 366 * 24 * 3600.0
 """Seconds; longer ones are more than a system's clock may hold."""
 SERVING_DEFAULT = "serving_default"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -101,19 +101,24 @@ def value(baseline: Baseline | None, model: str, variant: str, metric: str) -> f
     return math.inf if found == IDENTICAL else number
 
 
-def compare(report: Report, baseline: Baseline) -> tuple[str, ...]:
+Asked = Mapping[str, Collection[str]]
+"""Models' names to those of their variants."""
+
+
+def compare(report: Report, baseline: Baseline, asked: Asked | None = None) -> tuple[str, ...]:
     """Sentences on every model, variant and metric that only one of a report and a baseline has.
 
-    A variant that could not be evaluated is not missing: its error is already reported.
+    `asked` is what the manifest asks for, where the report has a part of it. A variant that could not be evaluated is
+    not missing: its error is already reported.
     """
     notes: list[str] = []
-    names = [model.name for model in report.models]
+    asked = {model.name: [*model] for model in report.models} if asked is None else asked
     for model in report.models:
         if model.name not in baseline.get("models", {}):
             notes.append(f"model {model.name!r} is not in the baseline")
         elif model.error is None:
-            notes += _compare_variants(model, _variants(baseline, model.name))
-    gone = [name for name in sorted(baseline.get("models", {})) if name not in names]
+            notes += _compare_variants(model, _variants(baseline, model.name), asked[model.name])
+    gone = [name for name in sorted(baseline.get("models", {})) if name not in asked]
     return (*notes, *(f"model {name!r} is in the baseline but was not checked" for name in gone))
 
 
@@ -137,18 +142,17 @@ def _figure(found: float | str) -> str:
     return found if isinstance(found, str) else figures.real(found)
 
 
-def _compare_variants(model: ModelResult, recorded: dict[str, Any]) -> list[str]:
+def _compare_variants(model: ModelResult, recorded: dict[str, Any], asked: Collection[str]) -> list[str]:
     notes: list[str] = []
     for variant in model.variants:
         if variant.name not in recorded:
             notes.append(f"variant {variant.name!r} of model {model.name!r} is not in the baseline")
         elif variant.error is None:
             notes += _compare_metrics(model.name, variant, recorded[variant.name].get("metrics", {}))
-    present = {variant.name for variant in model.variants}
     return notes + [
         f"variant {name!r} of model {model.name!r} is in the baseline but was not checked"
         for name in sorted(recorded)
-        if name not in present
+        if name not in asked
     ]
 
 

@@ -38,6 +38,8 @@ class Options:
     """Look for the cause of what does not pass, of everything, or of nothing."""
     memory_bytes: int | None = None
     """Limit of each child; None means what the machine has."""
+    shard: tuple[int, int] | None = None
+    """Which of how many parts of the run to do, from 1; None does it all."""
 
 
 @dataclass(frozen=True)

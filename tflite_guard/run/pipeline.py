@@ -23,10 +23,12 @@ from tflite_guard.results import (
     ModelResult,
     ReferenceResult,
     Report,
+    Shard,
     Tool,
     VariantResult,
     Verdict,
 )
+from tflite_guard.run import sharding
 from tflite_guard.run.jobs import Job, Options, hidden_rungs, job, jobs
 from tflite_guard.run.steps import TOOL_NAME, Event, OnEvent, Steps, environment, shown, tool_version
 from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit
@@ -60,6 +62,9 @@ def run(
     """
     baselines = baselines or {}
     work = jobs(manifests, options, baselines)
+    planned = sharding.plan(work)
+    if options.shard is not None:
+        work = sharding.part(work, *options.shard)
     if executor is not None:
         results = _wait_all([executor.submit(run_job, one, options) for one in work])
     else:
@@ -70,9 +75,14 @@ def run(
         environment=environment(),
         verdict=Verdict.worst(result.verdict for result in results),
         models=tuple(results),
+        shard=None if options.shard is None else Shard(*options.shard, planned),
     )
-    whole = not options.models and not options.variants
-    notes = [note for path, one in baselines.items() if whole for note in compare(report_of(report, path), one)]
+    notes = [] if report.shard is None else [sharding.note(report.shard, results)]
+    if not options.models and not options.variants:
+        for manifest in manifests:
+            if manifest.path in baselines:
+                asked = {one.name: tuple(variant.name for variant in one.variants) for one in manifest.models}
+                notes += compare(report_of(report, manifest.path), baselines[manifest.path], asked)
     return replace(report, notes=tuple(notes))
 
 

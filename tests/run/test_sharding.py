@@ -1,0 +1,214 @@
+"""A run split over shards, and the one report that is made of theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations_with_replacement, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import Run, manifest_of, write_manifest
+from tflite_guard.errors import EvaluationError, UsageError
+from tflite_guard.manifest.types import (
+    Conversion,
+    DatasetSpec,
+    EvaluationOptions,
+    FileSpec,
+    ModelSpec,
+    ReferenceSpec,
+    VariantSpec,
+)
+from tflite_guard.reports.json import read, render
+from tflite_guard.results import ManifestInfo, Report, Verdict
+from tflite_guard.run import sharding
+from tflite_guard.run.jobs import Job
+from tflite_guard.run.merging import merged
+
+KINDS = st.sampled_from(["float16", "dynamic_range", "int8", "int16x8"])
+
+
+def jobs(*models: list[str]) -> list[Job]:
+    """A job for each list of quantizations, all of one manifest."""
+    info = ManifestInfo("m.json", "m.json", "0" * 64)
+    data = DatasetSpec("test", "npz", FileSpec(__file__), "x")
+    reference = ReferenceSpec("keras", FileSpec("a.keras"))
+    return [
+        Job(info, "/", (), ModelSpec(f"model {number}", reference, data, (), tuple(_variants(kinds))))
+        for number, kinds in enumerate(models)
+    ]
+
+
+def _variants(kinds: list[str]) -> list[VariantSpec]:
+    options = EvaluationOptions()
+    return [VariantSpec(f"{place} {kind}", Conversion(kind), evaluation=options) for place, kind in enumerate(kinds)]  # type: ignore[arg-type]
+
+
+@given(st.lists(st.lists(KINDS, max_size=6), max_size=12), st.integers(1, 9))
+def test_every_variant_is_in_one_shard_and_in_order(models: list[list[str]], of: int) -> None:
+    work = jobs(*models)
+    parts = [sharding.part(work, number, of) for number in range(1, of + 1)]
+    dealt = [(job.model.name, variant.name) for part in parts for job in part for variant in job.model.variants]
+    asked = [(job.model.name, variant.name) for job in work for variant in job.model.variants]
+    assert sorted(dealt) == sorted(asked)
+    assert {job.model.name for part in parts for job in part} == {job.model.name for job in work}
+    for part in parts:
+        places = [asked.index((job.model.name, variant.name)) for job in part for variant in job.model.variants]
+        assert places == sorted(places)
+        assert len({job.model.name for job in part}) == len(part)
+
+
+@given(st.lists(st.lists(KINDS, min_size=1, max_size=3), min_size=1, max_size=4), st.integers(1, 3))
+def test_the_dearest_shard_is_as_cheap_as_any_cuts_make_it(models: list[list[str]], of: int) -> None:
+    line = [(model, kind) for model, kinds in enumerate(models) for kind in kinds]
+
+    def cost(some: list[tuple[int, str]]) -> float:
+        data = sharding.A_MEGABYTE * Path(__file__).stat().st_size / 1e6
+        slow = {"int16x8": sharding.SLOW}
+        references = len({model for model, _ in some}) * (sharding.START + 2 * data)
+        return references + sum(sharding.A_VARIANT + data * slow.get(kind, 1.0) for _, kind in some)
+
+    cuts = combinations_with_replacement(range(len(line) + 1), of - 1)
+    ways = [[line[a:b] for a, b in pairwise((0, *cut, len(line)))] for cut in cuts]
+    best = min(max(map(cost, way)) for way in ways)
+    found = [sharding.part(jobs(*models), number, of) for number in range(1, of + 1)]
+    dealt = [
+        [(int(job.model.name.split()[1]), variant.name.split()[1]) for job in part for variant in job.model.variants]
+        for part in found
+    ]
+    assert max(map(cost, dealt)) == pytest.approx(best)
+
+
+def test_models_stay_whole_where_that_is_even() -> None:
+    work = jobs(*[["int8", "float16"]] * 8)
+    for number in range(1, 5):
+        assert [len(job.model.variants) for job in sharding.part(work, number, 4)] == [2, 2]
+
+
+def test_a_model_that_takes_longer_than_a_shard_should_is_split() -> None:
+    work = jobs(["int8"] * 40, ["int8"])
+    sizes = [sum(len(job.model.variants) for job in sharding.part(work, number, 3)) for number in (1, 2, 3)]
+    assert sizes == [15, 15, 11]  # with two references in the last, 38 seconds each
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "1/2/3", "a/b", "-1/2", "1/20000", "²/3", "1.0/2"])
+def test_what_is_no_shard_is_told(text: str, run: Run) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        sharding.parse(text)
+
+
+def test_a_shard_is_read() -> None:
+    assert sharding.parse(" 2/4 ") == (2, 4)
+
+
+@pytest.fixture
+def folder(light_digits: Path) -> Path:
+    """Two models with three variants in all, one of them out of tolerance, and a baseline that has one more."""
+    manifest = manifest_of(light_digits)
+    (model,) = manifest["models"]
+    (shipped,) = model["variants"]
+    strict = shipped | {"name": "strict", "tolerances": {"accuracy": {"min": 1.0}}}
+    manifest["models"] = [model | {"variants": [shipped, strict]}, model | {"name": "again"}]
+    write_manifest(light_digits, manifest)
+    return light_digits
+
+
+def untimed(report: dict[str, Any]) -> dict[str, Any]:
+    for model in report["models"]:
+        for variant in model["variants"]:
+            variant |= {"seconds": {}, "cached": False}
+    return report
+
+
+def test_the_merged_report_is_the_unsharded_runs(run: Run, folder: Path) -> None:
+    run("baseline", "update", folder)
+    recorded = folder / "tflite-guard.baseline.json"
+    baseline = json.loads(recorded.read_text())
+    baseline["models"]["gone"] = baseline["models"]["again"]
+    recorded.write_text(json.dumps(baseline))
+    asked = ("check", folder, "--diagnose", "never", "--report-dir")
+    whole = run(*asked, folder / "whole")
+    for number in (1, 2, 3):
+        shard = run(*asked, folder / f"shards/{number}", "--shard", f"{number}/3")
+        assert f"this is shard {number} of 3" in shard.out
+    done = run("merge", str(folder / "shards/*/report.json"), "--report-dir", folder / "merged")
+    assert done.code == whole.code == 1
+    results = {name: json.loads((folder / name / "report.json").read_text()) for name in ("whole", "merged")}
+    assert untimed(results["merged"]) == untimed(results["whole"])
+    assert results["whole"]["notes"] == ["model 'gone' is in the baseline but was not checked"]
+
+
+def test_more_shards_than_work_leaves_some_without(run: Run, light_digits: Path) -> None:
+    codes = []
+    for number in (1, 2):
+        shard = run("check", light_digits, "--shard", f"{number}/2", "--report-dir", light_digits / f"s{number}")
+        codes.append(shard.code)
+    assert codes == [0, 0]
+    assert "with 0 of 1 variants" in shard.out
+    done = run("merge", light_digits / "s1/report.json", light_digits / "s2/report.json")
+    assert (done.code, "1 model, 1 variant" in done.out) == (0, True)
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, Report]:
+    """Reports of two shards, by path."""
+    from tests.sample import full
+
+    whole = full()
+    plan = tuple(sharding.PlannedModel(one.manifest.repository_path, one.name, tuple(one)) for one in whole.models)
+    split = (whole.models[:1], whole.models[1:])
+    return {
+        f"{number}.json": replace(whole, models=models, shard=sharding.Shard(number, 2, plan))
+        for number, models in enumerate(split, 1)
+    }
+
+
+def test_the_sample_in_two_parts_is_the_sample(parts: dict[str, Report], tmp_path: Path) -> None:
+    from tests.sample import full
+
+    assert merged(dict(reversed(parts.items()))) == full()
+    path = tmp_path / "report.json"
+    path.write_text(render(parts["1.json"]))
+    assert read(str(path)) == parts["1.json"]
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Report]], dict[str, Report]], str]] = {
+    "missing": (lambda parts: {"2.json": parts["2.json"]}, "of 2 shards, these have no report here: 1; name"),
+    "twice": (lambda parts: {**parts, "c.json": parts["2.json"]}, "c.json: is of shard 2, as 2.json is"),
+    "whole": (lambda parts: {**parts, "c.json": replace(parts["2.json"], shard=None)}, "c.json: is the report of a"),
+    "versions": (
+        lambda parts: {**parts, "2.json": replace(parts["2.json"], environment={"numpy": "1.0"})},
+        "2.json: was made with .* run all shards with the same versions",
+    ),
+    "plan": (
+        lambda parts: {**parts, "2.json": replace(parts["2.json"], shard=sharding.Shard(2, 2, ()))},
+        "2.json: is a shard of another run than 1.json",
+    ),
+    "lacking": (lambda parts: {**parts, "2.json": replace(parts["2.json"], models=())}, "no report has variant"),
+    "none": (lambda parts: {}, "no reports to merge"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_makes_no_whole_is_told(parts: dict[str, Report], kind: str) -> None:
+    change, told = WRONG[kind]
+    with pytest.raises(UsageError, match=told):
+        merged(change(parts))
+
+
+def test_a_shard_that_came_to_nothing_is_no_pass(parts: dict[str, Report]) -> None:
+    nothing = replace(parts["2.json"], models=(), shard=None, verdict=Verdict.ERROR, notes=("m.json:3: bad",))
+    with pytest.raises(EvaluationError, match=r"2\.json: that run came to nothing: m\.json:3: bad"):
+        merged({**parts, "2.json": nothing})
+
+
+def test_another_manifest_is_another_run(parts: dict[str, Report]) -> None:
+    first, second = parts["1.json"].models[0], parts["2.json"]
+    other = replace(first, manifest=replace(first.manifest, sha256="f" * 64))
+    with pytest.raises(UsageError, match="run all shards on the same commit"):
+        merged({**parts, "2.json": replace(second, models=(*second.models, other))})

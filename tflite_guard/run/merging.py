@@ -1,0 +1,137 @@
+"""The reports of a run's shards as the one report that the run by itself would have given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tflite_guard.errors import EvaluationError, UsageError
+from tflite_guard.results import (
+    MOST_LISTED,
+    ModelResult,
+    PlannedModel,
+    ReferenceResult,
+    Report,
+    Shard,
+    VariantResult,
+    Verdict,
+)
+from tflite_guard.run.sharding import note
+
+
+def merged(reports: Mapping[str, Report]) -> Report:
+    """One report of all shards, by the paths that they were read from.
+
+    Raises:
+        UsageError: a shard is missing or there twice, or they are not of one run.
+        EvaluationError: a shard has no results.
+    """
+    shards = _in_order(reports)
+    paths, parts = list(shards), list(shards.values())
+    for path, one in shards.items():
+        _require_alike(paths[0], parts[0], path, one)
+    shard = parts[0].shard
+    assert shard is not None
+    models = tuple(_model(planned, parts) for planned in shard.plan)
+    return replace(
+        parts[0],
+        verdict=Verdict.worst(model.verdict for model in models),
+        models=models,
+        notes=_once(found for one in parts for found in one.notes if found != note(_shard(one), one.models)),
+        shard=None,
+    )
+
+
+def _in_order(reports: Mapping[str, Report]) -> dict[str, Report]:
+    """The reports by their shards' numbers, each number once."""
+    held: dict[int, str] = {}
+    for path, one in reports.items():
+        number = _number(path, one)
+        if number in held:
+            raise UsageError(f"{path}: is of shard {number}, as {held[number]} is; give the report of each shard once")
+        held[number] = path
+    if not held:
+        raise UsageError("no reports to merge; name the report.json of every shard")
+    of = max(_shard(one).of for one in reports.values())
+    absent = [number for number in range(1, of + 1) if number not in held]
+    if absent:
+        listed = ", ".join(map(str, absent[:MOST_LISTED])) + (" and more" if len(absent) > MOST_LISTED else "")
+        raise UsageError(f"of {of:,} shards, these have no report here: {listed}; name the report.json of every shard")
+    return {held[number]: reports[held[number]] for number in sorted(held)}
+
+
+def _number(path: str, report: Report) -> int:
+    if report.shard is None and report.verdict is Verdict.ERROR and not report.models:
+        raise EvaluationError("shard", f"{path}: that run came to nothing: {'; '.join(report.notes)}")
+    if report.shard is None:
+        raise UsageError(f"{path}: is the report of a whole run, not of a shard; run `tflite-guard check --shard I/N`")
+    return report.shard.number
+
+
+def _shard(report: Report) -> Shard:
+    assert report.shard is not None
+    return report.shard
+
+
+def _require_alike(first: str, report: Report, path: str, other: Report) -> None:
+    """Raise UsageError where two reports are not of one run, or were made with other versions."""
+    ours = {"tflite-guard": report.tool.version, **report.environment}
+    theirs = {"tflite-guard": other.tool.version, **other.environment}
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            raise UsageError(
+                f"{path}: was made with {name} {theirs.get(name)}, and {first} with {ours.get(name)}; run all shards "
+                "with the same versions"
+            )
+    if (_shard(report).of, _shard(report).plan) != (_shard(other).of, _shard(other).plan):
+        raise UsageError(f"{path}: is a shard of another run than {first}; run all shards with the same arguments")
+    hashes = {model.manifest.repository_path: model.manifest.sha256 for model in report.models}
+    for model in other.models:
+        name = model.manifest.repository_path
+        if hashes.get(name, model.manifest.sha256) != model.manifest.sha256:
+            raise UsageError(f"{path}: {name} is another than in {first}; run all shards on the same commit")
+
+
+def _model(planned: PlannedModel, reports: Sequence[Report]) -> ModelResult:
+    """A model of the plan from all shards that have variants of it."""
+    parts = [
+        model
+        for one in reports
+        for model in one.models
+        if (model.manifest.repository_path, model.name) == (planned.manifest, planned.name)
+    ]
+    variants = {variant.name: variant for part in parts for variant in part.variants}
+    absent = [name for name in planned.variants if name not in variants]
+    if absent or not parts:
+        lacking = f"variant {absent[0]!r} of model" if absent else "model"
+        raise UsageError(f"no report has {lacking} {planned.name!r}, which {planned.manifest} asks for; run it again")
+    whole = replace(
+        parts[0],
+        reference=_reference([part.reference for part in parts]),
+        variants=tuple(variants[name] for name in planned.variants),
+        float32=_float(part.float32 for part in parts),
+        error=next((part.error for part in parts if part.error is not None), None),
+        notes=_once(found for part in parts for found in part.notes),
+        findings=_once(found for part in parts for found in part.findings),
+    )
+    return replace(whole, verdict=Verdict.worst(part.verdict for part in parts))
+
+
+def _reference(parts: Sequence[ReferenceResult]) -> ReferenceResult:
+    """The reference as the shard that measured most of it has it."""
+    return max(parts, key=lambda one: len(one.metrics))
+
+
+def _float(parts: Iterable[VariantResult | None]) -> VariantResult | None:
+    found = [one for one in parts if one is not None]
+    return next((one for one in found if one.error is None), next(iter(found), None))
+
+
+def _once(items: Iterable[Any]) -> tuple[Any, ...]:
+    """Each item once, in order; findings cannot be hashed."""
+    held: list[Any] = []
+    for item in items:
+        if item not in held:
+            held.append(item)
+    return tuple(held)

@@ -1,0 +1,130 @@
+"""A run split over machines: what each does, decided alike by all of them, and nothing twice but what several need."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tflite_guard.manifest.types import VariantSpec
+from tflite_guard.results import ModelResult, PlannedModel, Shard
+from tflite_guard.run.jobs import Job
+from tflite_guard.vocabulary import MOST_SHARDS
+
+START = 8.0
+"""Seconds that a model takes whatever its data: TensorFlow's import, loading, an export."""
+A_VARIANT = 2.0
+"""Seconds that a variant takes whatever its data: its conversion."""
+A_MEGABYTE = 0.1
+"""Seconds that a small convolutional network takes for a megabyte of evaluation data, the reference twice that."""
+SLOW = 15.0
+"""Times as long as others take models without fast kernels: int16x8, and all with LiteRT's reference kernels."""
+HALVINGS = 40
+"""Of the range in which the cost of the dearest shard is looked for."""
+
+
+def parse(text: str) -> tuple[int, int]:
+    """`I/N` as I and N, from 1/1. Raises ValueError with what is wrong."""
+    number, slash, of = text.strip().partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and len(text) < 32):
+        raise ValueError(f"{text[:80]!r} is not I/N, such as 2/4: the second of four shards")
+    if not 1 <= int(number) <= int(of) <= MOST_SHARDS:
+        raise ValueError(f"{text[:80]!r} is not one of 1/{of} to {of}/{of}, of at most {MOST_SHARDS:,} shards")
+    return int(number), int(of)
+
+
+def plan(work: Sequence[Job]) -> tuple[PlannedModel, ...]:
+    """All that a run is to check."""
+    return tuple(
+        PlannedModel(one.manifest.repository_path, one.model.name, tuple(found.name for found in one.model.variants))
+        for one in work
+    )
+
+
+def part(work: Sequence[Job], number: int, of: int) -> list[Job]:
+    """The jobs of one shard, from 1, in order. Together the shards have every variant of every job once.
+
+    The work is a line of variants, cut into stretches so that the dearest is as cheap as it can be; a model that is cut
+    has its reference run in each of them. Costs are estimated from what every machine sees alike: sizes of files and
+    kinds of variants.
+    """
+    units = [unit for place, one in enumerate(work) for unit in _units(place, one)]
+    low, high = 0.0, sum(unit.reference + unit.cost for unit in units)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(_stretches(units, middle)) <= of else (middle, high)
+    stretches = _stretches(units, high)
+    mine = stretches[number - 1] if number <= len(stretches) else []
+    held: dict[int, list[VariantSpec]] = {}
+    for unit in mine:
+        held.setdefault(unit.job, []).extend(unit.variants)
+    return [replace(work[job], model=replace(work[job].model, variants=tuple(some))) for job, some in held.items()]
+
+
+def note(shard: Shard, models: Sequence[ModelResult]) -> str:
+    """What a report says of being a part."""
+    mine, every = sum(len(one.variants) for one in models), sum(len(one.variants) for one in shard.plan)
+    return (
+        f"this is shard {shard.number} of {shard.of}, with {mine} of {every} variants; `tflite-guard merge` makes one "
+        "report of all shards"
+    )
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What is not divided: a variant, or a model without any."""
+
+    job: int
+    variants: tuple[VariantSpec, ...]
+    cost: float
+    """Seconds."""
+    reference: float
+    """Seconds that its model takes besides, once a shard."""
+
+
+def _units(place: int, one: Job) -> list[_Unit]:
+    data = A_MEGABYTE * _megabytes(one)
+    reference = START + 2 * data
+    found = [_Unit(place, (each,), A_VARIANT + data * _slowness(each), reference) for each in one.model.variants]
+    return found or [_Unit(place, (), 0.0, reference)]
+
+
+def _stretches(units: Sequence[_Unit], most: float) -> list[list[_Unit]]:
+    """The line of work in as few stretches as there can be of a cost of at most so much, or of one unit."""
+    stretches: list[list[_Unit]] = []
+    total = math.inf
+    for unit in units:
+        again = bool(stretches) and stretches[-1][-1].job == unit.job
+        total += unit.cost + (0.0 if again else unit.reference)
+        if total > most:
+            stretches.append([])
+            total = unit.cost + unit.reference
+        stretches[-1].append(unit)
+    return stretches
+
+
+def _slowness(variant: VariantSpec) -> float:
+    slow = variant.conversion.quantization == "int16x8" or variant.evaluation.kernels == "reference"
+    return SLOW if slow else 1.0
+
+
+def _megabytes(one: Job) -> float:
+    file = one.model.evaluation.file
+    if file is None:
+        return 0.0
+    return _size(file.path) / 1e6
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, or of all files below a folder; 0 where there is none."""
+    if os.path.isdir(path):
+        return sum(_lstat(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+    return _lstat(path)
+
+
+def _lstat(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
