@@ -525,7 +525,14 @@ KINDS: dict[str, Kind] = {
         calibration_unrepresentative,
         ("calibration-unrepresentative",),
         ("uniform", "one-class", "0.1", "0.05"),
-        ("normal", "one-class", "0.07"),
+        ("one-class", "0.07"),
+    ),
+    # Noise of a third of the inputs' deviation is both unlike them and of another scale.
+    "calibration-noise": Kind(
+        calibration_unrepresentative,
+        ("calibration-unrepresentative", "calibration-range-mismatch"),
+        ("normal",),
+        ("normal",),
     ),
     "calibration-outliers": Kind(calibration_outliers, ("calibration-outliers",), ("10", "30", "100"), ("20", "60")),
     "channel-imbalance": Kind(channel_imbalance, ("channel-imbalance",), ("3", "4", "5"), ("3.5", "4.5", "5.5")),

@@ -221,6 +221,9 @@ class PlainLab:
     def place(self, tensor: str) -> str:
         return tensor
 
+    def layer(self, tensor: str) -> str:
+        return tensor
+
 
 @dataclass(frozen=True)
 class _Float:

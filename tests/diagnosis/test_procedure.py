@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from tests.diagnosis.conftest import DeepLab, PlainLab, PooledLab, examples, net
 from tflite_guard.diagnosis.causes import Cause
 from tflite_guard.diagnosis.causes.calibration import MEASURED
 from tflite_guard.diagnosis.causes.tensors import at_once, sensitive, thinned
-from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
+from tflite_guard.diagnosis.experiments import HALF, Bench, Trial, _moved
 from tflite_guard.diagnosis.lab import Case, Change, Option, Samples
 from tflite_guard.diagnosis.mixed import smallest
 from tflite_guard.diagnosis.procedure import diagnose
 from tflite_guard.diagnosis.remedies import Search, together
 from tflite_guard.diagnosis.rewrites import equalized
+from tflite_guard.errors import ConversionError, EvaluationError
 from tflite_guard.manifest.types import Tolerance
 from tflite_guard.protocol import Diagnosed
 from tflite_guard.results import Experiment
@@ -329,3 +331,48 @@ def test_what_leaves_most_of_the_noise_explains_nothing(healthy: PlainLab) -> No
     found = bench.surely({"output": exact + (bad - exact) / 10})
     assert found is not None
     assert found.recovered >= HALF
+
+
+class BrittleLab(PlainLab):
+    """Files with the hidden tensor in float cannot be made, those with the output in float cannot be run."""
+
+    def quantize(self, change: Change) -> Change:
+        if "hidden" in change.keep:
+            raise ConversionError("no")
+        return super().quantize(change)
+
+    def outputs(self, handle: Any, samples: Samples, kernels: str | None = None) -> dict[str, np.ndarray]:
+        if isinstance(handle, Change) and "output" in handle.keep:
+            raise EvaluationError("run", "no")
+        return super().outputs(handle, samples, kernels)
+
+    def float16(self) -> Any:
+        raise EvaluationError("run", "no float16 here")
+
+
+def test_an_experiment_that_cannot_be_made_or_run_ends_no_diagnosis(healthy: PlainLab) -> None:
+    lab = BrittleLab(**vars(calibrated(healthy, examples(200, seed=2))))
+    found = diagnose(lab, replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.0)}))
+    tried = [one.name for one in found.diagnosis.tried]
+    assert any("x in float" in name for name in tried)
+    assert not any("hidden in float" in name or "output in float" in name for name in tried)
+    rungs = {rung.name: rung for rung in found.diagnosis.ladder}
+    assert rungs["float16"].note == "no float16 here"
+    assert rungs["int8"].value is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "before", "after", "moved"),
+    [
+        ((0.0, 4.2), (0.0, 4.0), (0.0, 4.001), (0.0, 4.2)),  # rounding is no move
+        ((0.0, 4.2), (0.0, 4.0), (0.0, 8.0), (0.0, 8.4)),  # faithful as before
+        ((0.0, 1.0), (0.0, 4.0), (0.0, 8.0), (0.0, 2.0)),  # clipped as before
+        ((-1e6, 6.0), (-1e6, 6.0), (-34.0, 6.0), (-34.0, 6.0)),  # a mask that is smaller now
+        ((0.0, 2000.0), (0.0, 4.0), (0.0, 1960.0), (0.0, 2000.0)),  # a branch that had another one's range
+        ((0.0, 2000.0), (0.0, 4.0), (0.0, 4000.0), (0.0, 4000.0)),
+    ],
+)
+def test_a_range_moves_with_the_true_one(
+    given: tuple[float, float], before: tuple[float, float], after: tuple[float, float], moved: tuple[float, float]
+) -> None:
+    assert _moved(given, before, after) == pytest.approx(moved)

@@ -136,3 +136,17 @@ def test_old_files_that_set_only_the_deprecated_code(conv: Case, tmp_path: Path)
     assert [op.type for op in old.main.operators] == [
         op.type for op in graph.read(conv.tflite("float32")).main.operators
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("functional_1_1/dense_6_1/MatMul;functional_1_1/dense_6_1/BiasAdd", "dense_6"),
+        ("model/block/conv/Conv2D", "conv"),
+        ("StatefulPartitionedCall:0", None),
+        ("tfl.pseudo_qconst3", None),
+        ("add", None),
+    ],
+)
+def test_a_layer_is_told_by_a_tensors_name(name: str, layer: str | None) -> None:
+    assert graph.layer_of(name) == layer

@@ -12,6 +12,7 @@ import numpy as np
 from tflite_guard.diagnosis import evidence
 from tflite_guard.diagnosis.lab import Array, Arrays, Case, Change, Handle, Lab, Range, Ranges, Samples, TensorView
 from tflite_guard.diagnosis.rewrites import composed
+from tflite_guard.errors import EvaluationError
 from tflite_guard.judgement.verdict import judge
 from tflite_guard.results import Experiment, Verdict
 
@@ -25,6 +26,10 @@ SCREENED = 64
 """Examples that show which of many experiments are worth all: an error's power is known from few, a metric is not."""
 MOST_CONFIRMING = 512
 """One change alone is confirmed, so that more cost little, and smaller losses are certain on them."""
+UNMOVED = 0.01
+"""A change of a range that is none: rescaled constants are rounded."""
+FAR_TOO_WIDE = 2.0
+"""Times as wide as what a tensor holds."""
 MOST_CALIBRATED = 128
 """Evaluation inputs that real ranges are taken on."""
 
@@ -45,6 +50,8 @@ class Trial:
     """Outputs whose values are another's; those not named keep their own."""
     change: Change | None = None
     """How the model was quantized, where that is what was tried."""
+    ran: bool = True
+    """Whether it could be made and run; one that could not gives nothing back."""
 
     def read(self, outputs: Arrays) -> Arrays:
         """A model's outputs as this change reads them."""
@@ -101,12 +108,14 @@ class Bench:
             return change.ranges
         given = before.artifact_ranges
         moved = {
-            name: _rescaled(pair, before.real[name], self.real[name])
-            for name, pair in given.items()
-            if name in self.real
+            name: _moved(pair, before.real[name], self.real[name]) for name, pair in given.items() if name in self.real
         }
-        # The converter's calibrator gives an addition's input its result's range; where that shrinks, both do.
-        followed = {given[name]: pair for name, pair in moved.items() if pair != given[name]}
+        # The converter's calibrator gives an addition's input its result's range, and a concatenation's branches share
+        # one; where that shrinks, all do.
+        followed: dict[Range, Range] = {}
+        for name in sorted(moved, key=lambda one: evidence.width(moved[one])):
+            if moved[name] != given[name]:
+                followed[given[name]] = moved[name]
         return {name: followed.get(given[name], pair) for name, pair in moved.items()}
 
     def ranges(self, samples: Samples, constants: Mapping[str, Array] | None = None) -> Ranges:
@@ -244,11 +253,19 @@ class Bench:
 
     def _made(self, name: str, change: Change) -> Trial:
         besides = f", besides {self.mended.name}" if self.mended is not None else ""
-        handle = self.lab.quantize(self._with_mended(change))
+        try:
+            handle = self.lab.quantize(self._with_mended(change))
+        except EvaluationError:
+            return _not_run(Trial(f"{name}{besides}", self.artifact, 0.0, 0.0, change=change))
         return Trial(f"{name}{besides}", handle, 0.0, 0.0, change=change)
 
     def _seen(self, trial: Trial, rows: Array) -> Trial:
-        outputs = self._tried(trial, rows)
+        if not trial.ran:
+            return trial
+        try:
+            outputs = self._tried(trial, rows)
+        except EvaluationError:
+            return _not_run(trial)  # ranges that no user would have can be such that LiteRT refuses the file
         given = self.recovered(outputs, _first(self.bad, len(rows)), rows, np.ones((1, len(rows))))
         trial = replace(trial, quieter=self.quieter(outputs), recovered=given.recovered if given else 0.0)
         self.tried.append(trial)
@@ -257,24 +274,26 @@ class Bench:
     def _tried(self, trial: Trial, rows: Array) -> Arrays:
         return trial.read(self.lab.outputs(trial.handle, (trial.samples or self.lab.evaluation).take(rows)))
 
-    def confirmed(self, trial: Trial) -> Experiment | None:
+    def confirmed(self, trial: Trial, *, noise: bool = True) -> Experiment | None:
         """The experiment on the confirming examples: None unless it gives back half of the loss, surely not by chance.
 
         Only one hypothesis is ever confirmed, the one that the choosing examples chose, so nothing is corrected.
+        `noise` is as `surely` has it.
         """
-        found = self.surely(self._tried(trial, self.confirming))
+        found = self.surely(self._tried(trial, self.confirming), noise=noise)
         if found is None or found.confidence_interval is None:
             return None
         return Experiment(trial.name, round(found.recovered, 4), _rounded(found.confidence_interval))
 
-    def surely(self, outputs: Arrays) -> Experiment | None:
+    def surely(self, outputs: Arrays, *, noise: bool = True) -> Experiment | None:
         """What some outputs, of the confirming examples, give back, without a name; None as `confirmed` has it.
 
-        None as well where most of the noise is left: errors can happen to cancel out in a metric, which explains none.
+        With `noise`, None as well where most of it is left: errors can happen to cancel out in a metric, which explains
+        none.
         """
         rows = self.confirming
         bad, reference = self.outputs(self.artifact, rows), self.lab.reference(rows)
-        if evidence.noise(outputs, reference) > (1.0 - HALF) * evidence.noise(bad, reference):
+        if noise and evidence.noise(outputs, reference) > (1.0 - HALF) * evidence.noise(bad, reference):
             return None
         found = self.recovered(outputs, bad, rows, evidence.weights_drawn(len(rows)))
         if found is None or found.confidence_interval is None:
@@ -292,10 +311,22 @@ class Bench:
         return values, within
 
 
-def _rescaled(pair: Range, before: Range, after: Range) -> Range:
-    """A range that changes as another one did."""
+def _not_run(trial: Trial) -> Trial:
+    return replace(trial, quieter=-np.inf, recovered=0.0, ran=False)
+
+
+def _moved(given: Range, before: Range, after: Range) -> Range:
+    """The range that a tensor is given where its true one changes: as far off from it as it was, in proportion.
+
+    One that was given far too much, as a concatenation's branches are, grows into that first.
+    """
     ratio = evidence.width(after) / evidence.width(before) if evidence.width(before) > 0 else 1.0
-    return pair[0] * ratio, pair[1] * ratio
+    if abs(ratio - 1.0) < UNMOVED:
+        return given
+    if ratio > 1.0 and evidence.width(given) > FAR_TOO_WIDE * evidence.width(before):
+        return min(given[0], after[0]), max(given[1], after[1])
+    low, high = (end + (own - true) * ratio for own, true, end in zip(given, before, after, strict=True))
+    return low, high
 
 
 def _first(arrays: Arrays, count: int) -> Arrays:

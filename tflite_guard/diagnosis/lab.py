@@ -334,6 +334,9 @@ class Lab(Protocol):
     def place(self, tensor: str) -> str:
         """The shortest `keep_float` pattern that means just this tensor: the name that its user knows."""
 
+    def layer(self, tensor: str) -> str:
+        """The layer that computes a tensor, or the tensor's place where it has none."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -31,6 +31,7 @@ from tflite_guard.diagnosis.causes import (
 from tflite_guard.diagnosis.experiments import Bench, Trial
 from tflite_guard.diagnosis.lab import Array, Case, Change, Handle, Lab, Range
 from tflite_guard.diagnosis.remedies import Search
+from tflite_guard.errors import EvaluationError
 from tflite_guard.protocol import Diagnosed
 from tflite_guard.results import Diagnosis, Experiment, Finding, Histogram, Rung, TensorLoss
 from tflite_guard.rules import finding
@@ -122,7 +123,7 @@ def _found(bench: Bench, looks: Sequence[Look]) -> Cause | None:
 
 
 def _finding(bench: Bench, cause: Cause) -> Finding:
-    where = {} if cause.tensor is None else {"layer": bench.lab.place(cause.tensor)}
+    where = {} if cause.tensor is None else {"layer": bench.lab.layer(cause.tensor)}
     told = finding(cause.rule, cause.message, **cause.evidence, **where)
     return replace(told, primary=True, experiment=cause.experiment, tensor=cause.tensor, operator=cause.operator)
 
@@ -146,11 +147,28 @@ def _ladder(bench: Bench) -> list[Rung]:
     rows = bench.choosing
     rungs = [_rung(bench, "reference", bench.reference, rows), _rung(bench, "float32", bench.float32, rows)]
     with ThreadPoolExecutor(1) as pool:  # while one runs, the next is made
-        made = pool.map(lambda rung: (rung[0], rung[1]()), _rungs_to_make(bench))
-        rungs += [_rung(bench, name, bench.outputs(handle, rows), rows) for name, handle in made if handle is not None]
+        made = pool.map(lambda rung: (rung[0], _outcome(rung[1])), _rungs_to_make(bench))
+        rungs += [_made_rung(bench, name, handle, rows) for name, handle in made if handle is not None]
     rungs.append(_rung(bench, "file", bench.bad, rows))
     recorded = application.recorded(bench, rows)
     return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
+
+
+def _outcome(make: Callable[[], Handle | None]) -> Handle | EvaluationError | None:
+    try:
+        return make()
+    except EvaluationError as error:
+        return error
+
+
+def _made_rung(bench: Bench, name: str, handle: Handle | EvaluationError, rows: Array) -> Rung:
+    """A rung, or why it could not be made or run; the others stand without it."""
+    try:
+        if isinstance(handle, EvaluationError):
+            raise handle
+        return _rung(bench, name, bench.outputs(handle, rows), rows)
+    except EvaluationError as error:
+        return Rung(name, None, None, note=str(error))
 
 
 def _rungs_to_make(bench: Bench) -> Iterator[tuple[str, Callable[[], Handle | None]]]:

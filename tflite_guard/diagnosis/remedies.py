@@ -95,12 +95,12 @@ class Search:
         )
 
     def _judged(self, option: Option) -> Judged | None:
-        """None where an option cannot be made."""
+        """None where an option cannot be made, or not be run."""
         try:
             made = self._bench.lab.convert(option)
+            return (made, *self._bench.judged(made.handle, self._bench.looked_at))
         except EvaluationError:
             return None
-        return (made, *self._bench.judged(made.handle, self._bench.looked_at))
 
     def _in_mixed_precision(self) -> None:
         """Leave the fewest tensors in float that it takes, and verify; where that fails, with what it took at first."""

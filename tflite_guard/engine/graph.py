@@ -444,6 +444,12 @@ def shortest_pattern(graph: Graph, name: str) -> str:
     return name
 
 
+def layer_of(name: str) -> str | None:
+    """The layer that a tensor's name tells, without the number that an export adds; None where it tells none."""
+    layers = [one for one in reversed(name.split(";")[0].split("/")) if not OPERATORS.fullmatch(one)]
+    return NUMBERED.sub("", layers[0]) if layers else None
+
+
 NUMBERED = re.compile(r"_\d+$")
 OPERATORS = re.compile(
     r"(serving_default_.*|StatefulPartitionedCall.*|add|addv2|sub|mul|matmul|biasadd|relu6?|softmax|sigmoid|tanh|mean|max|"

@@ -327,6 +327,13 @@ class EngineLab:
             self._places[tensor] = graphs.shortest_pattern(self._file.read, tensor)
         return self._places[tensor]
 
+    def layer(self, tensor: str) -> str:
+        """The layer that computes a tensor."""
+        producer = self.graph.producer(tensor) if tensor in self.graph.outputs else None
+        # An output goes by a name of its own; its layer is told by what the operator reads.
+        read = () if producer is None else (*producer.constants, *producer.inputs)
+        return next((layer for name in read if (layer := graphs.layer_of(name))), self.place(tensor))
+
 
 class _Fed(Runner):
     """Takes integers as they are."""

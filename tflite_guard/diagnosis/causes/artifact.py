@@ -18,6 +18,9 @@ TRUE_PAIR = 1.0
 
 MOST_SWAPS = 45
 """Pairs of inputs, or of outputs, that are exchanged: all of ten."""
+FITS = 10.0
+"""Decibels that outputs have to the reference's at least on inputs that a file is right for; wrong ones had 2 at most.
+"""
 OTHER_SCALE = 1.25
 """A ratio of the file's input range to the data's from which the data may be of another scale."""
 TRANSFORMS: dict[str, Callable[[Array], Array]] = {
@@ -89,7 +92,7 @@ def input_range(bench: Bench) -> Cause | None:
         closeness = evidence.sqnr(outputs, bench.reference)
         if closeness is not None and (best is None or closeness > best[0]):
             best = (closeness, name, samples)
-    if best is None:
+    if best is None or best[0] < FITS:
         return None
     trial = bench.tested(f"the same file on inputs {best[1]}", bench.lab.artifact, best[2])
     told = bench.confirmed(trial) if trial.quieter >= ONE_BIT else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
@@ -27,10 +28,16 @@ ALIKE = 0.02
 """Of the noise, or of the metric's loss: what restoring two tensors gives back is then the same."""
 AS_GOOD = 0.7
 """A specific rewrite names the cause where it gives back so much of what restoring gives."""
+MORE = 0.1
+"""Of the loss, what many rewrites at once must give back beyond one operator in float to explain it better."""
+UNDECIDED = 0.8
+"""Of the decisions that changed, those that are ties where the output's steps alone are at fault."""
 BRANCHES = 4.0
 """A ratio of branches' ranges that is worth a rewrite."""
-OUTLIERS = 6.0
-"""Weights beyond so many times their channel's 95th percentile are clipped to it; healthy models have up to 4.2."""
+OUTLIERS = (6.0, 24.0)
+"""Weights beyond so many times their channel's 95th percentile are clipped to it; small healthy models have up to 4.2.
+The second is for networks with larger ones that matter.
+"""
 MASK = 500.0
 MASKED = 30.0
 """What an exponential still takes for nothing."""
@@ -89,17 +96,23 @@ def sensitive(bench: Bench) -> Cause | None:
     if not ranked:
         return None
     bench.restored.update(trials)
+    if (coarse := _undecided(bench, views, trials)) is not None:
+        return coarse
     chosen, best = _together(bench, ranked, trials)
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
-    specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
-    if specific is None and best.recovered < HALF:
+    specific = None
+    if best.recovered < HALF or not _has_units(bench, views[chosen[0]]):
+        specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
+    told = bench.confirmed(best) if best.recovered >= HALF else None
+    found = _by_look(bench, views[chosen[0]])
+    if specific is None and (told is None or found is None or found[0] == "sensitive-operator"):
         specific = at_once(bench, [views[name] for name in trials])
+        if specific is not None and told is not None and specific.experiment.recovered < told.recovered + MORE:
+            specific = None
     if specific is not None:
         return replace(specific, options=(*specific.options, *_options(bench, chosen)))
     if best.recovered >= HALF and not _is_local(bench, chosen):
         return precision.spread(bench, best)
-    told = bench.confirmed(best) if best.recovered >= HALF else None
-    found = _by_look(bench, views[chosen[0]]) if told is not None else None
     if told is None or found is None:
         return None
     rule, why = found
@@ -115,6 +128,37 @@ def sensitive(bench: Bench) -> Cause | None:
         evidence={"channel_spread": round(evidence.channel_spread(views[chosen[0]].channels), 1)},
         options=_options(bench, chosen),
         change=best.change,
+    )
+
+
+def _undecided(bench: Bench, views: Mapping[str, TensorView], trials: Mapping[str, Trial]) -> Cause | None:
+    """An output whose steps are as large as what decides: ties are lost decisions, whatever noise there is besides."""
+    tied = evidence.tied(bench.bad, bench.reference)
+    even = [name for name in trials if evidence.channel_spread(views[name].channels) < UNITS]
+    deciding = [name for name in even if _decides(bench, name) and trials[name].recovered >= HALF]
+    if tied < UNDECIDED or not deciding:
+        return None
+    name = min(deciding, key=lambda one: (-round(trials[one].recovered, 2), len(touched(bench, one))))
+    told = bench.confirmed(trials[name], noise=False)
+    if told is None:
+        return None
+    producer = bench.lab.graph.producer(name)
+    return Cause(
+        "coarse-output",
+        f"{_tie(bench, name, tied)} With it and the operators around in float, {figures.percent(told.recovered)} of "
+        "the loss comes back.",
+        told,
+        tensor=name,
+        operator=producer.type if producer else None,
+        options=_options(bench, (name,)),
+        change=trials[name].change,
+    )
+
+
+def _tie(bench: Bench, name: str, tied: float) -> str:
+    return (
+        f"The steps of the output at {bench.lab.place(name)} are as large as the differences that decide: "
+        f"{figures.percent(tied)} of the decisions that changed are ties among the largest values."
     )
 
 
@@ -341,8 +385,8 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
                     "and share one scale."
                 )
                 yield Rewrite("concat-range-mismatch", changed, why, whole, spread)
-    for operator in around:
-        if (changed := rewrites.clipped_weights(lab, operator, OUTLIERS)) is not None:
+    for operator, times in product(around, OUTLIERS):
+        if (changed := rewrites.clipped_weights(lab, operator, times)) is not None:
             weights = _channels_first(lab.constant(operator.constants[0]), operator.type)
             why = (
                 f"One weight of {lab.place(operator.outputs[0])} ({operator.type}) is "
@@ -373,10 +417,9 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str] | None:
     """The rule that a tensor's numbers say where no rewrite is possible, and a sentence on them; None where nothing
     ails it.
     """
-    graph, lab = bench.lab.graph, bench.lab
-    place, producer = lab.place(view.name), bench.lab.graph.producer(view.name)
+    graph, place = bench.lab.graph, bench.lab.place(view.name)
     spread = evidence.channel_spread(view.channels)
-    if producer is None and spread >= UNITS:
+    if _has_units(bench, view):
         return (
             "input-unit-mismatch",
             f"The channels of the input {place} have different units (ranges differ by a factor of {spread:,.0f}) "
@@ -388,14 +431,15 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str] | None:
             f"One value of the output {place} has a range {spread:,.0f} times the typical one, and sets the scale.",
         )
     if _decides(bench, view.name) and (tied := evidence.tied(bench.bad, bench.reference)) >= HALF:
-        return (
-            "coarse-output",
-            f"The steps of the output at {place} are as large as the differences that decide: "
-            f"{figures.percent(tied)} of the decisions that changed are ties among the largest values.",
-        )
+        return ("coarse-output", _tie(bench, view.name, tied))
     if not _stands_out(bench, view.name):
         return None
     return ("sensitive-operator", f"{place} ({view.operator}) loses more than any other tensor by being quantized.")
+
+
+def _has_units(bench: Bench, view: TensorView) -> bool:
+    """Whether a tensor is an input whose channels have different units."""
+    return bench.lab.graph.producer(view.name) is None and evidence.channel_spread(view.channels) >= UNITS
 
 
 def _stands_out(bench: Bench, name: str) -> bool:
