@@ -311,7 +311,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
     )
 )
 @click.argument("model", type=PATH)
-@click.argument("data", required=False, type=PATH)
+@click.argument("data", required=False, nargs=-1, metavar="[DATA]", type=PATH)
 @click.option(
     "-o",
     "--output",
@@ -348,7 +348,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
 @VERBOSE
 def init(
     model: str,
-    data: str | None,
+    data: tuple[str, ...],
     output: str,
     signature: str | None,
     inputs: tuple[str, ...],
@@ -361,11 +361,12 @@ def init(
 ) -> None:
     """Write a manifest that works for MODEL, with DATA if given.
 
-    DATA is an .npz, a .npy, a CSV file, a TFRecord, a folder of images or of a folder for each class, or a folder with
-    evaluation and calibration data of these kinds.
+    DATA is an .npz, a .npy, a CSV file, a TFRecord or several ("train-*-of-00004.tfrecord"), a folder of images or of
+    a folder for each class, or a folder with evaluation and calibration data of these kinds.
     """
     from tflite_guard.init import Wishes, write_manifest
     from tflite_guard.init.binding import Chosen
+    from tflite_guard.init.sources import pattern_for
 
     _require_place(output)
     file = labels[0] if len(labels) == 1 and labels[0].endswith(".npy") else None
@@ -375,7 +376,8 @@ def init(
     told: list[str] = []
     try:
         with _progress(verbose) as on_event:
-            told += write_manifest(model, data, output, wishes, on_log=_log if verbose else None, on_event=on_event)
+            source = data[0] if len(data) == 1 else pattern_for(data) if data else None
+            told += write_manifest(model, source, output, wishes, on_log=_log if verbose else None, on_event=on_event)
     finally:
         for line in told:  # once the progress is gone, which it would break
             click.echo(_safe(line))

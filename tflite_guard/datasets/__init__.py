@@ -30,8 +30,8 @@ __all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "about", "ca
 
 T = TypeVar("T")
 
-TfrecordOpener = Callable[[str, Mapping[str, Mapping[str, Any]]], Reader]
-"""Opens a TFRecord file (path, features); given from outside, because it needs TensorFlow."""
+TfrecordOpener = Callable[[Sequence[str], Mapping[str, Mapping[str, Any]]], Reader]
+"""Opens TFRecord files (paths, features); given from outside, because it needs TensorFlow."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _open_tfrecord(spec: DatasetSpec, keys: Sequence[str], tfrecord: TfrecordOpe
     for key in keys:
         if key not in features:
             raise DataError(f"{spec.path}: 'features' does not describe {key!r}{near(key, features)}")
-    return tfrecord(spec.path, {key: features[key] for key in keys})
+    return tfrecord([one.path for one in spec.files], {key: features[key] for key in keys})
 
 
 def _even(column: Column, path: str, key: str) -> Array:
