@@ -412,6 +412,7 @@ def _expanded(path: str) -> list[str]:
     "--observed", metavar="FILE", type=PATH, help="An .npz of outputs that the application recorded for DATA."
 )
 @click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, if its name does not say.")
+@click.option("--signature", metavar="NAME", help="Which signature of a REFERENCE that has several.")
 @click.option("--manifest", metavar="FILE", type=PATH, help="Write the generated manifest to this file.")
 @SAVE_OPERATOR
 @_run_options
@@ -423,12 +424,13 @@ def why(
     calibration: str | None,
     observed: str | None,
     labels: str | None,
+    signature: str | None,
     manifest: str | None,
     save_folder: str | None,
     verbose: bool,
     options: Options,
 ) -> None:
-    """Say why CONVERTED performs worse than REFERENCE on DATA (.npz), and what to change.
+    """Say why CONVERTED performs worse than REFERENCE on DATA, and what to change. DATA is what `init` takes.
 
     REFERENCE is a Keras model, a SavedModel or a float .tflite; CONVERTED a .tflite, or the name of a quantization.
     """
@@ -442,7 +444,7 @@ def why(
             raise UsageError(f"{manifest}: exists already; name another --manifest")
     if save_folder is not None:
         require_place(save_folder, options)
-    question = Question(reference, converted, data, labels, calibration, observed)
+    question = Question(reference, converted, data, labels, calibration, observed, signature)
     with _progress(verbose) as on_event:
         answer = explain(question, options, manifest=manifest, on_event=on_event, on_log=_log if verbose else None)
     click.echo(str(answer), nl=False)
