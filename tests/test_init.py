@@ -304,7 +304,7 @@ def test_the_reference_is_held_to_what_it_has_now(run: Run, place: Path, float_t
     right = np.mean(outputs.argmax(1) == data["label"])
     assert f"the reference's accuracy on this data is {right:.4f}" in made.out
     reference = json.loads(Path("tflite-guard.json").read_text())["models"][0]["reference"]
-    assert reference["tolerances"] == {"accuracy": {"min": math.floor(right * 100) / 100}}
+    assert reference["tolerances"] == {"accuracy": {"min": math.floor((right - 0.005) * 100) / 100}}
     finished = run("check", "--variant", "float32", "--format", "json", cwd=place)
     assert (finished.code, finished.report["models"][0]["reference"]["verdict"]) == (0, "pass")
 
