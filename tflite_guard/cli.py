@@ -361,7 +361,7 @@ def init(
 ) -> None:
     """Write a manifest that works for MODEL, with DATA if given.
 
-    DATA is an .npz, a .npy, a CSV file, a TFRecord or several ("train-*-of-00004.tfrecord"), a folder of images or of
+    DATA is an .npz, an .npy, a CSV file, a TFRecord or several ("train-*-of-00004.tfrecord"), a folder of images or of
     a folder for each class, or a folder with evaluation and calibration data of these kinds.
     """
     from tflite_guard.init import Wishes, write_manifest

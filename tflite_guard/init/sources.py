@@ -142,7 +142,7 @@ def _array(header: Header) -> Array:
 def with_labels_file(data: Data, file: str, relative: Callable[[str], str]) -> Data:
     """A .npy, which holds one array, with its labels from another."""
     if data.settings["source"] != "npy" or sniff(file) != "npy":
-        raise UsageError(f"--labels {file}: a file of labels is a .npy beside DATA that is one; else name a key")
+        raise UsageError(f"--labels {file}: a file of labels must be an .npy beside an .npy as DATA; else name a key")
     return replace(
         data,
         settings={**data.settings, "labels_file": relative(file)},
