@@ -42,6 +42,9 @@ TRIGGER = """
     data/test.tfrecord
     data/test.tfrecords
     data/test.tfrecord-00003-of-00010
+    data/test-00003-of-00010
+    data/test-00003-of-00010.tfrecord.gz
+    data/test.tfrecord.gz
     data/cats/0001.jpg
     data/cats/0001.JPEG
     app/datasets/test/1.png

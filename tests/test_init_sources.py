@@ -18,7 +18,7 @@ from tests.conftest import EXAMPLES
 from tests.fuzz.samples import field, tfrecord
 from tflite_guard.errors import DataError, ManifestError, UsageError
 from tflite_guard.init import Chosen, Dataset, dataset_of, manifest_of
-from tflite_guard.init.sources import split
+from tflite_guard.init.sources import pattern_for, split
 from tflite_guard.manifest import load
 from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.vocabulary import ReferenceKind
@@ -302,3 +302,55 @@ def problems_of(made: Dataset, model: Names) -> list[str]:
     with pytest.raises(ManifestError) as raised:
         load("m.json")
     return [one.message for one in raised.value.problems]
+
+
+def shards(folder: str, name: str, count: int) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    for number in range(count):
+        path = Path(folder) / name.format(f"{number:05}-of-{count:05}")
+        path.write_bytes(tfrecord([record(image=IMAGE, label=label) for label in LABELS[number::count]]))
+
+
+def test_shards_are_read_as_one_and_written_as_their_pattern() -> None:
+    shards("data", "all-{}.tfrecord", 2)
+    model = names({"x": (4, 4, 1)}, {"kind": (3,)})
+    for given in ("data", "data/all-*-of-00002.tfrecord"):
+        made = dataset_of(given, ".", model)
+        assert (made.settings["path"], made.settings["labels"]) == ("data/all-*-of-00002.tfrecord", "label")
+    one = dataset_of("data/all-00001-of-00002.tfrecord", ".", model)
+    assert "alone is used of data/all-*-of-00002.tfrecord; for all, name that pattern" in one.notes[0]
+    paths = [f"data/all-0000{number}-of-00002.tfrecord" for number in range(2)]
+    assert pattern_for(paths) == "data/all-*-of-00002.tfrecord"
+    Path(paths[0]).unlink()
+    with pytest.raises(UsageError, match=r"all-00000-of-00002\.tfrecord: no such file, although others"):
+        dataset_of("data", ".", model)
+
+
+def test_splits_of_shards_are_found_in_their_folder() -> None:
+    shards("data", "toy-train.tfrecord-{}", 2)
+    shards("data", "toy-test.tfrecord-{}", 1)
+    Path("data/dataset_info.json").write_text("{}")
+    assert split("data") == ("data/toy-test.tfrecord-*-of-00001", "data/toy-train.tfrecord-*-of-00002")
+    shards("data", "b-test.tfrecord-{}", 1)
+    with pytest.raises(UsageError, match="could each be the evaluation data; name one as DATA"):
+        split("data")
+    shards("parts", "a-{}.tfrecord", 1)
+    shards("parts", "b-{}.tfrecord", 1)
+    with pytest.raises(UsageError, match=r"holds parts/a-\*-of-00001.tfrecord and parts/b-\*-of-00001.tfrecord; name"):
+        dataset_of("parts", ".", names({"x": (4, 4, 1)}, {"kind": (3,)}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("data/x*", "no file matches"),
+        ("*.csv", "matches a.csv; only TFRecord files are read together"),
+    ],
+)
+def test_a_pattern_of_anything_else_is_refused(given: str, message: str) -> None:
+    for name in "ab":
+        Path(f"{name}.csv").write_text("x\n1\n")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        dataset_of(given, ".", names({"x": (4, 4, 1)}, {"kind": (3,)}))
+    with pytest.raises(UsageError, match=r"a\.csv and 1 more: DATA is one file, folder or pattern"):
+        pattern_for(["a.csv", "other.npz"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tflite_guard import init
-from tflite_guard.errors import UsageError
+from tflite_guard.errors import ManifestError, UsageError
 from tflite_guard.files import sniff, why_absent, write_atomically
 from tflite_guard.init.binding import Chosen
 from tflite_guard.init.sources import arrays_of
@@ -25,10 +25,12 @@ from tflite_guard.run.steps import OnEvent
 from tflite_guard.run.workers import OnLog, require_children
 from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
 
+MOST_TOLD = 3
+
 
 @dataclass(frozen=True)
 class Question:
-    """Which model, compared with what, on which data. All are paths but `labels`, a key of the data."""
+    """Which model, compared with what, on which data. All are paths but `labels`, a key of the data, and the last."""
 
     reference: str
     converted: str
@@ -37,6 +39,8 @@ class Question:
     labels: str | None = None
     calibration: str | None = None
     observed: str | None = None
+    signature: str | None = None
+    """Of a SavedModel or .tflite reference that has several."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def explain(
         on_log: called with what TensorFlow and LiteRT said.
 
     Raises:
-        UsageError: a file is missing or of no supported kind.
+        UsageError: a file is missing or of no supported kind, or what is done to the data cannot be known.
         DataError: it is not certain which array belongs to which input.
         EvaluationError: the reference cannot be loaded. What goes wrong later is in the answer, as its variant's error.
     """
@@ -125,7 +129,17 @@ def _explained(
     # The person who names files on the command line may read them, wherever they lie.
     roots = tuple(dict.fromkeys(os.path.dirname(os.path.realpath(one)) for one in _files(question)))
     load_ = partial(load, path, data_roots=roots, allow_code=options.allow_code)
-    loaded = _knowing_calibration(load_(), question, written, load_)
+    try:
+        first = load_()
+    except ManifestError as error:
+        if manifest is not None:
+            raise
+        # Nobody can look into a manifest that is gone.
+        told = "; ".join(one.message for one in error.problems[:MOST_TOLD])
+        raise UsageError(
+            f"{question.data}: {told}; write a manifest with `tflite-guard init`, say it there, and use `check`"
+        ) from None
+    loaded = _knowing_calibration(first, question, written, load_)
     asked = replace(options, data_roots=roots, diagnose="auto" if options.diagnose == "never" else options.diagnose)
     report = run([loaded], asked, on_event=on_event, on_log=on_log)
     given = {init.relative(one, folder): one for one in _files(question)}
@@ -176,6 +190,7 @@ def explain_arrays(
     *,
     calibration: Any = None,
     observed: Any = None,
+    signature: str | None = None,
     options: Options,
     then: Callable[[Explanation], None] | None = None,
 ) -> Explanation:
@@ -193,6 +208,7 @@ def explain_arrays(
             key,
             None if calibration is None else _saved(calibration, scratch, "calibration"),
             None if observed is None else _saved(observed, scratch, "observed"),
+            signature,
         )
         answer = _explained(question, options, None, scratch)
         if then is not None:
@@ -245,10 +261,12 @@ def _files(question: Question) -> list[str]:
 def _manifest(question: Question, folder: str, on_log: OnLog | None, on_event: OnEvent | None) -> dict[str, Any]:
     for path in _files(question):
         _require_file(path)
-    kind = init.kind_of(question.reference)
-    names = init.names_of(kind, question.reference, None, on_log, on_event)
+    kind = init.kind_of(question.reference, question.signature)
+    names = init.names_of(kind, question.reference, question.signature, on_log, on_event)
     data = _dataset(question.data, folder, names, question.labels)
     reference: dict[str, Any] = {kind: init.relative(question.reference, folder)}
+    if question.signature is not None:
+        reference["signature"] = question.signature
     datasets = {"evaluation": data}
     if question.calibration is not None:
         datasets["calibration"] = init.unlabelled(_dataset(question.calibration, folder, names, None))

@@ -326,7 +326,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
     )
 )
 @click.argument("model", type=PATH)
-@click.argument("data", required=False, type=PATH)
+@click.argument("data", required=False, nargs=-1, metavar="[DATA]", type=PATH)
 @click.option(
     "-o",
     "--output",
@@ -363,7 +363,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
 @VERBOSE
 def init(
     model: str,
-    data: str | None,
+    data: tuple[str, ...],
     output: str,
     signature: str | None,
     inputs: tuple[str, ...],
@@ -376,11 +376,12 @@ def init(
 ) -> None:
     """Write a manifest that works for MODEL, with DATA if given.
 
-    DATA is an .npz, a .npy, a CSV file, a TFRecord, a folder of images or of a folder for each class, or a folder with
-    evaluation and calibration data of these kinds.
+    DATA is an .npz, an .npy, a CSV file, a TFRecord or several ("train-*-of-00004.tfrecord"), a folder of images or of
+    a folder for each class, or a folder with evaluation and calibration data of these kinds.
     """
     from tflite_guard.init import Wishes, write_manifest
     from tflite_guard.init.binding import Chosen
+    from tflite_guard.init.sources import pattern_for
 
     _require_place(output)
     file = labels[0] if len(labels) == 1 and labels[0].endswith(".npy") else None
@@ -390,7 +391,8 @@ def init(
     told: list[str] = []
     try:
         with _progress(verbose) as on_event:
-            told += write_manifest(model, data, output, wishes, on_log=_log if verbose else None, on_event=on_event)
+            source = data[0] if len(data) == 1 else pattern_for(data) if data else None
+            told += write_manifest(model, source, output, wishes, on_log=_log if verbose else None, on_event=on_event)
     finally:
         for line in told:  # once the progress is gone, which it would break
             click.echo(_safe(line))
@@ -425,6 +427,7 @@ def _expanded(path: str) -> list[str]:
     "--observed", metavar="FILE", type=PATH, help="An .npz of outputs that the application recorded for DATA."
 )
 @click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, if its name does not say.")
+@click.option("--signature", metavar="NAME", help="Which signature of a REFERENCE that has several.")
 @click.option("--manifest", metavar="FILE", type=PATH, help="Write the generated manifest to this file.")
 @SAVE_OPERATOR
 @_run_options
@@ -436,12 +439,13 @@ def why(
     calibration: str | None,
     observed: str | None,
     labels: str | None,
+    signature: str | None,
     manifest: str | None,
     save_folder: str | None,
     verbose: bool,
     options: Options,
 ) -> None:
-    """Say why CONVERTED performs worse than REFERENCE on DATA (.npz), and what to change.
+    """Say why CONVERTED performs worse than REFERENCE on DATA, and what to change. DATA is what `init` takes.
 
     REFERENCE is a Keras model, a SavedModel or a float .tflite; CONVERTED a .tflite, or the name of a quantization.
     """
@@ -455,7 +459,7 @@ def why(
             raise UsageError(f"{manifest}: exists already; name another --manifest")
     if save_folder is not None:
         require_place(save_folder, options)
-    question = Question(reference, converted, data, labels, calibration, observed)
+    question = Question(reference, converted, data, labels, calibration, observed, signature)
     with _progress(verbose) as on_event:
         answer = explain(question, options, manifest=manifest, on_event=on_event, on_log=_log if verbose else None)
     click.echo(str(answer), nl=False)

@@ -128,6 +128,17 @@ class OutputFacts:
 
 
 @dataclass(frozen=True)
+class InputRange:
+    """Between which values one float input lies, over all examples."""
+
+    input: str
+    smallest: float
+    largest: float
+    image: bool
+    """Its examples are shaped like images."""
+
+
+@dataclass(frozen=True)
 class ReferenceOutputs:
     """The reference has been run: its outputs are in files of the folder `out`."""
 
@@ -240,6 +251,7 @@ class Evaluation:
     reference: Facts = Facts()
     """The facts of the reference, remembered with what was compared with it."""
     outputs: tuple[OutputFacts, ...] = ()
+    inputs: tuple[InputRange, ...] = ()
     calibration: CalibrationFacts | None = None
     """None where it was not calibrated here, or where the data could not be looked at."""
     weights: WeightFacts | None = None

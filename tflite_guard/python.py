@@ -160,6 +160,7 @@ def why(
     *,
     calibration: Any = None,
     observed: Any = None,
+    signature: str | None = None,
     cache_dir: Path | None = None,
     no_cache: bool = False,
     timeout: float = 3600.0,
@@ -174,6 +175,7 @@ def why(
         labels: the key of the labels in that .npz, or class numbers (n,); None compares with the reference alone.
         calibration: what the file was calibrated on, given as `inputs` is.
         observed: outputs that an application recorded for these inputs: the path of an .npz, or an array or arrays.
+        signature: which one of a reference that has several.
         cache_dir: folder for results that later calls may take; None means the command line's, the user's cache folder.
         no_cache: take nothing from earlier calls and keep nothing.
         timeout: seconds that it may take.
@@ -195,7 +197,7 @@ def why(
 
     if save_operator is not None:
         saving.require_place(os.fspath(save_operator), options)
-    given = {"calibration": calibration, "observed": observed}
+    given = {"calibration": calibration, "observed": observed, "signature": signature}
     answer = explain_arrays(*paths, inputs, labels, **given, options=options, then=then)
     return replace(answer, report=Report.of(answer.report))
 

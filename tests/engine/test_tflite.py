@@ -191,7 +191,7 @@ def test_another_shape_than_the_reference_is_an_error(conv: Case) -> None:
 
 def test_an_input_that_the_reference_has_not_is_an_error(branches: Case) -> None:
     inputs = {name: info for name, info in branches.source.names.inputs.items() if name != "left"}
-    with pytest.raises(EvaluationError, match="has an input that the reference has not: left"):
+    with pytest.raises(EvaluationError, match="has an input that the reference does not have: left"):
         runner(branches.tflite("float32"), Names(inputs, branches.source.names.outputs))
 
 

@@ -52,9 +52,11 @@ def path(tmp_path, request):
 
 
 def opened(path, key, features=FEATURES, **options):
-    return open_dataset(
-        DatasetSpec("d", "tfrecord", FileSpec(path), key, features=features, **options), ["in"], tfrecord=read_tfrecord
-    )
+    return opened_spec(DatasetSpec("d", "tfrecord", FileSpec(path), key, features=features, **options))
+
+
+def opened_spec(spec):
+    return open_dataset(spec, ["in"], tfrecord=read_tfrecord)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,18 @@ def test_every_encoding_gives_the_values_that_were_written(path, key, expected):
     assert read.dtype == FEATURES[key]["dtype"]
     np.testing.assert_array_equal(np.concatenate([b.labels[""] for b in batches]), np.arange(5) * 10)
     assert list(np.concatenate([b.groups for b in batches])) == ["a", "b", "a", "b", "a"]
+
+
+def test_several_files_are_read_in_order_each_compressed_or_not(path, tmp_path):
+    other = str(tmp_path / "other.tfrecord")
+    with tf.io.TFRecordWriter(other) as writer:
+        writer.write(message(3))
+        writer.write(b"no message")
+    spec = DatasetSpec("d", "tfrecord", None, "values", features=FEATURES, shards=(FileSpec(path), FileSpec(other)))
+    first, second = opened_spec(spec).batches(6), opened_spec(spec).batches(7)
+    np.testing.assert_array_equal(next(first).inputs["in"], [*VALUES, VALUES[3]])
+    with pytest.raises(DataError, match=r"other\.tfrecord: record 1: is not a tf\.train\.Example"):
+        list(second)
 
 
 def test_limit_takes_a_subset_in_order(path):

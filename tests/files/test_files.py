@@ -318,3 +318,31 @@ def test_a_member_longer_than_a_directory_may_be_is_read_whole(tmp_path: Path, c
         archive.comment = b"a comment"
     with files.open_zip(str(tmp_path / "one.zip")) as archive:
         assert archive.read("a") == content
+
+
+def test_a_pattern_means_the_files_of_a_folder_by_name_and_notices_a_shard_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"t/train-{number:05}-of-00003.tfrecord" for number in range(3)]
+    Path("t").mkdir()
+    for name in ("t/[a].tfrecord", "t/.train-00000-of-00003.tfrecord", "t/test-00000-of-00001.tfrecord", *names):
+        Path(name).touch()
+    pattern = "t/train-*-of-00003.tfrecord"
+    assert files.matching(pattern) == names
+    assert files.matching("nowhere/*") == []
+    assert [files.is_pattern(one) for one in (pattern, "t/[a].tfrecord", "t/[b].tfrecord", "t*/x")] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert (files.shards_of(names[1]), files.shards_of("t/train.tfrecord")) == (pattern, None)
+    assert (files.pattern_of(names[::-1]), files.pattern_of(names[:2])) == (pattern, None)
+    assert files.missing_shard(names, pattern) is None
+    assert files.missing_shard([names[0], names[2]], "t/*") == names[1]
+    assert files.missing_shard(names[:2], "t/train-0000[01]*") is None, "it is not meant"
+
+
+def test_the_hash_of_some_files_is_that_of_a_folder_that_holds_them_alone(tmp_path: Path) -> None:
+    for name in "ba":
+        (tmp_path / name).write_text(name)
+    paths = [str(tmp_path / name) for name in "ba"]
+    assert files.sha256_of_files(paths) == files.sha256_of(str(tmp_path))

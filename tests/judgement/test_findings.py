@@ -11,7 +11,16 @@ from tests.sample import PICTURE
 from tflite_guard.judgement.findings import accepted, of_reference
 from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
 from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, Judgement, Tolerance, VariantSpec
-from tflite_guard.protocol import Decided, DegenerateScale, Evaluation, Facts, Measured, OutputFacts, Scales
+from tflite_guard.protocol import (
+    Decided,
+    DegenerateScale,
+    Evaluation,
+    Facts,
+    InputRange,
+    Measured,
+    OutputFacts,
+    Scales,
+)
 from tflite_guard.results import (
     Artifact,
     ByClass,
@@ -69,6 +78,22 @@ def test_of_a_healthy_model_nothing_is_found() -> None:
     result = judged(evaluation(accuracy((975, 5, 3, 17), ties=2)))
     assert (result.findings, result.verdict, result.metrics[0].verdict) == ((), Verdict.PASS, None)
     assert suspicions(HEALTHY) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ((0, 250, True), 'between 0 and 250: if training scaled pixels to 0 to 1, add {"scale": 0.00392156862745098}'),
+        ((0, 255, False), 'and if to -1 to 1, {"scale": 0.00784313725490196} and {"offset": -1}; else check'),
+        ((-1, 1, True), "between -1 and 1: if training left pixels at 0 to 255, or the model scales them itself, take"),
+        ((-1, 1, False), "check the preprocessing (scale, order of the channels, resizing), the labels"),
+        ((-3, 250, True), "check the preprocessing (scale, order of the channels, resizing), the labels"),
+    ],
+)
+def test_a_suspect_reference_is_told_with_what_its_inputs_say_of_their_scale(given: Any, advice: str) -> None:
+    broken = replace(HEALTHY, saturated=1000)
+    (found,) = of_reference(evaluation(accuracy(), outputs=(broken,), inputs=(InputRange("x", *given),)))
+    assert advice in found.message
 
 
 def test_classes_and_changed_answers_are_the_results_with_nothing_but_pixels_in_pictures() -> None:

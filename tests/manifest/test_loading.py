@@ -35,6 +35,36 @@ def only(manifest: Manifest) -> Any:
 # --- what a manifest becomes
 
 
+def test_a_pattern_of_a_tfrecord_stands_for_its_files_in_order(read: Read, manifest: Make, tmp_path: Path) -> None:
+    data = tmp_path / "shards"
+    data.mkdir()
+    for number in range(3):
+        (data / f"t-{number:05}-of-00003").write_bytes(b"\x80\x02\0\0\0\0\0\0")
+    settings = {"source": "tfrecord", "inputs": "x", "features": {"x": {}}}
+    written = os.path.join(data, "t-*-of-00003")
+    sharded = manifest(
+        datasets={"test": {**settings, "path": written, "sha256": files.sha256_of(str(data))}}, metrics=["agreement"]
+    )
+    found = read(sharded, data_roots=[str(tmp_path)]).models[0].evaluation
+    assert [os.path.basename(one.path) for one in found.files] == [f"t-{number:05}-of-00003" for number in range(3)]
+    (data / "t-00001-of-00003").write_text("other")
+    assert "not the pinned" in problem(read, sharded, tmp_path)
+    (data / "t-00001-of-00003").unlink()
+    (data / "t-00001-of-00003").symlink_to("/etc/hostname")
+    assert "t-00001-of-00003 leaves the repository" in problem(read, sharded, tmp_path)
+    (data / "t-00001-of-00003").unlink()
+    assert "t-00001-of-00003, which belongs to" in problem(read, sharded, tmp_path)
+    assert "no file matches" in problem(
+        read, manifest(datasets={"test": {**settings, "path": "no/*"}}, metrics=["agreement"]), tmp_path
+    )
+
+
+def problem(read: Read, content: Any, root: Path) -> str:
+    with pytest.raises(ManifestError) as raised:
+        read(content, data_roots=[str(root)])
+    return str(raised.value)
+
+
 def test_paths_are_resolved_against_the_manifest(read: Read, manifest: Make, project: Path) -> None:
     loaded = read(manifest(variants=[{"name": "shipped", "tflite": "./app/../app/digits_int8.tflite"}]))
     (model,) = loaded.models

@@ -128,6 +128,11 @@ def test_a_change_concerns_the_manifests_that_name_the_file(
     assert sorted(changed(files)) == concerned
 
 
+def test_a_change_of_a_shard_concerns_the_manifest_that_means_it_by_a_pattern(place: Path) -> None:
+    manifest(place / VISION, "data/train-*-of-00002.tfrecord")
+    assert changed(["vision/data/train-00001-of-00002.tfrecord"]) == [VISION]
+
+
 def test_a_changed_manifest_of_another_name_is_meant_and_other_json_is_not(place: Path) -> None:
     manifest(place / "quality.json", "quality.tflite")
     (place / "vision/data").mkdir()

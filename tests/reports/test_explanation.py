@@ -116,3 +116,8 @@ def test_every_rule_has_its_page() -> None:
     assert pages == set(RULES)
     index = (ROOT / "docs/rules.md").read_text()
     assert all(f"(rules/{rule}.md)" in index for rule in RULES)
+
+
+def test_a_rule_within_a_sentence_begins_small_but_for_names() -> None:
+    assert RULES["reference-suspect"].brief == "the reference looks broken"
+    assert RULES["nan-output"].brief == "NaN or infinity"

@@ -590,6 +590,14 @@ def test_news_is_a_problem_or_a_figure_that_changed(one: MetricResult, verdict: 
     assert has_news(replace(report, notes=("model 'gone' is in the baseline but was not checked",)))
 
 
+def test_a_value_that_is_missing_is_no_change_since_the_baseline() -> None:
+    missing = metric("accuracy", None, Verdict.ERROR, baseline=0.98)
+    assert wording.change(missing) == ""
+    assert not wording.has_baseline([missing, metric("accuracy", 0.9, Verdict.PASS)])
+    assert wording.has_baseline([missing, replace(missing, value=0.98)])
+    assert wording.has_baseline([metric("sqnr", None, Verdict.PASS, identical=True, baseline_identical=True)])
+
+
 def test_changes_since_the_baseline_are_counted_and_told_with_the_figures() -> None:
     changed = [
         metric("accuracy", 0.97, Verdict.PASS, baseline=0.98, regression=0.01),

@@ -30,8 +30,8 @@ __all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "about", "ca
 
 T = TypeVar("T")
 
-TfrecordOpener = Callable[[str, Mapping[str, Mapping[str, Any]]], Reader]
-"""Opens a TFRecord file (path, features); given from outside, because it needs TensorFlow."""
+TfrecordOpener = Callable[[Sequence[str], Mapping[str, Mapping[str, Any]]], Reader]
+"""Opens TFRecord files (paths, features); given from outside, because it needs TensorFlow."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +222,11 @@ def _open(
 def _open_npy(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> Reader:
     """One .npy is every input's array; labels come from another .npy, or are the input itself."""
     if len(set(inputs.values())) > 1 or spec.group is not None:
-        raise DataError(f"{spec.path}: a .npy file holds one array; put several into an .npz")
+        raise DataError(f"{spec.path}: an .npy file holds one array; put several into an .npz")
     files = dict.fromkeys(inputs.values(), spec.path)
     for key in labels.values():
         if key not in files and (spec.labels_file is None or not spec.labels_file.path.endswith(".npy")):
-            raise DataError(f"{spec.path}: a .npy file holds no labels; give labels_file (.npy) or use an .npz")
+            raise DataError(f"{spec.path}: an .npy file holds no labels; give labels_file (.npy) or use an .npz")
         if key not in files and spec.labels_file is not None:
             files[key] = spec.labels_file.path
     return arrays.open_npy(files)
@@ -245,7 +245,7 @@ def _open_tfrecord(spec: DatasetSpec, keys: Sequence[str], tfrecord: TfrecordOpe
     for key in keys:
         if key not in features:
             raise DataError(f"{spec.path}: 'features' does not describe {key!r}{near(key, features)}")
-    return tfrecord(spec.path, {key: features[key] for key in keys})
+    return tfrecord([one.path for one in spec.files], {key: features[key] for key in keys})
 
 
 def _even(column: Column, path: str, key: str) -> Array:

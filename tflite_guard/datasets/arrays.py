@@ -119,7 +119,7 @@ def npz_headers(path: str, keys: Sequence[str] | None = None) -> dict[str, Heade
 
 
 def npy_header(path: str) -> Header:
-    """The head of a .npy file; no values are read. Raises DataError when it is not an array of examples."""
+    """The head of an .npy file; no values are read. Raises DataError when it is not an array of examples."""
     with _clear_errors(path):
         _refuse_pointer(path)
         with Path(path).open("rb") as stream:
@@ -155,7 +155,7 @@ def hold(where: str, arrays: Mapping[str, Any], keys: Sequence[str]) -> ArrayRea
 
 
 def _header(stream: IO[bytes], available: int, where: str) -> Header:
-    """Reads the head of a .npy stream of `available` bytes and checks that the values can be there."""
+    """Reads the head of an .npy stream of `available` bytes and checks that the values can be there."""
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise DataError(f"{where}: .npy version {version} is not supported; save the array again with numpy.save")
@@ -183,7 +183,7 @@ def _require_examples(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) 
 
 
 def _rows(stream: IO[bytes], available: int, where: str, rows: Rows, size: int) -> Iterator[Array]:
-    """Yields the wanted rows of a .npy stream, `size` at a time."""
+    """Yields the wanted rows of an .npy stream, `size` at a time."""
     header = _header(stream, available, where)
     whole = _fortran(stream, header, where) if header.fortran else None
     for chunk in chunks(rows, size):

@@ -17,7 +17,7 @@ from tflite_guard.engine import graph
 from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibrate import first_not_finite
 from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
-from tflite_guard.engine.facts import Watch, custom_operators, scales
+from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
 from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
@@ -220,7 +220,9 @@ def evaluate(
     answers = scorer.answers(data)
     runners = subject.runners(options.kernels)
     inputs = None if calibration is None else evaluation_seen(subject.recorded.examples)
+    ranges = Ranges()
     for batch, outputs in subject.run(runners, data):
+        ranges.add(batch.inputs)
         if inputs is not None:
             inputs.add(batch.inputs)
         count = _length(outputs)
@@ -239,6 +241,7 @@ def evaluate(
         observed=_observe(subject, options) if options.observed_outputs is not None else None,
         facts=runners[0].facts(subject.state),
         outputs=scorer.facts(),
+        inputs=ranges.facts(),
         calibration=None if calibration is None or inputs is None else facts(calibration, inputs),
         scales=scales(model.graph, model.file_bytes),
         by_class=None if answers is None else answers.by_class(),

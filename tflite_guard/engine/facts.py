@@ -1,4 +1,4 @@
-"""What outputs are like beside their figures: the same for every example, at their ends, always of one class."""
+"""What inputs and outputs are like beside their figures: their range, the same for every example, always one class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tflite_guard.engine import graph
 from tflite_guard.engine.surgery import unpack
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, class_labels, decisions, flat, is_decided, is_one_unit, value_labels
-from tflite_guard.protocol import Decided, DegenerateScale, OutputFacts, Scales
+from tflite_guard.protocol import Decided, DegenerateScale, InputRange, OutputFacts, Scales
 
 Array = npt.NDArray[Any]
 DECISIONS = ("accuracy", "top_k_accuracy", "f1_macro", "mean_iou")
@@ -77,6 +77,26 @@ class Watch:
             decided=None if self._decided is None and self._agreeing is None else self._tally.facts(),
             r2=self._fit.r2(),
         )
+
+
+class Ranges:
+    """Looks at the float inputs, batch by batch."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[str, InputRange] = {}
+
+    def add(self, inputs: Mapping[str, Array]) -> None:
+        """One batch, (n, ...) each."""
+        for name, values in inputs.items():
+            if values.dtype.kind == "f" and values.size:
+                smallest, largest = float(values.min()), float(values.max())
+                image = values.ndim == 4 and not {1, 3, 4}.isdisjoint((values.shape[1], values.shape[3]))
+                seen = self._ranges.get(name, InputRange(name, smallest, largest, image))
+                self._ranges[name] = InputRange(name, min(seen.smallest, smallest), max(seen.largest, largest), image)
+
+    def facts(self) -> tuple[InputRange, ...]:
+        """What was seen in all batches."""
+        return tuple(self._ranges.values())
 
 
 def custom_operators(model: graph.Graph) -> tuple[str, ...]:

@@ -149,7 +149,13 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
     source = replace(evaluation, preprocess=(), labels=None, group=None, limit=None)
     keys = list(npz_headers(path))
     recorded = replace(
-        source, source="npz", file=FileSpec(path), inputs={key: key for key in keys}, columns=None, features=None
+        source,
+        source="npz",
+        file=FileSpec(path),
+        shards=(),
+        inputs={key: key for key in keys},
+        columns=None,
+        features=None,
     )
     whole = open_data(recorded, keys).examples
     inputs = [source.inputs] if isinstance(source.inputs, str) else list(source.inputs)

@@ -124,7 +124,7 @@ def _check_members(path: str, members: list[zipfile.ZipInfo]) -> None:
             f"{path} holds a file that would be written outside its folder ({outside[0]}); refused", "unsafe-model"
         )
     if len(set(names)) != len(names):
-        raise ModelFileError(f"{path} holds two files of one name; refused", "unsafe-model")
+        raise ModelFileError(f"{path} holds two files of the same name; save the model again", "unsafe-model")
     unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if unpacked > MAX_UNPACKED or (unpacked > RATIO_FROM and unpacked > MAX_RATIO * max(packed, 1)):
         raise ModelFileError(
@@ -273,7 +273,7 @@ def _check_inside(path: str, folder: Path) -> None:
     for entry in folder.rglob("*"):
         if entry.is_symlink() and not entry.resolve().is_relative_to(folder):
             raise ModelFileError(
-                f"{path}: {entry.relative_to(folder)} links out of the folder; refused", "unsafe-model"
+                f"{path}: {entry.relative_to(folder)} links out of the folder; put a copy in its place", "unsafe-model"
             )
 
 

@@ -104,7 +104,9 @@ def operator_alone(model: bytes, place: int, shapes: Mapping[int, Sequence[int]]
     read = graphs.read(model).main
     operator = read.operators[place]
     if operator.type in graphs.CONTROL_FLOW | graphs.RESOURCES:
-        raise ConversionError(f"{operator.type} has other graphs or variables of the file and is nothing by itself")
+        raise ConversionError(
+            f"{operator.type} refers to other graphs or variables of the file, so it cannot be saved alone"
+        )
     content = unpack(model)
     raw = content.subgraphs[0]
     for index, shape in shapes.items():

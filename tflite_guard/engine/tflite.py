@@ -302,7 +302,9 @@ class Runner(Running):
 def _refuse_more_inputs(model: Model, bound: Mapping[str, Port]) -> None:
     more = [name for name, port in model.inputs.items() if port not in bound.values()]
     if more:
-        raise EvaluationError("binding", f"{model.path} has an input that the reference has not: {', '.join(more)}")
+        raise EvaluationError(
+            "binding", f"{model.path} has an input that the reference does not have: {', '.join(more)}"
+        )
 
 
 NO_KERNEL = (

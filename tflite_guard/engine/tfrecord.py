@@ -16,17 +16,15 @@ from tflite_guard.errors import DataError
 
 @dataclass(frozen=True)
 class TfrecordReader:
-    """A TFRecord file whose records can only be read forward."""
+    """TFRecord files, one after another, whose records can only be read forward."""
 
-    path: str
+    paths: Sequence[str]
     features: Mapping[str, Mapping[str, Any]]
     examples: int
 
     def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
-        wanted = iter(rows)
-        for records in pick(_records(self.path), rows, size):
-            parsed = [self._parse(record, keys, f"{self.path}: record {next(wanted)}") for record in records]
-            yield columns_of(parsed, keys)
+        for records in pick(_records(self.paths), rows, size):
+            yield columns_of([self._parse(record, keys, where) for where, record in records], keys)
 
     def _parse(self, record: bytes, keys: Sequence[str], where: str) -> dict[str, Array]:
         import tensorflow as tf
@@ -42,16 +40,23 @@ class TfrecordReader:
         return {key: _value(found[key], self.features[key], f"{where}: {key}") for key in keys}
 
 
-def read_tfrecord(path: str, features: Mapping[str, Mapping[str, Any]]) -> TfrecordReader:
-    """Counts the records of a file, GZIP-compressed or not. Each feature has `dtype`, `shape` and `encoding`.
+def read_tfrecord(paths: Sequence[str], features: Mapping[str, Mapping[str, Any]]) -> TfrecordReader:
+    """Counts the records of files, each GZIP-compressed or not. Each feature has `dtype`, `shape` and `encoding`.
 
     `encoding` is how one example's value is stored: absent for a list of numbers, `raw` for the bytes of a
-    little-endian array, `jpeg` or `png` for an image, decoded to RGB. Raises DataError when it is damaged.
+    little-endian array, `jpeg` or `png` for an image, decoded to RGB. Raises DataError when one is damaged.
     """
-    return TfrecordReader(path, features, sum(1 for _ in _records(path)))
+    return TfrecordReader(paths, features, sum(1 for _ in _records(paths)))
 
 
-def _records(path: str) -> Iterator[bytes]:
+def _records(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Where each record is, in words, and its content."""
+    for path in paths:
+        for number, record in enumerate(_records_of(path)):
+            yield f"{path}: record {number}", record
+
+
+def _records_of(path: str) -> Iterator[bytes]:
     try:
         import tensorflow as tf
     except ImportError as error:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import io
 import lzma
 import mmap
 import os
+import re
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -31,6 +34,10 @@ ZIP_ERRORS = (
 """What reading a damaged zip file raises."""
 Identity = tuple[int, int, int, int]
 """What tells a file from others and from what it was."""
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?!\d)")
+"""Which part of how many a file is, as TensorFlow names the parts of one data set."""
+_MOST_LISTED = 100_000
+_MOST_SETS = 10
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,9 +62,18 @@ def sha256_of(
     known = {} if known is None else known
     if not os.path.isdir(path):
         return _sha256_of_file(path, known, pause)
+    return _sha256_of_all(path, files_below(path, roots), known, pause)
+
+
+def sha256_of_files(paths: Sequence[str]) -> str:
+    """The SHA-256 of files of one folder, as that of a folder that holds them alone. Raises OSError."""
+    return _sha256_of_all(os.path.dirname(paths[0]), map(os.path.basename, paths), {}, lambda: None)
+
+
+def _sha256_of_all(folder: str, names: Iterable[str], known: dict[Identity, str], pause: Callable[[], None]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(files_below(path, roots), key=os.fsencode):
-        content = _sha256_of_file(os.path.join(path, name), known, pause)
+    for name in sorted(names, key=os.fsencode):
+        content = _sha256_of_file(os.path.join(folder, name), known, pause)
         digest.update(f"{content}  ".encode() + os.fsencode(name) + b"\n")
     return digest.hexdigest()
 
@@ -103,6 +119,57 @@ def contained(path: str, roots: Sequence[str]) -> bool:
 def under(path: str, root: str) -> bool:
     """Whether one absolute path is another or lies below it, by their letters alone."""
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path stands for the files whose names match its last part, and is not the name of one itself."""
+    return any(mark in os.path.basename(path) for mark in "*?[") and not os.path.lexists(path)
+
+
+def fits(path: str, pattern: str) -> bool:
+    """Whether a pattern means a path: in the same folder, a name that matches, where `*` means no dot at its start."""
+    (folder, name), (own, names) = os.path.split(path), os.path.split(pattern)
+    return folder == own and fnmatch.fnmatchcase(name, names) and (name[:1] != "." or names[:1] == ".")
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that a pattern means, by name; none where there is no such folder."""
+    folder = os.path.dirname(pattern)
+    try:
+        with os.scandir(folder or ".") as entries:
+            paths = [os.path.join(folder, entry.name) for entry in islice(entries, _MOST_LISTED)]
+    except OSError:
+        return []
+    return sorted(path for path in paths if fits(path, pattern))
+
+
+def shards_of(path: str) -> str | None:
+    """The pattern of all the parts of a data set of which a file is one by its name, or None."""
+    folder, name = os.path.split(path)
+    found = _SHARD.search(name)
+    return os.path.join(folder, f"{name[: found.start()]}-*-of-{name[found.start(2) :]}") if found else None
+
+
+def pattern_of(paths: Sequence[str]) -> str | None:
+    """The pattern that means these files and no others, of one folder; None where there is none."""
+    stem, ending = os.path.splitext(paths[0])
+    whole = os.path.join(os.path.dirname(stem), f"*{ending}")
+    wanted = sorted(paths)
+    return next((one for one in (shards_of(paths[0]), whole) if one and matching(one) == wanted), None)
+
+
+def missing_shard(paths: Collection[str], pattern: str) -> str | None:
+    """The first part of a data set that a pattern means, that is not there although others of its set are."""
+    present = {*paths}
+    sets = {_SHARD.sub(r"-*-of-\2", os.path.basename(path), count=1): path for path in paths}
+    for path in islice(sets.values(), _MOST_SETS):
+        folder, name = os.path.split(path)
+        if found := _SHARD.search(name):
+            head, tail = name[: found.start(1)], name[found.end(1) :]
+            parts = (os.path.join(folder, f"{head}{number:05}{tail}") for number in range(int(found[2])))
+            if missing := next((part for part in parts if part not in present and fits(part, pattern)), None):
+                return missing
+    return None
 
 
 def lfs_pointer(path: str) -> bool:

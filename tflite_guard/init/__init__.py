@@ -17,7 +17,7 @@ from tflite_guard.files import contained, find_root, lfs_pointer, sniff, why_abs
 from tflite_guard.init import binding, limits
 from tflite_guard.init.binding import Chosen, Task, kind_of_numbers
 from tflite_guard.init.preparing import as_features, as_rows, preparation
-from tflite_guard.init.sources import Data, look, split, values, with_labels_file
+from tflite_guard.init.sources import Data, files_of, look, split, values, with_labels_file
 from tflite_guard.manifest import load
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
@@ -85,7 +85,7 @@ def write_manifest(
     kind = kind_of(model, wishes.signature)
     folder = os.path.dirname(os.path.abspath(output))
     random = None if data is not None else os.path.join(folder, f"{Path(output).stem}-random.npz")
-    _check_places([model, *filter(None, (data, wishes.labels_file)), *wishes.tflite], folder)
+    _check_places([model, *files_of(data or model), *filter(None, [wishes.labels_file]), *wishes.tflite], folder)
     for path in filter(None, (output, random)):
         if os.path.lexists(path) and not wishes.force:
             raise UsageError(f"{path}: exists already; use --force to overwrite it, or -o to write another")
@@ -97,6 +97,9 @@ def write_manifest(
     if random is None:
         assert data is not None
         evaluation, calibration = split(data)
+        if evaluation != data:
+            beside = "" if calibration is None else f", and calibration on {calibration}"
+            notes.append(f"evaluation is on {evaluation}{beside}")
         datasets["evaluation"] = dataset_of(evaluation, folder, names, wishes.chosen, wishes.labels_file)
         if calibration is None:
             notes.append(
@@ -309,8 +312,8 @@ def dataset_of(
     found = _inputs(data, names, chosen)
     free = {key: array for key, array in data.arrays.items() if key not in found.values()}
     read = cache(partial(values, data, folder=folder))
-    bound = binding.labels(names, free, path, chosen.labels, read)
-    settings: dict[str, Any] = {**data.settings, "path": relative(path, folder)}
+    bound = binding.labels(names, free, data.path, chosen.labels, read)
+    settings: dict[str, Any] = {**data.settings, "path": relative(data.path, folder)}
     settings["inputs"] = found.get("", found)  # a lone input without a name
     if bound.keys:
         lone = len(names.outputs) == 1

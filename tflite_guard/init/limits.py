@@ -43,7 +43,7 @@ def of_reference(metric: str, value: float) -> dict[str, float] | None:
     """What holds a reference to a value that it reaches: an accuracy, or an error in two digits; None for others."""
     match metric.rpartition(".")[2]:
         case "accuracy":
-            least = math.floor(value * 100) / 100
+            least = math.floor((value - ROOM) * 100) / 100
             return {"min": least} if least > 0 else None
         case "mae" if value > 0:
             step = 10.0 ** (math.floor(math.log10(value)) - 1)

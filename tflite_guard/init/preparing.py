@@ -192,6 +192,6 @@ def _of_scale(names: Names) -> tuple[str, ...]:
     if names.scaling:
         return (f"the model scales its inputs itself ({', '.join(names.scaling)}), so no scaling is written",)
     return (
-        "pixels go in as 0 to 255, since nothing in the model says how training scaled them: add that scaling to "
-        '"preprocess" of every dataset',
+        "pixels go in as 0 to 255, since nothing in the model says how training scaled them: if it did, add that to "
+        f'"preprocess" of every dataset, such as {{"scale": {1 / 255!r}}} for 0 to 1 (docs/datasets.md)',
     )

@@ -81,41 +81,48 @@ class Feature:
         return encoding
 
 
-def features(path: str) -> tuple[dict[str, Feature], int]:
-    """The keys that every one of the first examples has, and how many examples there are in all.
+def features(paths: Sequence[str]) -> tuple[dict[str, Feature], int]:
+    """The keys that every one of the first examples has, and how many examples there are in all the files.
 
     Raises DataError for what is no such file.
     """
     found: dict[str, Feature] = {}
     total = 0
-    for record in _records(path):
+    for where, record in _records(paths):
         total += 1
         if total > LOOKED_AT:
             continue
-        for key, kind, values in _example(record, f"{path}: record {total - 1}"):
+        for key, kind, values in _example(record, where):
             if key in found or len(found) < MOST_FEATURES:
                 found.setdefault(key, Feature()).add(kind, values)
     if not total:
-        raise DataError(f"{path}: holds no records")
+        raise DataError(f"{paths[0]}: holds no records")
     looked_at = min(total, LOOKED_AT)
     alike = {key: one for key, one in found.items() if one.examples == looked_at and len(one.kinds) == 1}
     return alike, total
 
 
-def values(path: str, key: str) -> Any:
+def values(paths: Sequence[str], key: str) -> Any:
     """The numbers of one key, (n, count), of all examples. Raises DataError where they have not as many each."""
     import numpy as np
 
     rows: list[list[Any]] = []
-    for number, record in enumerate(_records(path)):
-        found = next((one for name, _, one in _example(record, f"{path}: record {number}") if name == key), None)
+    for where, record in _records(paths):
+        found = next((one for name, _, one in _example(record, where) if name == key), None)
         if found is None or (rows and len(found) != len(rows[0])):
-            raise DataError(f"{path}: record {number} has no {key!r} as the first record has it")
+            raise DataError(f"{where} has no {key!r} as the first record has it")
         rows.append(found)
     return np.asarray(rows)
 
 
-def _records(path: str) -> Iterator[bytes]:
+def _records(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Where each record is, in words, and its content."""
+    for path in paths:
+        for number, record in enumerate(_records_of(path)):
+            yield f"{path}: record {number}", record
+
+
+def _records_of(path: str) -> Iterator[bytes]:
     try:
         with Path(path).open("rb") as plain, _unpacked(plain) as stream:
             while head := stream.read(12):

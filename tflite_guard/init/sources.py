@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tflite_guard.errors import DataError, UsageError
-from tflite_guard.files import lfs_pointer, sniff, why_absent
+from tflite_guard.files import (
+    is_pattern,
+    lfs_pointer,
+    matching,
+    missing_shard,
+    pattern_of,
+    shards_of,
+    sniff,
+    why_absent,
+)
 from tflite_guard.init import records
 from tflite_guard.init.records import Feature
 
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 
 EVALUATION = ("evaluation", "eval", "test", "validation", "val")
 CALIBRATION = ("calibration", "calib", "representative", "train", "training")
+FILES = (".npz", ".npy", ".csv")
+RECORDS = re.compile(r"(?i)\.tfrecord(?!.*\.dvc$)|-\d{5}-of-\d{5}(\.gz)?$")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 ORDERS = ("class_names.txt", "classes.txt", "labels.txt", "labelmap.txt")
 """Files that list classes in the order of a model's outputs."""
@@ -41,6 +53,7 @@ class Data:
     """One source: what a manifest says of it, and what it holds."""
 
     path: str
+    """Of a file or folder, or a pattern of several files."""
     settings: dict[str, Any]
     """`source`, and what it needs beside `path` and `inputs`."""
     arrays: Mapping[str, Array]
@@ -54,43 +67,64 @@ class Data:
 
 
 def split(path: str) -> tuple[str, str | None]:
-    """The evaluation data and the calibration data, where a folder holds one beside the other."""
+    """The evaluation data and the calibration data, where a folder holds one beside the other.
+
+    Raises UsageError where there are two of the same name.
+    """
     if not os.path.isdir(path):
         return path, None
-    found: dict[str, str] = {}
-    for names in (EVALUATION, CALIBRATION):
-        for entry in sorted(os.listdir(path), key=lambda one: _place(one, names)):
-            if _stem(entry) in names:
-                found.setdefault(names[0], os.path.join(path, entry))
-    if EVALUATION[0] not in found:
-        return path, None
-    return found[EVALUATION[0]], found.get(CALIBRATION[0])
+    entries = sorted({shards_of(entry) or entry for entry in os.listdir(path) if _may_be_data(path, entry)})
+    evaluation, calibration = (_of_names(path, entries, names) for names in (EVALUATION, CALIBRATION))
+    return (path, None) if evaluation is None else (evaluation, calibration)
 
 
-def _place(entry: str, names: tuple[str, ...]) -> int:
-    stem = _stem(entry)
-    return names.index(stem) if stem in names else len(names)
+def _may_be_data(folder: str, entry: str) -> bool:
+    """Whether a source reads it, and it is not what lies beside data, such as `test.npz.dvc`."""
+    return entry.lower().endswith(FILES) or _holds_records(entry) or os.path.isdir(os.path.join(folder, entry))
+
+
+def _of_names(folder: str, entries: Sequence[str], names: Sequence[str]) -> str | None:
+    """The entry that bears the first of some names that any does."""
+    for name in names:
+        found = [os.path.join(folder, entry) for entry in entries if _stem(entry) == name]
+        if len(found) > 1:
+            raise UsageError(f"{folder}: {' and '.join(found)} could each be the {names[0]} data; name one as DATA")
+        if found:
+            return found[0]
+    return None
 
 
 def _stem(entry: str) -> str:
-    return entry.partition(".")[0].lower()
+    """What a file is called without its endings; of shards the last word: `test` of `m-test.tfrecord-*-of-00002`."""
+    if not is_pattern(entry):
+        return entry.partition(".")[0].lower()
+    return re.split(r"[-_]", entry.partition("-*-of-")[0].partition(".")[0].lower())[-1]
 
 
 def look(path: str) -> Data:
     """What some data is. Raises UsageError for what no source reads, DataError for what is broken."""
+    if is_pattern(path):
+        return _records_of_several(path)
     if why := why_absent(path):
         raise UsageError(f"{path}: {why}")
     if lfs_pointer(path):
         raise UsageError(f"{path}: is a Git LFS pointer, not the data itself; run `git lfs pull`")
     if os.path.isdir(path):
-        return _images(path)
+        records_inside = {shards_of(name) or name for name in os.listdir(path) if _holds_records(name)}
+        if not records_inside:
+            return _images(path)
+        if len(records_inside) > 1:
+            listed = " and ".join(os.path.join(path, name) for name in sorted(records_inside))
+            raise UsageError(f"{path}: holds {listed}; name one as DATA")
+        return look(os.path.join(path, *records_inside))
     kind = sniff(path)
     if kind == "npy":
         return _npy(path)
     if path.lower().endswith(".csv"):
         return _table(path)
-    if ".tfrecord" in os.path.basename(path).lower():
-        return _tfrecord(path)
+    if _holds_records(path):
+        note = f"{path} alone is used of {shards_of(path)}; for all, name that pattern as DATA, in quotes"
+        return replace(_tfrecord(path, [path]), notes=(note,) if shards_of(path) else ())
     return Data(path, {"source": "npz"}, arrays_of(path))
 
 
@@ -108,7 +142,7 @@ def _array(header: Header) -> Array:
 def with_labels_file(data: Data, file: str, relative: Callable[[str], str]) -> Data:
     """A .npy, which holds one array, with its labels from another."""
     if data.settings["source"] != "npy" or sniff(file) != "npy":
-        raise UsageError(f"--labels {file}: a file of labels is a .npy beside DATA that is one; else name a key")
+        raise UsageError(f"--labels {file}: a file of labels must be an .npy beside an .npy as DATA; else name a key")
     return replace(
         data,
         settings={**data.settings, "labels_file": relative(file)},
@@ -124,7 +158,7 @@ def values(data: Data, key: str, folder: str) -> Any:
     from tflite_guard.manifest.types import DatasetSpec, FileSpec
 
     if data.features:
-        found = records.values(data.path, key)
+        found = records.values(files_of(data.path), key)
         return found.reshape(len(found), *data.arrays[key].shape[1:])
     settings = data.settings
     labels_file = settings.get("labels_file")
@@ -204,11 +238,47 @@ def _common(sizes: set[Any]) -> tuple[int | None, int | None]:
     return height, width
 
 
-def _tfrecord(path: str) -> Data:
-    """A TFRecord by what its examples hold; bytes that are no pictures are told apart beside the model's inputs."""
+def files_of(path: str) -> list[str]:
+    """The files that a path of data means: itself, or those that match it."""
+    return matching(path) if is_pattern(path) else [path]
+
+
+def pattern_for(paths: Sequence[str]) -> str:
+    """The pattern that means some files, as a shell has expanded it. Raises UsageError where it would mean others."""
+    pattern = pattern_of(paths)
+    if pattern is None:
+        raise UsageError(
+            f"{paths[0]} and {len(paths) - 1} more: DATA is one file, folder or pattern; put a pattern in quotes"
+        )
+    return pattern
+
+
+def _holds_records(path: str) -> bool:
+    """Whether a file is a TFRecord by its name."""
+    return RECORDS.search(os.path.basename(path)) is not None
+
+
+def _records_of_several(pattern: str) -> Data:
+    found = matching(pattern)
+    if not found:
+        raise UsageError(f"{pattern}: no file matches; write the pattern in quotes, of the files of one folder")
+    if len(found) == 1 and not shards_of(found[0]):
+        return look(found[0])
+    for path in found:
+        if not _holds_records(path):
+            raise UsageError(f"{pattern}: matches {path}; only TFRecord files are read together, as one DATA")
+        if lfs_pointer(path):
+            raise UsageError(f"{path}: is a Git LFS pointer, not the data itself; run `git lfs pull`")
+    if missing := missing_shard(found, pattern):
+        raise UsageError(f"{missing}: no such file, although others of {pattern} are there")
+    return _tfrecord(pattern, found)
+
+
+def _tfrecord(path: str, paths: Sequence[str]) -> Data:
+    """TFRecord files by what its examples hold; bytes that are no pictures are told apart beside the model's inputs."""
     from tflite_guard.datasets.images import decode
 
-    found, examples = records.features(path)
+    found, examples = records.features(paths)
     arrays: dict[str, Array] = {}
     pictures = tuple(key for key, one in found.items() if one.picture is not None)
     for key, one in found.items():

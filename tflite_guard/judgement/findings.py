@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tflite_guard.judgement import calibrated
 from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, Ignore, VariantSpec
-from tflite_guard.protocol import Evaluation, OutputFacts, Scales, WeightFacts
+from tflite_guard.protocol import Evaluation, InputRange, OutputFacts, Scales, WeightFacts
 from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
@@ -22,6 +22,9 @@ TRUE_PAIR = 1.0
 """Quantization steps by which weights of one training differ at most."""
 SAME_WEIGHTS = 0.999
 """The cosine that they have at least; another scale, as of a folded normalization, leaves it at 1."""
+WHITE = 255
+PIXELS_FROM = 100
+"""The least that the largest of many values is where they are pixels of 8 bits."""
 UNQUANTIZED = ("float32", "float16")
 
 
@@ -76,8 +79,7 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
             whose = "the reference" if len(evaluation.outputs) == 1 else f"the reference's output {output.output!r}"
             yield finding(
                 "reference-suspect",
-                f"{whose} {' and '.join(reasons)}; check the preprocessing (scale, order of the channels, resizing), "
-                "the labels and the order of the classes before any variant",
+                f"{whose} {' and '.join(reasons)}; {_to_check(evaluation.inputs)} before any variant",
                 output=output.output,
                 **_figures(output),
             )
@@ -98,6 +100,24 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
         )
     if evaluation.reference.state_reset:
         yield _state_reset("the reference")
+
+
+def _to_check(inputs: Sequence[InputRange]) -> str:
+    """What may be wrong with the data of a reference that fits it badly; pixels tell their scale by their range."""
+    rest = "the order of the channels, resizing, the labels and the order of the classes"
+    for one in inputs:
+        given = f"its inputs lie between {one.smallest:g} and {one.largest:g}"
+        if one.smallest >= 0 and PIXELS_FROM <= one.largest <= WHITE:
+            return (
+                f'{given}: if training scaled pixels to 0 to 1, add {{"scale": {1 / WHITE!r}}} to "preprocess", and if '
+                f'to -1 to 1, {{"scale": {2 / WHITE!r}}} and {{"offset": -1}}; else check {rest}'
+            )
+        if one.image and one.smallest >= -1 and one.largest <= 1:
+            return (
+                f"{given}: if training left pixels at 0 to 255, or the model scales them itself, take the scaling out "
+                f'of "preprocess" or the data; else check {rest}'
+            )
+    return "check the preprocessing (scale, order of the channels, resizing), the labels and the order of the classes"
 
 
 def _suspicions(output: OutputFacts, measured: Sequence[Measurement], silent: bool) -> list[str]:

@@ -15,7 +15,7 @@ from tflite_guard.manifest.gaps import gaps
 from tflite_guard.manifest.jsontext import Document, quoted
 from tflite_guard.manifest.location import displayed, utf8
 from tflite_guard.manifest.meaning import Context
-from tflite_guard.manifest.meaning.datasets import ONLY_KEY
+from tflite_guard.manifest.meaning.datasets import ONLY_KEY, SHARDED
 from tflite_guard.manifest.rejections import Rejection, in_words, limited_effort
 from tflite_guard.manifest.schema import schema
 from tflite_guard.manifest.tree import Node, without_rejected
@@ -123,12 +123,13 @@ def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:
 
 
 def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpec:
-    source = written["source"]
+    source, path = written["source"], written["path"]
     python = source == "python"
+    shards = context.matching(path) if source in SHARDED else None
     return DatasetSpec(
         name=name,
         source=source,
-        file=None if python else _file(written["path"], context, written.get("sha256")),
+        file=None if python or shards else _file(path, context, written.get("sha256")),
         inputs=written.get("inputs", ONLY_KEY.get(source, "")),
         labels=written.get("labels"),
         group=written.get("group"),
@@ -139,9 +140,10 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
         labels_file=_file(written["labels_file"], context) if "labels_file" in written else None,
         columns=written.get("columns"),
         features=written.get("features"),
-        function=FunctionSpec(written["path"], context.folder) if python else None,
+        function=FunctionSpec(path, context.folder) if python else None,
+        shards=tuple(_file(shard, context) for shard in shards or ()),
         # What is kept out of the repository is not to be seen by everybody who may see a report.
-        pictures=written.get("pictures", python or files.under(context.real_path(written["path"]), context.roots[0])),
+        pictures=written.get("pictures", python or files.under(context.real_path(path), context.roots[0])),
     )
 
 

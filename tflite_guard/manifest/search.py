@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tflite_guard.errors import ManifestError, UsageError
-from tflite_guard.files import holds, root_above, under
+from tflite_guard.files import fits, holds, root_above, under
 from tflite_guard.files.git import tracked_files
 from tflite_guard.manifest import jsontext
 from tflite_guard.manifest.location import displayed
@@ -68,10 +68,10 @@ class _Named:
         return _Named(own, files, any(_runs_code(one) for one in _objects(written)))
 
     def concerns(self, file: str) -> bool:
-        """Whether it depends on a file: named itself, in a folder that is named, or a folder of what is."""
+        """Whether it depends on a file: one that it names, also by a pattern, or in a folder, or a folder of one."""
         if self._anything or file in self._own:
             return True
-        return any(under(file, one) or under(one, file) for one in self._files)
+        return any(under(file, one) or under(one, file) or fits(file, one) for one in self._files)
 
 
 def _real(file: str) -> str:

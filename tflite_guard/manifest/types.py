@@ -58,7 +58,7 @@ class DatasetSpec:
     name: str = field(metadata=_TITLE)
     source: SourceKind
     file: FileSpec | None
-    """None for a `python` source, which has a `function`."""
+    """None for a `python` source, which has a `function`, and for `shards`."""
     inputs: str | dict[str, str]
     """The source's key for a model with one input, or model input name to key."""
     labels: str | dict[str, str] | None = None
@@ -73,15 +73,22 @@ class DatasetSpec:
     columns: dict[str, Any] | None = None
     features: dict[str, dict[str, Any]] | None = None
     function: FunctionSpec | None = None
+    shards: tuple[FileSpec, ...] = ()
+    """The files of a `tfrecord` whose path is a pattern, in their order."""
     pictures: bool = True
     """A report may show examples as small pictures."""
 
     @property
     def path(self) -> str:
-        """Where it is, for messages: the file, or the function's name."""
-        if self.file is not None:
-            return self.file.path
+        """Where it is, for messages: the file, the first of several, or the function's name."""
+        if self.files:
+            return self.files[0].path
         return self.function.name if self.function is not None else ""
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """The files or the folder that examples are read from, in this order."""
+        return self.shards if self.file is None else (self.file,)
 
 
 @dataclass(frozen=True)

@@ -72,18 +72,13 @@ def _well(report: Report, voice: _Voice) -> str:
 
 def _told(problem: Problem, why: Explanation | None, voice: _Voice) -> str:
     said = _said(problem, voice)
-    return said if why is None or why.rule not in RULES else f"{said}: {_title(why.rule)}"
-
-
-def _title(rule: str) -> str:
-    title = RULES[rule].title
-    return title[:1].lower() + title[1:]
+    return said if why is None or why.rule not in RULES else f"{said}: {RULES[why.rule].brief}"
 
 
 def _said(problem: Problem, voice: _Voice) -> str:
     subject, metric = _subject(problem, voice), problem.metric
     if problem.finding is not None:
-        return f"{subject}: {_title(problem.rule) if problem.rule in RULES else voice.name(problem.rule)}"
+        return f"{subject}: {RULES[problem.rule].brief if problem.rule in RULES else voice.name(problem.rule)}"
     if metric is not None:
         return _of_metric(subject, metric, voice)
     if problem.observed:

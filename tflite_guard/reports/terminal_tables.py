@@ -142,9 +142,13 @@ def _table(
     return table
 
 
+def _measured(model: ModelResult) -> Iterator[MetricResult]:
+    return (metric for variant in model.variants for metric in variant.metrics)
+
+
 def _columns(model: ModelResult, layout: _Layout) -> list[_Column]:
     measured = ["float", "variant", "worse", "95 % interval"]
-    if not layout.brief and _has_baseline(model):
+    if not layout.brief and wording.has_baseline(_measured(model)):
         measured.append("baseline")
     return [
         *([_Column("variant", "name"), _Column("size", "whole")] if layout.wide else []),
@@ -204,7 +208,7 @@ def _metric_rows(model: ModelResult, variant: VariantResult, layout: _Layout) ->
     """A row for each metric, those of recorded outputs last."""
     told = [(metric, "") for metric in variant.metrics]
     told += [(metric, "observed ") for metric in (variant.observed.metrics if variant.observed else ())]
-    beside = not layout.brief and _has_baseline(model)
+    beside = not layout.brief and wording.has_baseline(_measured(model))
     return [
         [*_cells(metric, what, beside, layout), _mark(metric.verdict, metric.conclusive, layout.brief)]
         for metric, what in told
@@ -252,11 +256,3 @@ def _mark(verdict: Verdict | None, conclusive: bool | None, brief: bool) -> Text
     if conclusive is False:
         text.append(" ?", "yellow")
     return text
-
-
-def _has_baseline(model: ModelResult) -> bool:
-    return any(
-        metric.baseline is not None or metric.baseline_identical
-        for variant in model.variants
-        for metric in variant.metrics
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tflite_guard.results import (
@@ -60,13 +60,22 @@ def baseline_of(metric: MetricResult) -> str:
 
 
 def change(metric: MetricResult) -> str:
-    """`worse`, `better` or `unchanged` than the baseline in the figures that are shown; empty where it has none."""
-    if metric.baseline is None and not metric.baseline_identical:
+    """`worse`, `better` or `unchanged` than the baseline in the figures that are shown.
+
+    Empty where either has no value: what is missing is no worse, its verdict says that it is missing.
+    """
+    recorded = metric.baseline is not None or metric.baseline_identical
+    if not recorded or (metric.value is None and not metric.identical):
         return ""
     if baseline_of(metric) == value_of(metric):
         return "unchanged"
     better = metric.identical if metric.regression is None else metric.regression < 0
     return "better" if better else "worse"
+
+
+def has_baseline(metrics: Iterable[MetricResult]) -> bool:
+    """Whether there is something to show beside an earlier run: a metric that has a value now and had one then."""
+    return any(map(change, metrics))
 
 
 def may_have_interval(metric: MetricResult) -> bool:
@@ -321,7 +330,7 @@ def _in_short(found: Sequence[Problem]) -> Short:
 def _in_few_words(problem: Problem) -> str:
     if problem.metric is None:
         rule = RULES.get(problem.rule)
-        return f"{rule.title} ({rule.id})" if rule is not None and rule.finding else problem.message.rstrip(".")
+        return f"{rule.brief} ({rule.id})" if rule is not None and rule.finding else problem.message.rstrip(".")
     whose = "observed " if problem.observed else "the reference's " if problem.rule == "reference" else ""
     return whose + brief_failure(problem.metric)
 

@@ -30,3 +30,9 @@ class Rule:
     """More on what to do, where the advice is not enough: code to write instead, how to tell look-alikes apart."""
     accept: str = "we have looked at it, and it does not matter here because …"
     """A reason with which somebody may `ignore` it, as an example."""
+
+    @property
+    def brief(self) -> str:
+        """Its title within a sentence: a capital is lost at its start alone, and `NaN` stays."""
+        first = self.title.split()[0]
+        return self.title if first[1:] != first[1:].lower() else first.lower() + self.title[len(first) :]

@@ -261,7 +261,7 @@ def _result(source: str | Path, folder: int | None) -> BufferedReader:
 
 def _no_result(source: str | Path, why: str) -> EvaluationError:
     name = os.path.basename(source)
-    return EvaluationError("crash", f"the process that ran the model left a result, {name}, that {why}")
+    return EvaluationError("crash", f"a file that the model's process left, {name}, {why}")
 
 
 def _regular(path: str | Path, folder: int | None = None) -> BufferedReader:

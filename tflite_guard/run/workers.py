@@ -39,7 +39,7 @@ OnProgress = Callable[[int, int], None]
 OnLog = Callable[[str], None]
 A = TypeVar("A")
 UNREADABLE = "an answer that cannot be read"
-NO_ANSWER = f"the process that ran the model gave {UNREADABLE}"
+NO_ANSWER = f"the model's process gave {UNREADABLE}"
 BARE = ("internal", "out-of-memory")
 """Kinds of errors whose messages say nothing of what was being done."""
 

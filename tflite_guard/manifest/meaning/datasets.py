@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tflite_guard import files
 from tflite_guard.manifest.jsontext import quoted
-from tflite_guard.manifest.meaning.paths import Context, check_file
+from tflite_guard.manifest.meaning.paths import Context, check_file, check_files
 from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import ModelView
@@ -26,6 +26,8 @@ _SOURCE_KEYS = {
 }
 # What the only array of these sources goes by where `inputs` does not say.
 ONLY_KEY = {"npy": "array", "images": "image"}
+SHARDED = ("tfrecord",)
+"""Sources whose path may be a pattern of several files."""
 _HEADER_MAX = 1 << 20
 _IMAGE_KEYS = ("image", "label")
 
@@ -53,6 +55,9 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
         return None
     if (labels := node.get("labels_file")) is not None and source in _SOURCE_KEYS["labels_file"]:
         check_file(labels, "csv" if source == "images" else "npy", context)
+    if source in SHARDED and context.matching(str(path.value())) is not None:
+        check_files(path, source, context, node.get("sha256"))
+        return None
     return check_file(path, source, context, node.get("sha256"))
 
 

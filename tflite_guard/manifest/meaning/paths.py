@@ -66,6 +66,7 @@ _ALWAYS_WRONG = {
 }
 # Files of a folder that are looked at before a run, which looks at all of them; a second's work.
 _MOST_ENTRIES = 100_000
+_MOST_SHARDS = 10_000
 _SUFFIXES = {"keras": (".keras",), "hdf5": (".h5", ".hdf5")}
 _PATH_MAX = 4096  # bytes that Linux takes; resolving links takes time for every folder of a path
 T = TypeVar("T")
@@ -108,6 +109,18 @@ class Context:
             return False
         return self.once(_holds_fake_quantization, os.path.join(self.real_path(written), "saved_model.pb"))
 
+    def matching(self, written: str) -> list[str] | None:
+        """The paths that a pattern means, as the manifest would write them; None for the path of one file."""
+        if escapes(written, self):
+            return None
+        return self.once(self._matching, written)
+
+    def _matching(self, written: str) -> list[str] | None:
+        pattern = os.path.join(self.folder, written)
+        if not files.is_pattern(pattern):
+            return None
+        return [os.path.join(os.path.dirname(written), os.path.basename(path)) for path in files.matching(pattern)]
+
     def real_path(self, written: str) -> str:
         """Where a path of the manifest really lies, links resolved."""
         return str(self.once(os.path.realpath, os.path.join(self.folder, written)))
@@ -120,19 +133,50 @@ def _holds_fake_quantization(graph: str) -> bool:
 def check_file(node: Node, kind: str, context: Context, pin: Node | None = None) -> str | None:
     """The real path of a file that is there, inside the roots, of its kind and as pinned; None after a problem."""
     written = str(node.value())
+    path = _sound(node, written, kind, context)
+    return path if path is not None and _as_pinned(node, [path], pin, context) else None
+
+
+def check_files(node: Node, kind: str, context: Context, pin: Node | None = None) -> None:
+    """Add the first problem of the files that a pattern means, of which one that is missing would go unnoticed."""
+    written = str(node.value())
+    names = context.matching(written) or []
+    if not names:
+        context.say(node, f"no file matches {written}")
+    elif len(names) > _MOST_SHARDS:
+        context.say(
+            node, f"{written} matches {len(names):,} files, more than {_MOST_SHARDS:,}; name fewer, or join them"
+        )
+    elif missing := files.missing_shard(names, written):
+        context.say(node, f"no such file: {missing}, which belongs to {written}")
+    else:
+        if all(_sound(node, name, kind, context) for name in names):
+            _as_pinned(node, names, pin, context)
+
+
+def _sound(node: Node, written: str, kind: str, context: Context) -> str | None:
+    """The real path of a file that is there, inside the roots and of its kind; None after a problem."""
     path = _inside(node, written, context)
     if path is None:
         return None
     if not os.path.lexists(path):
         context.say(node, f"no such file: {written}{_neighbour(path, context)}")
         return None
-    roots = tuple(context.roots[1:])
-    wrong = context.once(_wrong_kind, path, kind, roots)
-    if wrong is None and pin is not None:
-        wrong = context.once(_wrong_hash, path, str(pin.value()).lower(), roots)
+    wrong = context.once(_wrong_kind, path, kind, tuple(context.roots[1:]))
     if wrong:
-        context.say(pin if pin and wrong.startswith("has sha256") else node, f"{written} {wrong}")
+        context.say(node, f"{written} {wrong}")
     return None if wrong else path
+
+
+def _as_pinned(node: Node, paths: Sequence[str], pin: Node | None, context: Context) -> bool:
+    """Whether files have the hash that is pinned, if one is; else that is noted as a problem."""
+    if pin is None:
+        return True
+    real = tuple(os.path.join(context.folder, path) for path in paths)
+    wrong = context.once(_wrong_hash, real, str(pin.value()).lower(), tuple(context.roots[1:]))
+    if wrong:
+        context.say(pin if wrong.startswith("has sha256") else node, f"{node.value()} {wrong}")
+    return wrong is None
 
 
 def _inside(node: Node, written: str, context: Context) -> str | None:
@@ -225,9 +269,9 @@ def _wrong_suffix(path: str, found: str) -> str | None:
     return f"is {_FOUND[found]}; Keras goes by the name, so rename it to end in {_SUFFIXES[found][0]}"
 
 
-def _wrong_hash(path: str, pinned: str, roots: Sequence[str]) -> str | None:
+def _wrong_hash(paths: Sequence[str], pinned: str, roots: Sequence[str]) -> str | None:
     try:
-        actual = files.sha256_of(path, roots)
+        actual = files.sha256_of(paths[0], roots) if len(paths) == 1 else files.sha256_of_files(paths)
     except OSError as error:
         return _unreadable(error)
     return None if actual == pinned else f"has sha256 {actual}, not the pinned {pinned}"

@@ -154,7 +154,7 @@ class Model:
     @property
     def has_baseline(self) -> bool:
         """Whether there is something to show beside an earlier run."""
-        return any(wording.change(metric) for metric in self._measured)
+        return wording.has_baseline(self._measured)
 
     @property
     def doubtful(self) -> bool:
