@@ -280,6 +280,14 @@ def test_weights_that_reach_outside_are_refused(
     refused("keras", path, f"/layers/stolen {message}", "unsafe-model")
 
 
+def test_a_type_with_a_name_among_the_weights_is_fine(conv: Case, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    keras.saving.load_model(conv.path).save(path)
+    with h5py.File(path, "a") as file:
+        file["layers/kind"] = np.dtype("f4")
+    accepted("keras", path)
+
+
 def test_weights_alone_are_no_model(conv: Case, tmp_path: Path) -> None:
     keras.saving.load_model(conv.path).save_weights(tmp_path / "m.weights.h5")
     refused("keras", tmp_path / "m.weights.h5", "holds weights without a model")

@@ -10,7 +10,7 @@ from tests.fuzz.families import FAMILIES, Children, once
 
 SEEDS = {
     "tflite-run": range(30),
-    "keras": range(20),
+    "keras": (*range(20), 9_127_029),
     "hdf5": range(52),
     "saved-model": range(20),
     "labels": range(126),

@@ -156,6 +156,12 @@ def test_a_ranking_no_better_than_chance_is_suspicious() -> None:
     assert suspicions(replace(HEALTHY, decided=None), replace(auc, reference=0.51)) == []
 
 
+def test_a_reference_that_needs_its_batch_is_not_suspected_of_wrong_data_too() -> None:
+    silent = replace(HEALTHY, constant=True)
+    found = of_reference(evaluation(accuracy(), outputs=(silent,), reference=Facts(batch_dependent=True)))
+    assert [one.rule for one in found] == ["batch-dependent"]
+
+
 def test_one_output_of_several_may_be_constant() -> None:
     counted = OutputFacts("count", 1000, constant=True)
     assert not [*of_reference(evaluation(accuracy(), outputs=(HEALTHY, counted)))]

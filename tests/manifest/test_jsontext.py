@@ -109,6 +109,13 @@ def test_ten_megabytes_of_nonsense_are_told_soon(text: bytes) -> None:
     assert time.process_time() - start < 5
 
 
+def test_more_values_than_can_be_placed_in_seconds_are_refused_before_they_are() -> None:
+    few = b'{"a": [' + b"{}," * 99_990 + b"7]}"
+    assert len(jsontext.parse(few, "m.json").value["a"]) == 99_991
+    many = told(few.replace(b"7", b"[], 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"))
+    assert many == ["1:1: more than 200,000 values are too many for a manifest; split it into several"]
+
+
 def test_brackets_in_strings_nest_nothing() -> None:
     assert jsontext.parse(json.dumps({"a": "[" * 1000, "b": '\\"[' * 99}).encode(), "m.json").value["a"] == "[" * 1000
 

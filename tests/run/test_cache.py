@@ -263,8 +263,43 @@ def test_a_full_disk_is_said_and_leaves_nothing(cache: Cache, source: Path, monk
     assert not list(cache.folder.glob("tmp-*"))
 
 
+def test_a_result_with_holes_takes_no_more_room_than_it_did(cache: Cache, tmp_path: Path) -> None:
+    holes = bytes(2**25)
+    for name, written in (("inside", b"a" * 3_000 + holes + b"z"), ("only", holes), ("zeros", bytes(5)), ("none", b"")):
+        source = tmp_path / name
+        with source.open("wb") as stream:
+            stream.write(written[:3_000])
+            stream.truncate(len(written))
+            stream.seek(max(len(written) - 5, 0))
+            stream.write(written[-5:])
+        entry = cache.put(key_of(name), {"m": source}, {})
+        kept = entry.folder / "m"
+        assert kept.read_bytes() == written
+        assert kept.stat().st_blocks * 512 < 2**21
+        assert cache.get(key_of(name)) is not None
+
+
+def test_reading_a_result_without_end_is_ended_by_whoever_waits_for_it(cache: Cache, tmp_path: Path) -> None:
+    source = tmp_path / "endless"
+    with source.open("wb") as stream:
+        stream.truncate(2**43)
+
+    def over() -> None:
+        raise EvaluationError("timeout", "over")
+
+    with pytest.raises(EvaluationError, match="over"):
+        cache.put(KEY, {"m": source}, {}, pause=over)
+    assert cache.get(KEY) is None
+    assert not list(cache.folder.glob("tmp-*"))
+    source.write_bytes(b"ends")
+    cache.put(KEY, {"m": source}, {})
+    with pytest.raises(EvaluationError, match="over"):
+        cache.get(KEY, pause=over)
+
+
 def test_pruning_drops_what_was_unused_for_longest_and_what_killed_writers_left(tmp_path: Path, source: Path) -> None:
-    cache = Cache(tmp_path / "c", max_bytes=12_000)
+    source.write_bytes(os.urandom(50_000))
+    cache = Cache(tmp_path / "c", max_bytes=150_000)
     keys = [key_of("x", n) for n in range(4)]
     old = time.time() - 10 * 24 * 3600
     for age, key in enumerate(keys):

@@ -77,7 +77,6 @@ def taken_over(digits: Path, action: str, files: list[str]) -> Path:
         ("pass", ["{private}/outputs.json"]),
         ('os.mkfifo(out + "/outputs.json")', ["outputs.json"]),
         ('os.mkdir(out + "/outputs.json")', ["outputs.json"]),
-        ('open(out + "/outputs.json", "w").truncate(6 * 2**30)', ["outputs.json"]),
         ("os.mknod(out + '/outputs.json', 0o600 | 0o140000)", ["outputs.json"]),
         ("os.chmod(out, 0)", ["outputs.json"]),
         ("answers.write(b'[]\\n')", []),
@@ -297,6 +296,21 @@ def test_a_crash_says_in_which_step_on_which_model_and_how_far_it_came(
         f"the process that ran the reference absent.tflite crashed {how}; run with -v to see what TensorFlow or LiteRT "
         "said"
     )
+    worker.close()
+
+
+def test_what_an_earlier_request_said_is_not_why_a_child_ended(tmp_path: Path) -> None:
+    worker = Worker("litert", str(tmp_path), Confinement())
+    child = worker._started()
+    os.write(child.log.fileno(), b"MemoryError, which was an answer\n")
+    child.process.kill()
+    child.process.communicate()
+    child.process = subprocess.Popen(
+        ["sh", "-c", "read call; kill -11 $$"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=child.log
+    )
+    with pytest.raises(EvaluationError) as raised:
+        worker.request(ABSENT)
+    assert raised.value.kind == "crash"
     worker.close()
 
 

@@ -57,6 +57,8 @@ CODE_FUNCTION = re.compile(
     r"(^|\.)([A-Z]\w*|function|wrap_function|(enable|disable|set)_\w+)$"
 )
 
+HDF5_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError)
+"""What h5py raises where a file is damaged."""
 RESTORE_OPERATORS = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 OPERATORS = Path(__file__).with_name("operators.txt")
 
@@ -108,7 +110,7 @@ def check_keras_zip(path: str, *, allow_code: bool) -> None:
             _check_config(path, config, allow_code)
             with archive.open(WEIGHTS) as weights:
                 _check_hdf5_links(path, io.BytesIO(weights.read()), allow_code)
-    except ZIP_ERRORS as error:
+    except (*ZIP_ERRORS, *HDF5_ERRORS) as error:
         raise ModelFileError(
             f"{path} is a truncated or damaged .keras file ({error}); save or copy it again"
         ) from error
@@ -150,7 +152,7 @@ def check_hdf5(path: str, *, allow_code: bool) -> None:
             raise ModelFileError(f"{path} holds weights without a model; save the whole model (model.save)")
         _check_config(path, json.loads(raw) if isinstance(raw, str | bytes) else raw, allow_code)
         _check_hdf5_links(path, path, allow_code)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except HDF5_ERRORS as error:
         raise ModelFileError(f"{path} is a truncated or damaged .h5 file ({error}); save or copy it again") from error
 
 
@@ -241,7 +243,7 @@ def _hdf5_faults(group: Any) -> Iterator[tuple[str, str]]:
             item = current[key]
             if isinstance(item, h5py.Group):
                 pending.append(item)
-            else:
+            elif isinstance(item, h5py.Dataset):  # and not a type that has a name
                 yield from ((name, reason) for reason in _dataset_faults(item))
 
 

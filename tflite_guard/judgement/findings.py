@@ -71,11 +71,18 @@ def of_error(error: ErrorInfo | None) -> Iterator[Finding]:
 
 def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
     """What the reference's own outputs say, as any variant's evaluation has seen them."""
+    if evaluation.reference.batch_dependent:
+        yield finding(
+            "batch-dependent",
+            "an example's outputs of the reference depend on what else is in its batch, so everything was run one "
+            "example at a time; export the model for inference (in Keras: training=False)",
+        )
     measured = [item.measurement for item in evaluation.measurements]
     silent = all(output.constant for output in evaluation.outputs)
     for output in evaluation.outputs:
         own = [one for one in measured if one.output in (None, output.output)]
-        if reasons := _suspicions(output, own, silent):
+        # What a model that needs its batch gives one by one says nothing of the data.
+        if not evaluation.reference.batch_dependent and (reasons := _suspicions(output, own, silent)):
             whose = "the reference" if len(evaluation.outputs) == 1 else f"the reference's output {output.output!r}"
             yield finding(
                 "reference-suspect",
@@ -92,12 +99,6 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
                 "and correct the labels",
                 output=output.output,
             )
-    if evaluation.reference.batch_dependent:
-        yield finding(
-            "batch-dependent",
-            "an example's outputs of the reference depend on what else is in its batch, so everything was run one "
-            "example at a time; export the model for inference (in Keras: training=False)",
-        )
     if evaluation.reference.state_reset:
         yield _state_reset("the reference")
 

@@ -26,6 +26,8 @@ Pointer = tuple[str | int, ...]
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 64
+MAX_VALUES = 200_000
+"""Objects, arrays and elements, whose places are noted one by one: some hundred thousand a second."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
@@ -109,6 +111,8 @@ def parse(data: bytes, name: str) -> Document:
         raise _error(name, "the file is empty; tflite-guard init MODEL writes a first manifest")
     if (deep := _too_deep(text)) is not None:
         raise ManifestError([problem(deep, f"nested more than {MAX_DEPTH} levels deep")])
+    if sum(map(text.count, "{[,")) > MAX_VALUES:
+        raise _error(name, f"more than {MAX_VALUES:,} values are too many for a manifest; split it into several")
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:

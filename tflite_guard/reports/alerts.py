@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -55,7 +55,9 @@ class Alert:
 
 def alerts(report: Report) -> list[Alert]:
     """Problems, and findings that no problem tells of, the worst first; no two have one fingerprint."""
-    found = [alert for problem in wording.problems(report) for alert in _of_problem(problem)]
+    # The first where a report from elsewhere has two of one name.
+    owners = {id(model): {one.name: one for one in reversed(model.variants)} for model in report.models}
+    found = [alert for problem in wording.problems(report) for alert in _of_problem(problem, owners[id(problem.model)])]
     titles = wording.titles(report)
     found += [_of_finding(titles[id(model)], model, variant, one) for model, variant, one in untold_findings(report)]
     seen: Counter[str] = Counter()
@@ -71,9 +73,7 @@ def untold_findings(report: Report) -> Iterator[tuple[ModelResult, VariantResult
     for model in report.models:
         yield from ((model, None, finding) for finding in model.findings if finding.verdict is Verdict.PASS)
         for variant in model.variants:
-            for finding in variant.findings:
-                if not wording.is_cause(variant, finding) and not wording.is_problem(variant, finding):
-                    yield model, variant, finding
+            yield from ((model, variant, finding) for finding in wording.untold(variant))
 
 
 def fingerprint(
@@ -96,17 +96,17 @@ def explained(problem: wording.Problem, why: wording.Explanation | None) -> str:
     return " ".join(sentences)
 
 
-def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
+def _of_problem(problem: wording.Problem, owners: Mapping[str, VariantResult]) -> Iterator[Alert]:
     """One for each variant, so that a variant's does not change when another comes to share its error."""
     rule = rule_of(problem)
-    lines = {variant.name: variant.line for variant in problem.model.variants}
     finding = problem.finding
     more = () if finding is None else (finding.tensor, finding.operator)
     for variant in problem.variants or (None,):
-        metric = problem.metric if finding is None else _metric(problem.model, variant, finding)
+        owner = None if variant is None else owners[variant]
+        metric = problem.metric if finding is None else _metric(owner, finding)
         line = problem.line
-        if variant is not None and len(problem.variants) > 1:
-            line = lines[variant] or line
+        if owner is not None and len(problem.variants) > 1:
+            line = owner.line or line
         name = None if metric is None else metric.name
         identity = fingerprint(rule, problem.model, variant, name, problem.observed, *more)
         yield Alert(
@@ -120,12 +120,8 @@ def _of_problem(problem: wording.Problem) -> Iterator[Alert]:
             explained(problem, problem.explanation),
             line,
             identity,
-            cause=_cause(problem.model, variant),
+            cause=None if owner is None else wording.primary(owner),
         )
-
-
-def _cause(model: ModelResult, variant: str | None) -> Finding | None:
-    return next((wording.primary(owner) for owner in model.variants if owner.name == variant), None)
 
 
 def rule_of(problem: wording.Problem) -> str:
@@ -141,16 +137,15 @@ def rule_of(problem: wording.Problem) -> str:
     return "metric-not-computed" if problem.metric.error is not None else "tolerance-exceeded"
 
 
-def _metric(model: ModelResult, variant: str | None, finding: Finding) -> MetricResult | None:
+def _metric(variant: VariantResult | None, finding: Finding) -> MetricResult | None:
     """The metric of a variant that a finding is about, if it is about one."""
     of = finding.evidence.get("metric")
-    metrics = (one for owner in model.variants if owner.name == variant for one in owner.metrics)
-    return next((one for one in metrics if one.name == of), None)
+    return None if variant is None else next((one for one in variant.metrics if one.name == of), None)
 
 
 def _of_finding(title: str, model: ModelResult, variant: VariantResult | None, finding: Finding) -> Alert:
     whose = None if variant is None else variant.name
-    metric = _metric(model, whose, finding)
+    metric = _metric(variant, finding)
     name = None if metric is None else metric.name
     identity = fingerprint(finding.rule, model, whose, name, False, finding.tensor, finding.operator)
     return Alert(

@@ -101,9 +101,8 @@ def _outcomes(variant: VariantResult) -> Iterator[tuple[str, Verdict | None, str
         yield "evaluation", Verdict.ERROR if variant.error else variant.verdict, message, False
     for metric in variant.metrics:
         yield plain(metric.name), metric.verdict, _failure(metric), False
-    for finding in variant.findings:
-        if wording.is_problem(variant, finding):
-            yield plain(finding.rule), finding.verdict, finding.message, False
+    for finding in wording.own_problems(variant):
+        yield plain(finding.rule), finding.verdict, finding.message, False
     if variant.observed is None:
         return
     for metric in variant.observed.metrics:

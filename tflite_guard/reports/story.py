@@ -113,9 +113,8 @@ def _explained(model: ModelResult, variant: VariantResult) -> Iterator[str]:
         yield from _why(told)
     if application is not None and application is not wording.primary(variant):
         yield from _why(wording.explanation(model, variant, observed=True), " (the application)")
-    for finding in variant.findings:
-        if not wording.is_cause(variant, finding):
-            yield from _wrapped(f"{wording.label(finding)}: {wording.told(finding)} ({plain(finding.rule)})", "  ")
+    for finding in wording.beside_causes(variant):
+        yield from _wrapped(f"{wording.label(finding)}: {wording.told(finding)} ({plain(finding.rule)})", "  ")
     if told is not None and told.remedy is not None:
         yield from ("", "What to change", *_wrapped(told.remedy, "  "), *_wrapped(f"{told.change}:", "  "))
         yield from (f"    {line}" for line in told.patch)

@@ -365,7 +365,7 @@ def _finding_problems(model: ModelResult, title: str) -> Iterator[Problem]:
         if finding.verdict is not Verdict.PASS:
             yield _of_finding(model, title, finding, (), model.line)
     variants = {variant.name: variant for variant in model.variants}
-    for finding, names in _merged(model, lambda variant, finding: is_problem(variant, finding)):
+    for finding, names in _merged(model, own_problems):
         first = variants[names[0]]
         problem = _of_finding(model, title, finding, tuple(names), first.line or model.line)
         yield replace(problem, explanation=_beyond_cause(model, first)) if finding.primary else problem
@@ -384,15 +384,22 @@ def _beyond_cause(model: ModelResult, variant: VariantResult) -> Explanation | N
     return found and replace(found, cause=None)
 
 
-def is_problem(variant: VariantResult, finding: Finding) -> bool:
-    """Whether a variant's finding is told as a problem of its own, and not as the cause of another."""
-    return finding.verdict is not Verdict.PASS and not (finding.primary and _has_problem(variant))
+def own_problems(variant: VariantResult) -> list[Finding]:
+    """A variant's findings that are told as problems of their own, and not as the cause of another."""
+    has = _has_problem(variant)
+    return [one for one in variant.findings if one.verdict is not Verdict.PASS and not (one.primary and has)]
 
 
-def is_cause(variant: VariantResult, finding: Finding) -> bool:
-    """Whether a variant's finding is told as the cause of its problems, and nowhere else."""
-    told = (primary(variant), of_application(variant))
-    return any(finding is one for one in told) and _has_problem(variant)
+def beside_causes(variant: VariantResult) -> list[Finding]:
+    """A variant's findings but those that are told as the cause of its problems, and nowhere else."""
+    causes = (primary(variant), of_application(variant)) if _has_problem(variant) else ()
+    return [one for one in variant.findings if not any(one is cause for cause in causes)]
+
+
+def untold(variant: VariantResult) -> list[Finding]:
+    """A variant's findings that no problem tells of."""
+    problems = {id(one) for one in own_problems(variant)}
+    return [one for one in beside_causes(variant) if id(one) not in problems]
 
 
 def _has_problem(variant: VariantResult) -> bool:
@@ -612,17 +619,16 @@ def steps(observed: Observed) -> str:
 def findings(model: ModelResult) -> list[tuple[Finding, list[str]]]:
     """Findings that no problem tells of, each once with the raw names of all its variants; none: the reference's."""
     own = [(finding, list[str]()) for finding in model.findings if finding.verdict is Verdict.PASS]
-    return own + _merged(model, lambda variant, one: not is_problem(variant, one) and not is_cause(variant, one))
+    return own + _merged(model, untold)
 
 
-def _merged(model: ModelResult, wanted: Callable[[VariantResult, Finding], bool]) -> list[tuple[Finding, list[str]]]:
+def _merged(model: ModelResult, some: Callable[[VariantResult], list[Finding]]) -> list[tuple[Finding, list[str]]]:
     """Some findings of variants, each once with the raw names of all the variants that it is of, as they come."""
     told: dict[tuple[str, str, str, str | None], tuple[Finding, list[str]]] = {}
     for variant in model.variants:
-        for finding in variant.findings:
-            if wanted(variant, finding):
-                key = (finding.severity, finding.message, finding.rule, finding.ignored)
-                told.setdefault(key, (finding, []))[1].append(variant.name)
+        for finding in some(variant):
+            key = (finding.severity, finding.message, finding.rule, finding.ignored)
+            told.setdefault(key, (finding, []))[1].append(variant.name)
     return list(told.values())
 
 

@@ -34,8 +34,13 @@ _ABANDONED_SECONDS = 24 * 3600
 _BLOCK = 2**20
 _LARGEST_INDEX = 32 * 2**20
 """Bytes; an answer, which it holds, has at most a quarter of that."""
-_MOST_HOLES = 2**30
-"""Bytes of a result that are not on the disk; some file systems keep zeros so."""
+_ZEROS = bytes(_BLOCK)
+Pause = Callable[[], None]
+"""Called now and then where a file is read; may end the work by raising."""
+
+
+def _go_on() -> None:
+    pass
 
 
 def key_of(*parts: Any) -> str:
@@ -51,16 +56,21 @@ class Entry:
     files: dict[str, Stored]
     meta: dict[str, Any]
 
-    def verified(self, name: str) -> Path | None:
-        """The path of one file whose content is what was stored, else None."""
-        path, stored = self.folder / name, self.files[name]
+    def verified(self, name: str, pause: Pause = _go_on) -> bool:
+        """Whether the content of one file is what was stored."""
+        stored = self.files[name]
         try:
-            with _regular(path) as stream:
+            with _regular(self.folder / name) as stream:
                 # The size first: a file that has grown may be larger than anybody wants to read.
-                same = os.fstat(stream.fileno()).st_size == stored.size
-                return path if same and hashlib.file_digest(stream, "sha256").hexdigest() == stored.sha256 else None
+                if os.fstat(stream.fileno()).st_size != stored.size:
+                    return False
+                digest = hashlib.sha256()
+                while block := stream.read(_BLOCK):
+                    pause()
+                    digest.update(block)
+                return digest.hexdigest() == stored.sha256
         except (OSError, ValueError):  # a name in a forged index may hold anything
-            return None
+            return False
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -92,12 +102,12 @@ class Cache:
         self._max_bytes = max_bytes
         self._setting = setting
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: str, pause: Pause = _go_on) -> Entry | None:
         """The entry of a key with all its files verified, or None."""
         entry = self.peek(key)
         if entry is None:
             return None
-        if all(entry.verified(name) is not None for name in entry.files):
+        if all(entry.verified(name, pause) for name in entry.files):
             return entry
         self._discard(entry.folder)
         return None
@@ -126,13 +136,12 @@ class Cache:
         meta: dict[str, Any],
         *,
         folder: int | None = None,
-        pause: Callable[[], None] = lambda: None,
+        pause: Pause = _go_on,
     ) -> Entry:
         """Store copies of files under a key and give the entry; whoever stored it first wins.
 
         Files come from a child and are not trusted: only regular files are read, links are not followed, and with
-        `folder`, the descriptor of an open folder, names are taken in it whatever its path leads to by now. `pause` is
-        called now and then, and may end the work by raising.
+        `folder`, the descriptor of an open folder, names are taken in it whatever its path leads to by now.
 
         Raises:
             EvaluationError: a file is no result, the disk is full, or the folder cannot be written.
@@ -234,34 +243,30 @@ def _check(key: str, content: bytes | msgspec.Raw) -> str:
     return hashlib.sha256(key.encode() + bytes(content)).hexdigest()
 
 
-def _copy(source: str | Path, target: Path, folder: int | None, pause: Callable[[], None]) -> Stored:
+def _copy(source: str | Path, target: Path, folder: int | None, pause: Pause) -> Stored:
     """Copy a file. Raises EvaluationError where it is no result, OSError where the copy cannot be written."""
     digest, size = hashlib.sha256(), 0
     with _result(source, folder) as reader, target.open("xb") as writer:
         while block := reader.read(_BLOCK):
             pause()
             digest.update(block)
-            writer.write(block)
             size += len(block)
+            # What is a hole stays one: a child must not fill the disk with what it has not written.
+            if block == _ZEROS[: len(block)]:
+                writer.seek(size)
+            else:
+                writer.write(block)
+        writer.truncate(size)
     return Stored(size, digest.hexdigest())
 
 
 def _result(source: str | Path, folder: int | None) -> BufferedReader:
     """A file that a child left, opened to read."""
     try:
-        reader = _regular(source, folder)
+        return _regular(source, folder)
     except OSError as error:
-        raise _no_result(source, f"cannot be read ({error.strerror})") from None
-    status = os.fstat(reader.fileno())
-    if status.st_size - status.st_blocks * 512 > _MOST_HOLES:
-        reader.close()
-        raise _no_result(source, "would take far more room than it does there")
-    return reader
-
-
-def _no_result(source: str | Path, why: str) -> EvaluationError:
-    name = os.path.basename(source)
-    return EvaluationError("crash", f"a file that the model's process left, {name}, {why}")
+        told = f"left, {os.path.basename(source)}, cannot be read ({error.strerror})"
+        raise EvaluationError("crash", f"a file that the model's process {told}") from None
 
 
 def _regular(path: str | Path, folder: int | None = None) -> BufferedReader:
@@ -282,8 +287,9 @@ def _used(path: Path) -> float:
 
 
 def _size(folder: Path) -> int:
+    """The bytes that an entry takes on the disk, which are fewer than its files' where these have holes."""
     total = 0
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            total += path.stat().st_size
+            total += path.stat().st_blocks * 512
     return total

@@ -255,7 +255,7 @@ class Steps:
         return _Key(found, self.workshop.passing if python else self.workshop.cache)
 
     def _step(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Done:
-        entry = key.cache.get(key.hash)
+        entry = key.cache.get(key.hash, self._pause)
         answer = None if entry is None else _answer(key, entry, request.answer)
         if entry is None or answer is None:
             entry = self._made(key, worker, request, variant, phase)

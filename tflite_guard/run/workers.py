@@ -91,6 +91,9 @@ class _Child:
     """An open file without a name, which the child can write to and not replace."""
     buffer: bytearray = field(default_factory=bytearray)
     log_position: int = 0
+    """Up to where the log has been passed on."""
+    request_position: int = 0
+    """From where on the log is of the present request."""
 
 
 class Worker:
@@ -165,6 +168,7 @@ class Worker:
     ) -> A:
         reached = ""
         doer = f"the process that {request.doing}"
+        child.request_position = _end_of(child.log)
         try:
             self._send(child, Call(cast(AnyRequest, request), out))
             while (message := self._receive(child, deadline)).progress is not None:
@@ -288,11 +292,11 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(timeout=2)
         code = child.process.poll()
-        tail = _tail(child.log)
+        said = _tail(child.log, child.request_position)
         self._end(child)
         if self._closed:
             return EvaluationError("interrupted", "interrupted")
-        if code == -signal.SIGKILL or _ran_out_of_memory(tail):
+        if code == -signal.SIGKILL or _ran_out_of_memory(said):
             told = f"{doer} ran out of memory{reached}; use smaller inputs, or a machine with more"
             return EvaluationError("out-of-memory", told + _limits_in_force())
         how = _signal(-code) if code is not None and code < 0 else f"exit code {code}"
@@ -322,7 +326,7 @@ class Worker:
         if self._on_log is None or child.log.closed:
             return
         text = os.pread(child.log.fileno(), LOG_AT_ONCE, child.log_position)
-        child.log_position = os.fstat(child.log.fileno()).st_size
+        child.log_position = _end_of(child.log)
         if text:
             self._on_log(text.decode("utf-8", "replace"))
 
@@ -446,9 +450,13 @@ def _no_scratch(error: OSError, place: str) -> EvaluationError:
     return EvaluationError("scratch", f"{place}: cannot be used ({error.strerror}); name another folder with TMPDIR")
 
 
-def _tail(log: BinaryIO) -> str:
-    size = os.fstat(log.fileno()).st_size
-    return os.pread(log.fileno(), LOG_TAIL, max(0, size - LOG_TAIL)).decode("utf-8", "replace")
+def _end_of(log: BinaryIO) -> int:
+    return os.fstat(log.fileno()).st_size
+
+
+def _tail(log: BinaryIO, start: int) -> str:
+    """The last of a log, from a position on."""
+    return os.pread(log.fileno(), LOG_TAIL, max(start, _end_of(log) - LOG_TAIL)).decode("utf-8", "replace")
 
 
 def _ran_out_of_memory(log: str) -> bool:
