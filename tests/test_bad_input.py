@@ -727,7 +727,7 @@ def test_a_file_in_the_place_of_the_cache(run: Run, good: Project, place: str) -
         (b"PK\x03\x04\0\0", "is not a report (JSON is malformed"),
         (b"\xff\xfe[]", "is not a report (JSON is malformed"),
         (b"[" * 100_000, "is not a report ("),
-        (b"[1]", "is not a report ($: [1] is not of type 'object'); name a report.json"),
+        (b"[1]", 'is not a report ($: [1] is not of type "object"); name a report.json'),
         (b'{"schema_version": 2}', "is not a report ($"),
     ],
 )

@@ -28,7 +28,18 @@ from tests.sample import full
 from tflite_guard.cli import cli
 from tflite_guard.reports import terminal
 
-HEAVY = {"tensorflow", "keras", "ai_edge_litert", "litert_quantizer", "scipy", "numpy", "PIL", "sklearn", "jinja2"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "ai_edge_litert",
+    "litert_quantizer",
+    "scipy",
+    "numpy",
+    "PIL",
+    "sklearn",
+    "jinja2",
+    "jsonschema",
+}
 EXAMPLE = EXAMPLES / "digits" / "tflite-guard.json"
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -32,8 +33,10 @@ ZIP_ERRORS = (
     RuntimeError, OverflowError,
 )  # fmt: skip
 """What reading a damaged zip file raises."""
-Identity = tuple[int, int, int, int]
-"""What tells a file from others and from what it was."""
+Identity = tuple[int, int, int, int, int]
+"""What tells a file from others and from what it was: device, inode, size, times of change of content and of state."""
+_SETTLED_NS = 2 * 10**9
+"""As in git: a file that was changed just before it is read may be changed again within the same tick of its clock."""
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?!\d)")
 """Which part of how many a file is, as TensorFlow names the parts of one data set."""
 _MOST_LISTED = 100_000
@@ -41,10 +44,25 @@ _MOST_SETS = 10
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class Known:
+    """Hashes of files that have been read. What derives from it may keep some for longer."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[Identity, str] = {}
+
+    def find(self, identity: Identity) -> str | None:
+        """The hash of a file, if it is known."""
+        return self._hashes.get(identity)
+
+    def keep(self, identity: Identity, sha256: str, settled: bool) -> None:  # noqa: ARG002 - for what derives from it
+        """Remember a hash. `settled`: whoever changes the file from now on changes its identity, too."""
+        self._hashes[identity] = sha256
+
+
 def sha256_of(
     path: str,
     roots: Sequence[str] = (),
-    known: dict[Identity, str] | None = None,
+    known: Known | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> str:
     """The SHA-256 of a file, or of a folder over its sorted files, in lower-case hexadecimal.
@@ -59,7 +77,7 @@ def sha256_of(
     A file that many links lead to is read once; `known` remembers that between calls. `pause` is called now and
     then, and may end the work by raising.
     """
-    known = {} if known is None else known
+    known = known or Known()
     if not os.path.isdir(path):
         return _sha256_of_file(path, known, pause)
     return _sha256_of_all(path, files_below(path, roots), known, pause)
@@ -67,10 +85,10 @@ def sha256_of(
 
 def sha256_of_files(paths: Sequence[str]) -> str:
     """The SHA-256 of files of one folder, as that of a folder that holds them alone. Raises OSError."""
-    return _sha256_of_all(os.path.dirname(paths[0]), map(os.path.basename, paths), {}, lambda: None)
+    return _sha256_of_all(os.path.dirname(paths[0]), map(os.path.basename, paths), Known(), lambda: None)
 
 
-def _sha256_of_all(folder: str, names: Iterable[str], known: dict[Identity, str], pause: Callable[[], None]) -> str:
+def _sha256_of_all(folder: str, names: Iterable[str], known: Known, pause: Callable[[], None]) -> str:
     digest = hashlib.sha256()
     for name in sorted(names, key=os.fsencode):
         content = _sha256_of_file(os.path.join(folder, name), known, pause)
@@ -293,20 +311,27 @@ def _zip_kind(names: list[str] | None) -> str:
     return "pickle" if any(name.endswith("data.pkl") for name in names) else "zip"
 
 
-def _sha256_of_file(path: str, known: dict[Identity, str], pause: Callable[[], None]) -> str:
+def _sha256_of_file(path: str, known: Known, pause: Callable[[], None]) -> str:
     pause()
     _check_regular(path, os.path.basename(path), os.path.isfile(path))
     with Path(path).open("rb") as file:
-        status = os.fstat(file.fileno())
-        # Some file systems give a number anew, and a file may be written anew under its own.
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        if identity not in known:
-            digest = hashlib.sha256()
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                pause()
-            known[identity] = digest.hexdigest()
-    return known[identity]
+        identity = _identity(file.fileno())
+        if (found := known.find(identity)) is not None:
+            return found
+        started = time.time_ns()
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            pause()
+        settled = max(identity[-2:]) < started - _SETTLED_NS and _identity(file.fileno()) == identity
+    known.keep(identity, digest.hexdigest(), settled)
+    return digest.hexdigest()
+
+
+def _identity(descriptor: int) -> Identity:
+    # Some file systems give a number anew, and a file may be written anew under its own.
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _head(path: str) -> bytes:

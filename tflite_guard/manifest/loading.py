@@ -17,7 +17,7 @@ from tflite_guard.manifest.location import displayed, utf8
 from tflite_guard.manifest.meaning import Context
 from tflite_guard.manifest.meaning.datasets import ONLY_KEY, SHARDED
 from tflite_guard.manifest.rejections import Rejection, in_words, limited_effort
-from tflite_guard.manifest.schema import schema
+from tflite_guard.manifest.schema import schema, validator
 from tflite_guard.manifest.tree import Node, without_rejected
 from tflite_guard.manifest.types import (
     CalibrationOptions,
@@ -108,14 +108,27 @@ def _check_version(document: Document) -> None:
 
 
 def _rejections(tree: Node) -> list[Rejection]:
-    from jsonschema import Draft202012Validator  # takes a tenth of a second, and text errors need none of it
+    left_open = dict(gaps(tree))
+    found = [] if _is_valid(tree.value()) else _found(tree)
+    return [*left_open.items(), *((pointer, problem) for pointer, problem in found if pointer not in left_open)]
+
+
+def _is_valid(value: Any) -> bool:
+    """Whether a manifest is valid by the schema; False too where that takes a second look."""
+    try:
+        return validator("manifest-v1").is_valid(value)
+    except ValueError:  # a lone surrogate in a key
+        return False
+
+
+def _found(tree: Node) -> list[Rejection]:
+    from jsonschema import Draft202012Validator  # knows what is wrong; takes a tenth of a second to load
 
     errors = Draft202012Validator(schema("manifest-v1")).iter_errors(tree.value())
     found = [rejection for error in islice(errors, _REJECTED_MAX) for rejection in in_words(error, tree)]
     if next(errors, None) is not None:
         raise ManifestError(first_of((problem for _, problem in found if problem), more=True))
-    left_open = dict(gaps(tree))
-    return [*left_open.items(), *((pointer, problem) for pointer, problem in found if pointer not in left_open)]
+    return found
 
 
 def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:

@@ -1,4 +1,4 @@
-"""Where the JSON Schemas are: inside an installed package, beside it in a checkout."""
+"""The JSON Schemas, inside an installed package or beside it in a checkout, and what is valid by them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import importlib.resources
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
 
 
 def schema_text(name: str) -> str:
@@ -23,3 +26,11 @@ def schema(name: str) -> dict[str, Any]:
     """A schema as JSON, read once. Not to be changed by whoever gets it."""
     parsed: dict[str, Any] = json.loads(schema_text(name))
     return parsed
+
+
+@cache
+def validator(name: str) -> Draft202012Validator:
+    """What tells in no time whether JSON is valid by a schema; it raises ValueError where it is not."""
+    from jsonschema_rs import Draft202012Validator
+
+    return Draft202012Validator(schema(name))

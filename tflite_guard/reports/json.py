@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tflite_guard.errors import UsageError
-from tflite_guard.manifest.schema import schema
+from tflite_guard.manifest.schema import validator
 from tflite_guard.results import Report
 
 LARGEST_REPORT = 64 * 2**20
@@ -34,12 +34,12 @@ def read(path: str) -> Report:
     Raises:
         UsageError: the file cannot be read or is not a report.
     """
-    import jsonschema
+    from jsonschema_rs import ValidationError
 
     try:
         raw = msgspec.json.decode(_content(path))
         _check_numbers(raw)
-        jsonschema.Draft202012Validator(schema("report-v1")).validate(raw)
+        validator("report-v1").validate(raw)
         return msgspec.convert(raw, Report)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
@@ -47,8 +47,9 @@ def read(path: str) -> Report:
         raise _foreign(path, str(error)) from None
     except OverflowError:
         raise _foreign(path, "it holds a number beyond all that a 64-bit float can be") from None
-    except jsonschema.ValidationError as error:
-        raise _foreign(path, f"{error.json_path}: {error.message[:300]}") from None
+    except ValidationError as error:
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
+        raise _foreign(path, f"${place}: {error.message[:300]}") from None
 
 
 def _content(path: str) -> bytes:

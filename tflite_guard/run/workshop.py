@@ -5,23 +5,64 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tflite_guard.errors import EvaluationError, UsageError
-from tflite_guard.files import Identity, make_folders, sha256_of
+from tflite_guard.files import Identity, Known, make_folders, sha256_of
 from tflite_guard.manifest.types import FileSpec, FunctionSpec
-from tflite_guard.run.cache import Cache
+from tflite_guard.run.cache import Cache, key_of
 from tflite_guard.run.jobs import Job, Options, named_files
 from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit, readable_paths, require_children
+
+LARGE = 16 * 2**20
+"""Bytes of a file from which on reading it takes longer than looking whether it is known."""
+
+
+class LargeFiles(Known):
+    """Hashes of files, those of large ones kept in a cache: what has not been touched since need not be read again.
+
+    A change of content sets the time of change of state, which nobody can set back; on another machine, or in another
+    checkout, it differs. Windows has no such time.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    def find(self, identity: Identity) -> str | None:
+        """The hash of a file, if this run or one before has read it."""
+        found = super().find(identity)
+        if found is not None or not _is_large(identity):
+            return found
+        entry = self._cache.peek(_file_key(identity))
+        kept = None if entry is None else entry.meta.get("sha256")
+        return kept if isinstance(kept, str) else None
+
+    def keep(self, identity: Identity, sha256: str, settled: bool) -> None:
+        """Remember a hash, for later runs only where the file is large and settled."""
+        super().keep(identity, sha256, settled)
+        if settled and _is_large(identity):
+            with suppress(EvaluationError):  # a cache that cannot be written makes the next run slower, and no more
+                self._cache.put(_file_key(identity), {}, {"sha256": sha256})
+
+
+def _is_large(identity: Identity) -> bool:
+    return os.name == "posix" and identity[2] >= LARGE
+
+
+def _file_key(identity: Identity) -> str:
+    return key_of("file", identity)
 
 
 class Hashes:
     """Content hashes of the files of a run, each read once. Links in folders may lead to `roots` alone."""
 
-    def __init__(self, roots: Sequence[str]) -> None:
+    def __init__(self, roots: Sequence[str], cache: Cache | None = None) -> None:
+        """`cache` is where hashes of large files are kept for later runs."""
         self._roots = roots
         self._known: dict[str, str] = {}
-        self._files: dict[Identity, str] = {}
+        self._files = Known() if cache is None else LargeFiles(cache)
         self._lock = threading.Lock()
 
     def __call__(self, path: str, pause: Callable[[], None] = lambda: None) -> str:
@@ -53,7 +94,7 @@ class Workshop:
         self.passing = Cache(Path(self.pool.scratch) / "store", setting="TMPDIR")
         """For results that no later run could take: those of the user's own code, which is not hashed."""
         self.cache = lasting or self.passing
-        self.hashes = Hashes(roots)
+        self.hashes = Hashes(roots, lasting)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = options.jobs or max(1, min(len(jobs), cores // 2))
         self.threads = max(1, cores // self.jobs)
