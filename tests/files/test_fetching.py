@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,8 +57,9 @@ def refusal(files: RemoteFiles, uri: str, sha: str = SHA) -> str:
 
 def test_a_file_is_fetched_once_and_kept_by_its_content(server: Server, files: RemoteFiles) -> None:
     told: list[tuple[int, int]] = []
-    uri = f"{server.root}model.tflite?download=1"
-    server.files["/model.tflite?download=1"] = CONTENT
+    signed = "/a%2Fb/model.tflite?credential=a%2Fb%2B&name=~%20c"
+    uri = f"{server.root}{signed[1:]}"
+    server.files[signed] = server.files["/%C3%BC"] = CONTENT
     path = files.get(uri, SHA, progress=lambda done, total: told.append((done, total)))
     assert path.read_bytes() == CONTENT
     assert path.name == f"{SHA}.tflite"
@@ -69,6 +70,7 @@ def test_a_file_is_fetched_once_and_kept_by_its_content(server: Server, files: R
     assert len(server.asked) == 1
     assert kept(files) == [path.name]
     assert files.get(f"{server.root}empty.csv", sha256(b"")).read_bytes() == b""
+    assert files.get(f"{server.root}ü", SHA).name == SHA
 
 
 @pytest.mark.parametrize(
@@ -147,9 +149,14 @@ def test_other_bytes_than_the_manifest_expects_are_not_kept(server: Server, file
     assert kept(files) == []
 
 
-def test_a_damaged_file_of_the_cache_is_fetched_again(server: Server, files: RemoteFiles) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(b"damaged"), lambda path: (path.unlink(), path.mkdir())]
+)
+def test_a_damaged_file_of_the_cache_is_fetched_again(
+    server: Server, files: RemoteFiles, damage: Callable[[Path], object]
+) -> None:
     path = files.get(f"{server.root}model.tflite", SHA)
-    path.write_bytes(b"damaged")
+    damage(path)
     assert RemoteFiles(files.folder, setting="").get(f"{server.root}model.tflite", SHA).read_bytes() == CONTENT
 
 

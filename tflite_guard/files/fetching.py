@@ -24,6 +24,7 @@ from typing import Any
 
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import adopt, is_full, make_folders, sha256_of, uris
+from tflite_guard.files.removal import remove
 
 LARGEST = 8 * 2**30
 """Bytes of a file; a cache holds as many."""
@@ -102,9 +103,10 @@ class RemoteFiles:
                 if self._offline:
                     raise EvaluationError("offline", f"{uri}: is not in the cache, and --offline fetches nothing")
                 self._fetch(uri, sha256, place, pause, progress)
-            os.utime(place)
         except OSError as error:
             raise self._unwritable(error) from None
+        with contextlib.suppress(OSError):  # a read-only cache still answers
+            os.utime(place)
         self._verified.add(place)
         return place
 
@@ -211,7 +213,7 @@ def _holds(place: Path, sha256: str, pause: Callable[[], None]) -> bool:
         return False
     if place.is_file() and not place.is_symlink() and sha256_of(str(place), pause=pause) == sha256:
         return True
-    place.unlink()
+    remove(place)
     return False
 
 
@@ -335,7 +337,7 @@ async def _source(uri: str) -> AsyncIterator[Callable[[int], AsyncGenerator[_Pie
     scheme = uri.partition(":")[0].lower()
     extra = "https" if scheme == "http" else scheme
     try:
-        system = _system(extra)
+        system = _system(extra, uri)
     except ImportError as error:
         message = f"{uri}: fetching it needs what is not installed ({error}); run: pip install 'tflite-guard[{extra}]'"
         raise EvaluationError("missing-dependency", message) from None
@@ -346,7 +348,7 @@ async def _source(uri: str) -> AsyncIterator[Callable[[int], AsyncGenerator[_Pie
         await session.close()
 
 
-def _system(scheme: str) -> Any:
+def _system(scheme: str, uri: str) -> Any:
     """The file system of a scheme; endpoints and credentials are the environment's, as its library reads them."""
     settings: dict[str, Any] = {"asynchronous": True, "skip_instance_cache": True}
     if scheme == "gs":  # fsspec's own choice asks Google for what kind of bucket it is, which takes another permission
@@ -355,7 +357,9 @@ def _system(scheme: str) -> Any:
         return GCSFileSystem(**settings)
     import fsspec
 
-    return fsspec.filesystem(scheme, **settings, **({"get_client": _client} if scheme == "https" else {}))
+    if scheme == "https":  # what is encoded stays as it is, since it may be signed
+        settings |= {"get_client": _client, "encoded": uri.isascii()}
+    return fsspec.filesystem(scheme, **settings)
 
 
 async def _streamed(system: Any, uri: str, start: int) -> AsyncGenerator[_Piece, None]:
