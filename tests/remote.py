@@ -31,6 +31,8 @@ class Server(ThreadingHTTPServer):
         self.answers: list[Answer] = []
         """Of the next requests, in their order; the ones after them are answered well."""
         self.closing = threading.Event()
+        self.outwaited = False
+        """A client has waited for as long as a server that stalls does."""
         self.scheme = "http"
 
     def handle_error(self, *_: Any) -> None:
@@ -112,7 +114,7 @@ def stall(part: float) -> Answer:
         handler.head(200, len(content))
         handler.wfile.write(content[: int(len(content) * part)])
         handler.wfile.flush()
-        handler.server.closing.wait(30)
+        handler.server.outwaited |= not handler.server.closing.wait(20)
 
     return answer
 
@@ -157,3 +159,4 @@ def serving(files: dict[str, bytes], certificate: tuple[str, str] | None = None)
         server.shutdown()
         server.server_close()
         thread.join()
+    assert not server.outwaited
