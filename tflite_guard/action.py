@@ -385,6 +385,8 @@ class _Step:
 
     def progress(self, event: Event) -> None:
         """One line of the log for each variant that is done."""
+        if event.phase == "fetch" and event.done == event.total == 0:
+            self.say(f"{plain(event.model, 80)}: fetching {plain(event.file or '', 400)}")
         if event.phase == "variant":
             name = f"{plain(event.model, 80)}: {plain(event.variant or '', 80)}"
             self.say(f"{name} evaluated ({event.done}/{event.total})")

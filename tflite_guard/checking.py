@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
-from tflite_guard.files import is_full, make_folders, write_atomically
+from tflite_guard.files import is_full, make_folders, uris, write_atomically
 from tflite_guard.judgement import baseline as baselines
 from tflite_guard.manifest import load, search
 from tflite_guard.results import Report, Tool, Verdict
@@ -56,7 +56,7 @@ def check(
 
 def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bool) -> list[Manifest]:
     """Every manifest, or the problems of all of them at once."""
-    for root in data_roots:
+    for root in uris.folders(data_roots):
         if not os.path.isdir(root):
             raise UsageError(f"--data-root {root}: there is no such folder")
     loaded, problems = [], []

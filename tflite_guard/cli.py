@@ -44,9 +44,10 @@ DATA_ROOT = click.option(
     "--data-root",
     "data_roots",
     multiple=True,
-    metavar="DIR",
+    metavar="DIR|URI",
     type=PATH,
-    help="A folder outside the repository that manifests may read.",
+    help="A folder outside the repository, or a URI (https://, s3://, gs://), below which manifests may name files. "
+    "Repeatable.",
 )
 ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="Run Python named by the manifest, Lambda layers, and graphs that touch files."
@@ -69,6 +70,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         cache_dir: str | None,
         no_cache: bool,
         timeout: float,
+        offline: bool,
         data_roots: tuple[str, ...],
         allow_code: bool,
         models: tuple[str, ...] = (),
@@ -82,7 +84,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         folder = _cache_folder(cache_dir, no_cache)
         options = Options(models, variants, folder, jobs, timeout, allow_code, data_roots, diagnose)
-        options = replace(options, shard=shard)
+        options = replace(options, shard=shard, offline=offline)
         return command(*arguments, options=options, **others)
 
     decorators = (
@@ -91,6 +93,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
         click.option("--timeout", type=float, callback=_seconds, default=3600.0, metavar="SECONDS",
                      show_default=True, help="The time that a model may take."),
+        click.option("--offline", is_flag=True, help="Fetch nothing: take files that are named by URI from the cache."),
         DATA_ROOT,
         ALLOW_CODE,
     )  # fmt: skip

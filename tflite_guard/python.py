@@ -93,6 +93,7 @@ def check(
     jobs: int | None = None,
     timeout: float = 3600.0,
     data_roots: Path | Sequence[Path] = (),
+    offline: bool = False,
     allow_code: bool = False,
     baseline: Path | None = None,
     diagnose: DiagnoseUse = "auto",
@@ -112,7 +113,8 @@ def check(
         no_cache: take nothing from earlier runs and keep nothing.
         jobs: models at a time; None chooses by the number of cores.
         timeout: seconds that a model may take.
-        data_roots: folders outside the repository that the manifests may read.
+        data_roots: folders outside the repository, and URIs, below which the manifests may name files.
+        offline: fetch nothing; files that are named by URI are taken from the cache.
         allow_code: run Python named by the manifests, Lambda layers and graphs that touch files.
         baseline: a file to compare one manifest with, `off`, or None for what is recorded beside each.
         diagnose: look for the cause of what does not pass (`auto`), of everything (`always`), or of nothing (`never`).
@@ -141,6 +143,7 @@ def check(
         data_roots=_several(data_roots),
         diagnose=diagnose,
         shard=shard,
+        offline=offline,
     )
     if save_operator is not None:
         saving.require_place(os.fspath(save_operator), options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ KEPT = {"keep_float": ["scores"]}
 INT16 = {"quantization": "int16x8"}
 ANEW = {"tflite": None, "quantization": "int8", "io": "int8"}
 WEIGHTS = {"quantization": "dynamic_range"}
+RULES = b"[{}]"
 STATIC, STATIC16, DYNAMIC = ({"recipe": one} for one in ("static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32"))
 
 
@@ -30,6 +32,7 @@ STATIC, STATIC16, DYNAMIC = ({"recipe": one} for one in ("static_wi8_ai8", "stat
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("remedies") / "digits"
     shutil.copytree(EXAMPLES / "digits", folder)
+    (folder / "rules.json").write_bytes(RULES)
     return folder
 
 
@@ -50,6 +53,7 @@ OWN: tuple[dict[str, Any], ...] = (
     STATIC,
     {**STATIC, "keep_float": ["first"]},
     {**STATIC, "calibration_options": {"samples": 20}},
+    {"recipe": "rules.json", "sha256": hashlib.sha256(RULES).hexdigest()},
 )
 PATCHES = (MEASURED, KEPT, INT16, WEIGHTS, ANEW, STATIC16, DYNAMIC)
 

@@ -313,6 +313,20 @@ def test_pruning_drops_what_was_unused_for_longest_and_what_killed_writers_left(
     assert not abandoned.exists()
 
 
+def test_pruning_counts_files_from_elsewhere_with_the_entries(tmp_path: Path, source: Path) -> None:
+    cache = Cache(tmp_path / "c", max_bytes=12_000)
+    old = time.time() - 10 * 24 * 3600
+    entry = cache.put(KEY, {"m": source}, {})
+    os.utime(entry.folder, (old + 2, old + 2))
+    cache.fetched.mkdir()
+    for age, name in (0, "a.npz"), (1, "b.part"), (3, "c.npz"):
+        shutil.copy(source, cache.fetched / name)
+        os.utime(cache.fetched / name, (old + age, old + age))
+    cache.prune()
+    assert cache.peek(KEY) is not None
+    assert [path.name for path in cache.fetched.iterdir()] == ["c.npz"]
+
+
 @given(JSON, JSON)
 def test_keys_are_equal_exactly_when_what_they_stand_for_is(one: object, other: object) -> None:
     assert (key_of(one) == key_of(other)) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))

@@ -396,6 +396,8 @@ def _whole(remedy: Remedy, conversion: Conversion) -> Remedy:
         if key in patch:
             # A merge patch replaces a list.
             patch = {**patch, key: [*own, *patch[key]]}
+    if "recipe" in patch and isinstance(conversion.recipe, FileSpec) and conversion.recipe.sha256 is not None:
+        patch = {**patch, "sha256": None}
     if patch.get("quantization", conversion.quantization) != conversion.quantization:
         patch = {**patch, **dict.fromkeys(_left(conversion, patch["quantization"]))}
     if conversion.calibration_options != CalibrationOptions() and not _calibrated(patch):

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tflite_guard import files
 from tflite_guard.errors import ManifestError, ManifestProblem, UsageError, first_of
+from tflite_guard.files import uris
 from tflite_guard.manifest import jsontext, meaning
 from tflite_guard.manifest.gaps import gaps
 from tflite_guard.manifest.jsontext import Document, quoted
@@ -55,10 +56,11 @@ def load(
 ) -> Manifest:
     """Read and check a manifest.
 
-    Files that it names must lie under its git root (without git: its folder) or one of `data_roots`.
+    Files that it names must lie under its git root (without git: its folder) or one of `data_roots`, which are folders
+    or, for files to fetch, URIs. Nothing is fetched here.
     `allow_code` permits Python sources and metrics, which are not imported here. `content` is what the file is going
     to hold, in place of what it holds. Raises ManifestError with every problem, in the order of the file, and
-    UsageError for a data root with a name that is not UTF-8.
+    UsageError for a data root with a name that is not UTF-8, or that is a URI of no use.
     """
     data = jsontext.read(path, data_roots) if content is None else content
     document = jsontext.parse(data, path)
@@ -80,11 +82,15 @@ def load(
 
 def _context(path: str, data_roots: Sequence[str], allow_code: bool) -> Context:
     folder = os.path.dirname(os.path.abspath(path))
-    roots = (files.find_root(folder), *map(os.path.realpath, data_roots))
+    prefixes = uris.prefixes(data_roots)
+    for prefix in prefixes:
+        if why := uris.refused_prefix(prefix):
+            raise UsageError(f"--data-root {displayed(prefix)}: {why}")
+    roots = (files.find_root(folder), *map(os.path.realpath, uris.folders(data_roots)))
     for root in roots[1:]:
         if not utf8(root):
             raise UsageError(f"--data-root {displayed(root)}: is not UTF-8; rename what is written as \\x…")
-    return Context(folder, roots, allow_code)
+    return Context(folder, roots, prefixes, allow_code)
 
 
 def _check_size(tree: Node) -> None:
@@ -142,7 +148,7 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
     return DatasetSpec(
         name=name,
         source=source,
-        file=None if python or shards else _file(path, context, written.get("sha256")),
+        file=None if python or shards else _named(written, "path", context),
         inputs=written.get("inputs", ONLY_KEY.get(source, "")),
         labels=written.get("labels"),
         group=written.get("group"),
@@ -150,18 +156,28 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
         limit=_whole(written.get("limit")),
         seed=int(written.get("seed", 0)),
         class_order=tuple(written["class_order"]) if "class_order" in written else None,
-        labels_file=_file(written["labels_file"], context) if "labels_file" in written else None,
+        labels_file=_named(written, "labels_file", context, pin="labels_sha256"),
         columns=written.get("columns"),
         features=written.get("features"),
         function=FunctionSpec(path, context.folder) if python else None,
-        shards=tuple(_file(shard, context) for shard in shards or ()),
-        # What is kept out of the repository is not to be seen by everybody who may see a report.
-        pictures=written.get("pictures", python or files.under(context.real_path(path), context.roots[0])),
+        shards=tuple(_file(shard, context, None) for shard in shards or ()),
+        pictures=written.get("pictures", python or _in_repository(path, context)),
     )
 
 
-def _file(written: str, context: Context, sha256: str | None = None) -> FileSpec:
-    return FileSpec(context.real_path(written), sha256.lower() if sha256 else None)
+def _in_repository(written: str, context: Context) -> bool:
+    """What is kept out of the repository is not to be seen by everybody who may see a report."""
+    return not uris.is_uri(written) and files.under(context.real_path(written), context.roots[0])
+
+
+def _named(written: dict[str, Any], key: str, context: Context, pin: str = "sha256") -> FileSpec | None:
+    """The file that a key names, with its hash; None without the key."""
+    return _file(written[key], context, written.get(pin)) if key in written else None
+
+
+def _file(written: str, context: Context, sha256: str | None) -> FileSpec:
+    uri = written if uris.is_uri(written) else None
+    return FileSpec(uri or context.real_path(written), sha256.lower() if sha256 else None, uri)
 
 
 def _steps(
@@ -229,7 +245,7 @@ def _variant(
         conversion=_conversion(view, own, reference, datasets, context),
         evaluation=EvaluationOptions(
             kernels=_kernels(view),
-            observed_outputs=_file(own["observed_outputs"], context) if "observed_outputs" in own else None,
+            observed_outputs=_named(own, "observed_outputs", context, pin="observed_sha256"),
             integer=_integer(own.get("quantization"), require_integer),
         ),
         judgement=Judgement(
@@ -250,11 +266,11 @@ def _conversion(
     context: Context,
 ) -> Conversion:
     if "tflite" in own:
-        return Conversion(tflite=_file(own["tflite"], context, own.get("sha256")), signature=own.get("signature"))
+        return Conversion(tflite=_named(own, "tflite", context), signature=own.get("signature"))
     source = _reference(view.own["source"], context) if "source" in view.own else reference
     return Conversion(
         quantization=own.get("quantization"),
-        recipe=_recipe(own.get("recipe"), context),
+        recipe=_recipe(own, context),
         source=source if source.kind != "outputs" else None,
         io=own.get("io", "float32"),
         calibration=_calibration(view, datasets),
@@ -271,8 +287,9 @@ def _integer(quantization: str | None, required: bool) -> bool | None:
     return QUANTIZATIONS[quantization].integer
 
 
-def _recipe(written: str | None, context: Context) -> str | FileSpec | None:
-    return _file(written, context) if written and is_recipe_file(written) else written
+def _recipe(own: dict[str, Any], context: Context) -> str | FileSpec | None:
+    written: str | None = own.get("recipe")
+    return _named(own, "recipe", context) if written and is_recipe_file(written) else written
 
 
 def _calibration(view: VariantView, datasets: dict[str, DatasetSpec]) -> DatasetSpec | None:

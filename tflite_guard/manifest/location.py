@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from tflite_guard import files
+from tflite_guard.files import uris
 
 
 def strays(path: str, data_roots: Sequence[str] = ()) -> str | None:
@@ -14,7 +15,8 @@ def strays(path: str, data_roots: Sequence[str] = ()) -> str | None:
     A path may be given from anywhere, but a pull request can make a link of any file or folder of its own.
     """
     real = os.path.realpath(path)
-    inside = files.contained(real, (files.root_above(os.path.dirname(os.path.abspath(path))), *data_roots))
+    roots = (files.root_above(os.path.dirname(os.path.abspath(path))), *uris.folders(data_roots))
+    inside = files.contained(real, roots)
     return None if inside else displayed(real)
 
 

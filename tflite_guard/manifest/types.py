@@ -20,9 +20,11 @@ class FileSpec:
     """A file or folder that a manifest names: everything that a model's processes may read is one of these."""
 
     path: str
-    """Absolute, symlinks resolved."""
+    """Absolute, symlinks resolved. Of a file elsewhere it is the URI, until it is fetched for a child."""
     sha256: str | None = None
-    """The pin, in lower-case hexadecimal."""
+    """The pin, in lower-case hexadecimal; a file elsewhere has one."""
+    uri: str | None = field(default=None, metadata=_TITLE)
+    """Where to fetch it; None for a file that is here."""
 
 
 @dataclass(frozen=True)

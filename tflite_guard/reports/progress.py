@@ -23,6 +23,7 @@ from tflite_guard.run.steps import Event, Phase
 from tflite_guard.text.plain import plain
 
 PHASES: dict[Phase, str] = {
+    "fetch": "fetching",
     "load": "loading TensorFlow",
     "describe": "reading the model",
     "reference": "running the reference",
@@ -33,10 +34,14 @@ PHASES: dict[Phase, str] = {
 
 
 class _Rate(ProgressColumn):
-    """Examples a second, once there are some."""
+    """Examples or bytes a second, once there are some."""
 
     def render(self, task: Task) -> Text:
-        return Text("" if not task.speed or task.total is None else f"{task.speed:,.0f} examples/s", "dim")
+        if not task.speed or task.total is None:
+            return Text("")
+        if task.fields["bytes"]:
+            return Text(f"{task.speed / 1e6:,.1f} MB/s", "dim")
+        return Text(f"{task.speed:,.0f} examples/s", "dim")
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
         def show(event: Event) -> None:
             name = plain(event.model, 40)
             if event.model not in tasks:
-                tasks[event.model] = display.add_task(name, total=None)
+                tasks[event.model] = display.add_task(name, total=None, bytes=False)
             task = tasks[event.model]
             if event.phase == "done":
                 mark = MARKS[event.verdict] if event.verdict else ""
@@ -65,11 +70,13 @@ def progress() -> Iterator[Callable[[Event], None]]:
             if event.phase == "variant":
                 finished[event.model] = f" {event.done}/{event.total}"
                 return
-            doing = f"{PHASES[event.phase]} {plain(event.variant or '', 40)}".rstrip()
+            doing = f"{PHASES[event.phase]} {plain(event.variant or event.file or '', 40)}".rstrip()
             what = f"{name}{finished.get(event.model, '')}: {doing}"
             if event.done <= 1 or display.tasks[task].description != what:
-                display.reset(task, description=what, total=event.total or None, completed=event.done)
+                in_bytes = event.phase == "fetch"
+                total = event.total or None
+                display.reset(task, description=what, total=total, completed=event.done, bytes=in_bytes)
             else:
-                display.update(task, total=event.total, completed=event.done)
+                display.update(task, total=event.total or None, completed=event.done)
 
         yield show

@@ -100,7 +100,12 @@ class Cache:
         """`setting` is what a user sets to have another folder, for messages."""
         self.folder = Path(folder) / LAYOUT
         self._max_bytes = max_bytes
-        self._setting = setting
+        self.setting = setting
+
+    @property
+    def fetched(self) -> Path:
+        """Where files from elsewhere are kept: each by the hash of its content, as old as its last use."""
+        return self.folder / "fetched"
 
     def get(self, key: str, pause: Pause = _go_on) -> Entry | None:
         """The entry of a key with all its files verified, or None."""
@@ -176,7 +181,7 @@ class Cache:
             remove(temporary)
         entry = self.peek(key)
         if entry is None:
-            raise EvaluationError("cache", f"{place}: cannot be read back; name another folder with {self._setting}")
+            raise EvaluationError("cache", f"{place}: cannot be read back; name another folder with {self.setting}")
         return entry
 
     def closed(self) -> Iterator[str]:
@@ -184,7 +189,8 @@ class Cache:
 
         An entry is written by one process, whose umask its index tells of. Temporaries are nobody's business.
         """
-        for path in (self.folder, *self.folder.glob("??"), *self.folder.glob(f"??/*/{_INDEX}")):
+        fetched = (self.fetched, *self.fetched.glob("*"))
+        for path in (self.folder, *self.folder.glob("??"), *self.folder.glob(f"??/*/{_INDEX}"), *fetched):
             with contextlib.suppress(OSError):
                 if not path.stat().st_mode & stat.S_IROTH:
                     yield str(path)
@@ -196,7 +202,8 @@ class Cache:
             for path in self.folder.glob(f"{_TEMPORARY}*"):
                 if now - path.stat().st_mtime > _ABANDONED_SECONDS:
                     remove(path)
-        entries = sorted(((_used(path), path) for path in self.folder.glob("??/*")), reverse=True)
+        kept = (*self.folder.glob("??/*"), *self.fetched.glob("*"))
+        entries = sorted(((_used(path), path) for path in kept), reverse=True)
         total = 0
         for used, path in entries:
             total += _size(path)
@@ -220,10 +227,10 @@ class Cache:
     def _unwritable(self, error: OSError) -> EvaluationError:
         place = self.folder.parent
         if is_full(error):
-            advice = f"free some, or name another folder with {self._setting}"
+            advice = f"free some, or name another folder with {self.setting}"
             return EvaluationError("disk-full", f"{place}: no space left; {advice}")
         return EvaluationError(
-            "cache", f"{place}: cannot be written ({error.strerror}); name another folder with {self._setting}"
+            "cache", f"{place}: cannot be written ({error.strerror}); name another folder with {self.setting}"
         )
 
 
@@ -286,10 +293,10 @@ def _used(path: Path) -> float:
         return 0.0
 
 
-def _size(folder: Path) -> int:
+def _size(entry: Path) -> int:
     """The bytes that an entry takes on the disk, which are fewer than its files' where these have holes."""
     total = 0
     with contextlib.suppress(OSError):
-        for path in folder.iterdir():
+        for path in entry.iterdir() if entry.is_dir() else (entry,):
             total += path.stat().st_blocks * 512
     return total

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
+
+import msgspec
 
 from tflite_guard.errors import UsageError
 from tflite_guard.files import repository_path
@@ -33,13 +35,15 @@ class Options:
     """Seconds a model may take."""
     allow_code: bool = False
     data_roots: tuple[str, ...] = ()
-    """Folders outside the repository that manifests may read."""
+    """Folders outside the repository that manifests may read, and URIs below which they may name files."""
     diagnose: DiagnoseUse = "auto"
     """Look for the cause of what does not pass, of everything, or of nothing."""
     memory_bytes: int | None = None
     """Limit of each child; None means what the machine has."""
     shard: tuple[int, int] | None = None
     """Which of how many parts of the run to do, from 1; None does it all."""
+    offline: bool = False
+    """Fetch nothing: files elsewhere are taken from the cache alone."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,22 @@ def named_files(value: Any) -> Iterator[FileSpec | FunctionSpec]:
     elif isinstance(value, tuple | list):
         for inner in value:
             yield from named_files(inner)
+
+
+def with_files(value: Any, change: Callable[[FileSpec], FileSpec]) -> Any:
+    """A specification or request with another file in place of each that it names, wherever in it."""
+    if isinstance(value, FileSpec):
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: with_files(getattr(value, one.name), change) for one in fields(value)})
+    if isinstance(value, msgspec.Struct):
+        inner = {name: with_files(getattr(value, name), change) for name in value.__struct_fields__}
+        return msgspec.structs.replace(value, **inner)
+    if isinstance(value, Mapping):
+        return {key: with_files(inner, change) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(with_files(inner, change) for inner in value)
+    return value
 
 
 def _refuse_idle(patterns: Sequence[str], option: str, names: Sequence[str]) -> None:

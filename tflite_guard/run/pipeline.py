@@ -268,7 +268,7 @@ def _model_result(one: Job, every: Sequence[VariantResult], outcomes: Sequence[O
     hidden, results = every[:rungs], every[rungs:]
     shared = next((outcome.error for outcome in outcomes if outcome.shared), None)
     reference = one.model.reference
-    unjudged = ReferenceResult(reference.kind, shown(reference.path, one.folder), {})
+    unjudged = ReferenceResult(reference.kind, shown(reference.file, one.folder), {})
     judged, findings = reference_result(unjudged, outcomes, one.model.reference_tolerances, one.model.ignore)
     result = ModelResult(
         name=one.model.name,

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -38,7 +38,7 @@ from tflite_guard.protocol import (
 )
 from tflite_guard.results import ErrorInfo, Verdict
 from tflite_guard.run.cache import Cache, Entry, key_of
-from tflite_guard.run.jobs import OF_TENSORFLOW, Job, named_files
+from tflite_guard.run.jobs import OF_TENSORFLOW, Job, named_files, with_files
 from tflite_guard.run.workers import NO_ANSWER, Worker, WorkerPair, out_of_time
 from tflite_guard.run.workshop import Workshop
 
@@ -52,7 +52,7 @@ MOST_SAVED = 8
 """Examples that are saved with an operator."""
 
 
-Phase = Literal["load", "describe", "reference", "convert", "evaluate", "diagnose", "variant", "done"]
+Phase = Literal["fetch", "load", "describe", "reference", "convert", "evaluate", "diagnose", "variant", "done"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,13 @@ class Event:
     """What it is called in this run."""
     variant: str | None
     phase: Phase
-    """`reference`, `convert`, `evaluate` count examples; `load` (of TensorFlow), `describe`, `diagnose` count nothing;
-    `variant` counts finished variants; `done` ends a model."""
+    """`fetch` counts bytes; `reference`, `convert`, `evaluate` count examples; `load` (of TensorFlow), `describe`,
+    `diagnose` count nothing; `variant` counts finished variants; `done` ends a model."""
     done: int = 0
     total: int = 0
     verdict: Verdict | None = None
+    file: str | None = None
+    """The URI that is fetched."""
 
 
 OnEvent = Callable[[Event], None]
@@ -125,13 +127,13 @@ class Steps:
         """The path of the variant's .tflite: the user's own, or one made from the source."""
         conversion = variant.conversion
         if conversion.tflite is not None:
-            return conversion.tflite.path
+            return self._here(conversion.tflite).path
         if conversion.source is None:
             raise EvaluationError(
                 "conversion", "recorded outputs hold no model to convert; give the variant a `source` or `tflite`"
             )
         if conversion.source.kind == "tflite" and conversion.quantization == "float32":
-            return conversion.source.path
+            return self._here(conversion.source.file).path
         return str(self._converted(conversion, variant.name).entry.folder / "model.tflite")
 
     def _converted(self, conversion: Conversion, variant: str) -> Done:
@@ -266,6 +268,7 @@ class Steps:
 
     def _made(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Entry:
         model = self.job.model.name
+        request = with_files(request, self._here)
         self.on_event(Event(model, variant, "load" if worker.loads_first else phase))
         started = time.monotonic()
         try:
@@ -286,20 +289,36 @@ class Steps:
 
     def _pause(self) -> None:
         """Raise EvaluationError where the model's time is over: what is read here counts as what children do."""
+        if self.workshop.pool.killed:
+            raise EvaluationError("interrupted", "interrupted")
         if time.monotonic() > self.deadline:
             raise out_of_time("reading what the model named and gave")
 
+    def _here(self, file: FileSpec) -> FileSpec:
+        """A file as one of this machine: one from elsewhere is fetched, once."""
+        if file.uri is None or file.path != file.uri:
+            return file
+        assert file.sha256 is not None
+        event = Event(self.job.model.name, None, "fetch", file=file.uri)
+        progress = lambda done, total: self.on_event(replace(event, done=done, total=total))  # noqa: E731
+        path = self.workshop.remote.get(file.uri, file.sha256, pause=self._pause, progress=progress)
+        return replace(file, path=str(path))
+
     def _as_written(self, message: str, request: Request[A]) -> str:
         """A message with the paths that it names as the manifest has them, and none of the cache's."""
-        named = (one.path for one in named_files(self.job.model) if isinstance(one, FileSpec))
-        paths = sorted(set(named), key=len, reverse=True)
+        named = {self._place(one): one for one in named_files(self.job.model) if isinstance(one, FileSpec)}
+        paths = sorted(named, key=len, reverse=True)
         evaluated = request.evaluate if isinstance(request, Diagnose | SaveOperator) else request
         tflite = evaluated.tflite if isinstance(evaluated, Evaluate) else None
         if tflite is not None and tflite not in paths:
             message = message.replace(tflite, "the converted model")
         for path in paths:
-            message = message.replace(path, shown(path, self.job.folder))
+            message = message.replace(path, shown(named[path], self.job.folder))
         return message
+
+    def _place(self, file: FileSpec) -> str:
+        """Where a file is for children."""
+        return file.path if file.uri is None else str(self.workshop.remote.place(file.uri, file.sha256 or ""))
 
 
 @dataclass(frozen=True)
@@ -331,7 +350,8 @@ def _answer(key: _Key, entry: Entry, kind: Any) -> Any:
 def content(value: Any, hashes: Callable[[str], str]) -> Any:
     """A specification as JSON, with the hash of its content in place of each file, and without its titles."""
     if isinstance(value, FileSpec):
-        return hashes(value.path)
+        # What is elsewhere is its hash, or is refused when it comes; so nothing known needs the network.
+        return hashes(value.path) if value.uri is None else value.sha256
     if is_dataclass(value):
         inner = ((one.name, getattr(value, one.name)) for one in fields(value) if not one.metadata.get("title"))
         return {name: content(found, hashes) for name, found in inner}
@@ -402,7 +422,9 @@ def _checked(files: tuple[str, ...]) -> tuple[str, ...]:
     return files
 
 
-def shown(path: str, folder: str) -> str:
-    """A path of a manifest as a user has it: from the manifest's folder, unless that is a long way round."""
-    real = os.path.realpath(path)
+def shown(file: FileSpec, folder: str) -> str:
+    """A file of a manifest as a user has it: its URI, or its path from the manifest's folder, or whole if shorter."""
+    if file.uri is not None:
+        return file.uri
+    real = os.path.realpath(file.path)
     return min(os.path.relpath(real, os.path.realpath(folder)), real, key=len)

@@ -358,6 +358,7 @@ class WorkerPool:
         self._free: list[WorkerPair] = []
         self._all: list[WorkerPair] = []
         self._lock = threading.Lock()
+        self.killed = False
 
     @contextlib.contextmanager
     def pair(self) -> Iterator[WorkerPair]:
@@ -385,6 +386,7 @@ class WorkerPool:
 
     def kill(self) -> None:
         """End every child now."""
+        self.killed = True
         for pair in self._all:
             pair.tensorflow.kill()
             pair.litert.kill()

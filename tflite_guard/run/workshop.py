@@ -6,7 +6,9 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.files import Identity, Known, make_folders, sha256_of
@@ -14,6 +16,9 @@ from tflite_guard.manifest.types import FileSpec, FunctionSpec
 from tflite_guard.run.cache import Cache, key_of
 from tflite_guard.run.jobs import Job, Options, named_files
 from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit, readable_paths, require_children
+
+if TYPE_CHECKING:
+    from tflite_guard.files.fetching import RemoteFiles
 
 LARGE = 16 * 2**20
 """Bytes of a file from which on reading it takes longer than looking whether it is known."""
@@ -99,6 +104,13 @@ class Workshop:
         self.jobs = options.jobs or max(1, min(len(jobs), cores // 2))
         self.threads = max(1, cores // self.jobs)
 
+    @cached_property
+    def remote(self) -> RemoteFiles:
+        """Files from elsewhere; loaded only for manifests that name some, and not where all is known."""
+        from tflite_guard.files.fetching import RemoteFiles
+
+        return RemoteFiles(self.cache.fetched, setting=self.cache.setting, offline=self.options.offline)
+
     def __enter__(self) -> Workshop:
         return self
 
@@ -113,7 +125,7 @@ class Workshop:
 def _needed(jobs: Sequence[Job], options: Options, roots: Sequence[str]) -> list[str]:
     """What children may read for some jobs, links aside; whole folders only where code of the user's reads data."""
     named = [one for job in jobs for one in named_files(job.model)]
-    found = [one.path for one in named if isinstance(one, FileSpec)]
+    found = [one.path for one in named if isinstance(one, FileSpec) and one.uri is None]
     if options.allow_code:
         found += [one.root for one in named if isinstance(one, FunctionSpec)]
         found += roots if any(_reads_by_code(job) for job in jobs) else ()

@@ -53,12 +53,12 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
         if (pin := node.get("sha256")) is not None:
             context.say_key(pin, '"sha256" does not apply to source "python", which is not a file')
         return None
-    if (labels := node.get("labels_file")) is not None and source in _SOURCE_KEYS["labels_file"]:
-        check_file(labels, "csv" if source == "images" else "npy", context)
+    if "labels_file" in node.content and source in _SOURCE_KEYS["labels_file"]:
+        check_file(node, "labels_file", "csv" if source == "images" else "npy", context, pin="labels_sha256")
     if source in SHARDED and context.matching(str(path.value())) is not None:
         check_files(path, source, context, node.get("sha256"))
         return None
-    return check_file(path, source, context, node.get("sha256"))
+    return check_file(node, "path", source, context)
 
 
 def check_function(node: Node, context: Context) -> None:

@@ -7,7 +7,6 @@ pinned.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from tflite_guard import files
 from tflite_guard.errors import ManifestProblem
+from tflite_guard.files import uris
 from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.location import displayed, utf8
 from tflite_guard.manifest.rejections import near
@@ -29,7 +29,6 @@ _FAKE_QUANTIZATION = (
     b"FakeQuantWithMinMaxVarsPerChannel",
 )
 _NODE_OPERATOR = b"\x12"  # the tag of NodeDef's field `op`, a string: its length and its bytes follow
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 # What a path may hold, as `files.sniff` calls it, and how to say it.
@@ -68,6 +67,8 @@ _ALWAYS_WRONG = {
 _MOST_ENTRIES = 100_000
 _MOST_SHARDS = 10_000
 _SUFFIXES = {"keras": (".keras",), "hdf5": (".h5", ".hdf5")}
+_KERAS = (".keras", ".h5", ".hdf5")
+_FOLDERS = ("saved_model", "images")
 _PATH_MAX = 4096  # bytes that Linux takes; resolving links takes time for every folder of a path
 T = TypeVar("T")
 
@@ -79,6 +80,8 @@ class Context:
     folder: str
     """The manifest's folder, absolute."""
     roots: Sequence[str]
+    prefixes: Sequence[str]
+    """URIs below which it may name files."""
     allow_code: bool
     problems: list[ManifestProblem] = field(default_factory=list)
     _answers: dict[Hashable, Any] = field(default_factory=dict)
@@ -113,7 +116,7 @@ class Context:
         """The paths that a pattern means, as the manifest would write them; None for the path of one file."""
         if escapes(written, self):
             return None
-        return self.once(self._matching, written)
+        return None if uris.is_uri(written) else self.once(self._matching, written)
 
     def _matching(self, written: str) -> list[str] | None:
         pattern = os.path.join(self.folder, written)
@@ -130,11 +133,22 @@ def _holds_fake_quantization(graph: str) -> bool:
     return any(files.holds(graph, _NODE_OPERATOR + bytes([len(name)]) + name) for name in _FAKE_QUANTIZATION)
 
 
-def check_file(node: Node, kind: str, context: Context, pin: Node | None = None) -> str | None:
-    """The real path of a file that is there, inside the roots, of its kind and as pinned; None after a problem."""
+def check_file(holder: Node, key: str, kind: str, context: Context, pin: str = "sha256") -> str | None:
+    """The real path of a file that is here, inside the roots, of its kind and as pinned.
+
+    `key` of the holder names it and `pin` its hash. None after a problem, and for a file that is to be fetched.
+    """
+    node, pinned = holder.content[key], holder.get(pin)
     written = str(node.value())
+    if uris.is_uri(written):
+        _check_remote(node, written, kind, context)
+        if pinned is None and pin not in holder.removed:
+            context.say(
+                node, f"{quoted(written, 200)} needs {quoted(pin)} beside it: what sha256sum prints of the file"
+            )
+        return None
     path = _sound(node, written, kind, context)
-    return path if path is not None and _as_pinned(node, [path], pin, context) else None
+    return path if path is not None and _as_pinned(node, [path], pinned, context) else None
 
 
 def check_files(node: Node, kind: str, context: Context, pin: Node | None = None) -> None:
@@ -179,6 +193,19 @@ def _as_pinned(node: Node, paths: Sequence[str], pin: Node | None, context: Cont
     return wrong is None
 
 
+def _check_remote(node: Node, written: str, kind: str, context: Context) -> None:
+    """Add the problem of a URI: nothing is fetched to find one."""
+    wrong = uris.refused(written)
+    if wrong is None and kind in _FOLDERS:
+        wrong = f"is fetched as one file, and {_EXPECTED[kind][1]} is many; fetch it in a step of your own"
+    if wrong is None and kind == "keras" and not uris.name_of(written).lower().endswith(_KERAS):
+        wrong = f"does not say by its name which Keras model it is; it must end in {' or '.join(_KERAS)}"
+    if wrong is None and not uris.lies_under(written, context.prefixes):
+        wrong = f"is elsewhere; only --data-root URI can allow that, such as --data-root {uris.folder_of(written)}"
+    if wrong:
+        context.say(node, f"{quoted(written, 200)} {wrong}")
+
+
 def _inside(node: Node, written: str, context: Context) -> str | None:
     if why := escapes(written, context):
         context.say(node, why)
@@ -188,8 +215,8 @@ def _inside(node: Node, written: str, context: Context) -> str | None:
 
 def escapes(written: str, context: Context) -> str | None:
     """Why a path cannot be looked at: a URI, no path at all, or outside the roots; None when it can."""
-    if _SCHEME.match(written):
-        return f"{quoted(written)} is a URI, which this version does not read; fetch it and name the file"
+    if uris.is_uri(written):
+        return f"{quoted(written)} is not on this machine"
     if "\0" in written:
         return "a path cannot hold the character U+0000"
     if (length := len(written.encode())) > _PATH_MAX:
@@ -279,7 +306,7 @@ def _wrong_hash(paths: Sequence[str], pinned: str, roots: Sequence[str]) -> str 
 
 def check_reference(node: Node, context: Context) -> None:
     """Add the problems of the file of a reference or source."""
-    kind, path = kind_of_model(node)
+    kind, _ = kind_of_model(node)
     if (signature := node.get("signature")) is not None and kind not in ("saved_model", "tflite"):
         context.say_key(signature, '"signature" applies only beside "saved_model" or "tflite"')
-    check_file(path, kind, context, node.get("sha256"))
+    check_file(node, kind, kind, context)

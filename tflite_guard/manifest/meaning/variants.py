@@ -27,6 +27,7 @@ def check_variant(variant: VariantView, model: ModelView, tree: Node, context: C
     """Add the problems of a variant, and of its tolerances as they come out after inheritance."""
     _check_variant_files(variant, context)
     for rule in (
+        _check_pin,
         _check_recipe,
         _check_io,
         _check_keep_float,
@@ -54,12 +55,19 @@ def check_ignore(ignore: Node | None, context: Context) -> None:
 
 
 def _check_variant_files(variant: VariantView, context: Context) -> None:
-    if (tflite := variant.own.get("tflite")) is not None:
-        check_file(tflite, "tflite", context, variant.own.get("sha256"))
+    if "tflite" in variant.own:
+        check_file(variant.node, "tflite", "tflite", context)
     if (source := variant.own.get("source")) is not None and "tflite" not in variant.own:
         check_reference(source, context)
-    if (observed := variant.own.get("observed_outputs")) is not None:
-        check_file(observed, "outputs", context)
+    if "observed_outputs" in variant.own:
+        check_file(variant.node, "observed_outputs", "outputs", context, pin="observed_sha256")
+
+
+def _check_pin(variant: VariantView, context: Context) -> None:
+    """A hash that holds for no file would be thought checked."""
+    recipe = variant.text("recipe")
+    if "sha256" in variant.own and "tflite" not in variant.own and not (recipe and is_recipe_file(recipe)):
+        context.say_key(variant.own["sha256"], '"sha256" applies only beside "tflite" or the path of a recipe file')
 
 
 def _check_recipe(variant: VariantView, context: Context) -> None:
@@ -70,7 +78,7 @@ def _check_recipe(variant: VariantView, context: Context) -> None:
     if not is_recipe_file(recipe):
         if recipe not in RECIPES:
             context.say(node, f"unknown recipe {quoted(recipe)}{did_you_mean(recipe, RECIPES)}")
-    elif (path := check_file(node, "recipe", context)) and context.once(_recipe_rules, path) is None:
+    elif (path := check_file(variant.node, "recipe", "recipe", context)) and context.once(_recipe_rules, path) is None:
         context.say(node, f"{recipe} is not a recipe of the LiteRT Quantizer: a JSON array of rules")
 
 
