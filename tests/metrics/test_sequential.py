@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tflite_guard.metrics.sequential import STAKES, Drawn, _wealth, settled, with_intervals
+from tflite_guard.metrics.sequential import STAKES, Drawn, _wealth, settled, with_intervals, without_intervals
 from tflite_guard.results import Measurement
 
 DROP = (0.0, 1.0)
@@ -38,6 +38,7 @@ def wealth(values, size: int, low: float, limit: float) -> float:
     return math.inf if sum(values) - size * limit > -(size - len(values)) * low + 1e-9 else most
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 1.0]), min_size=1, max_size=12), st.integers(0, 9), st.data())
 def test_it_is_the_bet_written_as_a_plain_loop(values, unseen, data) -> None:
     size, limit = len(values) + unseen, data.draw(st.sampled_from([-0.9, -0.3, 0.01, 0.4, 0.8]))
@@ -49,7 +50,7 @@ def test_it_is_the_bet_written_as_a_plain_loop(values, unseen, data) -> None:
             assert found.mirrored.below(-limit, alpha) == (expected >= 1 / alpha)
 
 
-@pytest.mark.parametrize(("right", "size"), [(6, 12), (2, 11), (10, 11), (1, 12)])
+@pytest.mark.parametrize(("right", "size"), [(5, 10), (2, 11), (10, 11), (1, 12)])
 def test_over_every_order_of_a_small_set_the_truth_cannot_be_bet_against(right: int, size: int) -> None:
     """Every order is as likely as any other, so these are exact means and probabilities, without a simulation."""
     orders = list(itertools.combinations(range(size), right))
@@ -165,7 +166,7 @@ def test_a_part_has_intervals_of_the_whole_or_says_why_not() -> None:
     assert found.value_interval is not None
     assert found.confidence_interval[0] < 0.1 < found.confidence_interval[1]
     assert found.value_interval[0] == pytest.approx(1 - found.confidence_interval[1], abs=0.05)
-    other = with_intervals(blank, part, None, 200, 0.025)
+    other = without_intervals(blank)
     assert other.confidence_interval is None
     assert other.interval_note is not None
     assert "stopped early" in other.interval_note

@@ -216,6 +216,7 @@ def _variant(
             kernels=_kernels(view),
             observed_outputs=_file(own["observed_outputs"], context) if "observed_outputs" in own else None,
             integer=_integer(own.get("quantization"), require_integer),
+            confidence=view.confidence,
         ),
         judgement=Judgement(
             tolerances={name: _tolerance(found) for name, found in view.tolerances.items() if name in computed},

@@ -33,7 +33,6 @@ SUM_SLACK = 1e-9
 BISECTIONS = 16
 LONGEST = 4096
 """Examples of which all stakes are looked at together."""
-NO_INTERVAL = "the evaluation stopped early, which no interval of this metric allows for"
 
 
 @dataclass(frozen=True)
@@ -169,27 +168,31 @@ def _worsening(
             assert_never(kind)
 
 
-def with_intervals(
-    measured: Measurement, scores: Scores, bounds: Bounds | None, size: int, alpha: float
-) -> Measurement:
+def without_intervals(measured: Measurement) -> Measurement:
+    """A measurement on a part of a metric whose intervals do not allow for a part that was chosen by what it showed."""
+    if measured.value is None:
+        return measured
+    note = measured.interval_note or "the evaluation stopped early, which no interval of this metric allows for"
+    return replace(measured, confidence_interval=None, value_interval=None, interval_method=None, interval_note=note)
+
+
+def with_intervals(measured: Measurement, scores: Scores, bounds: Bounds, size: int, alpha: float) -> Measurement:
     """A measurement on a part with the intervals of what it is on the whole set, each end within `alpha`.
 
-    Without `bounds` it has none: what else there is does not allow for a part that was chosen by what it showed.
+    `scores` are of the part, in random order, and `bounds` those of each score.
     """
     if measured.value is None:
         return measured
-    blank = replace(measured, confidence_interval=None, value_interval=None, interval_method=None)
-    if bounds is None:
-        return replace(blank, interval_note=measured.interval_note or NO_INTERVAL)
     counted = _counted(scores)
     ours = scores["candidate"].astype(np.float64)
     low, high = bounds
-    own = Drawn(ours, counted, size, low, high).interval(alpha)
-    main = own
+    own = main = _around(measured.value, Drawn(ours, counted, size, low, high).interval(alpha))
     if measured.drop is not None:
-        main = Drawn(scores["reference"] - ours, counted, size, low - high, high - low).interval(alpha)
-    main, own = _around(measured.value if measured.drop is None else measured.drop, main), _around(measured.value, own)
-    return replace(blank, confidence_interval=main, value_interval=own, interval_method="betting", interval_note=None)
+        drops = Drawn(scores["reference"] - ours, counted, size, low - high, high - low)
+        main = _around(measured.drop, drops.interval(alpha))
+    return replace(
+        measured, confidence_interval=main, value_interval=own, interval_method="betting", interval_note=None
+    )
 
 
 def _around(value: float, interval: Bounds) -> Bounds:

@@ -35,6 +35,8 @@ class Options:
     """Look for the cause of what does not pass, of everything, or of nothing."""
     memory_bytes: int | None = None
     """Limit of each child; None means what the machine has."""
+    every_example: bool = False
+    """Evaluate all of them, whatever `stop_when` says: what is recorded must not be of a part."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ def jobs(manifests: Sequence[Manifest], options: Options, baselines: Mapping[str
     _refuse_idle(options.variants, "--variant", [variant.name for _, model in asked for variant in model.variants])
     found = []
     for manifest, model in asked:
-        variants = tuple(variant for variant in model.variants if _matches(variant.name, options.variants))
+        variants = tuple(
+            _in_full(variant) if options.every_example else variant
+            for variant in model.variants
+            if _matches(variant.name, options.variants)
+        )
         if variants or not options.variants:
             recorded = (baselines or {}).get(manifest.path)
             found.append(job(manifest, replace(model, variants=variants), recorded))
@@ -97,6 +103,10 @@ def named_files(value: Any) -> Iterator[FileSpec | FunctionSpec]:
     elif isinstance(value, tuple | list):
         for inner in value:
             yield from named_files(inner)
+
+
+def _in_full(variant: VariantSpec) -> VariantSpec:
+    return replace(variant, evaluation=replace(variant.evaluation, confidence=None))
 
 
 def _refuse_idle(patterns: Sequence[str], option: str, names: Sequence[str]) -> None:
