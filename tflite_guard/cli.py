@@ -604,6 +604,8 @@ def baseline() -> None:
 @VERBOSE
 def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
     """Check the manifests and record the results beside each, to commit."""
+    from dataclasses import replace
+
     from tflite_guard.checking import NO_BASELINE
     from tflite_guard.judgement import baseline as baselines
     from tflite_guard.manifest import search
@@ -611,7 +613,7 @@ def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
     from tflite_guard.results import Verdict
     from tflite_guard.run.pipeline import report_of
 
-    finished = _check(manifests, options, NO_BASELINE, verbose)
+    finished = _check(manifests, replace(options, every_example=True), NO_BASELINE, verbose)
     if finished.verdict is Verdict.ERROR:
         _write(finished, [("text", None)], None)
         raise EvaluationError("baseline", "nothing recorded: something could not be evaluated (see above)")

@@ -15,7 +15,7 @@ import msgspec
 
 from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec, Tolerance
 from tflite_guard.results import Artifact, ByClass, Changed, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
-from tflite_guard.vocabulary import StateUse
+from tflite_guard.vocabulary import StateUse, ToleranceKind
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,34 @@ class Scales:
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """What must be certain for an evaluation to stop before its end: all that the verdict depends on."""
+
+    confidence: float
+    limits: dict[str, dict[ToleranceKind, float]]
+    """By the manifest's names of metrics."""
+    recorded: dict[str, float] = field(default_factory=dict)
+    """The baseline's values of what `max_regression` limits, by the names of measurements."""
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """How an evaluation went that was to stop when its verdict is certain."""
+
+    examples: int
+    """That were evaluated."""
+    of: int
+    confidence: float
+    reference: dict[str, float] = field(default_factory=dict)
+    """Where it stopped early: the reference's own values on all examples, by the names of measurements."""
+
+    @property
+    def early(self) -> bool:
+        """There are examples that were not looked at."""
+        return self.examples < self.of
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One variant has been evaluated."""
 
@@ -259,6 +287,8 @@ class Evaluation:
     scales: Scales = Scales(())
     by_class: ByClass | None = None
     changed: Changed | None = None
+    sequential: Sequential | None = None
+    """None where every example was to be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -401,6 +431,8 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     """How many examples of it calibration uses; None means all."""
     float32: str | None = None
     """The path of the reference's float conversion, whose weights a given file should have; None asks for nothing."""
+    stopping: Stopping | None = None
+    """None evaluates every example."""
 
     @property
     def doing(self) -> str:

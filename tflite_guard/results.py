@@ -64,7 +64,7 @@ class Measurement:
     confidence_interval: tuple[float, float] | None = None
     """95 %, two-sided, of `drop` where there is one, else of `value`."""
     interval_method: str | None = None
-    """`newcombe-paired`, `wilson`, `bootstrap`, `bootstrap-groups`; None without an interval."""
+    """`newcombe-paired`, `wilson`, `bootstrap`, their forms with `-groups`, `betting`; None without an interval."""
     interval_note: str | None = None
     """Why there is no interval."""
     examples: int = 0
@@ -84,6 +84,8 @@ class Measurement:
     """Why the metric could not be computed; never a pass."""
     value_interval: tuple[float, float] | None = None
     """95 %, two-sided, of `value` itself, what `min` and `max` are held against; None where there is none."""
+    settled: bool = False
+    """On which side of its limits all examples are is certain, although only a part of them was looked at."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ FAIL_ON = ("error", "warning", "never")
 DIAGNOSE = ("auto", "always", "never")
 COMMENT_ON = ("auto", "always", "failures")
 MOST_SHARDS = 10_000
+CONFIDENCE = 0.95
+"""At which an evaluation stops that is to stop when its verdict is certain, unless the manifest asks for more."""
 LONGEST_TIMEOUT = 366 * 24 * 3600.0
 """Seconds; longer ones are more than a system's clock may hold."""
 SERVING_DEFAULT = "serving_default"
@@ -26,6 +28,7 @@ SourceKind = Literal["npz", "npy", "images", "csv", "tfrecord", "python"]
 Kernels = Literal["default", "reference"]
 Ranges = Literal["converter", "measured"]
 StateUse = Literal["reset", "kept"]
+StopUse = Literal["conclusive", "never"]
 DiagnoseUse = Literal["auto", "always", "never"]
 ToleranceKind = Literal["max_drop", "max_relative_drop", "min", "max", "max_regression"]
 
@@ -109,6 +112,8 @@ class MetricTraits:
     """A confidence interval exists (not for a maximum or a size)."""
     unit: str = ""
     options: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+    """Between what each example's score lies, where the metric is their mean; None of any other metric."""
 
 
 METRICS = {
@@ -121,8 +126,11 @@ METRICS = {
             True,
             True,
             options=("threshold", "from_logits", "multi_label", "ignore_index"),
+            bounds=(0.0, 1.0),
         ),
-        MetricTraits("top_k_accuracy", "top-k accuracy", True, True, True, options=("k", "ignore_index")),
+        MetricTraits(
+            "top_k_accuracy", "top-k accuracy", True, True, True, options=("k", "ignore_index"), bounds=(0.0, 1.0)
+        ),
         MetricTraits(
             "f1_macro",
             "macro F1",
@@ -144,9 +152,10 @@ METRICS = {
             False,
             True,
             options=("threshold", "from_logits", "multi_label"),
+            bounds=(0.0, 1.0),
         ),
         MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
-        MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True),
+        MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True, bounds=(-1.0, 1.0)),
         MetricTraits("max_abs_error", "largest absolute difference from the reference", False, False, False),
         MetricTraits("mean_abs_error", "mean absolute difference from the reference", False, False, True),
         MetricTraits(

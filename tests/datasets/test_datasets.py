@@ -142,3 +142,34 @@ def test_reading_arrays_loads_no_heavy_library(npz):
     )
     command = [sys.executable, "-c", script, str(npz(x=np.ones((2, 2))))]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_every_source_gives_its_examples_in_blocks_of_another_order(opened, tmp_path):
+    x, y = np.arange(20, dtype=np.float32), np.arange(20) * 10
+    np.savez_compressed(tmp_path / "a.npz", x=x, y=y)
+    np.save(tmp_path / "a.npy", x)
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{a},{b}\n" for a, b in zip(x, y, strict=True)))
+    (tmp_path / "in_blocks_source.py").write_text(
+        "def rows():\n    for i in range(20):\n        yield {'x': i, 'y': i * 10}\n"
+    )
+    blocks = [np.array([2, 7, 19]), np.array([0, 1]), np.setdiff1d(np.arange(20), [2, 7, 19, 0, 1])]
+    order = np.concatenate(blocks)
+    python = {"path": "in_blocks_source:rows", "root": str(tmp_path), "allow_code": True}
+    for source, options in (
+        ("npz", {"path": tmp_path / "a.npz", "labels": "y"}),
+        ("npy", {"path": tmp_path / "a.npy"}),
+        ("csv", {"path": tmp_path / "a.csv", "labels": "y"}),
+        ("python", {**python, "labels": "y"}),
+    ):
+        dataset = opened(source, **options).in_blocks(blocks)
+        batches = list(dataset.batches(2))
+        assert dataset.examples == 20
+        # No batch holds examples of two blocks, whatever their lengths.
+        assert [batch.start for batch in batches] == [0, 2, 3, *range(5, 20, 2)]
+        np.testing.assert_array_equal(np.concatenate([b.inputs["image"].reshape(-1) for b in batches]), x[order])
+        np.testing.assert_array_equal(dataset.rows, order)
+        if "labels" in options:
+            np.testing.assert_array_equal(np.concatenate([b.labels[""] for b in batches]), y[order])
+    limited = opened("npz", tmp_path / "a.npz", limit=5, seed=1)
+    shuffled = limited.in_blocks([np.array([3]), np.array([0, 1, 2, 4])])
+    assert list(shuffled.rows) == [limited.rows[place] for place in (3, 0, 1, 2, 4)]

@@ -59,27 +59,35 @@ class Dataset:
     steps: Mapping[str, Sequence[Step]]
     reader: Reader
     rows: Rows
+    blocks: Sequence[Rows] = ()
+    """Where `rows` do not rise throughout: the stretches in which they do, each read in a pass of its own."""
 
     @property
     def examples(self) -> int:
         """How many examples `batches` yields in all, after `limit`."""
         return len(self.rows)
 
+    def in_blocks(self, blocks: Sequence[Array]) -> Dataset:
+        """The same examples in another order: `blocks` are their places, rising within each block."""
+        rows = [np.asarray(self.rows)[block] for block in blocks]
+        return replace(self, rows=np.concatenate(rows), blocks=rows)
+
     def batches(self, size: int, *, with_labels: bool = True) -> Iterator[Batch]:
-        """Yields the examples in the source's order, `size` at a time, fewer at the end.
+        """Yields the examples in order, `size` at a time, fewer at the end of a block and at the end.
 
         Without labels, groups are left out as well. Raises DataError for values that cannot be used.
         """
         keys = _keys(self.spec, self.inputs, self.labels) if with_labels else list(dict.fromkeys(self.inputs.values()))
-        columns = self.reader.read(keys, self.rows, size)
         start = 0
-        for rows, read in zip(chunks(self.rows, size), columns, strict=False):
-            if any(len(column) != len(rows) for column in read.values()):
-                break
-            yield self._batch(read, rows, start, with_labels)
-            start += len(rows)
-        if start < self.examples:
-            raise DataError(f"{self.spec.path}: gave fewer examples than when it was opened ({self.examples})")
+        for block in self.blocks or (self.rows,):
+            end = start + len(block)
+            for rows, read in zip(chunks(block, size), self.reader.read(keys, block, size), strict=False):
+                if any(len(column) != len(rows) for column in read.values()):
+                    break
+                yield self._batch(read, rows, start, with_labels)
+                start += len(rows)
+            if start < end:
+                raise DataError(f"{self.spec.path}: gave fewer examples than when it was opened ({self.examples})")
 
     def labels_of(self, name: str, size: int) -> Iterator[Array]:
         """The labels of one output, `size` examples at a time, without reading anything else where the source can."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,18 +22,30 @@ from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
 from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
+from tflite_guard.engine.sequential import Sampling, Scored
 from tflite_guard.engine.tflite import Model, Port, Runner, dequantize
-from tflite_guard.errors import DataError, EvaluationError
+from tflite_guard.errors import DataError, EvaluationError, GuardError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
-from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example
-from tflite_guard.protocol import Evaluation, Measured, Names, ObservedMeasured, OutputFacts, TensorInfo
+from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example, statistic
+from tflite_guard.protocol import (
+    Evaluation,
+    Measured,
+    Names,
+    ObservedMeasured,
+    OutputFacts,
+    Sequential,
+    Stopping,
+    TensorInfo,
+)
 from tflite_guard.results import Artifact, Measurement
 from tflite_guard.vocabulary import METRICS, Kernels, StateUse
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 OnProgress = Callable[[int, int], None]
+ROWS = 256
+"""Examples a batch, where nothing is run on them."""
 
 
 @dataclass
@@ -55,6 +68,18 @@ class _Column:
         measurement = measure(self.spec, concatenate(self.scores), groups=groups, seed=seed)
         return replace(measurement, name=self.title, output=output)
 
+    def arrange(self, index: Array) -> None:
+        self.scores = [{key: values[index] for key, values in concatenate(self.scores).items()}]
+
+    def reference(self) -> float | None:
+        """The reference's own value; None where it has none."""
+        scores = concatenate(self.scores)
+        try:
+            value = float(statistic(self.spec, scores)(np.ones((1, len(scores["identical"]))))[0, 0])
+        except EvaluationError:
+            return None
+        return value if np.isfinite(value) else None
+
 
 @dataclass
 class _Whole:
@@ -63,25 +88,34 @@ class _Whole:
     spec: MetricSpec
     labels: str | None
     outputs: list[list[Array]] = field(default_factory=list)
-    reference: list[list[Array]] = field(default_factory=list)
+    reference_outputs: list[list[Array]] = field(default_factory=list)
     wanted: list[Array] = field(default_factory=list)
 
     def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, _start: int) -> None:
         names = list(reference) if self.spec.output is None else [self.spec.output]
         self.outputs.append([outputs[name] for name in names])
-        self.reference.append([reference[name] for name in names])
+        self.reference_outputs.append([reference[name] for name in names])
         if self.labels is not None:
             self.wanted.append(labels[self.labels])
 
     def measured(self, groups: Array | None, seed: int) -> Measurement:
         outputs = [np.concatenate(parts) for parts in zip(*self.outputs, strict=True)]
-        reference = [np.concatenate(parts) for parts in zip(*self.reference, strict=True)]
+        reference = [np.concatenate(parts) for parts in zip(*self.reference_outputs, strict=True)]
         labels = np.concatenate(self.wanted) if self.wanted else None
         python = self.spec.python
         assert python is not None
         with user_code(python):
             function = find_function(python.name)
             return measure_python(self.spec, function, outputs, reference, labels, groups=groups, seed=seed)
+
+    def arrange(self, index: Array) -> None:
+        for parts in (self.outputs, self.reference_outputs):
+            parts[:] = [[np.concatenate(one)[index] for one in zip(*parts, strict=True)]]
+        self.wanted = [np.concatenate(self.wanted)[index]] if self.wanted else []
+
+    def reference(self) -> float | None:
+        """The reference's own value; None where it has none."""
+        return self.measured(None, 0).reference
 
 
 class Scorer:
@@ -142,6 +176,28 @@ class Scorer:
         """The metric of the measurement of some name, as it is computed. Raises KeyError where it has no scores."""
         return self._titled(title).spec
 
+    @property
+    def scored(self) -> list[Scored]:
+        """Each measurement's name with its metric and the scores so far; without users' own metrics."""
+        columns = (one for one in self._columns if isinstance(one, _Column))
+        return [(one.title, one.spec, concatenate(one.scores)) for one in columns]
+
+    @property
+    def reference_values(self) -> dict[str, float]:
+        """The reference's own value of each measurement that it has one of, on what was added."""
+        values = {
+            one.title if isinstance(one, _Column) else one.spec.name: one.reference()
+            for one in self._columns
+            if one.labels is not None or isinstance(one, _Whole)
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def arrange(self, index: Array) -> None:
+        """Bring what was added into another order: `index` are the places that examples come from."""
+        for column in self._columns:
+            column.arrange(index)
+        self._groups = [np.concatenate(self._groups)[index]] if self._groups else []
+
     def _titled(self, title: str) -> _Column:
         return {one.title: one for one in self._columns if isinstance(one, _Column)}[title]
 
@@ -190,7 +246,7 @@ class Subject:
         """An interpreter for each thread."""
         return [Runner(self.model, kernels, self.names) for _ in range(self.threads)]
 
-    def run(self, runners: Sequence[Runner], data: Dataset) -> Iterator[tuple[Batch, dict[str, Array]]]:
+    def run(self, runners: Sequence[Runner], data: Dataset) -> Generator[tuple[Batch, dict[str, Array]]]:
         """Batches of the evaluation data with the .tflite's outputs by canonical name."""
         with about(self.dataset):
             yield from run_batches(runners, data.batches(batch_size(data)), self.state)
@@ -207,36 +263,47 @@ class Subject:
         """The reference's outputs for a batch."""
         return {name: self.recorded.rows(name, batch.start, batch.start + count) for name in self.names.outputs}
 
+    def reference_at(self, places: Array) -> dict[str, Array]:
+        """The reference's outputs for examples at some places of the evaluation data."""
+        return {name: self.recorded.at(name, places) for name in self.names.outputs}
+
 
 def evaluate(
-    subject: Subject, options: EvaluationOptions, progress: OnProgress, calibration: Seen | None = None
+    subject: Subject,
+    options: EvaluationOptions,
+    progress: OnProgress,
+    calibration: Seen | None = None,
+    stopping: Stopping | None = None,
 ) -> Evaluation:
     """Evaluate a .tflite: its measurements, what it holds, and how recorded outputs compare.
 
-    `calibration` is what it was calibrated on, to be compared with the inputs.
+    `calibration` is what it was calibrated on, to be compared with the inputs. With `stopping` no more examples are
+    evaluated than it takes to be certain of the verdict.
     """
     model = subject.model
     data, scorer = subject.data(), subject.scorer()
-    answers = scorer.answers(data)
+    sampling = None if stopping is None else Sampling(stopping, data.examples, subject.dataset.seed)
+    data = data if sampling is None else data.in_blocks(sampling.blocks)
     runners = subject.runners(options.kernels)
+    scoring = _Scoring(subject, scorer, scorer.answers(data), runners[0], sampling)
     inputs = None if calibration is None else evaluation_seen(subject.recorded.examples)
     ranges = Ranges()
-    for batch, outputs in subject.run(runners, data):
-        ranges.add(batch.inputs)
-        if inputs is not None:
-            inputs.add(batch.inputs)
-        count = _length(outputs)
-        reference = subject.reference_rows(batch, count)
-        _require_finite(model, runners[0], outputs, batch)
-        for name, values in outputs.items():
-            _require_shape("output-shape", f"{model.path}: output {name!r}", values, "the reference's", reference[name])
-        scorer.add(batch, outputs, reference)
-        if answers is not None:
-            answers.add(batch, outputs[answers.output], reference[answers.output])
-        progress(batch.start + count, subject.recorded.examples)
+    done = 0
+    with closing(subject.run(runners, data)) as stream:
+        for batch, outputs in stream:
+            ranges.add(batch.inputs)
+            if inputs is not None:
+                inputs.add(batch.inputs)
+            scoring.add(batch, outputs)
+            done = batch.start + _length(outputs)
+            progress(done, subject.recorded.examples)
+            if sampling is not None and sampling.certain(done, scorer):
+                break
     size = Path(model.path).stat().st_size
-    return Evaluation(
-        measurements=_ordered([*scorer.measurements(), *_sizes(subject.metrics, size)], subject.metrics),
+    measured = scorer.measurements() if sampling is None else sampling.measurements(done, scorer)
+    answers = scoring.answers
+    found = Evaluation(
+        measurements=_ordered([*measured, *_sizes(subject.metrics, size)], subject.metrics),
         artifact=_artifact(model.graph, size, sha256_of(model.path), options.integer),
         observed=_observe(subject, options) if options.observed_outputs is not None else None,
         facts=runners[0].facts(subject.state),
@@ -247,6 +314,78 @@ def evaluate(
         by_class=None if answers is None else answers.by_class(),
         changed=None if answers is None else answers.changed(),
     )
+    if stopping is None:
+        return found
+    sequential = Sequential(done, data.examples, stopping.confidence)
+    if not sequential.early:
+        return replace(found, sequential=sequential)
+    whole = _of_reference(subject)
+    seen = {one.output: one.variant_constant for one in found.outputs}
+    looks = tuple(replace(one, variant_constant=seen[one.output]) for one in whole.facts())
+    return replace(found, outputs=looks, sequential=replace(sequential, reference=whole.reference_values))
+
+
+@dataclass
+class _Scoring:
+    """Batch after batch with the reference's outputs for the same examples, checked and scored."""
+
+    subject: Subject
+    scorer: Scorer
+    answers: Answers | None
+    runner: Runner
+    sampling: Sampling | None
+
+    def add(self, batch: Batch, outputs: Arrays) -> None:
+        count = _length(outputs)
+        if self.sampling is None:
+            self._add(batch, outputs, self.subject.reference_rows(batch, count))
+            return
+        places = self.sampling.places[batch.start : batch.start + count]
+        reference = self.subject.reference_at(places)
+        try:
+            self._add(batch, outputs, reference)
+        except GuardError:
+            # Messages count examples from the batch's first, as if they followed one another in the data.
+            for at, place in enumerate(places.tolist()):
+                groups = None if batch.groups is None else batch.groups[at : at + 1]
+                single = Batch(_row(batch.inputs, at), _row(batch.labels, at), groups, place)
+                self._add(single, _row(outputs, at), _row(reference, at))
+            raise
+
+    def _add(self, batch: Batch, outputs: Arrays, reference: Arrays) -> None:
+        self._check(batch, outputs, reference)
+        self.scorer.add(batch, outputs, reference)
+        if self.answers is not None:
+            self.answers.add(batch, outputs[self.answers.output], reference[self.answers.output])
+
+    def _check(self, batch: Batch, outputs: Arrays, reference: Arrays) -> None:
+        path = self.subject.model.path
+        _require_finite(self.subject.model, self.runner, outputs, batch)
+        for name, values in outputs.items():
+            _require_shape("output-shape", f"{path}: output {name!r}", values, "the reference's", reference[name])
+
+
+def _row(arrays: Arrays, at: int) -> Arrays:
+    return {name: values[at : at + 1] for name, values in arrays.items()}
+
+
+def _of_reference(subject: Subject) -> Scorer:
+    """The reference's outputs on all examples, scored as if they were a variant's."""
+    scorer = subject.scorer()
+    for batch, count in _labels(subject.data()):
+        reference = subject.reference_rows(batch, count)
+        scorer.add(batch, reference, reference)
+    return scorer
+
+
+def _labels(data: Dataset) -> Iterator[tuple[Batch, int]]:
+    """Batches of all examples without their inputs, and how many each holds."""
+    if data.labels:
+        for batch in replace(data, inputs={}).batches(ROWS):
+            yield batch, len(next(iter(batch.labels.values())))
+        return
+    for start in range(0, data.examples, ROWS):
+        yield Batch({}, {}, None, start), min(ROWS, data.examples - start)
 
 
 def _require_finite(model: Model, runner: Runner, outputs: dict[str, Array], batch: Batch) -> None:

@@ -139,6 +139,10 @@ class Outputs:
         """Rows [start, stop) of one output, (n, …)."""
         return np.asarray(self._arrays[name][start:stop])
 
+    def at(self, name: str, places: Array) -> Array:
+        """The rows of one output at some places, (n, …)."""
+        return np.asarray(self._arrays[name][places])
+
 
 def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Iterator[dict[str, Array]]:
     """Batches of outputs that a user recorded in an .npz, in the order of the evaluation source before `limit`.

@@ -164,7 +164,7 @@ class Session:
 
         subject = self._subject(request)
         seen = self._calibration_seen(request, subject.names)
-        found = evaluate(subject, request.options, self._progress, seen)
+        found = evaluate(subject, request.options, self._progress, seen, request.stopping)
         weights = None if request.float32 is None else _weights(request.float32, subject.model)
         return replace(found, reference=request.facts, weights=weights)
 

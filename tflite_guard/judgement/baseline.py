@@ -101,6 +101,12 @@ def value(baseline: Baseline | None, model: str, variant: str, metric: str) -> f
     return math.inf if found == IDENTICAL else number
 
 
+def recorded(baseline: Baseline | None, model: str, variant: str) -> dict[str, float]:
+    """The numbers that are recorded of a variant's metrics, by their names."""
+    metrics = _variants(baseline or {}, model).get(variant, {}).get("metrics", {})
+    return {name: float(found) for name, found in metrics.items() if found != IDENTICAL}
+
+
 Asked = Mapping[str, Collection[str]]
 """Models' names to those of their variants."""
 

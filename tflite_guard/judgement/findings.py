@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tflite_guard.judgement import calibrated
 from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, Ignore, VariantSpec
-from tflite_guard.protocol import Evaluation, InputRange, OutputFacts, Scales, WeightFacts
+from tflite_guard.protocol import Evaluation, InputRange, OutputFacts, Scales, Sequential, WeightFacts
 from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
@@ -49,14 +49,31 @@ def of_variant(
     """
     made = evaluation.artifact
     yield from _nothing_quantized(made, variant.conversion)
-    yield from _constant(evaluation.outputs)
+    yield from _constant(evaluation)
     yield from _coarse(evaluation, metrics)
     if evaluation.calibration is not None and variant.conversion.calibration is not None and data is not None:
         yield from calibrated.of_data(evaluation.calibration, variant.conversion.calibration, data)
     yield from _stale(evaluation.weights)
+    yield from _sequential(evaluation.sequential)
     yield from _as_it_ran(evaluation)
     yield from _of_scales(evaluation.scales)
     yield from _operators(made, variant)
+
+
+def _sequential(found: Sequential | None) -> Iterator[Finding]:
+    if found is None:
+        return
+    confidence = f"{100 * found.confidence:.10g} % confidence"
+    yield finding(
+        "sequential-evaluation",
+        f"decided after {found.examples:,} of {found.of:,} examples: at {confidence} the verdict on all of them is the "
+        "same; the figures are of those that were evaluated"
+        if found.early
+        else f"all {found.of:,} examples were needed: no fewer of them decide at {confidence}",
+        examples=found.examples,
+        of=found.of,
+        confidence=found.confidence,
+    )
 
 
 def of_error(error: ErrorInfo | None) -> Iterator[Finding]:
@@ -183,15 +200,16 @@ def _nothing_quantized(made: Artifact, conversion: Conversion) -> Iterator[Findi
         )
 
 
-def _constant(outputs: Sequence[OutputFacts]) -> Iterator[Finding]:
-    for output in outputs:
-        if output.variant_constant and not output.constant and output.examples > 1:
+def _constant(evaluation: Evaluation) -> Iterator[Finding]:
+    for output in evaluation.outputs:
+        examples = output.examples if evaluation.sequential is None else evaluation.sequential.examples
+        if output.variant_constant and not output.constant and examples > 1:
             yield finding(
                 "constant-output",
-                f"output {output.output!r} is the same for all {output.examples:,} examples, where the reference's "
+                f"output {output.output!r} is the same for all {examples:,} examples, where the reference's "
                 "varies: everything is rounded or clipped to one value; look at the calibration data",
                 output=output.output,
-                examples=output.examples,
+                examples=examples,
             )
 
 

@@ -205,11 +205,13 @@ def reference_result(
 ) -> tuple[ReferenceResult, tuple[Finding, ...]]:
     """The reference with its own values, each judged by its tolerance, and what is found about it.
 
-    Every evaluated variant has measured the reference alike, so the first that was evaluated says it all.
+    Every variant that was evaluated in full has measured the reference alike, so the first of them says it all.
     """
-    evaluation = next((outcome.evaluation for outcome in outcomes if outcome.evaluation is not None), None)
+    evaluated = [outcome.evaluation for outcome in outcomes if outcome.evaluation is not None]
+    evaluation = next((one for one in evaluated if not _partial(one)), next(iter(evaluated), None))
     if evaluation is None:
         return reference, ()
+    evaluation = _on_all(evaluation)
     measured = {item.of: item.measurement for item in evaluation.measurements}
     checks = tuple(judge(_of_reference(measured[name]), tolerance, None)[0] for name, tolerance in tolerances.items())
     values: dict[str, float | None] = {
@@ -218,6 +220,27 @@ def reference_result(
     verdict = Verdict.worst(check.verdict for check in checks) if checks else None
     result = replace(reference, metrics=values, verdict=verdict, checks=checks)
     return result, findings.accepted([*findings.of_reference(evaluation)], ignore)
+
+
+def _partial(evaluation: Evaluation) -> bool:
+    return evaluation.sequential is not None and evaluation.sequential.early
+
+
+def _on_all(evaluation: Evaluation) -> Evaluation:
+    """With the reference's values on all examples, where the variant was evaluated on a part of them."""
+    found = evaluation.sequential
+    if found is None or not found.early:
+        return evaluation
+    measured = (
+        replace(
+            item,
+            measurement=replace(
+                item.measurement, reference=found.reference.get(item.measurement.name), examples=found.of
+            ),
+        )
+        for item in evaluation.measurements
+    )
+    return replace(evaluation, measurements=tuple(measured))
 
 
 def _of_reference(measured: Measurement) -> Measurement:

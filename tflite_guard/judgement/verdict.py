@@ -44,6 +44,8 @@ class _Bound:
     slack: float
     certain: bool
     """The outputs equal the reference's and the limit is about the difference: passes without an interval."""
+    settled: bool
+    """A sequential evaluation was certain of the side."""
 
     def allows(self, number: float) -> bool:
         """Whether a number of the limit's own scale is within it."""
@@ -57,7 +59,7 @@ class _Bound:
 
     def decided(self) -> bool | None:
         """Whether the interval lies on one side of the limit; None without an interval."""
-        if self.certain:
+        if self.certain or self.settled:
             return True
         ends = self.worst_and_best()
         return None if ends is None else self.allows(ends[0]) == self.allows(ends[1])
@@ -127,22 +129,23 @@ def _bounds(measurement: Measurement, tolerance: Tolerance, baseline: float | No
 
 def _bound(measurement: Measurement, kind: ToleranceKind, limit: float, baseline: float | None) -> _Bound | None:
     value, drop, reference = measurement.value, measurement.drop, measurement.reference or 0.0
+    told = measurement.settled
     assert value is not None
     slack = RELATIVE_SLACK * abs(limit) + ROUNDING * abs(value) + ROUNDING * abs(reference)
     match kind:
         case "max_drop" | "max_relative_drop":
             assert drop is not None
             allowed = limit if kind == "max_drop" else limit * abs(reference)
-            return _Bound(kind, 1, allowed, drop, measurement.confidence_interval, slack, measurement.identical)
+            return _Bound(kind, 1, allowed, drop, measurement.confidence_interval, slack, measurement.identical, told)
         case "min" | "max":
             sign = 1 if kind == "max" else -1
             certain = measurement.identical and drop is None
-            return _Bound(kind, sign, limit, value, _value_interval(measurement), slack, certain)
+            return _Bound(kind, sign, limit, value, _value_interval(measurement), slack, certain, told)
         case "max_regression":
             # The baseline was mostly measured on the same examples, so the value's own interval says
             # nothing about the change: the point estimate decides.
             regression = _regression(measurement, baseline)
-            return None if regression is None else _Bound(kind, 1, limit, regression, None, slack, False)
+            return None if regression is None else _Bound(kind, 1, limit, regression, None, slack, False, told)
 
 
 def _value_interval(measurement: Measurement) -> Interval | None:

@@ -247,6 +247,7 @@ def _variant(
             kernels=_kernels(view),
             observed_outputs=_named(own, "observed_outputs", context, pin="observed_sha256"),
             integer=_integer(own.get("quantization"), require_integer),
+            confidence=view.confidence,
         ),
         judgement=Judgement(
             tolerances={name: _tolerance(found) for name, found in view.tolerances.items() if name in computed},

@@ -187,6 +187,8 @@ class EvaluationOptions:
     observed_outputs: FileSpec | None = None
     integer: bool | None = None
     """Its operators are meant to compute in integers; None where the manifest does not say."""
+    confidence: float | None = None
+    """Stop as soon as the verdict is certain with this confidence; None evaluates every example."""
 
 
 @dataclass(frozen=True)

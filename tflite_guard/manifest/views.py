@@ -12,9 +12,9 @@ from typing import Any
 
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.types import FunctionSpec, MetricSpec
-from tflite_guard.vocabulary import METRICS, PYTHON_METRIC, QUANTIZATIONS, RECIPES, MetricTraits
+from tflite_guard.vocabulary import CONFIDENCE, METRICS, PYTHON_METRIC, QUANTIZATIONS, RECIPES, MetricTraits
 
-INHERITED = ("calibration", "require_integer", "kernels")
+INHERITED = ("calibration", "require_integer", "kernels", "stop_when")
 LABELLED_DEFAULT = ("accuracy", "agreement")
 UNLABELLED_DEFAULT = ("sqnr", "cosine_similarity")
 REFERENCE_KINDS = ("keras", "saved_model", "tflite", "outputs")
@@ -66,6 +66,14 @@ class VariantView:
     def text(self, key: str) -> str | None:
         """One of its own strings; None when it has none."""
         return str(self.own[key].value()) if key in self.own else None
+
+    @property
+    def confidence(self) -> float | None:
+        """With which its verdict must be certain for its evaluation to stop; None where every example is evaluated."""
+        stop = self.settings.get("stop_when")
+        if stop is None or stop.value() == "never":
+            return None
+        return CONFIDENCE if stop.value() == "conclusive" else float(stop.value()["confidence"])
 
     @property
     def converted_from(self) -> tuple[str, Node] | None:

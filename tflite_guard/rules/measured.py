@@ -23,6 +23,17 @@ MEASURED = (
         accept="there are no more labelled recordings",
     ),
     Rule(
+        "sequential-evaluation",
+        "note",
+        "How many examples the verdict took",
+        'The manifest lets the evaluation stop when its verdict is certain (`"stop_when"`). The message says after how '
+        "many examples that was. All figures of the variant are of these examples.",
+        'Nothing needs to be done. If the exact figures matter, set `"stop_when": "never"`; if all examples were '
+        "needed, the variant is too near its limit for fewer to tell.",
+        proof="A bet against each limit, on examples drawn at random without replacement; see `docs/metrics.md`.",
+        accept="the variant takes minutes for a thousand examples",
+    ),
+    Rule(
         "reference-suspect",
         "warning",
         "The reference looks broken",

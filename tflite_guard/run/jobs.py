@@ -44,6 +44,8 @@ class Options:
     """Which of how many parts of the run to do, from 1; None does it all."""
     offline: bool = False
     """Fetch nothing: files elsewhere are taken from the cache alone."""
+    every_example: bool = False
+    """Evaluate all of them, whatever `stop_when` says: what is recorded must not be of a part."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,11 @@ def jobs(manifests: Sequence[Manifest], options: Options, baselines: Mapping[str
     _refuse_idle(options.variants, "--variant", [variant.name for _, model in asked for variant in model.variants])
     found = []
     for manifest, model in asked:
-        variants = tuple(variant for variant in model.variants if _matches(variant.name, options.variants))
+        variants = tuple(
+            _in_full(variant) if options.every_example else variant
+            for variant in model.variants
+            if _matches(variant.name, options.variants)
+        )
         if variants or not options.variants:
             recorded = (baselines or {}).get(manifest.path)
             found.append(job(manifest, replace(model, variants=variants), recorded))
@@ -122,6 +128,10 @@ def with_files(value: Any, change: Callable[[FileSpec], FileSpec]) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(with_files(inner, change) for inner in value)
     return value
+
+
+def _in_full(variant: VariantSpec) -> VariantSpec:
+    return replace(variant, evaluation=replace(variant.evaluation, confidence=None))
 
 
 def _refuse_idle(patterns: Sequence[str], option: str, names: Sequence[str]) -> None:

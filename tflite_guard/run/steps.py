@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from tflite_guard.errors import EvaluationError
+from tflite_guard.judgement.baseline import recorded
 from tflite_guard.judgement.findings import degenerate_scales
 from tflite_guard.judgement.judging import Loss
 from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, VariantSpec
@@ -35,12 +36,14 @@ from tflite_guard.protocol import (
     RunReference,
     SavedOperator,
     SaveOperator,
+    Stopping,
 )
 from tflite_guard.results import ErrorInfo, Verdict
 from tflite_guard.run.cache import Cache, Entry, key_of
 from tflite_guard.run.jobs import OF_TENSORFLOW, Job, named_files, with_files
 from tflite_guard.run.workers import NO_ANSWER, Worker, WorkerPair, out_of_time
 from tflite_guard.run.workshop import Workshop
+from tflite_guard.vocabulary import METRICS, ToleranceKind
 
 TOOL_NAME = "tflite-guard"
 # The names that children give their files; anything else is not taken from them.
@@ -219,7 +222,28 @@ class Steps:
             calibration=variant.conversion.calibration,
             samples=variant.conversion.calibration_options.samples,
             float32=self._float32() if variant.conversion.tflite is not None else None,
+            stopping=self._stopping(variant),
         )
+
+    def _stopping(self, variant: VariantSpec) -> Stopping | None:
+        """What must be certain for the evaluation to stop early; None where it must not, or nothing is limited."""
+        if variant.evaluation.confidence is None:
+            return None
+        measured = {one.name: METRICS[one.metric] for one in self.job.model.metrics if one.metric in METRICS}
+        known = recorded(self.job.baseline, self.job.model.name, variant.name)
+        limits: dict[str, dict[ToleranceKind, float]] = {}
+        values: dict[str, float] = {}
+        for name, tolerance in variant.judgement.tolerances.items():
+            if measured[name].bounds is None:
+                continue  # the size, which no example changes
+            held = tolerance.limits()
+            if "max_regression" in held:
+                own = {key: found for key, found in known.items() if key == name or key.startswith(f"{name}[")}
+                values |= own
+                held = held if own else {kind: limit for kind, limit in held.items() if kind != "max_regression"}
+            if held:
+                limits[name] = held
+        return Stopping(variant.evaluation.confidence, limits, values) if limits else None
 
     def _float32(self) -> str | None:
         """The path of the reference's own float conversion; None where there is none."""
@@ -243,10 +267,13 @@ class Steps:
         return self._key("reference", self.job.model.reference, self.job.model.evaluation, self.job.model.state)
 
     def _evaluation_key(self, variant: VariantSpec) -> _Key:
-        """Depends on everything but what is allowed, so that changing a tolerance runs nothing again."""
+        """Depends on everything but what is allowed, so that changing a tolerance runs nothing again.
+
+        Only where the verdict decides how far an evaluation goes does it depend on what the verdict depends on.
+        """
         model = self.job.model
         parts = (model.reference, model.evaluation, model.metrics, model.state, variant.conversion, variant.evaluation)
-        return self._key("evaluation", *parts)
+        return self._key("evaluation", *parts, self._stopping(variant))
 
     def _key(self, step: str, *parts: Any) -> _Key:
         """What a step's result is kept under: the hash of all that it depends on."""

@@ -14,7 +14,7 @@ from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import ModelView, VariantView, is_recipe_file
 from tflite_guard.rules import RULES
-from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
+from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, RECIPES
 
 # The converter makes these from a Keras model or SavedModel only; what serves instead from a flatbuffer.
 _RECIPE_INSTEAD = {
@@ -43,6 +43,33 @@ def check_variant(variant: VariantView, model: ModelView, tree: Node, context: C
     for name, tolerance in variant.tolerances.items():
         if name in metrics:
             check_tolerance(tolerance, metrics[name], context)
+    if variant.confidence is not None:
+        _check_stopping(variant, model, context)
+
+
+def _check_stopping(variant: VariantView, model: ModelView, context: Context) -> None:
+    """Add the problems of an evaluation that is to stop when its verdict is certain, and could not be."""
+    stop, way_out = variant.settings["stop_when"], f'set "stop_when": "never" on variant {quoted(variant.name)}'
+    state = model.settings.get("state")
+    if state is not None and state.value() == "kept":
+        context.say_key(stop, '"stop_when" takes examples in random order, and "state": "kept" needs them all in order')
+    if (observed := variant.own.get("observed_outputs")) is not None:
+        context.say_key(observed, f'"observed_outputs" are compared on every example; {way_out}')
+    metrics = {metric.spec.name: metric for metric in model.metrics}
+    held = {name: tolerance for name, tolerance in variant.tolerances.items() if name in metrics}
+    for name, tolerance in held.items():
+        traits = metrics[name].traits
+        if traits.bounds is None and traits.name != "size_bytes":
+            possible = listed(name for name, one in METRICS.items() if one.bounds is not None)
+            why = f"it is no mean of bounded scores, as {possible} are; {way_out}, or remove the tolerance there"
+            context.say_key(tolerance.node, f"{quoted(name)} cannot be decided on a part of the examples: {why}")
+        if (require := tolerance.keys.get("require")) is not None:
+            why = f"says of the whole set what it would measure, not what is proven of other examples; {way_out}"
+            context.say_key(require, f'"require" does not apply here: "stop_when" {why}')
+    decided = any(metrics[name].traits.name != "size_bytes" for name in held)
+    if not decided and model.metrics_complete and "tolerances" not in variant.node.removed:
+        why = "there is nothing to be certain of: no metric has a tolerance"
+        context.say(variant.node, f'"stop_when" has no effect on variant {quoted(variant.name)}, since {why}')
 
 
 def check_ignore(ignore: Node | None, context: Context) -> None:
