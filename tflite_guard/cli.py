@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tflite_guard.manifest import Manifest
     from tflite_guard.reports.terminal import Extent
     from tflite_guard.results import Report
+    from tflite_guard.run.cache import Cache, Usage
     from tflite_guard.run.jobs import Options
     from tflite_guard.vocabulary import DiagnoseUse
 
@@ -634,6 +635,51 @@ def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:
     for path in search.find(manifests):
         for line in baselines.describe(baselines.path_for(path), data_roots).splitlines():
             click.echo(_safe(line))
+
+
+@cli.group("cache", cls=_InOrder, short_help="Show or remove what earlier runs have left for later ones.")
+def cache_group() -> None:
+    """Show or remove the results that runs keep for later ones, and the files that they have fetched."""
+
+
+CACHE_DIR = click.option("--cache-dir", metavar="DIR", type=PATH, help="Default: the user's cache folder.")
+
+
+@cache_group.command("info", epilog=_below("cache info"))
+@CACHE_DIR
+def cache_info(cache_dir: str | None) -> None:
+    """Say where results are kept, how many there are, and what they take."""
+    from tflite_guard.text.figures import size
+
+    folder, cache = _cache(cache_dir)
+    held = cache.usage()
+    click.echo(f"{_safe(folder)}: {_held(held)}; after a run at most {size(held.most)} are kept")
+
+
+@cache_group.command("clear", epilog=_below("cache clear"))
+@CACHE_DIR
+def cache_clear(cache_dir: str | None) -> None:
+    """Remove all of them; the next run makes them anew."""
+    folder, cache = _cache(cache_dir)
+    click.echo(f"{_safe(folder)}: removed {_held(cache.clear())}")
+
+
+def _cache(named: str | None) -> tuple[str, Cache]:
+    from tflite_guard.checking import cache_folder
+    from tflite_guard.run.cache import Cache
+
+    folder = cache_folder(named)
+    if folder is None:
+        raise UsageError("there is no cache: the user's cache folder cannot be written; name one with --cache-dir")
+    return folder, Cache(folder)
+
+
+def _held(usage: Usage) -> str:
+    from tflite_guard.reports.wording import count
+    from tflite_guard.text.figures import size
+
+    fetched = f" and {count(usage.fetched, 'fetched file')}" if usage.fetched else ""
+    return f"{count(usage.entries, 'result')}{fetched}, {size(usage.size)}"
 
 
 @cli.command(epilog=_below("schema manifest > manifest.schema.json"))

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import run_cli
 from tflite_guard.errors import EvaluationError
 from tflite_guard.run.cache import Cache, key_of
 
@@ -314,7 +315,8 @@ def test_pruning_drops_what_was_unused_for_longest_and_what_killed_writers_left(
 
 
 def test_pruning_counts_files_from_elsewhere_with_the_entries(tmp_path: Path, source: Path) -> None:
-    cache = Cache(tmp_path / "c", max_bytes=12_000)
+    source.write_bytes(os.urandom(50_000))
+    cache = Cache(tmp_path / "c", max_bytes=120_000)
     old = time.time() - 10 * 24 * 3600
     entry = cache.put(KEY, {"m": source}, {})
     os.utime(entry.folder, (old + 2, old + 2))
@@ -335,3 +337,16 @@ def test_keys_are_equal_exactly_when_what_they_stand_for_is(one: object, other: 
 def test_keys_do_not_depend_on_the_order_of_a_dictionary() -> None:
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
     assert key_of("ab", "c") != key_of("a", "bc")
+
+
+def test_what_is_kept_is_told_and_removed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    (tmp_path / "model.tflite").write_bytes(b"x" * 10_000)
+    cache.put(key_of("one"), {"model.tflite": tmp_path / "model.tflite"}, {})
+    cache.put(key_of("two"), {}, {})
+    told = run_cli("cache", "info", "--cache-dir", tmp_path).out
+    assert told.startswith(f"{tmp_path}: 2 results, ")
+    assert run_cli("cache", "clear", "--cache-dir", tmp_path).out.startswith(f"{tmp_path}: removed 2 results, ")
+    assert cache.usage().entries == 0
+    assert (tmp_path / "model.tflite").exists()
+    assert cache.put(key_of("one"), {}, {}).files == {}

@@ -207,6 +207,13 @@ def test_a_shard_that_came_to_nothing_is_no_pass(parts: dict[str, Report]) -> No
         merged({**parts, "2.json": nothing})
 
 
+def test_shards_of_unlike_processors_are_merged_and_it_is_said(parts: dict[str, Report]) -> None:
+    first, second = (replace(one, environment={**one.environment, "processor": kind})
+                     for one, kind in zip(parts.values(), ("avx2", "avx512f"), strict=True))  # fmt: skip
+    (note,) = merged({"1.json": first, "2.json": second}).notes[-1:]
+    assert note.startswith("the shards ran on different processors (avx2, avx512f);")
+
+
 def test_another_manifest_is_another_run(parts: dict[str, Report]) -> None:
     first, second = parts["1.json"].models[0], parts["2.json"]
     other = replace(first, manifest=replace(first.manifest, sha256="f" * 64))

@@ -93,6 +93,19 @@ class _Index(msgspec.Struct):
     content: msgspec.Raw
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What a cache holds."""
+
+    entries: int
+    fetched: int
+    """Files from elsewhere."""
+    size: int
+    """Bytes on the disk."""
+    most: int
+    """Bytes from which on what was not used for longest is removed after a run."""
+
+
 class Cache:
     """A folder of entries, shared by any number of processes."""
 
@@ -202,14 +215,35 @@ class Cache:
             for path in self.folder.glob(f"{_TEMPORARY}*"):
                 if now - path.stat().st_mtime > _ABANDONED_SECONDS:
                     remove(path)
-        kept = (*self.folder.glob("??/*"), *self.fetched.glob("*"))
-        entries = sorted(((_used(path), path) for path in kept), reverse=True)
+        entries = sorted(((_used(path), path) for path in (*self._entries(), *self._fetched())), reverse=True)
         total = 0
         for used, path in entries:
             total += _size(path)
             # An entry used lately may be in another process's hands.
             if total > self._max_bytes and now - used > 3600:
                 self._discard(path)
+
+    def usage(self) -> Usage:
+        """What it holds now."""
+        entries, fetched = self._entries(), self._fetched()
+        return Usage(len(entries), len(fetched), sum(map(_size, (*entries, *fetched))), self._max_bytes)
+
+    def clear(self) -> Usage:
+        """Remove all that it holds, and tell what that was. What a run at the same time needs it makes again.
+
+        Raises EvaluationError where something cannot be removed.
+        """
+        held = self.usage()
+        remove(self.folder)
+        if os.path.lexists(self.folder):
+            raise EvaluationError("cache", f"{self.folder.parent}: cannot be cleared; it holds what belongs to others")
+        return held
+
+    def _entries(self) -> list[Path]:
+        return [*self.folder.glob("??/*")]
+
+    def _fetched(self) -> list[Path]:
+        return [*self.fetched.glob("*")]
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,9 @@ from tflite_guard.results import (
     Verdict,
 )
 from tflite_guard.run.sharding import note
+
+PROCESSOR = "processor"
+"""What of the environment may differ between shards."""
 
 
 def merged(reports: Mapping[str, Report]) -> Report:
@@ -38,7 +41,10 @@ def merged(reports: Mapping[str, Report]) -> Report:
         parts[0],
         verdict=Verdict.worst(model.verdict for model in models),
         models=models,
-        notes=_once(found for one in parts for found in one.notes if found != note(_shard(one), one.models)),
+        notes=(
+            *_once(found for one in parts for found in one.notes if found != note(_shard(one), one.models)),
+            *_processors(parts),
+        ),
         shard=None,
     )
 
@@ -74,11 +80,21 @@ def _shard(report: Report) -> Shard:
     return report.shard
 
 
+def _processors(parts: Sequence[Report]) -> Iterator[str]:
+    """A note where shards ran on unlike processors: machines of a hosted runner are not all alike."""
+    kinds = _once(str(one.environment.get(PROCESSOR)) for one in parts)
+    if len(kinds) > 1:
+        yield (
+            f"the shards ran on different processors ({', '.join(kinds)}); figures can differ in their last digits "
+            "from those of one machine"
+        )
+
+
 def _require_alike(first: str, report: Report, path: str, other: Report) -> None:
     """Raise UsageError where two reports are not of one run, or were made with other versions."""
     ours = {"tflite-guard": report.tool.version, **report.environment}
     theirs = {"tflite-guard": other.tool.version, **other.environment}
-    for name in {**ours, **theirs}:
+    for name in {**ours, **theirs}.keys() - {PROCESSOR}:
         if ours.get(name) != theirs.get(name):
             raise UsageError(
                 f"{path}: was made with {name} {theirs.get(name)}, and {first} with {ours.get(name)}; run all shards "

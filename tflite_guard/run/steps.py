@@ -433,7 +433,27 @@ def environment() -> dict[str, Any]:
         "numpy": _version("numpy"),
         "pillow": _version("pillow"),
         "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _instructions(),
     }
+
+
+VECTORS = ("avx512_vnni", "avx_vnni", "avx512f", "avx2", "i8mm", "asimddp", "asimd")
+"""Sets of instructions by which kernels are chosen, as Linux calls them, the widest first."""
+
+
+@cache
+def _instructions() -> str | None:
+    """The widest vector instructions that kernels of LiteRT and TensorFlow use here; None where that is not told.
+
+    Their results differ in the last bits between them, so that what one processor computed is not another one's.
+    """
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as stream:
+            told = next((line for line in stream if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return None
+    known = set(told.split())
+    return next((one for one in VECTORS if one in known), None)
 
 
 @cache
