@@ -41,7 +41,7 @@ import tflite_guard
 DEVELOPMENT, HELD_OUT = "development", "held-out"
 HELD_OUT_MODELS = ("temporal",)
 """Models that rules are never made with."""
-HELD_OUT_SEEDS = 4000
+HELD_OUT_SEEDS = 5000
 """Added to the seeds of held-out cases; lower seeds were looked at when rules were mended."""
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-benchmark.md"
 

@@ -69,6 +69,8 @@ def _place_named(finding: Finding, places: Sequence[str]) -> bool:
     """A converter's name joins layers' names by `/` and `;`, some with a number."""
     named = (finding.tensor, finding.operator, finding.evidence.get("layer"))
     parts = re.split(r"[/;\s()]+", " ".join(str(one) for one in named if one is not None))
+    if finding.operator is None:  # an input goes by the shortest pattern that means it, without a number
+        parts += [place for place in places if re.sub(r"_\d+$", "", place) in parts]
     return any(re.sub(r"_\d+$", "", part) == place or part == place for part in parts for place in places)
 
 

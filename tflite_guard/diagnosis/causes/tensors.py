@@ -96,13 +96,13 @@ def sensitive(bench: Bench) -> Cause | None:
     if not ranked:
         return None
     bench.restored.update(trials)
-    if (coarse := _undecided(bench, views, trials)) is not None:
-        return coarse
     chosen, best = _together(bench, ranked, trials)
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
     specific = None
     if best.recovered < HALF or not _has_units(bench, views[chosen[0]]):
         specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
+    if specific is None and (coarse := _undecided(bench, views, trials)) is not None:
+        return coarse
     told = bench.confirmed(best) if best.recovered >= HALF else None
     found = _by_look(bench, views[chosen[0]])
     if specific is None and (told is None or found is None or found[0] == "sensitive-operator"):
@@ -135,7 +135,9 @@ def _undecided(bench: Bench, views: Mapping[str, TensorView], trials: Mapping[st
     """An output whose steps are as large as what decides: ties are lost decisions, whatever noise there is besides."""
     tied = evidence.tied(bench.bad, bench.reference)
     even = [name for name in trials if evidence.channel_spread(views[name].channels) < UNITS]
-    deciding = [name for name in even if _decides(bench, name) and trials[name].recovered >= HALF]
+    # Where the noise goes too, this is as any other tensor.
+    gains = [name for name in even if trials[name].recovered >= HALF > trials[name].quieter]
+    deciding = [name for name in gains if _decides(bench, name)]
     if tied < UNDECIDED or not deciding:
         return None
     name = min(deciding, key=lambda one: (-round(trials[one].recovered, 2), len(touched(bench, one))))
