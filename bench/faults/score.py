@@ -253,10 +253,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 PREFACE = """# How often the cause is named
 
 Faults of known kinds, made in healthy models: `bench/faults` trains small models (depthwise separable, residual with
-concatenation, recurrent, autoencoder, attention, one of more than a million weights), breaks them and two published ones
-(ResNet8 and the ToyCar autoencoder of MLPerf Tiny) in one way each, checks each with `tflite_guard.check`, and compares
-the primary finding with the fault. Layer faults leave the float outputs as they were, to more than 80 dB, which the
-benchmark checks for each of them.
+concatenation, recurrent, autoencoder, attention, one of more than a million weights), breaks each of them and of two
+published ones (ResNet8 and the ToyCar autoencoder of MLPerf Tiny) in one way, checks it with `tflite_guard.check`,
+and compares the primary finding with the fault. Layer faults leave the float outputs as they were, to more than 80
+dB, which the benchmark checks for each of them.
 
 ```bash
 python bench/faults/run.py --work FOLDER --published FOLDER --diagonal --each 4 --write
