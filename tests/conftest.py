@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Before any test imports TensorFlow, which would print a page about the processor.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Of tests that have no number of their own; `--hypothesis-profile=long` looks further than a pull request waits for.
-settings.register_profile("long", max_examples=2000)
+# No test fails for being slow: a machine may have other work. Of tests that have no number of examples of their own,
+# `--hypothesis-profile=long` looks further than a pull request waits for.
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("calm"), max_examples=2000)
+settings.load_profile("calm")
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

@@ -66,7 +66,7 @@ def test_a_npy_takes_its_labels_from_another(tmp_path, opened, whole):
     np.save(tmp_path / "y.npy", np.arange(3))
     batch = whole(opened("npy", tmp_path / "x.npy", labels="y", labels_file=str(tmp_path / "y.npy")))
     np.testing.assert_array_equal(batch.labels[""], [0, 1, 2])
-    with pytest.raises(DataError, match=r"x\.npy: a \.npy file holds no labels; give labels_file"):
+    with pytest.raises(DataError, match=r"x\.npy: an \.npy file holds no labels; give labels_file"):
         opened("npy", tmp_path / "x.npy", labels="y")
     with pytest.raises(DataError, match="holds one array"):
         opened("npy", tmp_path / "x.npy", {"a": "p", "b": "q"}, ["a", "b"])

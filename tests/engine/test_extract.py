@@ -127,5 +127,5 @@ def test_what_does_not_correspond_is_an_error_that_says_so(mixed: Case, conv: Ca
 def test_a_loop_is_nothing_by_itself(looped: Case) -> None:
     model = Path(looped.tflite("float32")).read_bytes()
     place = [op.type for op in graph.read(model).main.operators].index("WHILE")
-    with pytest.raises(ConversionError, match="WHILE has other graphs or variables of the file"):
+    with pytest.raises(ConversionError, match="WHILE refers to other graphs or variables of the file"):
         operator_alone(model, place, {})
