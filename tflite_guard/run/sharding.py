@@ -110,10 +110,7 @@ def _slowness(variant: VariantSpec) -> float:
 
 
 def _megabytes(one: Job) -> float:
-    file = one.model.evaluation.file
-    if file is None:
-        return 0.0
-    return _size(file.path) / 1e6
+    return sum(_size(file.path) for file in one.model.evaluation.files) / 1e6
 
 
 def _size(path: str) -> int:
