@@ -214,6 +214,17 @@ def test_shards_of_unlike_processors_are_merged_and_it_is_said(parts: dict[str, 
     assert note.startswith("the shards ran on different processors (avx2, avx512f);")
 
 
+def test_a_float_conversion_that_one_shard_was_asked_for_is_no_hidden_one(parts: dict[str, Report]) -> None:
+    (model,) = parts["1.json"].models
+    model = replace(model, float32=model.variants[0])
+    asked, hidden = model.variants[:1], model.variants[1:]
+    first = replace(parts["1.json"], models=(replace(model, variants=asked, float32=None),))
+    second = replace(parts["2.json"], models=(replace(model, variants=hidden), *parts["2.json"].models))
+    assert merged({"1.json": first, "2.json": second}).models[0] == replace(model, float32=None)
+    first = replace(first, models=(replace(model, variants=asked),))
+    assert merged({"1.json": first, "2.json": second}).models[0] == model
+
+
 def test_another_manifest_is_another_run(parts: dict[str, Report]) -> None:
     first, second = parts["1.json"].models[0], parts["2.json"]
     other = replace(first, manifest=replace(first.manifest, sha256="f" * 64))

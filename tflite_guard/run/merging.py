@@ -126,7 +126,7 @@ def _model(planned: PlannedModel, reports: Sequence[Report]) -> ModelResult:
         parts[0],
         reference=_reference([part.reference for part in parts]),
         variants=tuple(variants[name] for name in planned.variants),
-        float32=_float(part.float32 for part in parts),
+        float32=_float([part.float32 for part in parts]),
         error=next((part.error for part in parts if part.error is not None), None),
         notes=_once(found for part in parts for found in part.notes),
         findings=_once(found for part in parts for found in part.findings),
@@ -139,9 +139,11 @@ def _reference(parts: Sequence[ReferenceResult]) -> ReferenceResult:
     return max(parts, key=lambda one: len(one.metrics))
 
 
-def _float(parts: Iterable[VariantResult | None]) -> VariantResult | None:
-    found = [one for one in parts if one is not None]
-    return next((one for one in found if one.error is None), next(iter(found), None))
+def _float(parts: Sequence[VariantResult | None]) -> VariantResult | None:
+    """The float conversion that nobody asked for; a shard without one has a variant that is it."""
+    if None in parts:
+        return None
+    return next((one for one in parts if one is not None and one.error is None), parts[0])
 
 
 def _once(items: Iterable[Any]) -> tuple[Any, ...]:
