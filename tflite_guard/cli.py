@@ -637,7 +637,12 @@ def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:
             click.echo(_safe(line))
 
 
-@cli.group("cache", cls=_InOrder, short_help="Show or remove what earlier runs have left for later ones.")
+@cli.group(
+    "cache",
+    cls=_InOrder,
+    short_help="Show or remove what earlier runs have left for later ones.",
+    epilog=_below("cache info", "cache clear"),
+)
 def cache_group() -> None:
     """Show or remove the results that runs keep for later ones, and the files that they have fetched."""
 
