@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,8 +83,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         from tflite_guard.run.jobs import Options
 
         folder = _cache_folder(cache_dir, no_cache)
-        options = Options(models, variants, folder, jobs, timeout, allow_code, data_roots, diagnose)
-        options = replace(options, shard=shard, offline=offline)
+        chosen = (models, variants, folder, jobs, timeout, allow_code, data_roots, diagnose)
+        options = Options(*chosen, shard=shard, offline=offline)
         return command(*arguments, options=options, **others)
 
     decorators = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -147,26 +147,19 @@ def _ladder(bench: Bench) -> list[Rung]:
     rows = bench.choosing
     rungs = [_rung(bench, "reference", bench.reference, rows), _rung(bench, "float32", bench.float32, rows)]
     with ThreadPoolExecutor(1) as pool:  # while one runs, the next is made
-        made = pool.map(lambda rung: (rung[0], _outcome(rung[1])), _rungs_to_make(bench))
-        rungs += [_made_rung(bench, name, handle, rows) for name, handle in made if handle is not None]
+        making = [(name, pool.submit(make)) for name, make in _rungs_to_make(bench)]
+        found = (_made_rung(bench, name, handle, rows) for name, handle in making)
+        rungs += [rung for rung in found if rung is not None]
     rungs.append(_rung(bench, "file", bench.bad, rows))
     recorded = application.recorded(bench, rows)
     return rungs if recorded is None else [*rungs, _rung(bench, "application", recorded, rows)]
 
 
-def _outcome(make: Callable[[], Handle | None]) -> Handle | EvaluationError | None:
+def _made_rung(bench: Bench, name: str, making: Future[Handle | None], rows: Array) -> Rung | None:
+    """A rung, or why it could not be made or run, without which the others stand; None where there is none to make."""
     try:
-        return make()
-    except EvaluationError as error:
-        return error
-
-
-def _made_rung(bench: Bench, name: str, handle: Handle | EvaluationError, rows: Array) -> Rung:
-    """A rung, or why it could not be made or run; the others stand without it."""
-    try:
-        if isinstance(handle, EvaluationError):
-            raise handle
-        return _rung(bench, name, bench.outputs(handle, rows), rows)
+        handle = making.result()
+        return None if handle is None else _rung(bench, name, bench.outputs(handle, rows), rows)
     except EvaluationError as error:
         return Rung(name, None, None, note=str(error))
 

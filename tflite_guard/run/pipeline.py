@@ -62,9 +62,9 @@ def run(
     """
     baselines = baselines or {}
     work = jobs(manifests, options, baselines)
-    planned = sharding.plan(work)
-    if options.shard is not None:
-        work = sharding.part(work, *options.shard)
+    shard = None if options.shard is None else Shard(*options.shard, sharding.plan(work))
+    if shard is not None:
+        work = sharding.part(work, shard.number, shard.of)
     if executor is not None:
         results = _wait_all([executor.submit(run_job, one, options) for one in work])
     else:
@@ -75,9 +75,9 @@ def run(
         environment=environment(),
         verdict=Verdict.worst(result.verdict for result in results),
         models=tuple(results),
-        shard=None if options.shard is None else Shard(*options.shard, planned),
+        shard=shard,
     )
-    notes = [] if report.shard is None else [sharding.note(report.shard, results)]
+    notes = [] if shard is None else [sharding.note(shard, results)]
     if not options.models and not options.variants:
         for manifest in manifests:
             if manifest.path in baselines:

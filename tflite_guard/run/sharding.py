@@ -116,11 +116,11 @@ def _megabytes(one: Job) -> float:
 def _size(path: str) -> int:
     """Bytes of a file, or of all files below a folder; 0 where there is none."""
     if os.path.isdir(path):
-        return sum(_lstat(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
-    return _lstat(path)
+        return sum(_bytes_of(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+    return _bytes_of(path)
 
 
-def _lstat(path: str) -> int:
+def _bytes_of(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:

@@ -98,19 +98,18 @@ def sensitive(bench: Bench) -> Cause | None:
     bench.restored.update(trials)
     chosen, best = _together(bench, ranked, trials)
     looked_into = dict.fromkeys([*chosen, *ranked[:LOOKED_INTO]])
-    specific = None
     if best.recovered < HALF or not _has_units(bench, views[chosen[0]]):
         specific = _specific(bench, [views[name] for name in looked_into], chosen, best)
-    if specific is None and (coarse := _undecided(bench, views, trials)) is not None:
+        if specific is not None:
+            return replace(specific, options=(*specific.options, *_options(bench, chosen)))
+    if (coarse := _undecided(bench, views, trials)) is not None:
         return coarse
     told = bench.confirmed(best) if best.recovered >= HALF else None
-    found = _by_look(bench, views[chosen[0]])
-    if specific is None and (told is None or found is None or found[0] == "sensitive-operator"):
-        specific = at_once(bench, [views[name] for name in trials])
-        if specific is not None and told is not None and specific.experiment.recovered < told.recovered + MORE:
-            specific = None
-    if specific is not None:
-        return replace(specific, options=(*specific.options, *_options(bench, chosen)))
+    found = _by_look(bench, views[chosen[0]]) if told is not None else None
+    if told is None or found is None or found[0] == "sensitive-operator":
+        several = at_once(bench, [views[name] for name in trials])
+        if several is not None and (told is None or several.experiment.recovered >= told.recovered + MORE):
+            return replace(several, options=(*several.options, *_options(bench, chosen)))
     if best.recovered >= HALF and not _is_local(bench, chosen):
         return precision.spread(bench, best)
     if told is None or found is None:

@@ -163,9 +163,8 @@ def check_files(node: Node, kind: str, context: Context, pin: Node | None = None
         )
     elif missing := files.missing_shard(names, written):
         context.say(node, f"no such file: {missing}, which belongs to {written}")
-    else:
-        if all(_sound(node, name, kind, context) for name in names):
-            _as_pinned(node, names, pin, context)
+    elif all(_sound(node, name, kind, context) for name in names):
+        _as_pinned(node, names, pin, context)
 
 
 def _sound(node: Node, written: str, kind: str, context: Context) -> str | None:
