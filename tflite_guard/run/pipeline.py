@@ -292,7 +292,7 @@ def _rung_note(rung: VariantResult, error: ErrorInfo) -> str:
 
 
 def _evaluate_all(steps: Steps, variants: Sequence[VariantSpec]) -> list[Outcome]:
-    """Each variant's outcome; one is evaluated while the next is converted."""
+    """Each variant's outcome: those with a file of their own first, and one evaluated while the next is converted."""
     try:
         known = [steps.known(variant) for variant in variants]
         missing = [variant for variant, found in zip(variants, known, strict=True) if found is None]
@@ -300,16 +300,14 @@ def _evaluate_all(steps: Steps, variants: Sequence[VariantSpec]) -> list[Outcome
             steps.prepare(missing)
     except Exception as error:
         return [Outcome(error=_told(steps, error), shared=True)] * len(variants)
+    order = sorted(range(len(variants)), key=lambda place: variants[place].conversion.tflite is None)
+    outcomes: dict[int, Outcome] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="convert") as converting:
-        paths = [
-            converting.submit(steps.tflite, variant) if found is None else None
-            for variant, found in zip(variants, known, strict=True)
-        ]
-        outcomes = []
-        for variant, found, path in zip(variants, known, paths, strict=True):
-            outcomes.append(_evaluated(steps, variant, found, path))
-            steps.on_event(Event(steps.job.model.name, variant.name, "variant", len(outcomes), len(variants)))
-        return outcomes
+        paths = {place: converting.submit(steps.tflite, variants[place]) for place in order if known[place] is None}
+        for place in order:
+            outcomes[place] = _evaluated(steps, variants[place], known[place], paths.get(place))
+            steps.on_event(Event(steps.job.model.name, variants[place].name, "variant", len(outcomes), len(variants)))
+    return [outcomes[place] for place in range(len(variants))]
 
 
 def _evaluated(steps: Steps, variant: VariantSpec, known: Evaluation | None, path: Future[str] | None) -> Outcome:
