@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from tests.sample import accuracy, examples, full, metric, variant
 from tflite_guard.results import (

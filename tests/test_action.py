@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import EXAMPLES, manifest_of, only, run_cli, write_manifest
 from tests.github_api import Fault, GitHub, Pull, Token
@@ -550,7 +552,7 @@ def test_equal_results_of_another_commit_write_nothing(github: GitHub) -> None:
     named = by_hand("octo/app", 9, api_url=github.url, server_url="https://github.com")
     for sha in (SHA, "b" * 40):
         github.pulls[9] = Pull(9, sha)
-        context = replace(named, head_sha=sha)
+        context = dataclasses.replace(named, head_sha=sha)
         comment(fixed(), context, SECRET, when="always", comment_id="x", author=None)
     (posted,) = github.of(9, "github-actions[bot]")
     assert f"https://github.com/octo/app/blob/{SHA}/models/vision/tflite-guard.json#L12" in posted.body

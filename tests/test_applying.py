@@ -8,11 +8,11 @@ import json
 import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import EXAMPLES, Manifest, Run
 from tflite_guard.applying import AGAIN, NOTHING, apply

@@ -8,12 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import EXAMPLES, Run
 from tests.plain_loop import raw_outputs

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -17,6 +16,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 import tflite_guard
 from tests.conftest import ROOT, Run, manifest_of, write_manifest
@@ -57,6 +57,10 @@ def test_a_name_that_is_not_there_is_told_as_of_any_module() -> None:
 
 
 # The verdict and lookups
+
+
+def test_it_is_plain_data() -> None:
+    assert json.loads(json.dumps(msgspec.to_builtins(shown()))) == json.loads(FORMATS["json"].text(full()))
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

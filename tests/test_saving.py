@@ -7,13 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import example, given
+from msgspec.structs import replace
 
 import tflite_guard
 from tests.conftest import EXAMPLES, Run, run_cli

@@ -604,7 +604,7 @@ def baseline() -> None:
 @VERBOSE
 def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
     """Check the manifests and record the results beside each, to commit."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from tflite_guard.checking import NO_BASELINE
     from tflite_guard.judgement import baseline as baselines

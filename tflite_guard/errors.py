@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 LONGEST_ERROR = 1_500
 LONGEST_END = 400
@@ -32,8 +34,7 @@ class UsageError(GuardError):
     kind = "usage"
 
 
-@dataclass(frozen=True, order=True)
-class ManifestProblem:
+class ManifestProblem(msgspec.Struct, frozen=True, order=True):
     """One thing wrong with a manifest, at its place. Lines and columns count from 1, in characters."""
 
     path: str

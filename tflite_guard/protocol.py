@@ -8,7 +8,6 @@ strictly against these types.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -18,8 +17,7 @@ from tflite_guard.results import Artifact, ByClass, Changed, Diagnosis, ErrorInf
 from tflite_guard.vocabulary import StateUse, ToleranceKind
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(msgspec.Struct, frozen=True):
     """One input or output. `shape` counts the batch axis; None is an unknown dimension. `dtype` is numpy's name."""
 
     shape: tuple[int | None, ...]
@@ -48,8 +46,7 @@ class TensorInfo:
         )
 
 
-@dataclass(frozen=True)
-class Names:
+class Names(msgspec.Struct, frozen=True):
     """A model's inputs and outputs by their canonical names: those of its exported signature.
 
     The aliases map other names that a user may know (Keras layers, keys of a dictionary) to canonical ones.
@@ -57,8 +54,8 @@ class Names:
 
     inputs: dict[str, TensorInfo]
     outputs: dict[str, TensorInfo]
-    input_aliases: dict[str, str] = field(default_factory=dict)
-    output_aliases: dict[str, str] = field(default_factory=dict)
+    input_aliases: dict[str, str] = msgspec.field(default_factory=dict)
+    output_aliases: dict[str, str] = msgspec.field(default_factory=dict)
     signature: str | None = None
     """The signature's own name; None where a file has none."""
     scaling: tuple[str, ...] = ()
@@ -81,8 +78,7 @@ def _canonical(name: str, known: Mapping[str, TensorInfo], aliases: Mapping[str,
     return dict(zip((f"#{index}" for index in range(len(known))), known, strict=True)).get(name, name)
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What running a model showed of it that a reader of its figures should know."""
 
     state_reset: bool = False
@@ -91,8 +87,7 @@ class Facts:
     """An example's outputs depend on what else is in its batch, so that it was run one example at a time."""
 
 
-@dataclass(frozen=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """The reference's decisions on one output beside their labels; positions without a label are left out.
 
     Without any labels, the classes that it decides for are counted alone.
@@ -107,8 +102,7 @@ class Decided:
     """For how many classes it decides at all."""
 
 
-@dataclass(frozen=True)
-class OutputFacts:
+class OutputFacts(msgspec.Struct, frozen=True):
     """What one output is like over all examples, beside its metrics."""
 
     output: str
@@ -127,8 +121,7 @@ class OutputFacts:
     """The manifest left it open, and its labels name several units of an example, or none."""
 
 
-@dataclass(frozen=True)
-class InputRange:
+class InputRange(msgspec.Struct, frozen=True):
     """Between which values one float input lies, over all examples."""
 
     input: str
@@ -138,8 +131,7 @@ class InputRange:
     """Its examples are shaped like images."""
 
 
-@dataclass(frozen=True)
-class ReferenceOutputs:
+class ReferenceOutputs(msgspec.Struct, frozen=True):
     """The reference has been run: its outputs are in files of the folder `out`."""
 
     files: tuple[str, ...]
@@ -149,16 +141,14 @@ class ReferenceOutputs:
     facts: Facts = Facts()
 
 
-@dataclass(frozen=True)
-class Converted:
+class Converted(msgspec.Struct, frozen=True):
     """A .tflite has been made."""
 
     size_bytes: int
     files: tuple[str, ...] = ("model.tflite",)
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """A measurement under the name that the manifest gives its metric."""
 
     of: str
@@ -169,16 +159,14 @@ Measurements = Annotated[tuple[Measured, ...], msgspec.Meta(max_length=2000)]
 """One for each metric and output of a variant: what a child says beyond that would keep its parent busy for minutes."""
 
 
-@dataclass(frozen=True)
-class ObservedMeasured:
+class ObservedMeasured(msgspec.Struct, frozen=True):
     """Recorded outputs measured, and their largest difference from our own run by kernels."""
 
     measurements: Measurements
     max_steps: dict[str, float]
 
 
-@dataclass(frozen=True)
-class InputSpans:
+class InputSpans(msgspec.Struct, frozen=True):
     """Between which values most of one float input lies, in calibration and in evaluation data."""
 
     input: str
@@ -186,8 +174,7 @@ class InputSpans:
     evaluation: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """How far the calibration data reaches, zero included as in every quantized range."""
 
     input: str
@@ -195,8 +182,7 @@ class Reach:
     """Of all examples, then without the one that reaches furthest, without two, …"""
 
 
-@dataclass(frozen=True)
-class CalibrationFacts:
+class CalibrationFacts(msgspec.Struct, frozen=True):
     """What calibration data is like beside evaluation data."""
 
     examples: int
@@ -210,8 +196,7 @@ class CalibrationFacts:
     reaches: tuple[Reach, ...] = ()
 
 
-@dataclass(frozen=True)
-class WeightFacts:
+class WeightFacts(msgspec.Struct, frozen=True):
     """A given file's weights beside those of the reference."""
 
     steps: float
@@ -220,8 +205,7 @@ class WeightFacts:
     """The smallest over operators, each of its median output channel."""
 
 
-@dataclass(frozen=True)
-class DegenerateScale:
+class DegenerateScale(msgspec.Struct, frozen=True):
     """A quantized tensor whose scale is none to compute with."""
 
     tensor: str
@@ -230,8 +214,7 @@ class DegenerateScale:
     """Nothing is wrong with the number: it is what converters write for an activation that is always the same."""
 
 
-@dataclass(frozen=True)
-class Scales:
+class Scales(msgspec.Struct, frozen=True):
     """What the scales in a file say."""
 
     degenerate: tuple[DegenerateScale, ...]
@@ -239,26 +222,24 @@ class Scales:
     """Results of operators whose bias is stored for another scale than theirs."""
 
 
-@dataclass(frozen=True)
-class Stopping:
+class Stopping(msgspec.Struct, frozen=True):
     """What must be certain for an evaluation to stop before its end: all that the verdict depends on."""
 
     confidence: float
     limits: dict[str, dict[ToleranceKind, float]]
     """By the manifest's names of metrics."""
-    recorded: dict[str, float] = field(default_factory=dict)
+    recorded: dict[str, float] = msgspec.field(default_factory=dict)
     """The baseline's values of what `max_regression` limits, by the names of measurements."""
 
 
-@dataclass(frozen=True)
-class Sequential:
+class Sequential(msgspec.Struct, frozen=True):
     """How an evaluation went that was to stop when its verdict is certain."""
 
     examples: int
     """That were evaluated."""
     of: int
     confidence: float
-    reference: dict[str, float] = field(default_factory=dict)
+    reference: dict[str, float] = msgspec.field(default_factory=dict)
     """Where it stopped early: the reference's own values on all examples, by the names of measurements."""
 
     @property
@@ -267,8 +248,7 @@ class Sequential:
         return self.examples < self.of
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(msgspec.Struct, frozen=True):
     """One variant has been evaluated."""
 
     measurements: Measurements
@@ -291,8 +271,7 @@ class Evaluation:
     """None where every example was to be evaluated."""
 
 
-@dataclass(frozen=True)
-class Diagnosed:
+class Diagnosed(msgspec.Struct, frozen=True):
     """What came of a diagnosis."""
 
     diagnosis: Diagnosis
@@ -301,8 +280,7 @@ class Diagnosed:
     files: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class OperatorPort:
+class OperatorPort(msgspec.Struct, frozen=True):
     """An input or output of a saved operator, as the quantized one has it (scale 0: its values are no integers)."""
 
     tensor: str
@@ -312,8 +290,10 @@ class OperatorPort:
     zero_point: int
 
 
-@dataclass(frozen=True)
-class SavedOperator:
+OPERATOR_FILES = ("operator.tflite", "operator_int8.tflite", "inputs.npz", "outputs.npz")
+
+
+class SavedOperator(msgspec.Struct, frozen=True):
     """One operator is in files, out of a float model and of the file that was made from it."""
 
     type: str
@@ -333,7 +313,7 @@ class SavedOperator:
     """The largest difference of the two, in real units."""
     inputs: tuple[OperatorPort, ...]
     outputs: tuple[OperatorPort, ...]
-    files: tuple[str, ...] = ("operator.tflite", "operator_int8.tflite", "inputs.npz", "outputs.npz")
+    files: tuple[str, ...] = OPERATOR_FILES
 
 
 Answer = TypeVar("Answer")

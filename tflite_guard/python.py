@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from tflite_guard import checking, results, saving
 from tflite_guard.errors import UsageError
@@ -23,7 +25,7 @@ LONGEST_REPR = 240
 """Characters; pytest cuts what is longer in the middle."""
 
 
-class Report(results.Report):
+class Report(results.Report, frozen=True):
     """A finished report, which shows itself as the command line and the pull request do.
 
     `report[model][variant][metric]` looks results up by name, and iterating gives the models' names.
@@ -32,7 +34,7 @@ class Report(results.Report):
     @classmethod
     def of(cls, report: results.Report) -> Self:
         """The same report."""
-        return cls(**{field.name: getattr(report, field.name) for field in fields(report)})
+        return cls(**msgspec.structs.asdict(report))
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -1,4 +1,4 @@
-"""What a run found: plain, frozen data that every rendering is a function of. Standard library only.
+"""What a run found: plain, frozen data that every rendering is a function of.
 
 The field names are those of `schemas/report-v1.schema.json`. No field ever holds NaN or infinity.
 """
@@ -6,9 +6,10 @@ The field names are those of `schemas/report-v1.schema.json`. No field ever hold
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+import msgspec
 
 MOST_LISTED = 20
 """Names that an error lists."""
@@ -47,8 +48,7 @@ def missing(holder: str, what: str, name: object, known: Collection[str]) -> Key
     return KeyError(f"{holder} has no {what} {name!r}{hint} It has {listed}{more}.")
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(msgspec.Struct, frozen=True):
     """One metric of one variant, before any tolerance is applied. Cached, so judging again is free."""
 
     name: str
@@ -88,8 +88,7 @@ class Measurement:
     """On which side of its limits all examples are is certain, although only a part of them was looked at."""
 
 
-@dataclass(frozen=True)
-class MetricResult:
+class MetricResult(msgspec.Struct, frozen=True):
     """A measurement with its verdict."""
 
     name: str
@@ -127,8 +126,7 @@ class MetricResult:
         return None if self.verdict is Verdict.PASS else self.verdict
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(msgspec.Struct, frozen=True):
     """One change made to prove a cause, and how much of the loss it gave back."""
 
     name: str
@@ -137,15 +135,14 @@ class Experiment:
     """95 %, of `recovered`, on examples that chose nothing; None where it was not confirmed."""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """Something a user should know about a variant, or about a model's reference."""
 
     rule: str
     severity: Severity
     message: str
     primary: bool = False
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = msgspec.field(default_factory=dict)
     experiment: Experiment | None = None
     tensor: str | None = None
     operator: str | None = None
@@ -159,8 +156,7 @@ class Finding:
         return Verdict.PASS if self.ignored is not None else of[self.severity]
 
 
-@dataclass(frozen=True)
-class Remedy:
+class Remedy(msgspec.Struct, frozen=True):
     """A change of the manifest that mends a variant."""
 
     title: str
@@ -172,12 +168,11 @@ class Remedy:
     """Operators that compute in float with it."""
     target: str = ""
     """What of the manifest it patches, as a JSON pointer (RFC 6901); empty means the variant."""
-    also: dict[str, dict[str, Any]] = field(default_factory=dict)
+    also: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Patches of something else that go with it, by JSON pointer."""
 
 
-@dataclass(frozen=True)
-class Rung:
+class Rung(msgspec.Struct, frozen=True):
     """One step of the ladder from the reference to what the application gives."""
 
     name: str
@@ -191,8 +186,7 @@ class Rung:
     """Why it could not be had."""
 
 
-@dataclass(frozen=True)
-class TensorLoss:
+class TensorLoss(msgspec.Struct, frozen=True):
     """How one activation fares in the quantized graph. Ranges are in real units."""
 
     tensor: str
@@ -215,8 +209,7 @@ class TensorLoss:
     """What the judged file calls the tensor that holds its integers; None where that has none."""
 
 
-@dataclass(frozen=True)
-class Histogram:
+class Histogram(msgspec.Struct, frozen=True):
     """How the values of one activation of the float graph are spread, beside the range that it is quantized with."""
 
     tensor: str
@@ -239,8 +232,7 @@ class Histogram:
     calibration_examples: int
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(msgspec.Struct, frozen=True):
     """What was done to find why a variant is worse, whatever came of it."""
 
     metric: str
@@ -261,16 +253,14 @@ class Diagnosis:
     """Of the tensor that the cause is about, else of those that clip most or use fewest integers; at most 3."""
 
 
-@dataclass(frozen=True)
-class ErrorInfo:
+class ErrorInfo(msgspec.Struct, frozen=True):
     """Why something could not be evaluated."""
 
     kind: str
     message: str
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True):
     """The .tflite that was judged."""
 
     size_bytes: int
@@ -284,8 +274,7 @@ class Artifact:
     """Types of operators that are not built in, at most 20."""
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True):
     """How outputs recorded by the user's own application compare."""
 
     path: str
@@ -301,8 +290,7 @@ class Observed:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class ClassAccuracy:
+class ClassAccuracy(msgspec.Struct, frozen=True):
     """How the examples of one class are decided."""
 
     label: int
@@ -324,8 +312,7 @@ class ClassAccuracy:
         return self.accuracy(self.reference) - self.accuracy(self.variant)
 
 
-@dataclass(frozen=True)
-class ByClass:
+class ByClass(msgspec.Struct, frozen=True):
     """Accuracy by class, of one decision an example."""
 
     metric: str
@@ -336,8 +323,7 @@ class ByClass:
     """By `drop`, the largest first; at most 100."""
 
 
-@dataclass(frozen=True)
-class ChangedAnswer:
+class ChangedAnswer(msgspec.Struct, frozen=True):
     """An example that the variant decides otherwise than the reference.
 
     A margin is by how much the answer's score is above that of the other one's answer; of an output of one unit, how
@@ -357,8 +343,7 @@ class ChangedAnswer:
     """A small PNG of its input in base64, where that is an image."""
 
 
-@dataclass(frozen=True)
-class Changed:
+class Changed(msgspec.Struct, frozen=True):
     """Examples whose answer is no longer the reference's."""
 
     metric: str
@@ -374,8 +359,7 @@ class Changed:
     """What the reference had right first, then by its margin, the largest first; at most 20."""
 
 
-@dataclass(frozen=True)
-class VariantResult:
+class VariantResult(msgspec.Struct, frozen=True):
     """One variant of one model."""
 
     name: str
@@ -390,12 +374,17 @@ class VariantResult:
     seconds: dict[str, float]
     observed: Observed | None = None
     line: int = 0
-    diagnosis: Diagnosis | None = field(default=None, repr=False)
+    diagnosis: Diagnosis | None = None
     """None where none was asked for or needed."""
-    by_class: ByClass | None = field(default=None, repr=False)
+    by_class: ByClass | None = None
     """None without labels of one decision an example."""
-    changed: Changed | None = field(default=None, repr=False)
+    changed: Changed | None = None
     """None where no metric compares one decision an example."""
+
+    def __repr__(self) -> str:
+        """Without what fills pages."""
+        told = [one for one in self.__struct_fields__ if one not in ("diagnosis", "by_class", "changed")]
+        return f"VariantResult({', '.join(f'{one}={getattr(self, one)!r}' for one in told)})"
 
     def __getitem__(self, name: str) -> MetricResult:
         """The metric of a name. Iterating gives the names."""
@@ -422,8 +411,7 @@ class VariantResult:
         return None if self.verdict is Verdict.PASS and not any(held) else self.verdict
 
 
-@dataclass(frozen=True)
-class ManifestInfo:
+class ManifestInfo(msgspec.Struct, frozen=True):
     """Which manifest."""
 
     path: str
@@ -434,8 +422,7 @@ class ManifestInfo:
     """Of its bytes, hexadecimal."""
 
 
-@dataclass(frozen=True)
-class ReferenceResult:
+class ReferenceResult(msgspec.Struct, frozen=True):
     """The float reference's own metrics."""
 
     kind: str
@@ -447,8 +434,7 @@ class ReferenceResult:
     """Its own values, each judged by its tolerance in `reference.tolerances`."""
 
 
-@dataclass(frozen=True)
-class ModelResult:
+class ModelResult(msgspec.Struct, frozen=True):
     """One model with all its variants."""
 
     name: str
@@ -497,16 +483,14 @@ class ModelResult:
         return Verdict.worst([self.reference.verdict, *(finding.verdict for finding in self.findings)])
 
 
-@dataclass(frozen=True)
-class Tool:
+class Tool(msgspec.Struct, frozen=True):
     """What wrote the report."""
 
     name: str
     version: str
 
 
-@dataclass(frozen=True)
-class PlannedModel:
+class PlannedModel(msgspec.Struct, frozen=True):
     """One model of the whole run that a shard is a part of."""
 
     manifest: str
@@ -515,8 +499,7 @@ class PlannedModel:
     variants: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """Which part of a run a report is of."""
 
     number: int
@@ -526,8 +509,7 @@ class Shard:
     """All that the shards together check, in order."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """A whole run, or a shard of one."""
 
     schema_version: int

@@ -12,7 +12,7 @@ from tflite_guard.checking import filed
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.files import make_folders, write_atomically
 from tflite_guard.manifest.types import Manifest
-from tflite_guard.protocol import OperatorPort, SavedOperator
+from tflite_guard.protocol import OPERATOR_FILES, OperatorPort, SavedOperator
 from tflite_guard.reports.wording import named_variants
 from tflite_guard.results import Report, TensorLoss, VariantResult
 from tflite_guard.run.jobs import Options, jobs
@@ -23,7 +23,7 @@ from tflite_guard.text.plain import plain
 
 WRONG = 20.0
 """Decibels below which a tensor's quantization alone is wrong."""
-FILES = {*SavedOperator.files, "README.md"}
+FILES = {*OPERATOR_FILES, "README.md"}
 README = """# One operator, float and quantized
 
 ```text

@@ -6,8 +6,9 @@ tested to equal these tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 MANIFEST_VERSION = 1
 REPORT_VERSION = 1
@@ -33,8 +34,7 @@ DiagnoseUse = Literal["auto", "always", "never"]
 ToleranceKind = Literal["max_drop", "max_relative_drop", "min", "max", "max_regression"]
 
 
-@dataclass(frozen=True)
-class Quantization:
+class Quantization(msgspec.Struct, frozen=True):
     """What the name of a quantization means to the TFLiteConverter."""
 
     name: str
@@ -99,8 +99,7 @@ RECIPES = {
 }
 
 
-@dataclass(frozen=True)
-class MetricTraits:
+class MetricTraits(msgspec.Struct, frozen=True):
     """What a manifest may say of a metric, and which way is better."""
 
     name: str

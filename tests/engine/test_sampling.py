@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tflite_guard.engine.sequential import Sampling, ends
 from tflite_guard.manifest.types import MetricSpec

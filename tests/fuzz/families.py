@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -26,6 +26,7 @@ from unittest import mock
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from tests.fuzz import samples
 from tests.fuzz.mutation import flipped, jumbled, rewritten, rezipped

@@ -6,9 +6,9 @@ import json
 import math
 import os
 import stat
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tflite_guard.errors import GuardError, UsageError
 from tflite_guard.judgement import baseline

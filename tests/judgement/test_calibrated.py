@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tflite_guard.judgement.findings import of_variant
 from tflite_guard.judgement.judging import with_diagnosis

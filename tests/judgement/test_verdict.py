@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tflite_guard.judgement.intervals import newcombe_paired, wilson
 from tflite_guard.judgement.verdict import judge, within_steps

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
+from msgspec.structs import replace
 
 from tests.sample import COMMANDS, HOSTILE, accuracy, fixed, metric, named, variant
 from tests.workflow_commands import Command

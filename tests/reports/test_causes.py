@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 
 from tests.reports.test_markdown import github, in_sight, rows, text_of
 from tests.sample import diagnosed, fixed, full, unexplained, variant

@@ -7,15 +7,16 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lxml import html
+from msgspec.structs import fields, replace
 
 from tests.conftest import ROOT
 from tests.diagnosed import GUILTY, PATCH, diagnosed, diagnosis, failing
@@ -452,8 +453,8 @@ SKELETON = skeleton(html.document_fromstring(render(everywhere(diagnosed(), "har
 
 
 def holders(value: Any) -> Iterator[tuple[Any, str, Any]]:
-    """Every dataclass in a result, with its fields and their values."""
-    if is_dataclass(value):
+    """Every struct in a result, with its fields and their values."""
+    if isinstance(value, msgspec.Struct):
         for field in fields(value):
             yield value, field.name, getattr(value, field.name)
             yield from holders(getattr(value, field.name))
@@ -464,7 +465,7 @@ def holders(value: Any) -> Iterator[tuple[Any, str, Any]]:
 
 def with_figures(value: Any, figure: float) -> Any:
     """A diagnosis whose every figure is this one."""
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, msgspec.Struct):
         return replace(value, **{one.name: with_figures(getattr(value, one.name), figure) for one in fields(value)})
     if isinstance(value, tuple):
         return tuple(with_figures(one, figure) for one in value)

@@ -11,16 +11,17 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 from xml.etree import ElementTree
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import fields, replace
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -73,7 +74,7 @@ def test_the_schema_has_exactly_the_fields_of_the_types() -> None:
         if get_origin(kind) is UnionType:
             (kind,) = [one for one in get_args(kind) if one is not NoneType][:1]
             return compare(kind, schema)
-        if is_dataclass(kind):
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             hints = get_type_hints(kind)
             assert list(schema["properties"]) == [field.name for field in fields(kind)], kind
             assert schema["required"] == list(schema["properties"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.sample import accuracy, diagnosed, fixed, full, metric, variant
 from tflite_guard.reports.terminal import Extent, shown

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from tests.conftest import manifest_of, only, write_manifest
 from tflite_guard.manifest import load

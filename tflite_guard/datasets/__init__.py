@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from tflite_guard.datasets import arrays, functions, images, tables
 from tflite_guard.datasets.preprocess import Step, prepare
@@ -34,8 +35,7 @@ TfrecordOpener = Callable[[Sequence[str], Mapping[str, Mapping[str, Any]]], Read
 """Opens TFRecord files (paths, features); given from outside, because it needs TensorFlow."""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Consecutive examples, ready for a model."""
 
     inputs: dict[str, Array]
@@ -48,8 +48,7 @@ class Batch:
     """The first example's place among those that are evaluated, from 0."""
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(msgspec.Struct, frozen=True):
     """An opened dataset. Nothing but indices is held in memory between batches."""
 
     spec: DatasetSpec

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from tflite_guard.files import png
 from tflite_guard.judgement import findings
@@ -29,8 +31,7 @@ Recorded = Callable[[str], float | None]
 """A metric's name to its value in the baseline."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of one variant before any tolerance is applied."""
 
     evaluation: Evaluation | None = None
@@ -133,8 +134,7 @@ def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observ
     )
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """What a diagnosis is to explain."""
 
     metric: str

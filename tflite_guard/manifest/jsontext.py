@@ -14,9 +14,10 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tflite_guard.errors import ManifestError, ManifestProblem, first_of
 from tflite_guard.manifest.location import displayed, strays, utf8
@@ -36,8 +37,7 @@ _DIGITS_MAX = 400  # more than a double holds, less than Python's own limit on i
 _LITERALS = {"True": "true", "False": "false", "None": "null", "undefined": "null", "nil": "null"}
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """A JSON object with the place of every key and value, as offsets into the text by pointer."""
 
     name: str

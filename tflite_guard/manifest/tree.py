@@ -7,22 +7,22 @@ model does not hide a missing file in another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from tflite_guard.errors import ManifestProblem
 from tflite_guard.manifest.jsontext import Document, Pointer
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """A value of the manifest and where it stands."""
 
     document: Document
     pointer: Pointer
     content: Any
     """A scalar, a dict of nodes, or a list of nodes."""
-    removed: frozenset[str | int] = field(default_factory=frozenset)
+    removed: frozenset[str | int] = msgspec.field(default_factory=frozenset)
     """Keys or indices that the manifest has here but the schema rejected."""
 
     def get(self, key: str) -> Node | None:

@@ -6,29 +6,33 @@ they hold only strings, numbers, booleans, None, tuples and dictionaries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import msgspec
 
 from tflite_guard.vocabulary import Kernels, Ranges, ReferenceKind, SourceKind, StateUse, ToleranceKind
 
-_TITLE = {"title": True}
-"""Marks a field that messages need and results do not depend on."""
+
+class Spec(msgspec.Struct, frozen=True):
+    """A part of a manifest."""
+
+    titles: ClassVar[tuple[str, ...]] = ()
+    """Fields that messages need and results do not depend on."""
 
 
-@dataclass(frozen=True)
-class FileSpec:
+class FileSpec(Spec, frozen=True):
     """A file or folder that a manifest names: everything that a model's processes may read is one of these."""
 
+    titles: ClassVar[tuple[str, ...]] = ("uri",)
     path: str
     """Absolute, symlinks resolved. Of a file elsewhere it is the URI, until it is fetched for a child."""
     sha256: str | None = None
     """The pin, in lower-case hexadecimal; a file elsewhere has one."""
-    uri: str | None = field(default=None, metadata=_TITLE)
+    uri: str | None = None
     """Where to fetch it; None for a file that is here."""
 
 
-@dataclass(frozen=True)
-class FunctionSpec:
+class FunctionSpec(Spec, frozen=True):
     """A Python function of the user's own, which runs only with --allow-code."""
 
     name: str
@@ -37,15 +41,14 @@ class FunctionSpec:
     """The manifest's folder: what it is imported from."""
 
 
-@dataclass(frozen=True)
-class ReferenceSpec:
+class ReferenceSpec(Spec, frozen=True):
     """A model to convert from or compare with. Exactly one kind."""
 
     kind: ReferenceKind
     file: FileSpec
     signature: str | None = None
     """None where the manifest does not say: then a SavedModel's is `serving_default`."""
-    input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    input_shapes: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -53,11 +56,11 @@ class ReferenceSpec:
         return self.file.path
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
+class DatasetSpec(Spec, frozen=True):
     """Where examples come from and what is done to them before a model sees them."""
 
-    name: str = field(metadata=_TITLE)
+    titles: ClassVar[tuple[str, ...]] = ("name",)
+    name: str
     source: SourceKind
     file: FileSpec | None
     """None for a `python` source, which has a `function`, and for `shards`."""
@@ -93,8 +96,7 @@ class DatasetSpec:
         return self.shards if self.file is None else (self.file,)
 
 
-@dataclass(frozen=True)
-class MetricSpec:
+class MetricSpec(Spec, frozen=True):
     """One metric to compute. `name` labels it in reports, `metric` says which it is."""
 
     name: str
@@ -112,8 +114,7 @@ class MetricSpec:
     higher_is_better: bool = True
 
 
-@dataclass(frozen=True)
-class Tolerance:
+class Tolerance(Spec, frozen=True):
     """What is allowed of one metric. Limits are in the metric's own unit; None means not limited."""
 
     max_drop: float | None = None
@@ -125,7 +126,7 @@ class Tolerance:
     require: Literal["proven_pass", "proven_fail"] | None = None
     line: int = 0
     """The manifest's line of the innermost object that set it, from 1."""
-    lines: dict[ToleranceKind, int] = field(default_factory=dict)
+    lines: dict[ToleranceKind, int] = msgspec.field(default_factory=dict)
     """The line of each limit's own key, which may be in an outer object."""
 
     def limits(self) -> dict[ToleranceKind, float]:
@@ -140,8 +141,7 @@ class Tolerance:
         return {kind: limit for kind, limit in named.items() if limit is not None}
 
 
-@dataclass(frozen=True)
-class CalibrationOptions:
+class CalibrationOptions(Spec, frozen=True):
     """How activation ranges are taken from the calibration data."""
 
     samples: int | None = None
@@ -151,16 +151,14 @@ class CalibrationOptions:
     ranges: Ranges = "converter"
 
 
-@dataclass(frozen=True)
-class Ignore:
+class Ignore(Spec, frozen=True):
     """A rule whose findings a user has looked at and accepted, and why."""
 
     rule: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(Spec, frozen=True):
     """Where an artifact comes from: one of `quantization`, `tflite`, `recipe`, and all that its bytes depend on."""
 
     quantization: str | None = None
@@ -179,8 +177,7 @@ class Conversion:
     """Patterns of activations whose channels are brought to more equal range before they are quantized."""
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
+class EvaluationOptions(Spec, frozen=True):
     """How an artifact is run and what is looked at, beside the metrics."""
 
     kernels: Kernels = "default"
@@ -191,19 +188,17 @@ class EvaluationOptions:
     """Stop as soon as the verdict is certain with this confidence; None evaluates every example."""
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(Spec, frozen=True):
     """What is allowed of a variant. Nothing that is measured depends on it."""
 
-    tolerances: dict[str, Tolerance] = field(default_factory=dict)
+    tolerances: dict[str, Tolerance] = msgspec.field(default_factory=dict)
     ignore: tuple[Ignore, ...] = ()
     require_integer: bool = False
     observed_tolerance: float | None = None
     """In quantization steps."""
 
 
-@dataclass(frozen=True)
-class VariantSpec:
+class VariantSpec(Spec, frozen=True):
     """One artifact to judge."""
 
     name: str
@@ -213,8 +208,7 @@ class VariantSpec:
     line: int = 0
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Spec, frozen=True):
     """One float reference with the variants that are compared with it."""
 
     name: str
@@ -227,12 +221,11 @@ class ModelSpec:
     line: int = 0
     ignore: tuple[Ignore, ...] = ()
     """Accepted of the model itself, and of each of its variants."""
-    reference_tolerances: dict[str, Tolerance] = field(default_factory=dict)
+    reference_tolerances: dict[str, Tolerance] = msgspec.field(default_factory=dict)
     """What the reference's own values must be: `min` and `max` by metric."""
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Spec, frozen=True):
     """A valid manifest."""
 
     path: str

@@ -7,8 +7,9 @@ key by key; of everything else the innermost wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.types import FunctionSpec, MetricSpec
@@ -20,8 +21,7 @@ UNLABELLED_DEFAULT = ("sqnr", "cosine_similarity")
 REFERENCE_KINDS = ("keras", "saved_model", "tflite", "outputs")
 
 
-@dataclass(frozen=True)
-class MetricView:
+class MetricView(msgspec.Struct, frozen=True):
     """A metric as a model has it. `node` is None for a default that the manifest does not name."""
 
     node: Node | None
@@ -33,8 +33,7 @@ class MetricView:
         return PYTHON_METRIC if self.spec.python else METRICS[self.spec.metric]
 
 
-@dataclass(frozen=True)
-class ToleranceView:
+class ToleranceView(msgspec.Struct, frozen=True):
     """A tolerance with each key from the innermost layer that sets it; `node` is the innermost object."""
 
     node: Node
@@ -45,8 +44,7 @@ class ToleranceView:
         return self.keys[key].value() if key in self.keys else None
 
 
-@dataclass(frozen=True)
-class VariantView:
+class VariantView(msgspec.Struct, frozen=True):
     """A variant with what it inherits. `own` are its own keys, in the short form just `quantization`."""
 
     node: Node
@@ -94,8 +92,7 @@ class VariantView:
         return self.calibrated and self.text("quantization") != "int16x8"
 
 
-@dataclass(frozen=True)
-class ModelView:
+class ModelView(msgspec.Struct, frozen=True):
     """A model with what it inherits."""
 
     node: Node

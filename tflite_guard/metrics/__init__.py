@@ -7,10 +7,11 @@ plain arrays that can be stored; their dtypes matter (bool is a right-or-wrong d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tflite_guard.errors import DataError, EvaluationError

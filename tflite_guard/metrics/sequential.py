@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import assert_never
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tflite_guard.metrics.scores import Scores
@@ -35,8 +36,7 @@ LONGEST = 4096
 """Examples of which all stakes are looked at together."""
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(msgspec.Struct, frozen=True):
     """Scores of examples in the random order in which they were drawn from a set of `size`."""
 
     values: Floats

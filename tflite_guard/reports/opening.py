@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from tflite_guard.reports import wording
 from tflite_guard.reports.markup import code, prose
@@ -21,8 +22,7 @@ LONGEST_REASON = 120
 MOST_DIGITS = 4
 
 
-@dataclass(frozen=True)
-class _Voice:
+class _Voice(msgspec.Struct, frozen=True):
     """How text from a report is put into a sentence."""
 
     name: Callable[[str], str]

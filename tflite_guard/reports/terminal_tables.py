@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table
@@ -30,8 +30,7 @@ _Row = list[Text]
 _Kind = Literal["name", "figure", "limit", "whole"]
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(msgspec.Struct, frozen=True):
     wide: bool
     gap: int
     """Columns of space between two of the table, 1 to 3."""
@@ -55,14 +54,12 @@ _NARROW = (
 )
 
 
-@dataclass(frozen=True)
-class _Column:
+class _Column(msgspec.Struct, frozen=True):
     title: str
     kind: _Kind
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(msgspec.Struct, frozen=True):
     """A variant's rows, and the line above them where the layout is narrow."""
 
     head: Text

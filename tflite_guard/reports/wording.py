@@ -6,7 +6,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from tflite_guard.results import (
     Diagnosis,
@@ -201,8 +203,7 @@ def named_variants(report: Report) -> Iterator[tuple[str, VariantResult]]:
     return zip(names, (variant for _, variant in every), strict=True)
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """Why a variant does not pass and what to change, in sentences; None where there is nothing to say."""
 
     rule: str | None = None
@@ -241,8 +242,7 @@ class Explanation:
         return Explanation(self.rule, self.cause)
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """Something that did not pass, in words and with its place."""
 
     verdict: Verdict
@@ -298,8 +298,7 @@ def _seen(one: Explanation | None, told: set[int]) -> Explanation | None:
     return one
 
 
-@dataclass(frozen=True)
-class Short:
+class Short(msgspec.Struct, frozen=True):
     """All that is wrong with a variant, with variants of one error, or with a model, in a line."""
 
     verdict: Verdict

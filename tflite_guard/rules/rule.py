@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from tflite_guard.results import Severity
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One rule. Its id is stable: manifests name it in `ignore`, code hosts in alerts.
 
     Sentences are Markdown of the simplest kind: code in backticks; in `details` also paragraphs, lists with `- ` and

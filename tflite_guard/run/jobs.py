@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tflite_guard.errors import UsageError
 from tflite_guard.files import repository_path
@@ -20,8 +20,7 @@ OF_TENSORFLOW = ("keras", "saved_model")
 """Kinds of references that TensorFlow runs and converts."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """How to run, as opposed to what to check."""
 
     models: tuple[str, ...] = ()
@@ -48,8 +47,7 @@ class Options:
     """Evaluate all of them, whatever `stop_when` says: what is recorded must not be of a part."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One model of one manifest, with all that checking it takes."""
 
     manifest: ManifestInfo
@@ -103,9 +101,9 @@ def named_files(value: Any) -> Iterator[FileSpec | FunctionSpec]:
     """Every file and function that a specification names, wherever in it."""
     if isinstance(value, FileSpec | FunctionSpec):
         yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from named_files(getattr(value, field.name))
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from named_files(getattr(value, name))
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from named_files(inner)
@@ -118,11 +116,9 @@ def with_files(value: Any, change: Callable[[FileSpec], FileSpec]) -> Any:
     """A specification or request with another file in place of each that it names, wherever in it."""
     if isinstance(value, FileSpec):
         return change(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{one.name: with_files(getattr(value, one.name), change) for one in fields(value)})
     if isinstance(value, msgspec.Struct):
         inner = {name: with_files(getattr(value, name), change) for name in value.__struct_fields__}
-        return msgspec.structs.replace(value, **inner)
+        return replace(value, **inner)
     if isinstance(value, Mapping):
         return {key: with_files(inner, change) for key, inner in value.items()}
     if isinstance(value, tuple | list):

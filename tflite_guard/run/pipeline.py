@@ -7,10 +7,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError, GuardError, UsageError
 from tflite_guard.judgement.baseline import Baseline, compare, value

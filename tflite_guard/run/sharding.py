@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from tflite_guard.manifest.types import VariantSpec
 from tflite_guard.results import ModelResult, PlannedModel, Shard
@@ -71,8 +73,7 @@ def note(shard: Shard, models: Sequence[ModelResult]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Unit:
+class _Unit(msgspec.Struct, frozen=True):
     """What is not divided: a variant, or a model without any."""
 
     job: int

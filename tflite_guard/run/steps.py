@@ -10,18 +10,19 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError
 from tflite_guard.judgement.baseline import recorded
 from tflite_guard.judgement.findings import degenerate_scales
 from tflite_guard.judgement.judging import Loss
-from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, VariantSpec
+from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, Spec, VariantSpec
 from tflite_guard.protocol import (
     ApplyRecipe,
     Convert,
@@ -58,8 +59,7 @@ MOST_SAVED = 8
 Phase = Literal["fetch", "load", "describe", "reference", "convert", "evaluate", "diagnose", "variant", "done"]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something to show while a run works."""
 
     model: str
@@ -78,8 +78,7 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """A finished step: where its files are, and what the child said."""
 
     entry: Entry
@@ -106,7 +105,7 @@ class Steps:
         worker = self.workers.tensorflow if model.reference.kind in OF_TENSORFLOW else self.workers.litert
         request = RunReference(model.reference, model.evaluation, self.workshop.threads, model.state)
         if self._convert_beside:
-            both = msgspec.structs.replace(request, convert=True)
+            both = replace(request, convert=True)
             try:
                 return self._step(self._reference_key, worker, both, None, "reference")
             except EvaluationError as error:
@@ -348,14 +347,12 @@ class Steps:
         return file.path if file.uri is None else str(self.workshop.remote.place(file.uri, file.sha256 or ""))
 
 
-@dataclass(frozen=True)
-class _Key:
+class _Key(msgspec.Struct, frozen=True):
     hash: str
     cache: Cache
 
 
-@dataclass(frozen=True)
-class _Failed:
+class _Failed(msgspec.Struct, frozen=True):
     """What is remembered of a conversion that failed for good."""
 
     error: ErrorInfo
@@ -379,9 +376,10 @@ def content(value: Any, hashes: Callable[[str], str]) -> Any:
     if isinstance(value, FileSpec):
         # What is elsewhere is its hash, or is refused when it comes; so nothing known needs the network.
         return hashes(value.path) if value.uri is None else value.sha256
-    if is_dataclass(value):
-        inner = ((one.name, getattr(value, one.name)) for one in fields(value) if not one.metadata.get("title"))
-        return {name: content(found, hashes) for name, found in inner}
+    if isinstance(value, msgspec.Struct):
+        titles = value.titles if isinstance(value, Spec) else ()
+        known = (name for name in value.__struct_fields__ if name not in titles)
+        return {name: content(getattr(value, name), hashes) for name in known}
     if isinstance(value, Mapping):
         return {key: content(found, hashes) for key, found in value.items()}
     if isinstance(value, tuple | list):

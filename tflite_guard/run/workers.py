@@ -56,8 +56,7 @@ KEEPER_SECONDS = 10
 ALLOWED_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
 
 
-@dataclass(frozen=True)
-class Confinement:
+class Confinement(msgspec.Struct, frozen=True):
     """What children of this run may read, beside the Python installation and their own scratch folder."""
 
     readable: tuple[str, ...] = ()
@@ -399,8 +398,7 @@ class WorkerPool:
         self._scratch.close()
 
 
-@dataclass(frozen=True)
-class WorkerPair:
+class WorkerPair(msgspec.Struct, frozen=True):
     """The two children that one model needs."""
 
     tensorflow: Worker

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from tflite_guard.diagnosis.experiments import Bench
 from tflite_guard.diagnosis.lab import Change, Option
 from tflite_guard.results import Experiment
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(msgspec.Struct, frozen=True):
     """What an experiment has shown to cost at least half of what is lost."""
 
     rule: str
@@ -20,7 +20,7 @@ class Cause:
     experiment: Experiment
     tensor: str | None = None
     operator: str | None = None
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = msgspec.field(default_factory=dict)
     options: tuple[Option, ...] = ()
     """What would mend it, the likeliest first."""
     change: Change | None = None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from tflite_guard.diagnosis import evidence
 from tflite_guard.diagnosis.causes import Cause

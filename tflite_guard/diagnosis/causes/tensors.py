@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from tflite_guard.diagnosis import evidence, rewrites
 from tflite_guard.diagnosis.causes import Cause, precision
