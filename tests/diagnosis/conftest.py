@@ -44,12 +44,12 @@ POOLED = FloatGraph(
 ACCURACY = MetricSpec("accuracy", "accuracy")
 
 
-def rounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values on 256 steps from `low` to `high`, zero among them."""
+def rounded(values: np.ndarray, low: float, high: float, steps: int = 255) -> np.ndarray:
+    """Values on steps from `low` to `high`, zero among them."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / 255 or 1.0
+    scale = (high - low) / steps or 1.0
     zero = np.rint(-low / scale)
-    return (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
+    return (np.clip(np.rint(values / scale) + zero, 0, steps) - zero) * scale
 
 
 @dataclass
@@ -64,6 +64,8 @@ class PlainLab:
     given: dict[str, tuple[float, float]]
     """The artifact's ranges."""
     shipped: bool = False
+    weight_steps: int = 255
+    """In how many steps weights are quantized."""
     recipe: str | None = None
     eight_bits: bool = True
     quantizable: bool = True
@@ -107,8 +109,7 @@ class PlainLab:
 
         if handle is not None:
             first, second = (
-                weights if name in kept else rounded(weights, -np.abs(weights).max(), np.abs(weights).max())
-                for name, weights in (("W1", first), ("W2", second))
+                weights if name in kept else self._coarse(weights) for name, weights in (("W1", first), ("W2", second))
             )
         x = seen("x", x)
         hidden = seen("hidden", np.maximum(x @ first.T, 0))
@@ -212,8 +213,10 @@ class PlainLab:
         return _Float({})
 
     def rounded(self) -> Any:
-        each = {name: self.constant(name) for name in ("W1", "W2")}
-        return _Float({name: rounded(one, -np.abs(one).max(), np.abs(one).max()) for name, one in each.items()})
+        return _Float({name: self._coarse(self.constant(name)) for name in ("W1", "W2")})
+
+    def _coarse(self, weights: np.ndarray) -> np.ndarray:
+        return rounded(weights, -np.abs(weights).max(), np.abs(weights).max(), self.weight_steps)
 
     def int16x8(self, ranges: Mapping[str, tuple[float, float]]) -> Any:
         return None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.diagnosis.conftest import DeepLab, PlainLab, PooledLab, examples, network
-from tflite_guard.diagnosis.causes import Cause
+from tflite_guard.diagnosis.causes import Cause, precision
 from tflite_guard.diagnosis.causes.calibration import MEASURED
 from tflite_guard.diagnosis.causes.tensors import at_once, sensitive, thinned
 from tflite_guard.diagnosis.experiments import HALF, Bench, Trial, _moved
@@ -317,6 +317,16 @@ def test_no_place_is_at_fault_where_all_tensors_lose_alike(seed: int) -> None:
     found = diagnose(lab, replace(CASE, tolerances={"accuracy": Tolerance(max_drop=0.0)}))
     assert any("deep" in one.name and one.recovered >= HALF for one in found.diagnosis.tried)
     assert set(named(found)) <= {"precision-limit"}
+
+
+@pytest.mark.parametrize(("steps", "told"), [(255, False), (9, True)])
+def test_weights_that_alone_are_out_of_tolerance_have_too_few_bits(healthy: PlainLab, steps: int, told: bool) -> None:
+    """Where they alone hold it, what is lost is something else, although float16 would give that back too."""
+    lab = replace(calibrated(healthy, examples(200, seed=3) * (1 if told else 60)), weight_steps=steps)
+    bench = Bench(lab, CASE)
+    found = precision.limit(bench)
+    assert ("float16" in bench.tried[-1].name) is told
+    assert (found is not None and "network's weights" in found.message) is told
 
 
 def test_what_leaves_most_of_the_noise_explains_nothing(healthy: PlainLab) -> None:

@@ -49,7 +49,30 @@ def _of_activations(bench: Bench) -> Cause | None:
                 told,
                 options=(INT16, FLOAT16),
             )
-    return None
+    return _of_eight_bit_weights(bench)
+
+
+def _of_eight_bit_weights(bench: Bench) -> Cause | None:
+    """Weights of 8 bits alone put the variant out of tolerance, so that nothing which leaves them so could mend it."""
+    try:
+        _, within = bench.judged(bench.lab.rounded(), bench.looked_at)
+        float16 = bench.lab.float16()
+    except EvaluationError:
+        return None
+    if within:
+        return None
+    trial = bench.tested("weights of float16, activations in float", float16)
+    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    if told is None:
+        return None
+    return Cause(
+        "precision-limit",
+        "8 bits are too few for this network's weights. Rounded to them, a scale for each channel, they are out of "
+        f"tolerance by themselves, with everything else in float; with float16 {figures.percent(told.recovered)} of "
+        "the loss comes back.",
+        told,
+        options=(FLOAT16,),
+    )
 
 
 def _with_more_bits(bench: Bench) -> Iterator[tuple[Trial, str]]:
