@@ -560,7 +560,7 @@ KINDS: dict[str, Kind] = {
     ),
     # Where one operator in float is enough for the SQNR that is asked for, that is the smaller change.
     "precision-limit": Kind(
-        precision_limit, ("precision-limit", "sensitive-operator"), ("45", "four-bits"), ("50", "four-bits")
+        precision_limit, ("precision-limit", "sensitive-operator"), ("45", "four-bits"), ("47", "50", "four-bits")
     ),
     "kernel-divergence": Kind(kernel_divergence, ("kernel-divergence",), ("sum",), ("sum",)),
     "reference-suspect": Kind(reference_suspect, ("reference-suspect",), ("permuted", "shuffled"), ("permuted",)),
