@@ -97,6 +97,10 @@ def right(one: Result) -> bool:
     return bool(one["named"]) and set(one["named"]) <= set(one["expected"])
 
 
+def _wrong(one: Result) -> bool:
+    return bool(one["named"]) and not right(one) if one["expected"] else _accused(one)
+
+
 def _accused(one: Result) -> bool:
     """Whether something is said to be broken in a healthy model."""
     return bool(set(one["named"]) - ({"precision-limit"} if one["kind"] == STRICT else set()))
@@ -188,7 +192,7 @@ def by_kind(results: Sequence[Result]) -> str:
                 len(ones),
                 len(hurt),
                 sum(map(right, hurt)),
-                sum(bool(one["named"]) and not right(one) for one in hurt),
+                sum(map(_wrong, hurt)),
                 sum(not one["named"] for one in hurt),
                 f"{sum(one['place'] for one in placed)} of {len(placed)}" if placed else "",
                 sum(one["remedied"] for one in hurt),
@@ -259,7 +263,7 @@ and compares the primary finding with the fault. Layer faults leave the float ou
 dB, which the benchmark checks for each of them.
 
 ```bash
-python bench/faults/run.py --work FOLDER --published FOLDER --diagonal --each 4 --write
+python bench/faults/run.py --work FOLDER --published FOLDER --diagonal --each 7 --write
 ```
 
 A fault counts if something measured is out of tolerance; one that does no harm must have no primary cause, nor may a
