@@ -354,6 +354,22 @@ def test_a_variant_that_cannot_be_made_is_left_out_with_the_reason(
     assert [one if isinstance(one, str) else one["name"] for one in written] == left
 
 
+def test_each_file_to_judge_has_a_name_of_its_own_and_the_model_is_none(tflite: Maker, place: Path) -> None:
+    model = tflite({"image": ([None, 4, 4, 1], "float32")})
+    files = ("eu/int8.tflite", "us/int8.tflite", "us/small.tflite", "more/us/int8.tflite")
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(model, file)
+    init(model, {"image": np.zeros((6, 9, 9, 3), np.uint8)}, tflite=(*files, "us/../eu/int8.tflite", "model.tflite"))
+    variants = json.loads(Path("new.json").read_text())["models"][0]["variants"]
+    assert {one["name"]: one["tflite"] for one in variants if "tflite" in one} == {
+        "eu-int8": "eu/int8.tflite",
+        "us-int8": "us/int8.tflite",
+        "small": "us/small.tflite",
+        "us-int8-2": "more/us/int8.tflite",
+    }
+
+
 def test_what_is_left_open_is_told_at_its_line(tflite: Maker, place: Path, run: Run) -> None:
     made = init(tflite({"image": ([None, 4, 4, 1], "float32")}), {"image": np.zeros((6, 9, 9, 3), np.uint8)})
     (line,) = [one for one in made["lines"] if "left open" in one]

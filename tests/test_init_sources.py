@@ -33,11 +33,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(
-    inputs: Mapping[str, tuple[int | None, ...]], outputs: Mapping[str, tuple[int | None, ...]], *scaling: str
+    inputs: Mapping[str, tuple[int | None, ...]],
+    outputs: Mapping[str, tuple[int | None, ...]],
+    *scaling: str,
+    outputs_called: Mapping[str, str] | None = None,
 ) -> Names:
     return Names(
         {name: TensorInfo((None, *shape), "float32") for name, shape in inputs.items()},
         {name: TensorInfo((None, *shape), "float32") for name, shape in outputs.items()},
+        output_aliases=dict(outputs_called or {}),
         scaling=scaling,
     )
 
@@ -106,6 +110,12 @@ def test_folders_that_are_not_the_models_classes_are_no_labels() -> None:
         ({"price": (1,)}, {"price": np.linspace(0, 9, 6)[:, None]}, "price", {"price": "numbers"}),
         ({"price": (1,)}, {"z": np.linspace(0, 9, 6)}, None, {}),
         ({"kind": (3,)}, {"y": np.arange(6)}, None, {}),
+        ({"kind": (3,)}, {"y": np.array(list("abcabc"))}, None, {}),
+        ({"kind": (1,)}, {"y": np.arange(6) % 2}, "y", {"kind": "classes"}),
+        ({"kind": (1,)}, {"y": np.arange(6)[:, None] % 2.0}, "y", {"kind": "classes"}),
+        ({"kind": (1,)}, {"y": np.arange(6) % 2 * 2 - 1}, None, {}),
+        ({"age": (1,)}, {"y": np.arange(6) + 40}, "y", {"age": "numbers"}),
+        ({"box": (4,)}, {"box": np.arange(24).reshape(6, 4)}, "box", {"box": "numbers"}),
         (
             {"kind": (3,), "size": (1,)},
             {"y_size": np.linspace(0, 9, 6), "kind": np.arange(6) % 3},
@@ -147,14 +157,80 @@ def test_what_is_not_certain_is_said_by_options() -> None:
             dataset_of("data.npz", ".", model, chosen)
 
 
+@pytest.mark.parametrize(
+    ("arrays", "note"),
+    [
+        ({"y": np.arange(6) + 1}, "labels of 'kind' [?, 3] float32, whose classes are the numbers 0 to 2 where y "
+                                  "has 1 to 6, so it is not used"),
+        ({"y": np.array(list("abcabc"))}, "y [6] <U1 does not fit as labels of 'kind' [?, 3] float32, whose classes"),
+        ({"fold": np.ones(6), "id": np.arange(6)}, "data.npz: fold [6] float64 and id [6] int64 are not used"),
+        ({"y": np.arange(6) % 3}, "data.npz: a is input 'x', since nothing else fits it"),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_or_taken_without_its_name_is_said(arrays: dict[str, np.ndarray], note: str) -> None:
+    np.savez("data.npz", a=np.zeros((6, 4), np.float32), **arrays)
+    made = dataset_of("data.npz", ".", names({"x": (4,)}, {"output_0": (3,)}, outputs_called={"kind": "output_0"}))
+    assert note in " ".join(made.notes)
+
+
+def test_outputs_are_called_what_their_layers_are() -> None:
+    np.savez("data.npz", x=np.zeros((6, 4), np.float32), kind=np.arange(6) % 3, alive_y=np.arange(6) % 2)
+    called = {"kind": "output_0", "alive": "output_1"}
+    model = names({"x": (4,)}, {"output_0": (3,), "output_1": (1,)}, outputs_called=called)
+    made = dataset_of("data.npz", ".", model)
+    assert made.settings["labels"] == {"kind": "kind", "alive": "alive_y"}
+    (entry,) = manifest_of(KIND, {}, "m", {"evaluation": made}, model)["models"]
+    assert [(one["name"], one["output"]) for one in entry["metrics"]][::2] == [
+        ("kind.accuracy", "kind"), ("alive.accuracy", "alive"),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="there are kind, alive"):
+        dataset_of("data.npz", ".", model, Chosen(labels={"": "alive_y"}))
+
+
 def test_the_columns_of_a_table_beside_its_labels_are_the_input() -> None:
     Path("data.csv").write_text("id,a,b,label\nx,1,2.5,0\ny,3,4,2\n")
     model = names({"row": (2,)}, {"kind": (3,)})
     made = dataset_of("data.csv", ".", model)
     assert made.settings["columns"] == {"features": ["a", "b"], "label": "label"}
     assert (made.settings["inputs"], made.settings["labels"]) == ({"row": "features"}, "label")
-    with pytest.raises(DataError, match="takes 3 numbers, but beside label there are 2 columns of numbers: a, b"):
+    assert made.notes == ("data.csv: id is not used, since not every cell is a number",)
+    beside = r"takes 3 numbers, but beside label there are 2 columns of numbers: a, b \(not every cell .* in id\)"
+    with pytest.raises(DataError, match=beside):
         dataset_of("data.csv", ".", names({"row": (3,)}, {"kind": (3,)}))
+
+
+def test_columns_that_nobody_can_tell_apart_are_asked_for() -> None:
+    Path("data.csv").write_text("id,a,b,c,kind\n1,1,2.5,0,1\n2,3,4,2,0\n")
+    ids = dataset_of("data.csv", ".", names({"row": (3,)}, {"kind": (2,)}))
+    assert ids.settings["columns"]["features"] == [
+        "FILL IN: the 3 columns that are input 'row', in the order of training: keep these of those below, and remove "
+        "the rest", "id", "a", "b", "c",
+    ]  # fmt: skip
+    assert ids.settings["labels"] == "kind"
+    several = dataset_of("data.csv", ".", names({"left": (2,), "right": (1,), "c": (1,)}, {"kind": (2,)}),
+                         Chosen({"right": "id"}))  # fmt: skip
+    assert several.settings["inputs"] == {"left": "left", "right": "id", "c": "c"}
+    assert several.settings["columns"]["left"][1:] == ["a", "b"]
+    assert several.settings["preprocess"]["right"] == [{"expand_dims": 0}, {"cast": "float32"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen", "message"),
+    [
+        ("0.5,1.5,0\n2.5,3.5,1\n", (), "begins with numbers; its first line must name the columns"),
+        ("a;b;kind\n1;2;0\n", (), "separates its columns by ';'; write it anew with commas"),
+        (
+            "a,b,kind\n1,2,cat\n",
+            ("kind",),
+            "--labels kind: in that column of data.csv not every cell is a number; for lab",
+        ),
+    ],
+)
+def test_a_table_that_is_none_is_told_as_what_it_is(text: str, chosen: tuple[str, ...], message: str) -> None:
+    Path("data.csv").write_text(text)
+    labels = dict.fromkeys(chosen and ("",), "".join(chosen))
+    with pytest.raises((DataError, UsageError), match=message):
+        dataset_of("data.csv", ".", names({"row": (2,)}, {"kind": (2,)}), Chosen(labels=labels))
 
 
 def test_a_npy_has_its_labels_in_another() -> None:
@@ -164,6 +240,10 @@ def test_a_npy_has_its_labels_in_another() -> None:
     made = dataset_of("x.npy", ".", model, None, "y.npy")
     assert made.settings == {"source": "npy", "path": "x.npy", "labels_file": "y.npy", "labels": "label"}
     assert "labels" not in dataset_of("x.npy", ".", model).settings
+    with pytest.raises(UsageError, match=r"holds one array; for inputs a, b put one of each name into an \.npz"):
+        dataset_of("x.npy", ".", names({"a": (4,), "b": (4,)}, {"kind": (3,)}))
+    with pytest.raises(UsageError, match=r"name labels with --labels y\.npy"):
+        pattern_for(["x.npy", "y.npy"])
 
 
 def test_calibration_lies_beside_evaluation() -> None:
@@ -182,7 +262,12 @@ def test_what_is_no_data_is_told_as_what_it_is() -> None:
     Path("pictures").mkdir()
     Path("pictures/1.png").write_text(pointer)
     Path("data.csv").write_text(pointer)
+    Path("y.npy").write_text(pointer)
+    Path("data.parquet").write_text("PAR1")
     Path("empty").mkdir()
+    Path("arrays").mkdir()
+    for name in ("x.npy", "arrays/a.npy"):
+        np.save(name, np.zeros((6, 4, 4, 3), np.float32))
     Path("some.tfrecord").touch()
     Path("other.tfrecord").write_bytes(b"something else, of some length")
     model = names({"x": (4, 4, 3)}, {"kind": (3,)})
@@ -191,9 +276,12 @@ def test_what_is_no_data_is_told_as_what_it_is() -> None:
         ("data.csv", "data.csv: is a Git LFS pointer"),
         ("empty", "holds no images"),
         ("nothing.npz", "no such file"),
+        ("arrays", r"name one as DATA: arrays/a\.npy"),
+        ("data.parquet", r"no data that can be read: no \.npz, \.npy, CSV file"),
+        ("x.npy", r"y\.npy: is a Git LFS pointer, not the file of labels itself; run `git lfs pull`"),
     ):
         with pytest.raises(UsageError, match=message):
-            dataset_of(path, ".", model)
+            dataset_of(path, ".", model, None, "y.npy" if path == "x.npy" else None)
     for path, message in (("some.tfrecord", "holds no records"), ("other.tfrecord", "is damaged or not a TFRecord")):
         with pytest.raises(DataError, match=message):
             dataset_of(path, ".", model)

@@ -7,7 +7,6 @@ neither the verdict nor the exit code.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import secrets
 from collections.abc import Collection, MutableMapping, Sequence
@@ -249,7 +248,7 @@ def _refuse_strangers(environ: MutableMapping[str, str], inputs: Inputs) -> None
 
 def _check(step: _Step, inputs: Inputs) -> Report:
     if inputs.merge:
-        return checking.merged(_expanded(inputs.merge))
+        return checking.merged(inputs.merge)
     return checking.check(
         _manifests(inputs.manifest),
         inputs.options,
@@ -269,11 +268,6 @@ def _manifests(named: Sequence[str]) -> list[str]:
                 f"input manifest: {plain(path)} does not exist; name it relative to the working directory, one per line"
             )
     return found
-
-
-def _expanded(patterns: Sequence[str]) -> list[str]:
-    """The files that globs match; one that matches nothing stays, for the reader to tell."""
-    return [path for one in patterns for path in sorted(glob.glob(one, recursive=True)) or [one]]
 
 
 def _comment(step: _Step, report: Report, inputs: Inputs, environ: MutableMapping[str, str]) -> str | None:

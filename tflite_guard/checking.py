@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full, make_folders, uris, write_atomically
+from tflite_guard.files.globs import expanded
 from tflite_guard.judgement import baseline as baselines
 from tflite_guard.manifest import load, search
 from tflite_guard.results import Report, Tool, Verdict
@@ -70,17 +71,17 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
     return loaded
 
 
-def merged(paths: Sequence[str]) -> Report:
-    """One report of those of a run's shards.
+def merged(named: Sequence[str]) -> Report:
+    """One report of those of a run's shards, by paths and globs.
 
     Raises:
-        UsageError: one cannot be read, is missing or given twice, or they are not of one run.
+        UsageError: one cannot be read, is missing or given twice, they are not of one run, or a glob matches nothing.
         EvaluationError: a shard has no results.
     """
     from tflite_guard.reports.json import read
     from tflite_guard.run import merging
 
-    return merging.merged({path: read(path) for path in paths})
+    return merging.merged({path: read(path) for path in expanded(named)})
 
 
 def holder_of(model: str, manifests: Sequence[Manifest]) -> Manifest:

@@ -382,6 +382,7 @@ def init(
     DATA is an .npz, an .npy, a CSV file, a TFRecord or several ("train-*-of-00004.tfrecord"), a folder of images or of
     a folder for each class, or a folder with evaluation and calibration data of these kinds.
     """
+    from tflite_guard.files.globs import expanded
     from tflite_guard.init import Wishes, write_manifest
     from tflite_guard.init.binding import Chosen
     from tflite_guard.init.sources import pattern_for
@@ -389,8 +390,7 @@ def init(
     _require_place(output)
     file = labels[0] if len(labels) == 1 and labels[0].endswith(".npy") else None
     chosen = Chosen(_pairs(inputs), _pairs(() if file else labels))
-    judged = tuple(path for one in tflite for path in _expanded(one))
-    wishes = Wishes(signature, chosen, file, judged, measure, allow_code, force)
+    wishes = Wishes(signature, chosen, file, tuple(expanded(tflite)), measure, allow_code, force)
     told: list[str] = []
     try:
         with _progress(verbose) as on_event:
@@ -407,13 +407,6 @@ def _pairs(written: Sequence[str]) -> dict[str, str]:
         name if is_pair else "": key if is_pair else name
         for name, is_pair, key in (one.partition("=") for one in written)
     }
-
-
-def _expanded(path: str) -> list[str]:
-    """What a glob matches, which a shell may have left as it is."""
-    import glob
-
-    return [path] if os.path.lexists(path) else sorted(glob.glob(path)) or [path]
 
 
 @cli.command(
@@ -545,7 +538,7 @@ def merge(
 
     extent = _extent(verbose, quiet, only_failures)
     targets = _targets(formats, report_dir)
-    whole = merged([path for one in reports for path in _expanded(one)])
+    whole = merged(reports)
     _write(whole, targets, report_dir, extent)
     sys.exit(exit_code(whole, fail_on))
 

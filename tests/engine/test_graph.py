@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tflite_guard.engine import graph
-from tflite_guard.errors import ConversionError, ModelFileError
+from tflite_guard.errors import ConversionError, EvaluationError, ModelFileError
 
 
 @pytest.mark.parametrize("quantization", ["float32", "int8"])
@@ -99,6 +99,8 @@ def test_names_without_a_signature_are_the_tensors(conv: Case, tmp_path: Path) -
     inputs, outputs = signature.inputs, signature.outputs
     assert list(inputs) == ["image"]
     assert list(outputs) == ["StatefulPartitionedCall"]
+    with pytest.raises(EvaluationError, match='has no signatures; leave out "day"'):
+        graph.choose_signature(graph.read(bare), bare, "day")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 64, b"\x1c\0\0\0TFL3" + b"\xff" * 64])

@@ -243,6 +243,12 @@ def test_an_unknown_signature_lists_those_there_are(saved: str) -> None:
         load_reference(ReferenceSpec("saved_model", FileSpec(saved)))
 
 
+def test_a_saved_model_without_signatures_is_told_as_such(tmp_path: Path) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    with pytest.raises(ModelFileError, match="has no signature that gives outputs; export it with one"):
+        load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path))))
+
+
 def test_signatures_without_outputs_are_not_offered(tmp_path: Path) -> None:
     module = tf.Module()
     module.count = tf.Variable(0.0)

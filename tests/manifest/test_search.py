@@ -62,6 +62,9 @@ def test_what_is_tracked_and_deleted_is_not_meant(place: Path) -> None:
         (["*/tflite-guard.json"], [AUDIO, VISION]),
         (["**/tflite-guard.json"], [AUDIO, VISION]),
         (["*"], [AUDIO, VISION]),
+        (["*/"], [AUDIO, VISION]),
+        (["**"], [AUDIO, VISION]),
+        (["vision/*.json"], [VISION]),
         (["{here}/v*/*.json"], ["{here}/" + VISION]),
         ([AUDIO, "a*"], [AUDIO]),
         (["nothing.json"], ["nothing.json"]),
@@ -98,7 +101,9 @@ def test_where_none_is_found_it_says_where_it_looked_and_what_lies_near(
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=r"git lists none below; found nearby: quality.json; name it"):
         find()
-    with pytest.raises(UsageError, match=r"other/\*\.json: matches nothing in .*elsewhere; found nearby: quality.json"):
+    with pytest.raises(
+        UsageError, match=r"other/\*\.json: matches no manifest in .*elsewhere; found nearby: quality.json"
+    ):
         find(["other/*.json"])
     (tmp_path / "elsewhere/empty").mkdir()
     with pytest.raises(UsageError, match=r"empty: this folder has no tflite-guard.json; name one, or write one"):

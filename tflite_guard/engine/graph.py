@@ -269,6 +269,8 @@ def choose_signature(graph: Graph, path: str, asked: str | None = None, referenc
     subgraph, by its tensors' names. Raises EvaluationError of kind `signature` where none can be chosen.
     """
     if asked is not None:
+        if not graph.signatures:
+            raise EvaluationError("no-signature", f'{path} has no signatures; leave out "{asked}"')
         if asked not in graph.signatures:
             raise _unknown_signature(path, f'has no signature "{asked}"', graph.signatures)
         return graph.signatures[asked]
@@ -282,7 +284,7 @@ def choose_signature(graph: Graph, path: str, asked: str | None = None, referenc
 
 
 def _unknown_signature(path: str, what: str, known: Iterable[str], advice: str = "") -> EvaluationError:
-    there = ", ".join(map(repr, known)) or "none"
+    there = ", ".join(map(repr, known))
     return EvaluationError("signature", f"{path} {what} (there are: {there}){advice}")
 
 

@@ -198,8 +198,10 @@ def _loaded_saved_model(path: str) -> Any:
 def _signature_function(loaded: Any, path: str, signature: str) -> Any:
     # Signatures without outputs save, train or initialize.
     signatures = {name: function for name, function in loaded.signatures.items() if function.structured_outputs}
+    if not signatures:
+        raise ModelFileError(f"{path} has no signature that gives outputs; export it with one, as model.export() does")
     if signature not in signatures:
-        there = ", ".join(sorted(signatures)) or "none"
+        there = ", ".join(sorted(signatures))
         raise ModelFileError(f'{path} has no signature "{signature}"; there are: {there}', "signature")
     return signatures[signature]
 

@@ -7,17 +7,19 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 from tflite_guard.errors import EvaluationError, ManifestError, ModelFileError, UsageError
-from tflite_guard.files import contained, find_root, lfs_pointer, sniff, why_absent, write_atomically
+from tflite_guard.files import contained, files_below, find_root, why_absent, write_atomically
 from tflite_guard.init import binding, limits
 from tflite_guard.init.binding import Chosen, Task, kind_of_numbers
 from tflite_guard.init.preparing import as_features, as_rows, preparation
-from tflite_guard.init.sources import Data, files_of, look, split, values, with_labels_file
+from tflite_guard.init.sources import Data, files_of, look, sniffed, split, values, with_labels_file
 from tflite_guard.manifest import load
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
@@ -32,6 +34,8 @@ from tflite_guard.vocabulary import DEFAULT_MANIFEST, MANIFEST_VERSION, Referenc
 KINDS: dict[str, ReferenceKind] = {"keras": "keras", "hdf5": "keras", "saved_model": "saved_model", "tflite": "tflite"}
 RANDOM_EXAMPLES = 64
 RANDOM_BYTES = 64 * 2**20
+MOST_LOOKED_AT = 100
+"""Files of a SavedModel."""
 SCHEMA = "https://raw.githubusercontent.com/tflite-guard/tflite-guard/main/schemas/manifest-v1.schema.json"
 """For an editor; nothing is fetched here."""
 
@@ -101,6 +105,8 @@ def write_manifest(
             beside = "" if calibration is None else f", and calibration on {calibration}"
             notes.append(f"evaluation is on {evaluation}{beside}")
         datasets["evaluation"] = dataset_of(evaluation, folder, names, wishes.chosen, wishes.labels_file)
+        if not datasets["evaluation"].tasks:
+            notes.append("without labels, variants are held to the reference's outputs; name labels with --labels")
         if calibration is None:
             notes.append(
                 "calibration uses the evaluation data for now; name a sample of the training data for honest figures"
@@ -111,14 +117,16 @@ def write_manifest(
         data = os.path.relpath(random)
         made = _random_arrays(names, model)
         _write(random, _npz(made))
-        count = len(next(iter(made.values())))
-        notes.append(f"{data}: random examples (n = {count}); they show that conversion works, not how accurate it is")
+        examples = len(next(iter(made.values())))
+        notes.append(
+            f"{data}: random examples (n = {examples}); they show that conversion works, not how accurate it is"
+        )
         notes.append("replace them with real data and labels")
         datasets["evaluation"] = dataset_of(data, folder, names)
     signature = {} if wishes.signature is None else {"signature": wishes.signature}
     reference: dict[str, Any] = {kind: relative(model, folder)} | signature
-    manifest = manifest_of(kind, reference, Path(model).stem, datasets, names)
-    manifest["models"][0]["variants"] += [_shipped(path, folder) for path in wishes.tflite]
+    manifest = manifest_of(kind, reference, Path(os.path.abspath(model)).stem or "model", datasets, names)
+    manifest["models"][0]["variants"] += _shipped(model, wishes.tflite, folder, manifest["models"][0]["variants"])
     _write(output, text(manifest))
     yield from dict.fromkeys([note for one in datasets.values() for note in one.notes] + notes)
     left_open = _left_open(output, wishes)
@@ -145,22 +153,39 @@ def _name(variant: Any) -> str:
     return str(variant if isinstance(variant, str) else variant["name"])
 
 
-def _shipped(path: str, folder: str) -> dict[str, str]:
-    return {"name": Path(path).stem, "tflite": relative(path, folder)}
+def _shipped(model: str, paths: Sequence[str], folder: str, made: Sequence[Any]) -> list[dict[str, str]]:
+    """Variants of files, each once and without the model itself, which a glob may meet."""
+    places = {os.path.realpath(path): path for path in reversed(paths)}
+    places.pop(os.path.realpath(model), None)
+    taken = set(map(_name, made))
+    found = []
+    for path in reversed(places.values()):
+        stem, above = Path(path).stem, os.path.basename(os.path.dirname(os.path.abspath(path))) or "shipped"
+        numbered = (f"{above}-{stem}-{number}" for number in count(2))
+        name = next(one for one in chain((stem, f"{above}-{stem}"), numbered) if one not in taken)
+        taken.add(name)
+        found.append({"name": name, "tflite": relative(path, folder)})
+    return found
 
 
 def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
     """What a reference is. Raises UsageError for what is none."""
-    if why := why_absent(model):
-        raise UsageError(f"{model}: {why}")
-    if lfs_pointer(model):
-        raise UsageError(f"{model}: is a Git LFS pointer, not the model itself; run `git lfs pull`")
-    kind = KINDS.get(sniff(model))
+    found = sniffed(model, "the model")
+    if found == "saved_model":
+        _refuse_pointers(model)
+    kind = KINDS.get(found)
     if kind is None:
         raise UsageError(f"{model}: is not a .keras, .h5, SavedModel or .tflite that can be read")
     if kind == "keras" and signature is not None:
         raise UsageError(f"{model}: --signature is for a SavedModel or a .tflite; a Keras model has none")
     return kind
+
+
+def _refuse_pointers(model: str) -> None:
+    """Raise UsageError where the first files of a SavedModel are Git LFS pointers; the rest is told by its loading."""
+    with suppress(OSError):
+        for name in islice(files_below(model), MOST_LOOKED_AT):
+            sniffed(os.path.join(model, name), "that part of the model")
 
 
 def _check_places(paths: Sequence[str], folder: str) -> None:
@@ -199,7 +224,7 @@ def names_of(
         if not infos:
             raise ModelFileError(f"{model}: has no {side}s; there is nothing to evaluate")
         for name, info in infos.items():
-            if kind_of_numbers(info.dtype) not in "biuf":
+            if kind_of_numbers(info.dtype) not in binding.NUMBERS:
                 message = f"{model}: {side} {name!r} holds {info.dtype} values, which cannot be evaluated; "
                 raise ModelFileError(message + "export the model without that part", "unsupported-type")
     return described
@@ -326,14 +351,29 @@ def dataset_of(
     if data.features:
         used = {*found.values(), *bound.keys.values()}
         settings["features"] = {key: one for key, one in settings["features"].items() if key in used}
-    return Dataset(_ordered(settings), bound.tasks, (*data.notes, *bound.notes, *told))
+    notes = (*data.notes, *_of_shapes(data, names, found, chosen), *bound.notes, *told)
+    return Dataset(_ordered(settings), bound.tasks, notes)
 
 
 def _inputs(data: Data, names: Names, chosen: Chosen) -> dict[str, str]:
     """Model input to key; the only picture of an example is the only input, whatever its size."""
+    if data.settings["source"] == "npy" and len(names.inputs) > 1:
+        listed = ", ".join(names.inputs)
+        raise UsageError(f"{data.path}: an .npy holds one array; for inputs {listed} put one of each name into an .npz")
     if len(data.pictures) == 1 and not chosen.inputs and (len(names.inputs) == 1 or not data.features):
         return dict.fromkeys(names.inputs, data.pictures[0])
     return binding.inputs(names, data.arrays, data.path, chosen.inputs)
+
+
+def _of_shapes(data: Data, names: Names, inputs: Mapping[str, str], chosen: Chosen) -> list[str]:
+    """What is said of arrays that were taken by their shape among several."""
+    if data.settings["source"] not in ("npz", "tfrecord") or len(data.arrays) == 1 or data.pictures:
+        return []
+    return [
+        f"{data.path}: {key} is input {name!r}, since nothing else fits it"
+        for name, key in inputs.items()
+        if names.input(key) != name and key not in chosen.inputs.values()
+    ]
 
 
 def _ordered(settings: dict[str, Any]) -> dict[str, Any]:
@@ -353,15 +393,15 @@ def _random_arrays(names: Names, model: str) -> dict[str, Any]:
 
     shapes = {name: _example(port, names) for name, port in names.inputs.items()}
     size = sum(math.prod(shapes[name]) * np.dtype(port.dtype).itemsize for name, port in names.inputs.items())
-    count = min(RANDOM_EXAMPLES, RANDOM_BYTES // max(size, 1))
-    if count == 0:
+    examples = min(RANDOM_EXAMPLES, RANDOM_BYTES // max(size, 1))
+    if examples == 0:
         raise UsageError(
             f"{model}: one random example would take {size / 2**20:,.0f} MiB; give examples of your own as DATA (.npz)"
         )
     rng = np.random.default_rng(0)
     arrays = {}
     for name, port in names.inputs.items():
-        shape = (count, *shapes[name])
+        shape = (examples, *shapes[name])
         values = (
             rng.random(shape, np.float32) if kind_of_numbers(port.dtype) == "f" else rng.integers(0, 2, shape, np.uint8)
         )

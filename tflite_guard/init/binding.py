@@ -15,6 +15,11 @@ from tflite_guard.protocol import Names, TensorInfo
 Task = Literal["classes", "numbers"]
 Values = Callable[[str], Any]
 """The values of a key, (n, ...)."""
+Said = tuple[list[str], str]
+"""Something about some arrays: their keys, and the sentence."""
+MOST_LISTED = 5
+NUMBERS = "biuf"
+"""NumPy's letters for the kinds of numbers."""
 LABEL_NAMES = frozenset({"label", "labels", "y", "target", "targets", "class", "classes"})
 BY_HAND = 'say which with --input NAME=KEY, or write the manifest\'s "inputs" and "preprocess" by hand'
 
@@ -80,26 +85,40 @@ def labels(names: Names, arrays: Mapping[str, Array], data: str, chosen: Mapping
         own = names.output(name) if name or len(names.outputs) != 1 else next(iter(names.outputs))
         if own not in names.outputs:
             written = f"{name}={key}" if name else key
-            raise UsageError(f"--labels {written}: say of which output, NAME=KEY; there are {', '.join(names.outputs)}")
+            listed = ", ".join(called(each, names) for each in names.outputs)
+            raise UsageError(f"--labels {written}: say of which output, NAME=KEY; there are {listed}")
         keys[own] = _present(f"--labels {key}", key, arrays, data)
         tasks[own] = _task(names.outputs[own], arrays[key], values, key) or "numbers"
-    notes = _by_name(names, arrays, data, values, keys, tasks) or _by_values(names, arrays, data, values, keys, tasks)
-    return Labels(keys, tasks, tuple(notes))
+    said = _by_name(names, arrays, values, keys, tasks) or _by_values(names, arrays, values, keys, tasks)
+    unused = [key for key in arrays if key not in {*keys.values(), *(key for of, _ in said for key in of)}]
+    notes = [*(note for _, note in said), *_of_unused(unused, arrays)]
+    return Labels(
+        {called(name, names): key for name, key in keys.items()},
+        {called(name, names): task for name, task in tasks.items()},
+        tuple(f"{data}: {note}" for note in notes),
+    )
+
+
+def called(output: str, names: Names) -> str:
+    """What a user calls an output: its layer or key, where that is its only other name, in place of `output_0`."""
+    others = [alias for alias, own in names.output_aliases.items() if own == output]
+    return others[0] if len(others) == 1 else output
 
 
 def _by_name(
-    names: Names, arrays: Mapping[str, Array], data: str, values: Values, keys: dict[str, str], tasks: dict[str, Task]
-) -> list[str]:
+    names: Names, arrays: Mapping[str, Array], values: Values, keys: dict[str, str], tasks: dict[str, Task]
+) -> list[Said]:
     """Take labels that are named so and fit; gives what is said of those that do not, or could be several's."""
     named = [key for key in named_as_labels(names, arrays) if key not in keys.values()]
     fitting: dict[str, dict[str, Task]] = {name: {} for name in names.outputs if name not in keys}
-    notes = []
+    said: list[Said] = []
     for key in named:
         meant = _outputs_of(key, names)
         fits = {name: task for name in meant if (task := _task(names.outputs[name], arrays[key], values, key))}
         if not fits:
-            listed = " or ".join(f"{name!r} {told(names.outputs[name])}" for name in meant)
-            notes.append(f"{data}: {key} {arrays[key]} does not fit as labels of {listed}, so it is not used")
+            listed = " or ".join(f"{called(name, names)!r} {told(names.outputs[name])}" for name in meant)
+            why = next(filter(None, (_misfit(names.outputs[name], arrays[key], values, key) for name in meant)), "")
+            said.append(([key], f"{key} {arrays[key]} does not fit as labels of {listed}{why}, so it is not used"))
         for name in fits.keys() & fitting.keys():
             fitting[name][key] = fits[name]
     for name, found in fitting.items():
@@ -110,17 +129,13 @@ def _by_name(
         if len(best) == 1 and not rivals:
             keys[name], tasks[name] = best[0], found[best[0]]
         elif best:
-            what = (
-                f"{' and '.join(best)} could each be the labels" if len(best) > 1 else f"{best[0]} could be the labels"
-            )
-            of = f" of {name!r}" if len(names.outputs) > 1 else ""
-            notes.append(f"{data}: {what}{of}; none is used: say which with --labels")
-    return notes
+            said.append((best, _contested(best, name, names)))
+    return said
 
 
 def _by_values(
-    names: Names, arrays: Mapping[str, Array], data: str, values: Values, keys: dict[str, str], tasks: dict[str, Task]
-) -> list[str]:
+    names: Names, arrays: Mapping[str, Array], values: Values, keys: dict[str, str], tasks: dict[str, Task]
+) -> list[Said]:
     """Take labels whose values alone say of which output they are; gives what is said where that is not certain."""
     left = [key for key in arrays if key not in {*keys.values(), *named_as_labels(names, arrays)}]
     fitting = {
@@ -128,15 +143,32 @@ def _by_values(
         for name in names.outputs
         if name not in keys
     }
-    notes = []
+    said: list[Said] = []
     for name, found in fitting.items():
         rivals = [other for other, others in fitting.items() if other != name and set(others) & set(found)]
         if len(found) == 1 and not rivals:
             keys[name], tasks[name] = found[0], "classes"
         elif found:
-            what = f"{' and '.join(found)} could each be the labels" + (f" of {name!r}" if rivals else "")
-            notes.append(f"{data}: {what}; none is used: say which with --labels")
-    return notes
+            said.append((found, _contested(found, name, names)))
+    return said
+
+
+def _contested(found: Sequence[str], output: str, names: Names) -> str:
+    what = f"{' and '.join(found)} could {'each ' if len(found) > 1 else ''}be the labels"
+    of = f" of {called(output, names)!r}" if len(names.outputs) > 1 else ""
+    return f"{what}{of}; none is used: say which with --labels"
+
+
+def _of_unused(keys: Sequence[str], arrays: Mapping[str, Array]) -> list[str]:
+    """What is left over is said, lest labels without a telling name go unnoticed."""
+    be = "is" if len(keys) == 1 else "are"
+    return [f"{listed_and([f'{key} {arrays[key]}' for key in keys])} {be} not used"] if keys else []
+
+
+def listed_and(words: Sequence[str]) -> str:
+    """Words as a sentence lists them, the first few where they are many."""
+    shown = [*words[:MOST_LISTED], *([f"{len(words) - MOST_LISTED} more"] if len(words) > MOST_LISTED else [])]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
 def _present(option: str, key: str, arrays: Mapping[str, Array], data: str) -> str:
@@ -167,27 +199,48 @@ def named_as_labels(names: Names, arrays: Mapping[str, Array]) -> list[str]:
 
 def _task(output: TensorInfo, array: Array, values: Values, key: str) -> Task | None:
     """What an array can be as labels of an output, by its shape and range; None where it cannot be any."""
-    whole = array.dtype.startswith(("int", "uint", "bool"))
+    kind = kind_of_numbers(array.dtype)
+    if kind not in NUMBERS:
+        return None
     for example in output.example_shapes:
         units = example[-1] if example else 1
         shape = _core(array.shape[1:])
         classes = max(units or 0, 2)
         if shape in (_core(example[:-1]), _core(example) if units == 1 else None):
             found = values(key)
-            if found.size and found.min() >= 0 and found.max() < classes and (whole or not (found % 1).any()):
+            if found.size and found.min() >= 0 and found.max() < classes and (kind != "f" or not (found % 1).any()):
                 return "classes"
         if shape == _core(example) and units not in (None, 1):
             found = values(key)
             if found.any() and ((found == 0) | (found == 1)).all():
                 return "classes"
-        if shape == _core(example) and not whole:
+        if shape == _core(example) and (kind == "f" or units != 1 or _is_measured(values(key))):
             return "numbers"
     return None
 
 
+def _is_measured(found: Any) -> bool:
+    """Whether whole numbers are more than the two that stand for no and yes, such as -1 and 1."""
+    return bool(((found != found.min()) & (found != found.max())).any()) if found.size else False
+
+
+def _misfit(output: TensorInfo, array: Array, values: Values, key: str) -> str:
+    """Why an array is no labels of an output although it has their shape, as an addition to a sentence."""
+    for example in output.example_shapes:
+        units = example[-1] if example else 1
+        if not units or _core(array.shape[1:]) != _core(example[:-1]):
+            continue
+        classes = f"whose classes are the numbers 0 to {max(units, 2) - 1}"
+        if kind_of_numbers(array.dtype) not in NUMBERS:
+            return f", {classes}"
+        found = values(key)
+        return f", {classes} where {key} has {found.min():g} to {found.max():g}" if found.size else ""
+    return ""
+
+
 def _is_exactly(output: TensorInfo, array: Array, values: Values, key: str) -> bool:
     """Whether an array without a telling name holds the classes of an output, all of them, and no other numbers."""
-    if not output.dtype.startswith("float"):
+    if not output.dtype.startswith("float") or kind_of_numbers(array.dtype) not in NUMBERS:
         return False
     for example in output.example_shapes:
         if not example or len(example) != 1:
@@ -246,7 +299,7 @@ def layout(info: TensorInfo, array: Array) -> tuple[list[dict[str, Any]], list[s
         return [], []
     (wanted, *_), given = info.example_shapes, array.shape[1:]
     flat = replace(array, shape=(*array.shape[:1], *wanted))
-    if not given or None in wanted or None in given or not takes(info, flat):
+    if None in wanted or None in given or not takes(info, flat):
         return None
     axes = _channels_moved(given, wanted)
     if axes:

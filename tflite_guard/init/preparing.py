@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tflite_guard.errors import DataError, UsageError
-from tflite_guard.init.binding import Chosen, kind_of_numbers, layout, named_as_labels, told
+from tflite_guard.init.binding import Chosen, kind_of_numbers, layout, listed_and, named_as_labels, told
 from tflite_guard.init.records import Feature
 from tflite_guard.init.sources import Array, Data
 from tflite_guard.manifest.gaps import gap
@@ -21,29 +21,78 @@ FEATURES = "features"
 
 
 def as_rows(data: Data, names: Names, chosen: Chosen) -> Data:
-    """A table whose other columns make the one input, as many as it takes; anything else as it is.
+    """A table whose columns are put together for the inputs that take several numbers; anything else as it is.
 
-    Raises DataError where their number is another.
+    Of a model with one input they are all that are no labels, where these are as many as it takes. Else nobody can
+    know which they are, and it is asked.
+
+    Raises:
+        UsageError: what is chosen as labels are no numbers.
+        DataError: there are too few columns.
     """
-    if data.settings["source"] != "csv" or len(names.inputs) != 1:
-        return data
-    ((name, port),) = names.inputs.items()
-    example = port.example_shapes[0]
-    if len(example) != 1 or name in data.arrays or chosen.inputs:
+    if data.settings["source"] != "csv":
         return data
     labels = {*chosen.labels.values(), *named_as_labels(names, dict.fromkeys(data.columns, NOTHING))}
-    columns = [key for key in data.columns if key in data.arrays and key not in labels]
-    if example[0] not in (None, len(columns)):
-        beside = " and ".join(sorted(labels)) or "no labels"
-        raise DataError(
-            f"{data.path}: input {name!r} takes {example[0]} numbers, but beside {beside} there are {len(columns)} "
-            f"columns of numbers: {', '.join(columns)}; remove the others, name the labels with --labels, or write "
-            '"columns" by hand'
-        )
+    data = replace(data, notes=(*data.notes, *_of_text(data, labels, chosen)))
+    wide = _wide(names, data, chosen)
+    if not wide:
+        return data
+    kept = {*labels, *chosen.inputs.values(), *names.inputs, *names.input_aliases} & data.arrays.keys()
+    columns = [key for key in data.columns if key in data.arrays and key not in kept]
+    if sum(size or 1 for size in wide.values()) > len(columns):
+        raise DataError(_too_few(data, wide, labels, columns))
+    lone = len(names.inputs) == 1
+    known = lone and {*wide.values()} <= {None, len(columns)}
     rows = next(iter(data.arrays.values())).shape[0]
-    kept = {key: array for key, array in data.arrays.items() if key in labels}
-    settings = {**data.settings, "columns": {FEATURES: columns, **{key: key for key in kept}}}
-    return replace(data, settings=settings, arrays={FEATURES: Array((rows, len(columns)), "float32"), **kept})
+    together = {FEATURES if lone else name: (name, size) for name, size in wide.items()}
+    listed = {key: [*([] if known else [gap(_asked(*one))]), *columns] for key, one in together.items()}
+    arrays = {
+        key: Array((rows, len(columns) if size is None else size), "float32") for key, (_, size) in together.items()
+    }
+    single = {key: data.arrays[key] for key in data.columns if key in kept}
+    settings = {**data.settings, "columns": {**listed, **{key: key for key in single}}}
+    return replace(data, settings=settings, arrays={**arrays, **single})
+
+
+def _wide(names: Names, data: Data, chosen: Chosen) -> dict[str, int | None]:
+    """The inputs that take a row of numbers and that no column or option feeds, with how many; a lone one takes any."""
+    lone = len(names.inputs) == 1
+    fed = {*map(names.input, (*data.arrays, *chosen.inputs)), *(names.inputs if lone and chosen.inputs else ())}
+    shapes = {name: port.example_shapes[0] for name, port in names.inputs.items() if name not in fed}
+    return {name: one[0] for name, one in shapes.items() if len(one) == 1 and (lone or one != (1,))}
+
+
+def _asked(name: str, size: int | None) -> str:
+    few = "the columns" if size is None else f"the {size} columns"
+    return f"{few} that are input {name!r}, in the order of training: keep these of those below, and remove the rest"
+
+
+def _too_few(data: Data, wide: Mapping[str, int | None], labels: Collection[str], columns: Sequence[str]) -> str:
+    takes = " and ".join(f"input {name!r} takes {size or 'some'} numbers" for name, size in wide.items())
+    beside = " and ".join(sorted(labels)) or "no labels"
+    others = [name for name in data.columns if name not in data.arrays]
+    texts = f" (not every cell is a number in {listed_and(others)})" if others else ""
+    listed = f": {', '.join(columns)}" if columns else ""
+    return (
+        f"{data.path}: {takes}, but beside {beside} there are {len(columns)} columns of numbers{listed}{texts}; "
+        "give a table with all of them"
+    )
+
+
+def _of_text(data: Data, labels: Collection[str], chosen: Chosen) -> list[str]:
+    """What is said of columns that are not all numbers. Raises UsageError where these are chosen as labels."""
+    told = "not every cell is a number"
+    advice = "; for labels, write the number of the class, from 0, or the measured value"
+    texts = [name for name in data.columns if name not in data.arrays]
+    for name in texts:
+        if name in chosen.labels.values():
+            raise UsageError(f"--labels {name}: in that column of {data.path} {told}{advice}")
+    named, others = [name for name in texts if name in labels], [name for name in texts if name not in labels]
+    return [
+        f"{data.path}: {listed_and(names)} {'is' if len(names) == 1 else 'are'} not used, since {told}{more}"
+        for names, more in ((named, advice), (others, ""))
+        if names
+    ]
 
 
 def as_features(data: Data, names: Names) -> Data:

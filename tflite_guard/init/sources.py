@@ -27,7 +27,7 @@ from tflite_guard.init.records import Feature
 if TYPE_CHECKING:
     from tflite_guard.datasets.arrays import Header
 
-EVALUATION = ("evaluation", "eval", "test", "validation", "val")
+EVALUATION = ("evaluation", "eval", "test", "validation", "valid", "val")
 CALIBRATION = ("calibration", "calib", "representative", "train", "training")
 FILES = (".npz", ".npy", ".csv")
 RECORDS = re.compile(r"(?i)\.tfrecord(?!.*\.dvc$)|-\d{5}-of-\d{5}(\.gz)?$")
@@ -35,6 +35,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 ORDERS = ("class_names.txt", "classes.txt", "labels.txt", "labelmap.txt")
 """Files that list classes in the order of a model's outputs."""
 SIZES_LOOKED_AT = 20
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,7 @@ def look(path: str) -> Data:
     """What some data is. Raises UsageError for what no source reads, DataError for what is broken."""
     if is_pattern(path):
         return _records_of_several(path)
-    if why := why_absent(path):
-        raise UsageError(f"{path}: {why}")
-    if lfs_pointer(path):
-        raise UsageError(f"{path}: is a Git LFS pointer, not the data itself; run `git lfs pull`")
+    kind = sniffed(path, "the data")
     if os.path.isdir(path):
         records_inside = {shards_of(name) or name for name in os.listdir(path) if _holds_records(name)}
         if not records_inside:
@@ -117,7 +115,6 @@ def look(path: str) -> Data:
             listed = " and ".join(os.path.join(path, name) for name in sorted(records_inside))
             raise UsageError(f"{path}: holds {listed}; name one as DATA")
         return look(os.path.join(path, *records_inside))
-    kind = sniff(path)
     if kind == "npy":
         return _npy(path)
     if path.lower().endswith(".csv"):
@@ -125,7 +122,22 @@ def look(path: str) -> Data:
     if _holds_records(path):
         note = f"{path} alone is used of {shards_of(path)}; for all, name that pattern as DATA, in quotes"
         return replace(_tfrecord(path, [path]), notes=(note,) if shards_of(path) else ())
+    if kind not in ("npz", "zip", "broken-zip", "empty"):
+        raise UsageError(f"{path}: is no data that can be read: no .npz, .npy, CSV file, TFRecord or folder")
     return Data(path, {"source": "npz"}, arrays_of(path))
+
+
+def sniffed(path: str, what: str) -> str:
+    """What a file or folder is. Raises UsageError where it is not there, cannot be read, or is a Git LFS pointer."""
+    if why := why_absent(path):
+        raise UsageError(f"{path}: {why}")
+    try:
+        kind = sniff(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    if kind == "lfs-pointer":
+        raise UsageError(f"{path}: is a Git LFS pointer, not {what} itself; run `git lfs pull`")
+    return kind
 
 
 def arrays_of(data: str) -> dict[str, Array]:
@@ -141,7 +153,7 @@ def _array(header: Header) -> Array:
 
 def with_labels_file(data: Data, file: str, relative: Callable[[str], str]) -> Data:
     """A .npy, which holds one array, with its labels from another."""
-    if data.settings["source"] != "npy" or sniff(file) != "npy":
+    if data.settings["source"] != "npy" or sniffed(file, "the file of labels") != "npy":
         raise UsageError(f"--labels {file}: a file of labels must be an .npy beside an .npy as DATA; else name a key")
     return replace(
         data,
@@ -195,7 +207,9 @@ def _images(path: str) -> Data:
         if name.lower().endswith(PICTURES)
     ]
     if not files:
-        raise UsageError(f"{path}: holds no images, and no evaluation data beside calibration data")
+        held = [os.path.join(path, name) for name in entries if name.lower().endswith(FILES)]
+        beside = f"; name one as DATA: {', '.join(held[:MOST_NAMED])}" if held else ""
+        raise UsageError(f"{path}: holds no images, and no evaluation data beside calibration data{beside}")
     pointer = next(filter(lfs_pointer, files), None)
     if pointer is not None:
         raise UsageError(f"{pointer}: is a Git LFS pointer, not the image itself; run `git lfs pull`")
@@ -245,6 +259,11 @@ def files_of(path: str) -> list[str]:
 
 def pattern_for(paths: Sequence[str]) -> str:
     """The pattern that means some files, as a shell has expanded it. Raises UsageError where it would mean others."""
+    if all(path.endswith(".npy") for path in paths):
+        raise UsageError(
+            f"{paths[0]} and {len(paths) - 1} more: DATA is one file; name labels with --labels {paths[1]}, and put "
+            "the arrays of several inputs into one .npz"
+        )
     pattern = pattern_of(paths)
     if pattern is None:
         raise UsageError(
@@ -301,6 +320,7 @@ def _table(path: str) -> Data:
     header, body = (rows or [[]])[0], [row for row in rows[1:] if row]
     if not body:
         raise DataError(f"{path}: holds no lines of values below its header")
+    _require_names(path, header)
     arrays = {}
     for place, name in enumerate(header):
         cells = [row[place] for row in body if place < len(row)]
@@ -308,6 +328,15 @@ def _table(path: str) -> Data:
             whole = all(cell.strip().lstrip("+-").isdigit() for cell in cells)
             arrays[name] = Array((len(body),), "int64" if whole else "float32")
     return Data(path, {"source": "csv"}, arrays, columns=tuple(header))
+
+
+def _require_names(path: str, header: Sequence[str]) -> None:
+    """Raise DataError where a first line does not name the columns; whole numbers may be names."""
+    separator = next((one for one in ";\t|" if len(header) == 1 and one in header[0]), None)
+    if separator is not None:
+        raise DataError(f"{path}: separates its columns by {separator!r}; write it anew with commas")
+    if all(map(_is_number, header)) and not all(name.strip().isdigit() for name in header):
+        raise DataError(f"{path}: begins with numbers; its first line must name the columns, so add one above")
 
 
 def _is_number(text: str) -> bool:

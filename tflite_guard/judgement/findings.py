@@ -248,7 +248,7 @@ def _coarse(evaluation: Evaluation, metrics: Sequence[MetricResult]) -> Iterator
 
 
 def _cost(one: Measurement) -> str:
-    return f": {one.lost_ties:,} decisions are lost by that"
+    return f": {one.lost_ties:,} {'decision is' if one.lost_ties == 1 else 'decisions are'} lost by that"
 
 
 def _ties_cost(one: Measurement, result: MetricResult) -> bool:

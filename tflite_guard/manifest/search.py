@@ -11,6 +11,7 @@ from typing import Any
 from tflite_guard.errors import ManifestError, UsageError
 from tflite_guard.files import fits, holds, root_above, under
 from tflite_guard.files.git import tracked_files
+from tflite_guard.files.globs import is_glob, matches
 from tflite_guard.manifest import jsontext
 from tflite_guard.manifest.location import displayed
 from tflite_guard.vocabulary import DEFAULT_MANIFEST
@@ -105,48 +106,31 @@ def _is_manifest(path: str) -> bool:
     if os.path.isdir(path):
         return os.path.lexists(os.path.join(path, DEFAULT_MANIFEST))
     if not os.path.lexists(path):
-        return bool(_matches(path)) or path.endswith(".json")
+        return is_glob(path) or path.endswith(".json")
     if os.path.basename(path) == DEFAULT_MANIFEST:
         return True
     return path.endswith(".json") and all(holds(path, key) for key in (b'"datasets"', b'"models"', b'"variants"'))
 
 
 def _meant(path: str) -> list[str]:
-    inside = os.path.join(path, DEFAULT_MANIFEST)
-    if os.path.isdir(path):
-        if not os.path.lexists(inside):
-            raise UsageError(f"{displayed(path)}: this folder has no {DEFAULT_MANIFEST}{_hint(path)}")
-        return [inside]
-    if os.path.lexists(path):
+    if is_glob(path):
+        found = [each for one in matches(path) if not _is_beside(one) for each in _meant(one)]
+        if not found:
+            raise UsageError(f"{displayed(path)}: matches no manifest in {_here()}{_hint('.')}")
+        return found
+    if not os.path.isdir(path):
         return [path]
-    found = _matches(path)
-    if not found and _is_glob(path):
-        raise UsageError(f"{displayed(path)}: matches nothing in {_here()}{_hint('.')}")
-    return [each for one in found for each in _meant(one)] or [path]
+    inside = os.path.join(path, DEFAULT_MANIFEST)
+    if not os.path.lexists(inside):
+        raise UsageError(f"{displayed(path)}: this folder has no {DEFAULT_MANIFEST}{_hint(path)}")
+    return [inside]
 
 
-def _is_glob(path: str) -> bool:
-    return any(mark in path for mark in "*?[")
-
-
-def _matches(pattern: str) -> list[str]:
-    """What a glob matches: pathlib follows no links under `**`, so a loop of links cannot hold us.
-
-    A folder without a manifest is none, nor is a baseline, which lies beside each.
-    """
-    if not _is_glob(pattern):
-        return []
-    anchor = Path(pattern).anchor
-    try:
-        found = sorted(map(str, Path(anchor).glob(os.path.relpath(pattern, anchor) if anchor else pattern)))
-    except (ValueError, NotImplementedError, IndexError):  # what pathlib says of `**.json` and the like
-        return []
-    return [
-        one
-        for one in found
-        if not one.endswith(_BASELINE)
-        and (not os.path.isdir(one) or os.path.lexists(os.path.join(one, DEFAULT_MANIFEST)))
-    ]
+def _is_beside(path: str) -> bool:
+    """Whether a glob meets something without meaning it: a baseline, or a folder without a manifest."""
+    return path.endswith(_BASELINE) or (
+        os.path.isdir(path) and not os.path.lexists(os.path.join(path, DEFAULT_MANIFEST))
+    )
 
 
 def _here_or_below() -> list[str]:
