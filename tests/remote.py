@@ -24,8 +24,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, files: dict[str, bytes], host: str) -> None:
+        super().__init__((host, 0), Handler)
+        self.host = host
         self.files = files
         self.asked: list[tuple[str, int]] = []
         self.answers: list[Answer] = []
@@ -40,7 +41,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def root(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.server_port}/"
+        return f"{self.scheme}://{self.host}:{self.server_port}/"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -142,9 +143,11 @@ def other_part(handler: Handler, content: bytes, start: int) -> None:
 
 
 @contextmanager
-def serving(files: dict[str, bytes], certificate: tuple[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    files: dict[str, bytes], certificate: tuple[str, str] | None = None, host: str = "127.0.0.1"
+) -> Iterator[Server]:
     """A server of some files; with the paths of a certificate and its key, by https."""
-    server = Server(files)
+    server = Server(files, host)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 import zipfile
 from collections.abc import Iterator
@@ -439,6 +441,27 @@ def test_an_interrupt_while_python_imports_is_no_traceback(tmp_path: Path) -> No
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_full_pipe_is_waited_for_where_what_started_us_would_not() -> None:
+    """Node leaves its pipes such that writing to a full one is an error."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    command = [sys.executable, "-m", "tflite_guard", "schema", "manifest"]
+    with (
+        subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE) as process,
+        os.fdopen(reading, "rb") as stream,
+    ):
+        full = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        os.close(writing)
+        while process.poll() is None and _unread(reading) < full:
+            time.sleep(0.01)
+        assert json.loads(stream.read())["title"]
+    assert process.returncode == 0
+
+
+def _unread(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])

@@ -180,7 +180,7 @@ class Gone:
         raise FileNotFoundError
 
 keeper.Path = Gone
-keeper.go_on_kept()
+keeper.go_on_kept(os.getppid())
 os._exit(7)
 """
 
@@ -318,6 +318,12 @@ def test_a_lower_limit_on_memory_than_ours_holds(light_digits: Path) -> None:
     assert finished.returncode == 0, finished.stdout
 
 
+def test_a_limit_on_open_files_that_is_too_low_is_told(light_digits: Path) -> None:
+    finished = limited(resource.RLIMIT_NOFILE, 8, cwd=light_digits)
+    assert finished.returncode == 3
+    assert "too many files are open at the same time; raise `ulimit -n`" in " ".join(finished.stdout.split())
+
+
 def test_a_limit_on_memory_that_is_too_low_is_told(light_digits: Path) -> None:
     finished = limited(resource.RLIMIT_AS, 300 * 2**20, cwd=light_digits)
     assert finished.returncode == 3
@@ -413,6 +419,20 @@ def test_only_scratch_folders_of_ours_that_nobody_owns_are_removed(tmp_path: Pat
         fcntl.flock(owner, fcntl.LOCK_EX)
         sweep(str(tmp_path))
     assert before - {path.name for path in tmp_path.iterdir()} == {"tflite-guard-dead____"}
+
+
+def test_an_interrupt_while_a_scratch_folder_is_removed_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+from tflite_guard.run import scratch
+def interrupted(path):
+    scratch.remove = kept
+    raise KeyboardInterrupt
+kept, scratch.remove = scratch.remove, interrupted
+scratch.Scratch().close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True)
+    assert b"KeyboardInterrupt" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_goes_on_where_files_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

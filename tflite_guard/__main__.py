@@ -8,23 +8,31 @@ import sys
 def main() -> None:
     """Run the command line. An interrupt while Python still imports it ends as one later does."""
     _open_streams()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:  # else ignored, as a shell has it for what runs in the background
         signal.signal(signal.SIGINT, _interrupted)
-        from tflite_guard import cli
+    from tflite_guard import cli
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    else:  # ignored, as a shell has it for what runs in the background
-        from tflite_guard import cli
-    cli.main()
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.main()
+    except KeyboardInterrupt:  # before it sees to that itself, or a second one while it does
+        sys.exit(130)
 
 
 def _open_streams() -> None:
-    """Have those that were closed lead nowhere: the next file that is opened would take their place."""
+    """Have those that were closed lead nowhere: the next file that is opened would take their place.
+
+    What starts us may have left them such that a full pipe is an error, as Node does.
+    """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+        if hasattr(os, "set_blocking") and mode == "w":
+            os.set_blocking(descriptor, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as we
 

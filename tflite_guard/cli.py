@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
-from tflite_guard.files import is_full
+from tflite_guard.files import is_full, shortage
 from tflite_guard.reports import FORMATS
 from tflite_guard.text.plain import logged, plain
 from tflite_guard.vocabulary import COMMENT_ON, DEFAULT_MANIFEST, DIAGNOSE, FAIL_ON, LONGEST_TIMEOUT
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ISSUES = "https://github.com/tflite-guard/tflite-guard/issues"
 WEBSITE = "https://tflite-guard.github.io/tflite-guard/"
 INTERRUPTED = 130
+ENDINGS = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no terminals that hang up
 
 PATH = click.Path(readable=False)
 """What a shell completes as a file or folder. Whether it can be read is told where it is read."""
@@ -711,14 +712,8 @@ def action() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with the code of the contract."""
-    _protect()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # in a locale without the marks and dashes of a report
-    for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no terminals that hang up
-        if signal.getsignal(ending) == signal.SIG_DFL:  # nohup has the second ignored
-            signal.signal(ending, _terminate)
     try:
+        _prepare()
         cli.main(
             args=list(arguments) if arguments is not None else None, prog_name="tflite-guard", standalone_mode=False
         )
@@ -733,6 +728,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(f"tflite-guard: {error}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        for ending in (signal.SIGINT, *ENDINGS):
+            signal.signal(ending, signal.SIG_DFL)  # another one finds nothing here that could tell it
         _say("interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -743,11 +740,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _drop_output()
         if isinstance(error, OSError) and is_full(error):
             _say(f"tflite-guard: {error.filename or 'standard output'}: no space left; free some, or write elsewhere")
+        elif told := shortage(error):
+            _say(f"tflite-guard: {told}")
         else:
             for line in traceback.format_exc().splitlines():
                 _say(line)
             _say(f"tflite-guard: this is a bug; please report it with the lines above at {ISSUES}")
         sys.exit(GuardError.exit_code)
+
+
+def _prepare() -> None:
+    _protect()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # in a locale without the marks and dashes of a report
+    for ending in ENDINGS:
+        if signal.getsignal(ending) == signal.SIG_DFL:  # nohup has the second ignored
+            signal.signal(ending, _terminate)
 
 
 def _say(text: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -160,6 +163,42 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(
     assert RemoteFiles(files.folder, setting="").get(f"{server.root}model.tflite", SHA).read_bytes() == CONTENT
 
 
+def _pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def _link(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("damage", [_pipe, _link, Path.mkdir, lambda path: (path.touch(), path.chmod(0))])
+@pytest.mark.parametrize("name", [f"{SHA}.part", f"{SHA}.tflite"])
+def test_whatever_is_in_a_files_place_is_replaced(
+    server: Server, files: RemoteFiles, name: str, damage: Callable[[Path], object]
+) -> None:
+    files.folder.mkdir()
+    damage(files.folder / name)
+    assert files.get(f"{server.root}model.tflite", SHA).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("damage", [_pipe, _link, Path.touch])
+def test_whatever_is_in_the_folders_place_is_replaced(
+    server: Server, files: RemoteFiles, damage: Callable[[Path], object]
+) -> None:
+    damage(files.folder)
+    assert files.get(f"{server.root}model.tflite", SHA).read_bytes() == CONTENT
+
+
+def test_what_is_larger_than_any_file_is_not_read(server: Server, files: RemoteFiles) -> None:
+    files.folder.mkdir()
+    for name in (f"{SHA}.part", f"{SHA}.tflite"):
+        (files.folder / name).touch()
+        os.truncate(files.folder / name, 2**42)
+    assert files.get(f"{server.root}model.tflite", SHA).read_bytes() == CONTENT
+
+
 def test_a_server_that_is_not_there_is_told(files: RemoteFiles) -> None:
     with serving({}) as gone:
         uri = f"{gone.root}model.tflite"
@@ -174,6 +213,17 @@ def test_a_file_that_is_too_large_is_refused_before_it_comes(
     assert message == f"{server.root}model.tflite: is larger than 1,500,000 bytes, which is the most"
     server.answers = [lambda handler, content, _: (handler.head(200, None), handler.wfile.write(content))[0]]
     assert "is larger than 1,500,000 bytes" in refusal(files, f"{server.root}model.tflite")
+
+
+def test_a_disk_without_room_is_told_at_once(server: Server, files: RemoteFiles) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        told = refusal(files, f"{server.root}model.tflite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.endswith("no space left for what is fetched; free some, or name another folder with --cache-dir")
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("answer", [well, stall(0.5)])
@@ -234,7 +284,37 @@ def test_a_redirect_may_not_leave_encryption_nor_lead_to_this_machine(
         safe.answers = [status(302, Location="/model.tflite")]
         message = refusal(files, f"{safe.root}moved", sha256(b"x"))
         assert f"has sha256 {SHA}" in message, "a redirect that stays is followed"
+    with serving({"/moved": b""}, certificate, "127.0.0.2") as named:  # as a name that leads to this machine would
+        named.answers = [status(302, Location=f"{server.root.replace('http', 'https')}model.tflite")]
+        assert refusal(files, f"{named.root}moved").endswith("is redirected to 127.0.0.1, which is this machine")
+        named.answers = [status(302, Location="https://127.0.0.3/model.tflite")]
+        assert refusal(files, f"{named.root}moved").endswith("is redirected to 127.0.0.3, which is this machine")
     assert server.asked == []
+
+
+def test_a_redirect_may_not_lead_from_the_internet_into_a_private_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from yarl import URL
+
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+
+    def connect(way: fetching._Way, host: str) -> None:
+        way.socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, 443))).close()
+
+    def redirected(first: str, second: str) -> None:
+        way = fetching._Way()
+        response = SimpleNamespace(headers={"Location": "https://other/file"})
+        connect(way, first)
+        asyncio.run(way.check_redirect(None, None, SimpleNamespace(url=URL("https://host/file"), response=response)))
+        connect(way, second)
+
+    for first, second in (("8.8.8.8", "9.9.9.9"), ("10.0.0.1", "10.0.0.2"), ("10.0.0.1", "9.9.9.9")):
+        redirected(first, second)
+    with pytest.raises(fetching._RefusedError, match="is redirected to other, which is in a private network"):
+        redirected("8.8.8.8", "10.0.0.2")
+    with pytest.raises(fetching._RefusedError, match="is redirected to other, which is this machine"):
+        redirected("10.0.0.1", "127.0.0.9")
 
 
 def test_a_certificate_that_nobody_knows_is_refused(
@@ -261,7 +341,7 @@ def _authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("certificate")
     certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    more = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    more = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,IP:127.0.0.2", "-days", "2"]
     subprocess.run([*command, *more, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     return certificate, key
 

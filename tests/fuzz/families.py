@@ -12,12 +12,16 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -32,11 +36,13 @@ from tests.fuzz import samples
 from tests.fuzz.mutation import flipped, jumbled, rewritten, rezipped
 from tests.sample import full
 from tflite_guard import commenting
+from tflite_guard.checking import merged
 from tflite_guard.datasets import open_dataset
 from tflite_guard.engine import facts
 from tflite_guard.engine.tflite import Model
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError
 from tflite_guard.files import sniff
+from tflite_guard.files.fetching import Patience, RemoteFiles
 from tflite_guard.init import dataset_of
 from tflite_guard.judgement import baseline
 from tflite_guard.manifest import load
@@ -44,7 +50,7 @@ from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Call, DescribeModel, Diagnosed, Limits, Names, RunReference, TensorInfo
 from tflite_guard.reports import FORMATS
 from tflite_guard.reports.json import read as read_report
-from tflite_guard.results import Report
+from tflite_guard.results import Report, Verdict
 from tflite_guard.run import workers
 from tflite_guard.run.cache import Cache, key_of
 from tflite_guard.run.jobs import Options
@@ -367,13 +373,120 @@ def _rendered(found: Report) -> None:
     str(found)
 
 
+def shards(rng: Random, place: Place) -> None:
+    """Whatever the reports of shards say, what is made of them has all that they have, once, and no better verdict."""
+    whole = msgspec.to_builtins(full())
+    plan = [
+        {
+            "manifest": model["manifest"]["repository_path"],
+            "name": model["name"],
+            "variants": [variant["name"] for variant in model["variants"]],
+        }
+        for model in whole["models"]
+    ]
+    wrong, paths = rng.randrange(2), []
+    for number in range(2):
+        part = {**whole, "models": whole["models"][number::2], "shard": {"number": number + 1, "of": 2, "plan": plan}}
+        content = _another(rng, part, whole["models"]) if number == wrong else json.dumps(part).encode()
+        paths.append(place.write(f"{number}/report.json", content))
+    found, parts = merged(paths), [read_report(path) for path in paths]
+    given, held = (
+        Counter((model.name, variant.name) for one in reports for model in one.models for variant in model.variants)
+        for reports in (parts, [found])
+    )
+    assert given == held
+    assert found.verdict is Verdict.worst(model.verdict for one in parts for model in one.models)
+    _rendered(found)
+
+
+def _another(rng: Random, part: dict[str, Any], models: Sequence[Any]) -> bytes:
+    """The report of a shard with models that others have, or with one of its parts wrong."""
+    if rng.random() < 0.3:
+        more = rng.choices(models, k=rng.choice((1, 2)))
+        return json.dumps(part | {"models": [*part["models"][rng.randrange(2) :], *more]}).encode()
+    victim = rng.choice(("shard", "shard", "models", "environment", "notes"))
+    return json.dumps(part | {victim: "@"}).encode().replace(b'"@"', jumbled(rng, part[victim]))
+
+
+def remote(rng: Random, place: Place) -> None:
+    """Whatever a server and the cache hold, a file is what its hash says, or there is none and it is told why."""
+    right, key = samples.npz(), sha256(samples.npz()).hexdigest()
+    fetched = place.folder / "cache" / "fetched"
+    asked = RemoteFiles(fetched, setting="--cache-dir", patience=Patience(stall=0.2, tries=2, wait=0.001))
+    fetched.mkdir(parents=True)
+    with _server(rng, right) as port:
+        uri = f"http://127.0.0.1:{port}/data.npz"
+        victim = rng.choice((asked.place(uri, key), fetched / f"{key}.part", fetched))
+        if rng.random() < 0.7:
+            victim.is_dir() or victim.write_bytes(rng.choice((right, right[:5_000], right * 2)))
+            _damage(rng, victim)
+        path = asked.get(uri, key)
+    assert path.read_bytes() == right
+
+
+@contextlib.contextmanager
+def _server(rng: Random, content: bytes) -> Iterator[int]:
+    """The port of a server that answers what it wants, twice, and then well."""
+    answers = [_response(rng, content) for _ in range(rng.randrange(3))]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.05)
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.settimeout(0.05)
+                        connection.recv(2**16)
+                        connection.sendall(answers.pop(0) if answers else _head("200 OK", content) + content)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            over.set()
+            thread.join()
+
+
+def _head(status: str, content: bytes, *more: str) -> bytes:
+    return "\r\n".join((f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", *more, "", "")).encode()
+
+
+def _response(rng: Random, content: bytes) -> bytes:
+    """An answer that is wrong: its head, its body, where it leads, or which part it says that it is."""
+    size = len(content)
+    part = (
+        f"Content-Range: bytes {rng.choice((0, 1, 5_000, size, 2**63))}-{size - 1}/{rng.choice(('*', size, 0, 10**30))}"
+    )
+    where = rng.choice(
+        (
+            "", "file:///etc/passwd", "http://[::1", "//169.254.169.254/x", "https://localhost/x", "/data.npz",
+            "http://127.0.0.1:99999/", "data:,x", "http://user:word@127.0.0.1/", "\u0000", "https://" + "a." * 9_000,
+        )
+    )  # fmt: skip
+    head = rng.choice(
+        (
+            _head("200 OK", content),
+            _head("200 OK", content * 2),
+            _head("200 OK", content, "Content-Encoding: gzip"),
+            _head("200 OK", content, "Transfer-Encoding: chunked"),
+            _head("206 Partial Content", content, part),
+            _head(f"{rng.choice((301, 302, 307, 308))} Moved", b"", f"Location: {where}"),
+            _head(f"{rng.choice((100, 199, 204, 304, 400, 401, 404, 408, 416, 429, 500, 999))} \x1b[31m##[error]", b""),
+        )
+    )
+    return flipped(rng, head) + (flipped(rng, content) if rng.random() < 0.5 else content)
+
+
 def cache_entry(rng: Random, place: Place) -> str | None:
     """Whatever is wrong with an entry, it is there as it was stored, or absent and can be stored again."""
     key, stored = key_of("fuzz"), {"model.tflite": samples.TFLITE, "0.npy": samples.SAVED_MODEL / "fingerprint.pb"}
     meta = {"files": ["model.tflite"], "numbers": [1, 0.5, {"a": None}]}
     kept = Cache(place.folder / "cache")
     entry = kept.put(key, stored, meta)
-    _damage(rng, entry.folder)
+    _spoil(rng, entry.folder)
     met = kept.get(key)
     for found in (met, kept.put(key, stored, meta), kept.get(key)):
         if found is not None or met is not None:
@@ -386,29 +499,37 @@ def cache_entry(rng: Random, place: Place) -> str | None:
     return None if met else "absent"
 
 
-def _damage(rng: Random, folder: Path) -> None:
+def _spoil(rng: Random, folder: Path) -> None:
     victim = rng.choice((*folder.iterdir(), folder / "entry.json", folder / "entry.json", folder, folder.parent))
+    if victim.name == "entry.json" and rng.random() < 0.4:
+        victim.write_bytes(jumbled(rng, json.loads(victim.read_bytes())))
+    else:
+        _damage(rng, victim)
+
+
+def _damage(rng: Random, victim: Path) -> None:
+    """Change some of a file's bytes, or put something else in the place of it or of a folder."""
     content = victim.read_bytes() if victim.is_file() else b""
-    action = rng.randrange(9 if victim.is_file() else 6)
-    if action >= 6 and victim.name == "entry.json":
-        victim.write_bytes(jumbled(rng, json.loads(content)))
-        return
-    if action >= 5 and content:
+    action = rng.randrange(9 if content else 6)
+    if action >= 6:
         victim.write_bytes(flipped(rng, content))
         return
     if victim.is_dir():
         shutil.rmtree(victim)
     else:
-        victim.unlink()
+        victim.unlink(missing_ok=True)
     match action:
         case 0:
             os.mkfifo(victim)
         case 1:
             victim.mkdir()
         case 2:
-            victim.symlink_to(rng.choice((samples.TFLITE, "/dev/zero", "/dev/tty", victim, folder.parent)))
+            victim.symlink_to(rng.choice((samples.TFLITE, "/dev/zero", "/dev/tty", victim, victim.parent)))
         case 3:
             victim.write_bytes(b"")
+        case 4:
+            victim.write_bytes(content or b"x")
+            victim.chmod(0)
 
 
 # What a child answers
@@ -570,6 +691,8 @@ FAMILIES: dict[str, Family] = {
     "labels": labels,
     "tfrecord": tfrecord,
     "report": report,
+    "shards": shards,
+    "remote": remote,
     "cache": cache_entry,
     "answer": answer,
 }

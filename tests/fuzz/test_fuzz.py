@@ -16,9 +16,11 @@ SEEDS = {
     "labels": range(126),
     "tfrecord": range(20),
     "report": range(20),
+    "shards": range(40),
+    "remote": range(25),
     "answer": range(30),
 }
-"""Fewer of those that start a process, convert a model or render."""
+"""Fewer of those that start a process, convert a model, render or wait."""
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from tflite_guard.manifest.types import (
     VariantSpec,
 )
 from tflite_guard.reports.json import read, render
-from tflite_guard.results import ManifestInfo, Report, Verdict
+from tflite_guard.results import ManifestInfo, PlannedModel, Report, Verdict
 from tflite_guard.run import sharding
 from tflite_guard.run.jobs import Job
 from tflite_guard.run.merging import merged
@@ -177,6 +178,16 @@ def test_the_sample_in_two_parts_is_the_sample(parts: dict[str, Report], tmp_pat
     assert read(str(path)) == parts["1.json"]
 
 
+def planned(parts: dict[str, Report], change: Callable[[PlannedModel], PlannedModel]) -> dict[str, Report]:
+    """The reports with each model of their plan changed."""
+    found = {}
+    for path, one in parts.items():
+        assert one.shard is not None
+        plan = tuple(map(change, one.shard.plan))
+        found[path] = replace(one, shard=replace(one.shard, plan=plan))
+    return found
+
+
 WRONG: dict[str, tuple[Callable[[dict[str, Report]], dict[str, Report]], str]] = {
     "missing": (lambda parts: {"2.json": parts["2.json"]}, "of 2 shards, these have no report here: 1; name"),
     "twice": (lambda parts: {**parts, "c.json": parts["2.json"]}, "c.json: is of shard 2, as 2.json is"),
@@ -191,6 +202,36 @@ WRONG: dict[str, tuple[Callable[[dict[str, Report]], dict[str, Report]], str]] =
     ),
     "lacking": (lambda parts: {**parts, "2.json": replace(parts["2.json"], models=())}, "no report has variant"),
     "none": (lambda parts: {}, "no reports to merge"),
+    "beyond": (
+        lambda parts: {**parts, "c.json": replace(parts["2.json"], shard=replace(parts["2.json"].shard, number=3))},
+        "c.json: is of shard 3 of 2, which no run has",
+    ),
+    "a variant twice": (
+        lambda parts: {
+            **parts,
+            "2.json": replace(parts["2.json"], models=(*parts["2.json"].models, *parts["1.json"].models)),
+        },
+        "2.json: has variant .* as 1.json has",
+    ),
+    "another model": (
+        lambda parts: {
+            **parts,
+            "2.json": replace(parts["2.json"], models=(replace(parts["1.json"].models[0], name="other"),)),
+        },
+        "2.json: has model 'other', which is not of its run",
+    ),
+    "another variant": (
+        lambda parts: planned(parts, lambda one: replace(one, variants=one.variants[1:])),
+        "1.json: has variant .* which is not of its run",
+    ),
+    "a plan of one model twice": (
+        lambda parts: planned(parts, lambda one: replace(one, name="same")),
+        "has 'same', or a variant of it, twice in this run",
+    ),
+    "a plan of one variant twice": (
+        lambda parts: planned(parts, lambda one: replace(one, variants=one.variants * 2)),
+        "or a variant of it, twice in this run",
+    ),
 }
 
 
@@ -230,3 +271,32 @@ def test_another_manifest_is_another_run(parts: dict[str, Report]) -> None:
     other = replace(first, manifest=replace(first.manifest, sha256="f" * 64))
     with pytest.raises(UsageError, match="run all shards on the same commit"):
         merged({**parts, "2.json": replace(second, models=(*second.models, other))})
+
+
+def test_two_commits_are_told_whichever_shards_they_are_in(parts: dict[str, Report]) -> None:
+    first, *rest = parts["2.json"].models
+    assert rest
+    other = replace(rest[0], manifest=replace(first.manifest, sha256="f" * 64))
+    with pytest.raises(UsageError, match="run all shards on the same commit"):
+        merged(
+            {
+                **parts,
+                "1.json": replace(parts["1.json"], models=()),
+                "2.json": replace(parts["2.json"], models=(first, other)),
+            }
+        )
+
+
+def test_reports_of_many_notes_are_merged_at_once(parts: dict[str, Report]) -> None:
+    notes = tuple(map(str, range(200_000)))  # each held against each other would take minutes
+    assert merged({**parts, "2.json": replace(parts["2.json"], notes=notes)}).notes[-200_000:] == notes
+
+
+def test_models_that_shards_could_not_tell_apart_are_refused(run: Run, light_digits: Path, tmp_path: Path) -> None:
+    other = tmp_path / "another repository"
+    shutil.copytree(light_digits, other)
+    for repository in (light_digits, other):
+        (repository / ".git").mkdir(exist_ok=True)
+    done = run("check", light_digits, other, "--shard", "1/2")
+    assert done.code == 2
+    assert "tflite-guard.json has 'digits', or a variant of it, twice in this run" in done.err

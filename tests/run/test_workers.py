@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,25 @@ def test_what_an_earlier_request_said_is_not_why_a_child_ended(tmp_path: Path) -
     worker.close()
 
 
+@pytest.mark.parametrize("said", ["OpenBLAS blas_thread_init: pthread_create failed", "BlockingIOError: [Errno 11] "
+                                  "Resource temporarily unavailable"])  # fmt: skip
+def test_a_child_that_may_start_no_threads_says_so(tmp_path: Path, said: str) -> None:
+    worker = Worker("litert", str(tmp_path), Confinement())
+    child = worker._started()
+    child.process.kill()
+    child.process.communicate()
+    child.process = subprocess.Popen(
+        ["sh", "-c", f"read call; echo '{said}' >&2; kill -2 $$"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=child.log,
+    )
+    with pytest.raises(EvaluationError, match="could start no more threads; raise `ulimit -u`") as raised:
+        worker.request(ABSENT)
+    assert raised.value.kind == "limit"
+    worker.close()
+
+
 def test_a_child_without_a_keeper_ends_with_its_group(tmp_path: Path) -> None:
     """As it is on macOS."""
     worker = Worker("litert", str(tmp_path), Confinement())
@@ -335,6 +355,14 @@ def test_a_child_without_a_keeper_ends_with_its_group(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert not alive(started)
     worker.close()
+
+
+def test_a_child_whose_parent_was_gone_before_it_began_ends_at_once(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    kept = f"import sys; from tflite_guard.engine.keeper import go_on_kept; go_on_kept({gone.pid}); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", kept], stdin=subprocess.PIPE) as child:
+        assert child.wait(timeout=60) == -9
 
 
 def test_every_request_says_what_is_done_with_which_file() -> None:

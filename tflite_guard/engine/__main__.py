@@ -21,7 +21,7 @@ import msgspec
 from tflite_guard.engine.confine import confine
 from tflite_guard.engine.keeper import go_on_kept
 from tflite_guard.errors import GuardError
-from tflite_guard.files import is_full, says_full
+from tflite_guard.files import is_full, says_full, shortage
 from tflite_guard.protocol import Call, Limits
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Serve one parent."""
-    go_on_kept()
+    """Serve one parent, whose number is the argument."""
+    parent = go_on_kept(int(sys.argv[1]))
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     # TensorFlow and the converter print to standard output from Python and from C++; only the log may see it.
@@ -44,7 +44,7 @@ def main() -> None:
     limits = msgspec.json.decode(first, type=Limits)
     # Before any thread starts: Landlock confines the calling thread and those that it starts.
     confine(limits.scratch, limits.readable, limits.memory_bytes, limits.places)
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
     if not limits.allow_code:
         # Keras imports scikit-learn where it is installed, a fifth of TensorFlow's start-up, and it is not used here.
         sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
@@ -107,7 +107,12 @@ def _explain(error: Exception, place: str) -> dict[str, str]:
             "message": f"this needs {error.name}, which is not installed; run: pip install 'tflite-guard[{extra}]'",
         }
     if _short_of_memory(error):
-        return {"kind": "out-of-memory", "message": "ran out of memory; use smaller inputs, or a machine with more"}
+        threads = isinstance(error, RuntimeError) and shortage(error)
+        also = ", or raise `ulimit -u`, which limits threads" if threads else ""
+        message = f"ran out of memory; use smaller inputs, or a machine with more{also}"
+        return {"kind": "out-of-memory", "message": message}
+    if told := shortage(error):
+        return {"kind": "limit", "message": told}
     if isinstance(error, PermissionError):
         return {
             "kind": "permission",

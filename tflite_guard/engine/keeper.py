@@ -19,19 +19,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 _ENDING = (signal.SIGCHLD, signal.SIGTERM) if hasattr(signal, "SIGCHLD") else ()
 
 
-def go_on_kept() -> None:
+def go_on_kept(parent: int) -> int:
     """Go on in a new process; the present one becomes its keeper and ends as it does.
 
-    The keeper ends the other on SIGTERM, and where its own parent is gone.
+    The keeper ends the other on SIGTERM, and where its own parent is gone, whose number that process itself must have
+    given: it may be gone by now. Gives the number of the process to live no longer than.
     """
     if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
+        return parent
+    keeper = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, nobody learns how a process ended
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     kept = os.fork()
     if kept != 0:
         _keep(kept, parent)
+    return keeper
 
 
 def _keep(kept: int, parent: int) -> NoReturn:

@@ -42,6 +42,12 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?!\d)")
 _MOST_LISTED = 100_000
 _MOST_SETS = 10
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHORT = {
+    errno.EMFILE: "too many files are open at the same time; raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine; end what else runs",
+    errno.EAGAIN: "no more processes and threads can be started; raise `ulimit -u`",
+    errno.ENOMEM: "no memory is left; use a machine with more",
+}
 
 
 class Known:
@@ -431,6 +437,13 @@ def write_atomically(path: str, content: bytes, *, follow: bool = True, mode: in
 def is_full(error: OSError) -> bool:
     """Whether there was no room to write: a full disk, a quota or a limit."""
     return error.errno in _FULL
+
+
+def shortage(error: Exception) -> str | None:
+    """What a process has too little of, and what to do, where that and no file is what an error is about."""
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # Python keeps no number of it
+        return _SHORT[errno.EAGAIN]
+    return _SHORT.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def says_full(text: str) -> bool:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from tflite_guard.errors import EvaluationError
-from tflite_guard.files import adopt, is_full, make_folders, sha256_of, uris
-from tflite_guard.files.removal import remove
+from tflite_guard.files import adopt, is_full, make_folders, sha256_of, shortage, uris
+from tflite_guard.files.removal import clear_way, remove
 
 LARGEST = 8 * 2**30
 """Bytes of a file; a cache holds as many."""
@@ -34,7 +34,7 @@ _BLOCK = 2**22
 """Bytes asked for at a time where there is no stream to read from."""
 _POLL_SECONDS = 0.1
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
 _PASSING = (408, 416, 425, 429)
 """Answers of the kind "you are wrong" that may be others at the next try."""
 
@@ -62,6 +62,10 @@ class _Piece:
 
 class _AgainError(Exception):
     """Something went wrong that may go well at the next try; the message is what, as the end of a sentence."""
+
+
+class _UnwrittenError(OSError):
+    """What came could not be written, so that no further try would help."""
 
 
 class RemoteFiles:
@@ -113,6 +117,7 @@ class RemoteFiles:
     def _fetch(
         self, uri: str, sha256: str, place: Path, pause: Callable[[], None], progress: Callable[[int, int], None]
     ) -> None:
+        clear_way(self.folder)
         make_folders(self.folder)
         with _locked(self.folder / f"{sha256}{_PART}", pause) as (path, file):
             if _holds(place, sha256, pause):  # another process was first
@@ -135,6 +140,8 @@ class RemoteFiles:
             path.rename(place)
 
     def _unwritable(self, error: OSError) -> EvaluationError:
+        if told := shortage(error):
+            return EvaluationError("limit", told)
         if is_full(error):
             advice = f"free some, or name another folder with {self._setting}"
             return EvaluationError("disk-full", f"{self.folder}: no space left for what is fetched; {advice}")
@@ -149,6 +156,8 @@ class _Part:
         self._file = file
         self._digest = hashlib.sha256()
         self.size = 0
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            file.truncate(0)
         while block := file.read(_BLOCK):
             self._count(block)
             pause()
@@ -162,21 +171,31 @@ class _Part:
 
     def append(self, data: bytes) -> None:
         """Add what comes next. Raises OSError."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        with _writing():
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self._count(data)
 
     def restart(self) -> None:
-        """Forget what has come."""
-        self._file.seek(0)
-        self._file.truncate()
+        """Forget what has come. Raises OSError."""
+        with _writing():
+            self._file.seek(0)
+            self._file.truncate()
         self._digest = hashlib.sha256()
         self.size, self.resumed = 0, False
 
     def _count(self, data: bytes) -> None:
         self._digest.update(data)
         self.size += len(data)
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _UnwrittenError(error.errno, error.strerror) from None
 
 
 @dataclass
@@ -211,10 +230,15 @@ def _holds(place: Path, sha256: str, pause: Callable[[], None]) -> bool:
     """Whether a file is in its place and whole. What is damaged is removed."""
     if not os.path.lexists(place):
         return False
-    if place.is_file() and not place.is_symlink() and sha256_of(str(place), pause=pause) == sha256:
-        return True
+    with contextlib.suppress(OSError):  # what cannot be read is damaged, too
+        if _is_file(place) and place.stat().st_size <= LARGEST and sha256_of(str(place), pause=pause) == sha256:
+            return True
     remove(place)
     return False
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 @contextlib.contextmanager
@@ -224,6 +248,8 @@ def _locked(path: Path, pause: Callable[[], None]) -> Iterator[tuple[Path, FileI
     Some network file systems lock nothing; then the hash tells where two have written at the same time.
     """
     while True:
+        if os.path.lexists(path) and not (_is_file(path) and os.access(path, os.R_OK | os.W_OK)):
+            remove(path)  # nothing that a run has left; to open a pipe could wait for ever
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             while not _lock(descriptor):
@@ -303,7 +329,7 @@ async def _all_of(work: _Work) -> None:
             try:
                 await _rest_of(work, pieces)
                 return
-            except (EvaluationError, ImportError):
+            except (EvaluationError, ImportError, _UnwrittenError):
                 raise
             except Exception as error:
                 if _status(error) == 416:  # what is here is longer than the file there
@@ -406,11 +432,13 @@ async def _client(**settings: Any) -> Any:
 
     import aiohttp
 
+    way = _Way()
     trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(_check_redirect)
+    trace.on_request_start.append(way.begin)
+    trace.on_request_redirect.append(way.check_redirect)
     return aiohttp.ClientSession(
         **settings,
-        connector=aiohttp.TCPConnector(socket_factory=_socket, ssl=ssl.create_default_context()),
+        connector=aiohttp.TCPConnector(socket_factory=way.socket, ssl=ssl.create_default_context()),
         trace_configs=[trace],
         trust_env=True,
         auto_decompress=False,
@@ -422,28 +450,57 @@ class _RefusedError(Exception):
     """An address that is not to be asked; the message is why, as the end of a sentence."""
 
 
-async def _check_redirect(_session: Any, _context: Any, step: Any) -> None:
-    """Refuse to be sent from an encrypted connection to one that is not, or from elsewhere to this machine."""
-    headers = step.response.headers
-    target = step.url.join(type(step.url)(headers.get("Location") or headers.get("URI") or ""))
-    here = step.url.host in uris.LOOPBACK
-    if target.scheme != "https" and not (here and step.url.scheme == "http"):
-        raise _RefusedError(f"is redirected to {target.scheme}://{target.host}, which is not encrypted")
-    if target.host in uris.LOOPBACK and not here:
-        raise _RefusedError(f"is redirected to {target.host}, which is this machine")
+class _Way:
+    """Where the requests of a session lead, one file's: never to what is a machine's own."""
+
+    def __init__(self) -> None:
+        self._left: str | None = None
+        """The host that the present request was redirected to, if that is another than was asked."""
+        self._public = False
+        """Whether the host that was asked is one of the public internet."""
+
+    async def begin(self, *_: Any) -> None:
+        """Ask for the file, of the host that the manifest names."""
+        self._left = None
+
+    async def check_redirect(self, _session: Any, _context: Any, step: Any) -> None:
+        """Refuse to be sent from an encrypted connection to one that is not, or from elsewhere to this machine."""
+        headers = step.response.headers
+        target = step.url.join(type(step.url)(headers.get("Location") or headers.get("URI") or ""))
+        here = step.url.host in uris.LOOPBACK
+        if target.scheme != "https" and not (here and step.url.scheme == "http"):
+            raise _RefusedError(f"is redirected to {target.scheme}://{target.host}, which is not encrypted")
+        if target.host in uris.LOOPBACK and not here:
+            raise _this_machine(target.host)
+        if not here and target.host != step.url.host:
+            self._left = target.host
+
+    def socket(self, address: Any) -> Any:
+        """A socket for an address that a name has led to, unless that is where clouds keep credentials of machines.
+
+        A name that a server has chosen may lead to this machine under any address of its own, or from the public
+        internet into a private network. Where there is a proxy, the address is the proxy's.
+        """
+        import ipaddress
+        import socket
+        from urllib.request import getproxies
+
+        family, kind, protocol, _, where = address
+        ip = ipaddress.ip_address(where[0].partition("%")[0])
+        mapped = getattr(ip, "ipv4_mapped", None) or ip
+        if mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or ip in _metadata_services():
+            raise _RefusedError(f"leads to {ip}, an address for a machine's own services")
+        if self._left is None:
+            self._public = mapped.is_global
+        elif mapped.is_loopback and not getproxies():
+            raise _this_machine(self._left)
+        elif self._public and not mapped.is_global and not getproxies():
+            raise _RefusedError(f"is redirected to {self._left}, which is in a private network")
+        return socket.socket(family, kind, protocol)
 
 
-def _socket(address: Any) -> Any:
-    """A socket for an address that a name has led to, unless that is where clouds keep credentials of machines."""
-    import ipaddress
-    import socket
-
-    family, kind, protocol, _, where = address
-    ip = ipaddress.ip_address(where[0].partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None) or ip
-    if mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or ip in _metadata_services():
-        raise _RefusedError(f"leads to {ip}, an address for a machine's own services")
-    return socket.socket(family, kind, protocol)
+def _this_machine(host: str) -> _RefusedError:
+    return _RefusedError(f"is redirected to {host}, which is this machine")
 
 
 def _metadata_services() -> tuple[Any, ...]:

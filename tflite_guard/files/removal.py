@@ -29,6 +29,12 @@ def remove(path: str | Path) -> None:
             os.unlink(name, dir_fd=parent)
 
 
+def clear_way(folder: str | Path) -> None:
+    """Remove what is in the place of a folder and is none; a link is none either."""
+    if os.path.lexists(folder) and (os.path.islink(folder) or not os.path.isdir(folder)):
+        remove(folder)
+
+
 def unlock(name: str | Path, parent: int | None = None) -> None:
     """Let its owner list and change a folder; nothing is done to what a link leads to."""
     with contextlib.suppress(OSError):

@@ -68,6 +68,11 @@ def name_of(uri: str) -> str:
     return urlsplit(uri).path.rpartition("/")[2]
 
 
+def without_secrets(uri: str) -> str:
+    """A URI as it may be shown, also where it holds a user name and a password."""
+    return re.sub(r"//[^/?#]*@", "//…@", uri, count=1)
+
+
 def folder_of(uri: str) -> str:
     """A URI up to the last slash of its path."""
     parts = urlsplit(uri)

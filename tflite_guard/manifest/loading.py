@@ -85,7 +85,7 @@ def _context(path: str, data_roots: Sequence[str], allow_code: bool) -> Context:
     prefixes = uris.prefixes(data_roots)
     for prefix in prefixes:
         if why := uris.refused_prefix(prefix):
-            raise UsageError(f"--data-root {displayed(prefix)}: {why}")
+            raise UsageError(f"--data-root {displayed(uris.without_secrets(prefix))}: {why}")
     roots = (files.find_root(folder), *map(os.path.realpath, uris.folders(data_roots)))
     for root in roots[1:]:
         if not utf8(root):

@@ -23,8 +23,8 @@ from typing import Any
 import msgspec
 
 from tflite_guard.errors import EvaluationError
-from tflite_guard.files import adopt, is_full, make_folders
-from tflite_guard.files.removal import remove, unlock
+from tflite_guard.files import adopt, is_full, make_folders, shortage
+from tflite_guard.files.removal import clear_way, remove, unlock
 
 LAYOUT = "v1"
 _INDEX = "entry.json"
@@ -163,11 +163,11 @@ class Cache:
         """
         place = self._place(key)
         try:
-            if os.path.lexists(place.parent) and (place.parent.is_symlink() or not place.parent.is_dir()):
-                self._discard(place.parent)
-            make_folders(place.parent)
-            if not os.access(place.parent, os.R_OK | os.W_OK | os.X_OK):
-                unlock(place.parent)
+            for own in (self.folder, place.parent):
+                clear_way(own)
+                make_folders(own)
+                if not os.access(own, os.R_OK | os.W_OK | os.X_OK):
+                    unlock(own)
             temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
         except OSError as error:
             raise self._unwritable(error) from None
@@ -256,6 +256,8 @@ class Cache:
                 remove(grave)
 
     def _unwritable(self, error: OSError) -> EvaluationError:
+        if told := shortage(error):
+            return EvaluationError("limit", told)
         place = self.folder.parent
         if is_full(error):
             advice = f"free some, or name another folder with {self.setting}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError, UsageError
@@ -18,7 +19,7 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
-from tflite_guard.run.sharding import note
+from tflite_guard.run.sharding import note, require_distinct
 
 PROCESSOR = "processor"
 """What of the environment may differ between shards."""
@@ -32,19 +33,20 @@ def merged(reports: Mapping[str, Report]) -> Report:
         EvaluationError: a shard has no results.
     """
     shards = _in_order(reports)
-    paths, parts = list(shards), list(shards.values())
-    for path, one in shards.items():
-        _require_alike(paths[0], parts[0], path, one)
-    shard = parts[0].shard
-    assert shard is not None
-    models = tuple(_model(planned, parts) for planned in shard.plan)
+    path, first = next(iter(shards.items()))
+    for other, one in shards.items():
+        _require_alike(path, first, other, one)
+    _require_one_commit(shards)
+    require_distinct(_shard(first).plan)
+    models = tuple(_model(planned, parts) for planned, parts in _by_model(shards, _shard(first).plan))
+    every = shards.values()
     return replace(
-        parts[0],
+        first,
         verdict=Verdict.worst(model.verdict for model in models),
         models=models,
         notes=(
-            *_once(found for one in parts for found in one.notes if found != note(_shard(one), one.models)),
-            *_processors(parts),
+            *_once(found for one in every for found in one.notes if found != note(_shard(one), one.models)),
+            *_processors(every),
         ),
         shard=None,
     )
@@ -73,6 +75,9 @@ def _number(path: str, report: Report) -> int:
         raise EvaluationError("shard", f"{path}: that run came to nothing: {'; '.join(report.notes)}")
     if report.shard is None:
         raise UsageError(f"{path}: is the report of a whole run, not of a shard; run `tflite-guard check --shard I/N`")
+    if report.shard.number > report.shard.of:
+        numbers = f"{report.shard.number:,} of {report.shard.of:,}"
+        raise UsageError(f"{path}: is of shard {numbers}, which no run has; run that shard again")
     return report.shard.number
 
 
@@ -81,7 +86,7 @@ def _shard(report: Report) -> Shard:
     return report.shard
 
 
-def _processors(parts: Sequence[Report]) -> Iterator[str]:
+def _processors(parts: Iterable[Report]) -> Iterator[str]:
     """A note where shards ran on unlike processors: machines of a hosted runner are not all alike."""
     kinds = _once(str(one.environment.get(PROCESSOR)) for one in parts)
     if len(kinds) > 1:
@@ -95,33 +100,57 @@ def _require_alike(first: str, report: Report, path: str, other: Report) -> None
     """Raise UsageError where two reports are not of one run, or were made with other versions."""
     ours = {"tflite-guard": report.tool.version, **report.environment}
     theirs = {"tflite-guard": other.tool.version, **other.environment}
-    for name in {**ours, **theirs}.keys() - {PROCESSOR}:
-        if ours.get(name) != theirs.get(name):
+    for name in {**ours, **theirs}:
+        if name != PROCESSOR and ours.get(name) != theirs.get(name):
             raise UsageError(
                 f"{path}: was made with {name} {theirs.get(name)}, and {first} with {ours.get(name)}; run all shards "
                 "with the same versions"
             )
     if (_shard(report).of, _shard(report).plan) != (_shard(other).of, _shard(other).plan):
         raise UsageError(f"{path}: is a shard of another run than {first}; run all shards with the same arguments")
-    hashes = {model.manifest.repository_path: model.manifest.sha256 for model in report.models}
-    for model in other.models:
-        name = model.manifest.repository_path
-        if hashes.get(name, model.manifest.sha256) != model.manifest.sha256:
-            raise UsageError(f"{path}: {name} is another than in {first}; run all shards on the same commit")
 
 
-def _model(planned: PlannedModel, reports: Sequence[Report]) -> ModelResult:
-    """A model of the plan from all shards that have variants of it."""
-    parts = [
-        model
-        for one in reports
-        for model in one.models
-        if (model.manifest.repository_path, model.name) == (planned.manifest, planned.name)
-    ]
+def _require_one_commit(shards: Mapping[str, Report]) -> None:
+    """Raise UsageError where two reports are of different texts of one manifest."""
+    met: dict[str, tuple[str, str]] = {}
+    for path, one in shards.items():
+        for model in one.models:
+            name, sha256 = model.manifest.repository_path, model.manifest.sha256
+            first, known = met.setdefault(name, (path, sha256))
+            if known != sha256:
+                raise UsageError(f"{path}: {name} is another than in {first}; run all shards on the same commit")
+
+
+def _by_model(
+    shards: Mapping[str, Report], plan: Sequence[PlannedModel]
+) -> Iterator[tuple[PlannedModel, list[ModelResult]]]:
+    """The parts of each model of the plan. Raises UsageError for what is not of it, or in two reports."""
+    held: dict[tuple[str, str], list[ModelResult]] = {(planned.manifest, planned.name): [] for planned in plan}
+    asked = {(planned.manifest, planned.name, variant) for planned in plan for variant in planned.variants}
+    met: dict[tuple[str, str, str], str] = {}
+    for path, one in shards.items():
+        for model in one.models:
+            key = (model.manifest.repository_path, model.name)
+            if key not in held:
+                raise UsageError(f"{path}: has model {model.name!r}, which is not of its run; run that shard again")
+            held[key].append(model)
+            for variant in model:
+                what = f"{path}: has variant {variant!r} of model {model.name!r}"
+                if (*key, variant) not in asked:
+                    raise UsageError(f"{what}, which is not of its run; run that shard again")
+                if first := met.get((*key, variant)):
+                    raise UsageError(f"{what}, as {first} has; run all shards with the same arguments")
+                met[(*key, variant)] = path
+    for planned in plan:
+        yield planned, held[planned.manifest, planned.name]
+
+
+def _model(planned: PlannedModel, parts: Sequence[ModelResult]) -> ModelResult:
+    """A model of the plan from its parts in all shards."""
     variants = {variant.name: variant for part in parts for variant in part.variants}
-    absent = [name for name in planned.variants if name not in variants]
-    if absent or not parts:
-        lacking = f"variant {absent[0]!r} of model" if absent else "model"
+    absent = next((name for name in planned.variants if name not in variants), None)
+    if absent is not None or not parts:
+        lacking = "model" if absent is None else f"variant {absent!r} of model"
         raise UsageError(f"no report has {lacking} {planned.name!r}, which {planned.manifest} asks for; run it again")
     whole = replace(
         parts[0],
@@ -149,8 +178,4 @@ def _float(parts: Sequence[VariantResult | None]) -> VariantResult | None:
 
 def _once(items: Iterable[Any]) -> tuple[Any, ...]:
     """Each item once, in order; findings cannot be hashed."""
-    held: list[Any] = []
-    for item in items:
-        if item not in held:
-            held.append(item)
-    return tuple(held)
+    return tuple({msgspec.json.encode(item): item for item in items}.values())

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError, GuardError, UsageError
+from tflite_guard.files import shortage
 from tflite_guard.judgement.baseline import Baseline, compare, value
 from tflite_guard.judgement.judging import Outcome, loss_of, reference_result, variant_result, with_diagnosis
 from tflite_guard.manifest.types import Manifest, ReferenceSpec, VariantSpec
@@ -144,6 +145,8 @@ def _told(steps: Steps, error: Exception) -> ErrorInfo:
     """An error for the report; one that nobody expected goes to the log whole."""
     if isinstance(error, GuardError):
         return ErrorInfo(error.kind, str(error))
+    if told := shortage(error):
+        return ErrorInfo("limit", told)
     steps.workshop.pool.log(traceback.format_exc())
     first = str(error).strip().splitlines()
     what = type(error).__name__ + (f": {first[0][:300]}" if first else "")

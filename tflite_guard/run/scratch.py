@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
@@ -21,19 +22,24 @@ class Scratch:
 
     def __init__(self, mode: int = 0o700) -> None:
         """Raises OSError; FileNotFoundError, with all that were tried, where no folder can be written."""
+        self._owner: int | None = None
         self.path = tempfile.mkdtemp(prefix=_PREFIX)
+        atexit.register(self.close)  # an interrupt may end whoever was to close it
         try:
             os.chmod(self.path, mode)
             self._owner = _owned(self.path)
         except OSError:
-            remove(self.path)
+            self.close()
             raise
         sweep(os.path.dirname(self.path))
 
     def close(self) -> None:
         """Remove it."""
         remove(self.path)
-        os.close(self._owner)
+        atexit.unregister(self.close)
+        if self._owner is not None:
+            os.close(self._owner)
+            self._owner = None
 
 
 @contextlib.contextmanager

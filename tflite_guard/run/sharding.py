@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 from msgspec.structs import replace
 
+from tflite_guard.errors import UsageError
 from tflite_guard.manifest.types import VariantSpec
 from tflite_guard.results import ModelResult, PlannedModel, Shard
 from tflite_guard.run.jobs import Job
@@ -37,11 +39,24 @@ def parse(text: str) -> tuple[int, int]:
 
 
 def plan(work: Sequence[Job]) -> tuple[PlannedModel, ...]:
-    """All that a run is to check."""
-    return tuple(
+    """All that a run is to check. Raises UsageError where reports of shards could not tell it apart."""
+    found = tuple(
         PlannedModel(one.manifest.repository_path, one.model.name, tuple(found.name for found in one.model.variants))
         for one in work
     )
+    require_distinct(found)
+    return found
+
+
+def require_distinct(plan: Sequence[PlannedModel]) -> None:
+    """Raise UsageError for what is in a plan twice: manifests of two repositories can have equal paths in them."""
+    met = Counter((one.manifest, one.name) for one in plan)
+    for one in plan:
+        if met[one.manifest, one.name] > 1 or len({*one.variants}) < len(one.variants):
+            raise UsageError(
+                f"{one.manifest} has {one.name!r}, or a variant of it, twice in this run, and shards know it by that "
+                "name alone; check each repository by itself"
+            )
 
 
 def part(work: Sequence[Job], number: int, of: int) -> list[Job]:

@@ -28,7 +28,7 @@ from typing import BinaryIO, Literal, TypeVar, cast
 import msgspec
 
 from tflite_guard.errors import EvaluationError
-from tflite_guard.files import adopt, is_full
+from tflite_guard.files import adopt, is_full, shortage
 from tflite_guard.files.removal import remove
 from tflite_guard.protocol import AnyRequest, Call, Limits, Message, Request
 from tflite_guard.run.scratch import Scratch
@@ -47,6 +47,8 @@ BARE = ("internal", "out-of-memory")
 MAX_LINE = 8 * 2**20
 MAX_VALUES = 400_000
 """Objects, lists and elements: one that is empty takes three bytes of a line, and many times that in memory."""
+NO_THREADS = ("pthread_create failed", "can't start new thread", "Resource temporarily unavailable")
+"""What a child's log says where its user may start no more: OpenBLAS ends itself then as an interrupt would."""
 LOG_TAIL = 2**16
 LOG_AT_ONCE = 2**22
 KEEPER_SECONDS = 10
@@ -235,7 +237,7 @@ class Worker:
         scratch = tempfile.mkdtemp(prefix=f"{self.kind}-", dir=self._scratch)
         log = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 - lives as long as the child
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tflite_guard.engine"],
+            [sys.executable, "-P", "-m", "tflite_guard.engine", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -298,6 +300,9 @@ class Worker:
         if code == -signal.SIGKILL or _ran_out_of_memory(said):
             told = f"{doer} ran out of memory{reached}; use smaller inputs, or a machine with more"
             return EvaluationError("out-of-memory", told + _limits_in_force())
+        if any(words in said for words in NO_THREADS):
+            told = f"{doer} could start no more threads{reached}; raise `ulimit -u`"
+            return EvaluationError("limit", told + _limits_in_force())
         how = _signal(-code) if code is not None and code < 0 else f"exit code {code}"
         return EvaluationError(
             "crash",
@@ -445,6 +450,8 @@ def out_of_time(doer: str, reached: str = "") -> EvaluationError:
 
 
 def _no_scratch(error: OSError, place: str) -> EvaluationError:
+    if told := shortage(error):
+        return EvaluationError("limit", told)
     if is_full(error):
         return EvaluationError("disk-full", f"{place}: no space left; free some, or name another folder with TMPDIR")
     return EvaluationError("scratch", f"{place}: cannot be used ({error.strerror}); name another folder with TMPDIR")

@@ -143,9 +143,8 @@ def check_file(holder: Node, key: str, kind: str, context: Context, pin: str = "
     if uris.is_uri(written):
         _check_remote(node, written, kind, context)
         if pinned is None and pin not in holder.removed:
-            context.say(
-                node, f"{quoted(written, 200)} needs {quoted(pin)} beside it: what sha256sum prints of the file"
-            )
+            told = quoted(uris.without_secrets(written), 200)
+            context.say(node, f"{told} needs {quoted(pin)} beside it: what sha256sum prints of the file")
         return None
     path = _sound(node, written, kind, context)
     return path if path is not None and _as_pinned(node, [path], pinned, context) else None
@@ -202,7 +201,7 @@ def _check_remote(node: Node, written: str, kind: str, context: Context) -> None
     if wrong is None and not uris.lies_under(written, context.prefixes):
         wrong = f"is elsewhere; only --data-root URI can allow that, such as --data-root {uris.folder_of(written)}"
     if wrong:
-        context.say(node, f"{quoted(written, 200)} {wrong}")
+        context.say(node, f"{quoted(uris.without_secrets(written), 200)} {wrong}")
 
 
 def _inside(node: Node, written: str, context: Context) -> str | None:
