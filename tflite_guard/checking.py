@@ -51,8 +51,8 @@ def check(
         EvaluationError: the run cannot be done at all.
     """
     loaded = load_all(manifests, options.data_roots, options.allow_code)
-    recorded = _recorded([manifest.path for manifest in loaded], baseline, options.data_roots)
-    return pipeline.run(loaded, options, baselines=recorded, on_event=on_event, on_log=on_log)
+    baselines = recorded([manifest.path for manifest in loaded], baseline, options.data_roots)
+    return pipeline.run(loaded, options, baselines=baselines, on_event=on_event, on_log=on_log)
 
 
 def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bool) -> list[Manifest]:
@@ -69,6 +69,22 @@ def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bo
     if problems:
         raise ManifestError(problems)
     return loaded
+
+
+def recorded(
+    manifests: Sequence[str], baseline: str | None, data_roots: Sequence[str]
+) -> dict[str, baselines.Baseline]:
+    """The baseline of each manifest that has one: of a file, none for `off`, or what is beside it.
+
+    Raises UsageError where one cannot be read, or a file is meant for several manifests.
+    """
+    if baseline is None:
+        return baselines.beside(manifests, data_roots)
+    if baseline == NO_BASELINE:
+        return {}
+    if len(manifests) > 1:
+        raise UsageError(f"--baseline {baseline}: belongs to one manifest; check each manifest by itself")
+    return {manifests[0]: baselines.read(baseline, data_roots)}
 
 
 def merged(named: Sequence[str]) -> Report:
@@ -198,15 +214,3 @@ def exit_code(outcome: Report | GuardError, fail_on: str) -> int:
         return 0 if fail_on == "never" and code == GuardError.exit_code else code
     codes = {Verdict.ERROR: 3, Verdict.FAIL: 1, Verdict.WARN: 1 if fail_on == "warning" else 0, Verdict.PASS: 0}
     return 0 if fail_on == "never" else codes[outcome.verdict]
-
-
-def _recorded(
-    manifests: Sequence[str], baseline: str | None, data_roots: Sequence[str]
-) -> dict[str, baselines.Baseline]:
-    if baseline is None:
-        return baselines.beside(manifests, data_roots)
-    if baseline == NO_BASELINE:
-        return {}
-    if len(manifests) > 1:
-        raise UsageError(f"--baseline {baseline}: belongs to one manifest; check each manifest by itself")
-    return {manifests[0]: baselines.read(baseline, data_roots)}

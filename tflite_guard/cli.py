@@ -245,6 +245,8 @@ def cli() -> None:
               help="Look for the cause of what does not pass, of everything, or of nothing.")  # fmt: skip
 @click.option("--shard", metavar="I/N", callback=_shard,
               help="Check the I-th of N parts, on one of N machines; `merge` makes one report.")  # fmt: skip
+@click.option("--scheduler", metavar="ADDRESS",
+              help="Check on the workers of a Dask cluster: tcp://HOST:PORT or tls://HOST:PORT.")  # fmt: skip
 @click.option(
     "--apply-remedy",
     is_flag=True,
@@ -260,6 +262,7 @@ def check(
     formats: tuple[str, ...],
     fail_on: str,
     baseline: str | None,
+    scheduler: str | None,
     apply_remedy: bool,
     save_folder: str | None,
     verbose: bool,
@@ -284,7 +287,7 @@ def check(
     targets = _targets(formats, report_dir)
     try:
         meant = _meant(manifests, changed)
-        report = _check(meant, options, baseline, verbose, quiet)
+        report = _check(meant, options, baseline, verbose, quiet, scheduler)
     except GuardError as error:
         _write_failure(error, targets, report_dir)
         if exit_code(error, fail_on) != 0:
@@ -790,8 +793,18 @@ def _meant(named: Sequence[str], changed: bool) -> list[str]:
 
 
 def _check(
-    manifests: Sequence[str], options: Options, baseline: str | None, verbose: bool, quiet: bool = False
+    manifests: Sequence[str],
+    options: Options,
+    baseline: str | None,
+    verbose: bool,
+    quiet: bool = False,
+    scheduler: str | None = None,
 ) -> Report:
+    if scheduler is not None:
+        from tflite_guard import cluster
+
+        with _progress(quiet) as on_event:
+            return cluster.check(manifests, options, scheduler, baseline=baseline, on_event=on_event)
     from tflite_guard.checking import check
 
     with _progress(verbose or quiet) as on_event:

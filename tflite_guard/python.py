@@ -101,6 +101,7 @@ def check(
     diagnose: DiagnoseUse = "auto",
     save_operator: Path | None = None,
     shard: tuple[int, int] | None = None,
+    scheduler: str | None = None,
 ) -> Report:
     """Check every model of some manifests and give the report that the command line renders.
 
@@ -122,12 +123,13 @@ def check(
         diagnose: look for the cause of what does not pass (`auto`), of everything (`always`), or of nothing (`never`).
         save_operator: folder for the first operator that is wrong of each diagnosed variant, `MODEL-VARIANT/` each.
         shard: which of how many parts to check, from (1, n); `tflite-guard merge` makes one report of all.
+        scheduler: a Dask cluster's, such as `tcp://10.0.0.5:8786`, whose workers do the work.
 
     Raises:
         ManifestError: a manifest is invalid; holds every problem with its line and column.
-        UsageError: an argument means nothing, a pattern matches nothing, no manifest is found, or the baseline file
-            cannot be read.
-        EvaluationError: the run cannot be done at all, or an operator's files cannot be written.
+        UsageError: an argument means nothing, a pattern matches nothing, no manifest is found, the baseline file
+            cannot be read, or a cluster's worker has other versions.
+        EvaluationError: the run cannot be done at all, a cluster is lost, or an operator's files cannot be written.
     """
     if diagnose not in DIAGNOSE:
         raise UsageError(f"diagnose={diagnose!r}: is not one of {', '.join(DIAGNOSE)}")
@@ -150,7 +152,13 @@ def check(
     if save_operator is not None:
         saving.require_place(os.fspath(save_operator), options)
     paths = _several(manifest)
-    report = checking.check(paths, options, baseline=None if baseline is None else os.fspath(baseline))
+    recorded = None if baseline is None else os.fspath(baseline)
+    if scheduler is not None:
+        from tflite_guard import cluster
+
+        report = cluster.check(paths, options, scheduler, baseline=recorded)
+    else:
+        report = checking.check(paths, options, baseline=recorded)
     if save_operator is not None:
         loaded = checking.load_all(paths, options.data_roots, options.allow_code)
         _saved(report, loaded, options, save_operator)

@@ -1,11 +1,8 @@
-"""A run's jobs are plain data: any process can do one, and gives what this one gives."""
+"""What a run consists of."""
 
 from __future__ import annotations
 
 import os
-import pickle
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -13,7 +10,6 @@ from msgspec.structs import replace
 from tests.conftest import manifest_of, only, write_manifest
 from tflite_guard.manifest import load
 from tflite_guard.manifest.types import Conversion, FileSpec
-from tflite_guard.results import ModelResult, Report, Verdict
 from tflite_guard.run import pipeline
 from tflite_guard.run.jobs import Options, hidden_rungs, jobs, named_files
 from tflite_guard.run.steps import content
@@ -28,35 +24,9 @@ def test_what_hashing_takes_counts_as_a_models_time(light_digits: Path) -> None:
     assert model.error.kind == "timeout"
 
 
-def test_an_executor_of_other_processes_gives_the_same_report(light_digits: Path) -> None:
-    manifest = manifest_of(light_digits)
-    manifest["models"][0]["variants"].append("float32")
-    manifest["models"].append(manifest["models"][0] | {"name": "again"})
-    loaded = load(str(write_manifest(light_digits, manifest)))
-    here = pipeline.run([loaded], Options(jobs=1))
-    # As a cluster's would be: another interpreter, to which work travels as bytes.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        elsewhere = pipeline.run([loaded], Options(), executor=executor)
-    assert untimed(elsewhere) == untimed(here)
-    assert {model.verdict for model in here.models} == {Verdict.PASS}
-    assert [model.name for model in here.models] == ["digits", "again"]
-
-
-def untimed(report: Report) -> list[ModelResult]:
-    return [
-        replace(
-            model,
-            float32=model.float32 and replace(model.float32, seconds={}, cached=False),
-            variants=tuple(replace(variant, seconds={}, cached=False) for variant in model.variants),
-        )
-        for model in report.models
-    ]
-
-
-def test_jobs_travel_as_bytes_and_name_every_file(digits: Path) -> None:
+def test_a_job_names_every_file(digits: Path) -> None:
     loaded = load(str(write_manifest(digits, manifest_of(digits))))
     (job,) = jobs([loaded], Options())
-    assert pickle.loads(pickle.dumps(job)) == job
     named = {Path(one.path).name for one in named_files(job.model) if isinstance(one, FileSpec)}
     assert named == {"digits.keras", "digits_qat", "digits_int8.tflite", "evaluation.npz", "calibration.npz"}
 

@@ -97,6 +97,13 @@ def test_a_model_that_takes_longer_than_a_shard_should_is_split() -> None:
     assert sizes == [15, 15, 11]  # with two references in the last, 38 seconds each
 
 
+def test_a_cluster_gets_shards_of_a_minute_and_one_for_each_that_would_wait() -> None:
+    work = jobs(*[["int8"]] * 12)  # of ten seconds and a little each
+    assert [sharding.suited(work, slots) for slots in (1, 8, 100)] == [3, 8, 12]
+    assert sharding.suited(jobs(*[["int8"] * 40] * 3), 1) == 3  # of 88 seconds each, and not cut for nothing
+    assert sharding.suited(jobs(), 4) == 1
+
+
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "1/2/3", "a/b", "-1/2", "1/20000", "²/3", "1.0/2"])
 def test_what_is_no_shard_is_told(text: str, run: Run) -> None:
     with pytest.raises(ValueError, match="is not"):
@@ -130,7 +137,7 @@ def test_the_merged_report_is_the_unsharded_runs(run: Run, folder: Path) -> None
     run("baseline", "update", folder)
     recorded = folder / "tflite-guard.baseline.json"
     baseline = json.loads(recorded.read_text())
-    baseline["models"]["gone"] = baseline["models"]["again"]
+    baseline["models"]["gone"] = baseline["models"].pop("again")
     recorded.write_text(json.dumps(baseline))
     asked = ("check", folder, "--diagnose", "never", "--report-dir")
     whole = run(*asked, folder / "whole")
@@ -141,7 +148,8 @@ def test_the_merged_report_is_the_unsharded_runs(run: Run, folder: Path) -> None
     assert done.code == whole.code == 1
     results = {name: json.loads((folder / name / "report.json").read_text()) for name in ("whole", "merged")}
     assert untimed(results["merged"]) == untimed(results["whole"])
-    assert results["whole"]["notes"] == ["model 'gone' is in the baseline but was not checked"]
+    gone = "model 'gone' is in the baseline but was not checked"
+    assert results["whole"]["notes"] == ["model 'again' is not in the baseline", gone]
 
 
 def test_more_shards_than_work_leaves_some_without(run: Run, light_digits: Path) -> None:

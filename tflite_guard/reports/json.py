@@ -34,15 +34,31 @@ def read(path: str) -> Report:
     Raises:
         UsageError: the file cannot be read or is not a report.
     """
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(LARGEST_REPORT + 1)  # a device may never end
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    return parse(content, path)
+
+
+def parse(content: bytes, path: str) -> Report:
+    """A report from the content of what is called so, checked against the schema.
+
+    Raises:
+        UsageError: it is not a report, or looking through it would take minutes.
+    """
     from jsonschema_rs import ValidationError
 
+    values = sum(map(content.count, (b"{", b"[", b",")))
+    if len(content) > LARGEST_REPORT or values > MOST_VALUES:
+        most = f"{LARGEST_REPORT >> 20} MiB and {MOST_VALUES:,} values"
+        raise UsageError(f"{path}: is too large for a report, which has at most {most}; check fewer models in one run")
     try:
-        raw = msgspec.json.decode(_content(path))
+        raw = msgspec.json.decode(content)
         _check_numbers(raw)
         validator("report-v1").validate(raw)
         return msgspec.convert(raw, Report)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _foreign(path, str(error)) from None
     except OverflowError:
@@ -50,17 +66,6 @@ def read(path: str) -> Report:
     except ValidationError as error:
         place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
         raise _foreign(path, f"${place}: {error.message[:300]}") from None
-
-
-def _content(path: str) -> bytes:
-    """A report's bytes. Raises OSError, and UsageError where looking through them would take minutes."""
-    with Path(path).open("rb") as stream:
-        content = stream.read(LARGEST_REPORT + 1)  # a device may never end
-    values = sum(map(content.count, (b"{", b"[", b",")))
-    if len(content) > LARGEST_REPORT or values > MOST_VALUES:
-        most = f"{LARGEST_REPORT >> 20} MiB and {MOST_VALUES:,} values"
-        raise UsageError(f"{path}: is too large for a report, which has at most {most}; check fewer models in one run")
-    return content
 
 
 def _check_numbers(value: Any) -> None:

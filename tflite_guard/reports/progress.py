@@ -30,6 +30,7 @@ PHASES: dict[Phase, str] = {
     "convert": "converting",
     "evaluate": "evaluating",
     "diagnose": "diagnosing",
+    "shards": "checking in shards",
 }
 
 
@@ -37,9 +38,10 @@ class _Rate(ProgressColumn):
     """Examples or bytes a second, once there are some."""
 
     def render(self, task: Task) -> Text:
-        if not task.speed or task.total is None:
+        phase = task.fields["phase"]
+        if not task.speed or task.total is None or phase == "shards":
             return Text("")
-        if task.fields["bytes"]:
+        if phase == "fetch":
             return Text(f"{task.speed / 1e6:,.1f} MB/s", "dim")
         return Text(f"{task.speed:,.0f} examples/s", "dim")
 
@@ -61,7 +63,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
         def show(event: Event) -> None:
             name = plain(event.model, 40)
             if event.model not in tasks:
-                tasks[event.model] = display.add_task(name, total=None, bytes=False)
+                tasks[event.model] = display.add_task(name, total=None, phase=None)
             task = tasks[event.model]
             if event.phase == "done":
                 mark = MARKS[event.verdict] if event.verdict else ""
@@ -73,9 +75,8 @@ def progress() -> Iterator[Callable[[Event], None]]:
             doing = f"{PHASES[event.phase]} {plain(event.variant or event.file or '', 40)}".rstrip()
             what = f"{name}{finished.get(event.model, '')}: {doing}"
             if event.done <= 1 or display.tasks[task].description != what:
-                in_bytes = event.phase == "fetch"
                 total = event.total or None
-                display.reset(task, description=what, total=total, completed=event.done, bytes=in_bytes)
+                display.reset(task, description=what, total=total, completed=event.done, phase=event.phase)
             else:
                 display.update(task, total=event.total or None, completed=event.done)
 

@@ -1,4 +1,4 @@
-"""What a run consists of, as plain data: one job a model, which any process can do."""
+"""What a run consists of, as plain data: one job a model."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class Options(msgspec.Struct, frozen=True):
     """Limit of each child; None means what the machine has."""
     shard: tuple[int, int] | None = None
     """Which of how many parts of the run to do, from 1; None does it all."""
+    share: int = 1
+    """How many runs share this machine's cores."""
     offline: bool = False
     """Fetch nothing: files elsewhere are taken from the cache alone."""
     every_example: bool = False

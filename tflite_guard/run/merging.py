@@ -20,6 +20,7 @@ from tflite_guard.results import (
     Verdict,
 )
 from tflite_guard.run.sharding import note, require_distinct
+from tflite_guard.run.steps import environment, tool_version
 
 PROCESSOR = "processor"
 """What of the environment may differ between shards."""
@@ -45,11 +46,34 @@ def merged(reports: Mapping[str, Report]) -> Report:
         verdict=Verdict.worst(model.verdict for model in models),
         models=models,
         notes=(
-            *_once(found for one in every for found in one.notes if found != note(_shard(one), one.models)),
+            *_woven([[found for found in one.notes if found != note(_shard(one), one.models)] for one in every]),
             *_processors(every),
         ),
         shard=None,
     )
+
+
+def versions() -> dict[str, Any]:
+    """What must be the same wherever a part of a run is done, and the processor, on which last digits depend."""
+    return {"tflite-guard": tool_version(), **environment()}
+
+
+def require_versions(who: str, report: Report) -> None:
+    """Raise UsageError, naming what differs, where a report was made with other versions or on another processor."""
+    differing = _differing(versions(), _versions_of(report))
+    if differing:
+        told = ", ".join(f"{name} {theirs} (here {ours})" for name, ours, theirs in differing)
+        raise UsageError(f"{who} has {told}; results would differ, so have the same there and here")
+
+
+def _versions_of(report: Report) -> dict[str, Any]:
+    return {"tflite-guard": report.tool.version, **report.environment}
+
+
+def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What has two values, with both of them."""
+    pairs = [(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+    return [(name, own, other) for name, own, other in pairs if own != other]
 
 
 def _in_order(reports: Mapping[str, Report]) -> dict[str, Report]:
@@ -98,13 +122,10 @@ def _processors(parts: Iterable[Report]) -> Iterator[str]:
 
 def _require_alike(first: str, report: Report, path: str, other: Report) -> None:
     """Raise UsageError where two reports are not of one run, or were made with other versions."""
-    ours = {"tflite-guard": report.tool.version, **report.environment}
-    theirs = {"tflite-guard": other.tool.version, **other.environment}
-    for name in {**ours, **theirs}:
-        if name != PROCESSOR and ours.get(name) != theirs.get(name):
+    for name, ours, theirs in _differing(_versions_of(report), _versions_of(other)):
+        if name != PROCESSOR:
             raise UsageError(
-                f"{path}: was made with {name} {theirs.get(name)}, and {first} with {ours.get(name)}; run all shards "
-                "with the same versions"
+                f"{path}: was made with {name} {theirs}, and {first} with {ours}; run all shards with the same versions"
             )
     if (_shard(report).of, _shard(report).plan) != (_shard(other).of, _shard(other).plan):
         raise UsageError(f"{path}: is a shard of another run than {first}; run all shards with the same arguments")
@@ -179,3 +200,24 @@ def _float(parts: Sequence[VariantResult | None]) -> VariantResult | None:
 def _once(items: Iterable[Any]) -> tuple[Any, ...]:
     """Each item once, in order; findings cannot be hashed."""
     return tuple({msgspec.json.encode(item): item for item in items}.values())
+
+
+def _woven(parts: Sequence[Sequence[str]]) -> list[str]:
+    """What several parts of one list hold, each once, in an order that all of them have."""
+    after: dict[str | None, str | None] = {None: None}  # a ring from None to None, both ways
+    before = dict(after)
+    for part in parts:
+        place = None
+        for item in reversed(part):
+            if item not in after:
+                last = before[place]
+                after[last], before[item], after[item], before[place] = item, last, place, item
+            place = item
+    return [item for item in _walk(after) if item is not None]
+
+
+def _walk(after: Mapping[str | None, str | None]) -> Iterator[str | None]:
+    place = after[None]
+    while place is not None:
+        yield place
+        place = after[place]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,7 +46,7 @@ def run(
     baselines: dict[str, Baseline] | None = None,
     on_event: OnEvent | None = None,
     on_log: OnLog | None = None,
-    executor: Executor | None = None,
+    pause: Callable[[], None] = lambda: None,
 ) -> Report:
     """Check every model of some manifests.
 
@@ -57,7 +56,7 @@ def run(
         baselines: manifest path to its recorded results.
         on_event: called as work proceeds, from any thread.
         on_log: called with what TensorFlow and LiteRT said.
-        executor: does the jobs, each on its own; None runs them in threads that share children.
+        pause: called now and then, and may end the work by raising.
 
     Raises:
         UsageError: a `models` or `variants` pattern matches nothing.
@@ -68,10 +67,7 @@ def run(
     shard = None if options.shard is None else Shard(*options.shard, sharding.plan(work))
     if shard is not None:
         work = sharding.part(work, shard.number, shard.of)
-    if executor is not None:
-        results = _wait_all([executor.submit(run_job, one, options) for one in work])
-    else:
-        results = _in_threads(work, options, on_event or _ignore, on_log)
+    results = _in_threads(work, options, on_event or _ignore, on_log, pause)
     report = Report(
         schema_version=REPORT_VERSION,
         tool=Tool(TOOL_NAME, tool_version()),
@@ -94,18 +90,10 @@ def report_of(report: Report, manifest: str) -> Report:
     return replace(report, models=tuple(model for model in report.models if model.manifest.path == manifest))
 
 
-def run_job(
-    one: Job, options: Options, *, workshop: Workshop | None = None, on_event: OnEvent | None = None
-) -> ModelResult:
-    """Check one model, in this process or any other; without a workshop to share, in one of its own.
-
-    Whatever goes wrong is the model's error. Raises EvaluationError where a workshop of its own cannot be had.
-    """
-    on_event = on_event or _ignore
-    with ExitStack() as stack:
-        shared = workshop or stack.enter_context(Workshop([one], options))
-        workers = stack.enter_context(shared.pool.pair())
-        steps = Steps(shared, one, workers, on_event, time.monotonic() + options.timeout)
+def run_job(one: Job, options: Options, workshop: Workshop, on_event: OnEvent) -> ModelResult:
+    """Check one model. Whatever goes wrong is the model's error."""
+    with workshop.pool.pair() as workers:
+        steps = Steps(workshop, one, workers, on_event, time.monotonic() + options.timeout)
         try:
             result = _checked(steps, options.diagnose)
         except Exception as error:  # one that nobody has thought of must not take the other models' results with it
@@ -222,7 +210,9 @@ def describe(
         pool.close()
 
 
-def _in_threads(work: Sequence[Job], options: Options, on_event: OnEvent, on_log: OnLog | None) -> list[ModelResult]:
+def _in_threads(
+    work: Sequence[Job], options: Options, on_event: OnEvent, on_log: OnLog | None, pause: Callable[[], None]
+) -> list[ModelResult]:
     """The jobs, some at a time, in order; an interrupt ends all children at once."""
     with (
         Workshop(work, options, on_log) as workshop,
@@ -232,11 +222,10 @@ def _in_threads(work: Sequence[Job], options: Options, on_event: OnEvent, on_log
         try:
             return _wait_all(
                 [
-                    executor.submit(
-                        run_job, one, options, workshop=workshop, on_event=partial(_titled, on_event, title)
-                    )
+                    executor.submit(run_job, one, options, workshop, partial(_titled, on_event, title))
                     for one, title in zip(work, called, strict=True)
-                ]
+                ],
+                pause,
             )
         except BaseException:
             workshop.pool.kill()
@@ -248,16 +237,16 @@ def _titled(on_event: OnEvent, title: str, event: Event) -> None:
     on_event(replace(event, model=title))
 
 
-def _wait_all(futures: Sequence[Future[ModelResult]]) -> list[ModelResult]:
+def _wait_all(futures: Sequence[Future[ModelResult]], pause: Callable[[], None]) -> list[ModelResult]:
     try:
-        return [_wait(future) for future in futures]
+        return [_wait(future, pause) for future in futures]
     except BaseException:
         for future in futures:
             future.cancel()
         raise
 
 
-def _wait(future: Future[ModelResult]) -> ModelResult:
+def _wait(future: Future[ModelResult], pause: Callable[[], None]) -> ModelResult:
     # A wait without a timeout cannot be interrupted by a signal on every platform.
     while True:
         try:
@@ -265,6 +254,7 @@ def _wait(future: Future[ModelResult]) -> ModelResult:
         except TimeoutError:
             if future.done():
                 return future.result()
+            pause()
 
 
 def _model_result(one: Job, every: Sequence[VariantResult], outcomes: Sequence[Outcome]) -> ModelResult:

@@ -24,6 +24,8 @@ A_MEGABYTE = 0.1
 """Seconds that a small convolutional network takes for a megabyte of evaluation data, the reference twice that."""
 SLOW = 15.0
 """Times as long as others take models without fast kernels: int16x8, and all with LiteRT's reference kernels."""
+SUITED = 60.0
+"""Seconds that a shard of a cluster should take: many times its start, and little to lose with a worker."""
 HALVINGS = 40
 """Of the range in which the cost of the dearest shard is looked for."""
 
@@ -59,8 +61,24 @@ def require_distinct(plan: Sequence[PlannedModel]) -> None:
             )
 
 
+def suited(work: Sequence[Job], slots: int) -> int:
+    """Into how many shards to divide a run for so many that work at the same time.
+
+    At least as many as they are; as many as there are models where each takes long, else fewer.
+    """
+    units = [unit for place, one in enumerate(work) for unit in _units(place, one)]
+    cost = sum(unit.cost for unit in units) + sum({unit.job: unit.reference for unit in units}.values())
+    most = min(len(units), MOST_SHARDS)
+    return max(1, min(max(slots, min(len(work), math.ceil(cost / SUITED))), most))
+
+
 def part(work: Sequence[Job], number: int, of: int) -> list[Job]:
-    """The jobs of one shard, from 1, in order. Together the shards have every variant of every job once.
+    """The jobs of one shard, from 1, in order."""
+    return parts(work, of)[number - 1]
+
+
+def parts(work: Sequence[Job], of: int) -> list[list[Job]]:
+    """The jobs of each shard, in order. Together they have every variant of every job once.
 
     The work is a line of variants, cut into stretches so that the dearest is as cheap as it can be; a model that is cut
     has its reference run in each of them. Costs are estimated from what every machine sees alike: sizes of files and
@@ -72,9 +90,12 @@ def part(work: Sequence[Job], number: int, of: int) -> list[Job]:
         middle = (low + high) / 2
         low, high = (low, middle) if len(_stretches(units, middle)) <= of else (middle, high)
     stretches = _stretches(units, high)
-    mine = stretches[number - 1] if number <= len(stretches) else []
+    return [_jobs(work, units) for units in stretches] + [[] for _ in range(of - len(stretches))]
+
+
+def _jobs(work: Sequence[Job], units: Sequence[_Unit]) -> list[Job]:
     held: dict[int, list[VariantSpec]] = {}
-    for unit in mine:
+    for unit in units:
         held.setdefault(unit.job, []).extend(unit.variants)
     return [replace(work[job], model=replace(work[job].model, variants=tuple(some))) for job, some in held.items()]
 

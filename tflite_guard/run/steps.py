@@ -56,7 +56,9 @@ MOST_SAVED = 8
 """Examples that are saved with an operator."""
 
 
-Phase = Literal["fetch", "load", "describe", "reference", "convert", "evaluate", "diagnose", "variant", "done"]
+Phase = Literal[
+    "fetch", "load", "describe", "reference", "convert", "evaluate", "diagnose", "variant", "shards", "done"
+]
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -67,7 +69,7 @@ class Event(msgspec.Struct, frozen=True):
     variant: str | None
     phase: Phase
     """`fetch` counts bytes; `reference`, `convert`, `evaluate` count examples; `load` (of TensorFlow), `describe`,
-    `diagnose` count nothing; `variant` counts finished variants; `done` ends a model."""
+    `diagnose` count nothing; `variant` counts finished variants, `shards` those of a cluster; `done` ends a model."""
     done: int = 0
     total: int = 0
     verdict: Verdict | None = None

@@ -100,7 +100,8 @@ class Workshop:
         """For results that no later run could take: those of the user's own code, which is not hashed."""
         self.cache = lasting or self.passing
         self.hashes = Hashes(roots, lasting)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = max(1, every // options.share)
         self.jobs = options.jobs or max(1, min(len(jobs), cores // 2))
         self.threads = max(1, cores // self.jobs)
 
