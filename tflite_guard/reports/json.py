@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from tflite_guard.results import Report
 LARGEST_REPORT = 64 * 2**20
 MOST_VALUES = 500_000
 """Objects, lists and elements of a report, which the schema is held against one by one: some 400 diagnosed models."""
+
+
+WANTED = "name a report.json that `tflite-guard check` wrote"
 
 
 def render(report: Report) -> str:
@@ -42,7 +46,7 @@ def read(path: str) -> Report:
         validator("report-v1").validate(raw)
         return msgspec.convert(raw, Report)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {WANTED}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _foreign(path, str(error)) from None
     except OverflowError:
@@ -54,8 +58,10 @@ def read(path: str) -> Report:
 
 def _content(path: str) -> bytes:
     """A report's bytes. Raises OSError, and UsageError where looking through them would take minutes."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never be written to, a device never end
+        raise UsageError(f"{path}: is not a regular file; {WANTED}")
     with Path(path).open("rb") as stream:
-        content = stream.read(LARGEST_REPORT + 1)  # a device may never end
+        content = stream.read(LARGEST_REPORT + 1)
     values = sum(map(content.count, (b"{", b"[", b",")))
     if len(content) > LARGEST_REPORT or values > MOST_VALUES:
         most = f"{LARGEST_REPORT >> 20} MiB and {MOST_VALUES:,} values"
@@ -73,4 +79,4 @@ def _check_numbers(value: Any) -> None:
 
 
 def _foreign(path: str, why: str) -> UsageError:
-    return UsageError(f"{path}: is not a report ({why}); name a report.json that `tflite-guard check` wrote")
+    return UsageError(f"{path}: is not a report ({why}); {WANTED}")
