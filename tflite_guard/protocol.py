@@ -1,8 +1,8 @@
 """What parent and child say to one another: a type for each request, with the type of its answer.
 
 One JSON object a line. The parent sends `Limits` once, then a `Call` for each request. The child sends `Message`s:
-progress any number of times, then a result or an error. A child runs untrusted models, so what it says is decoded
-strictly against these types.
+progress and where it is any number of times, then a result or an error. A child runs untrusted models, so what it says
+is decoded strictly against these types.
 """
 
 from __future__ import annotations
@@ -269,6 +269,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     changed: Changed | None = None
     sequential: Sequential | None = None
     """None where every example was to be evaluated."""
+    scaling: tuple[str, ...] = ()
+    """The reference's own layers that scale inputs."""
 
 
 class Diagnosed(msgspec.Struct, frozen=True):
@@ -504,5 +506,7 @@ class Message(msgspec.Struct, frozen=True):
     """One line from a child. Exactly one field is set."""
 
     progress: tuple[int, int] | None = None
+    at: str | None = None
+    """What a crash from now on is a crash at, as "ran example 5"; empty for nothing in particular."""
     error: ErrorInfo | None = None
     result: msgspec.Raw = msgspec.Raw(b"")

@@ -58,6 +58,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     assert files.sniff(str(tmp_path / "pipe")) == "special"
     assert not files.lfs_pointer(str(tmp_path / "pipe"))
     assert not files.holds(str(tmp_path / "pipe"), b"x")
+    assert files.why_absent(tmp_path / "pipe") == "is a device, a pipe or a socket; name a file"
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:

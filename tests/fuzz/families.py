@@ -640,7 +640,7 @@ class Recorder(workers.Worker):
 
     def _receive(self, child: workers._Child, deadline: float | None) -> Any:
         message = super()._receive(child, deadline)
-        if message.progress is None:
+        if message.progress is None and message.at is None:
             out = Path(self._asked.out)
             files = {path.name: path.read_bytes() for path in out.iterdir()} if self._asked.out else {}
             self.kept[type(self._asked.request).__name__] = (b'{"result": ' + bytes(message.result) + b"}", files)

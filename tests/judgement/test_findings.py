@@ -83,7 +83,10 @@ def test_of_a_healthy_model_nothing_is_found() -> None:
 @pytest.mark.parametrize(
     ("given", "advice"),
     [
-        ((0, 250, True), 'between 0 and 250: if training scaled pixels to 0 to 1, add {"scale": 0.00392156862745098}'),
+        (
+            (0, 250, True),
+            'between 0 and 250: if training scaled pixels to 0 to 1 outside the model, add {"scale": 0.0039',
+        ),
         ((0, 255, False), 'and if to -1 to 1, {"scale": 0.00784313725490196} and {"offset": -1}; else check'),
         ((-1, 1, True), "between -1 and 1: if training left pixels at 0 to 255, or the model scales them itself, take"),
         ((-1, 1, False), "check the preprocessing (scale, order of the channels, resizing), the labels"),
@@ -94,6 +97,21 @@ def test_a_suspect_reference_is_told_with_what_its_inputs_say_of_their_scale(giv
     broken = replace(HEALTHY, saturated=1000)
     (found,) = of_reference(evaluation(accuracy(), outputs=(broken,), inputs=(InputRange("x", *given),)))
     assert advice in found.message
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ((0, 255, True), 'the model scales its inputs itself (rescaling), so "preprocess" must not; check the order'),
+        ((0, 1, True), 'and the model scales its inputs itself (rescaling): take the scaling out of "preprocess"'),
+    ],
+)
+def test_a_model_that_scales_its_inputs_gets_no_advice_to_scale_them(given: Any, advice: str) -> None:
+    broken = replace(HEALTHY, saturated=1000)
+    seen = evaluation(accuracy(), outputs=(broken,), inputs=(InputRange("x", *given),), scaling=("rescaling",))
+    (found,) = of_reference(seen)
+    assert advice in found.message
+    assert '"scale":' not in found.message
 
 
 def test_classes_and_changed_answers_are_the_results_with_nothing_but_pixels_in_pictures() -> None:

@@ -374,6 +374,12 @@ def test_one_table_names_the_renderings_and_their_files(tmp_path: Path) -> None:
         assert list(one.files(fixed())) == [one.file]
 
 
+def test_a_pipe_that_nobody_writes_to_is_no_report(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "report.json")
+    with pytest.raises(UsageError, match=r"report\.json: is not a regular file; name a report\.json that"):
+        read(str(tmp_path / "report.json"))
+
+
 def test_a_report_that_is_not_one_is_refused(tmp_path: Path) -> None:
     raw = json.loads(FORMATS["json"].text(fixed()))
     for edit in ({"schema_version": 2}, {"verdict": "good"}, {"models": [{}]}, {"extra": 1}):

@@ -170,3 +170,21 @@ def test_a_rung_that_nobody_asked_for_says_what_it_is_there_for() -> None:
     for width in (110, 160):
         assert re.search(r"^float32 +84\.0 kB .*\n\(comparison\) +sqnr", shown(report, width), re.MULTILINE)
     assert "✓ float32 (comparison)  size 84.0 kB" in shown(report, 80)
+
+
+def test_of_very_many_results_a_terminal_shows_some_and_counts_the_rest() -> None:
+    bad = variant("bad", Verdict.FAIL, accuracy(0.91, (0.05, 0.09), Verdict.FAIL), metric("sqnr", 9.0, None))
+    variants = tuple(
+        replace(bad, name=f"v{number}", findings=(Finding("select-ops", "note", f"remark {number}"),))
+        for number in range(600)
+    )
+    huge = replace(fixed().models[0], name="huge", variants=variants, verdict=Verdict.FAIL)
+    beyond = (replace(huge, name=f"beyond{number}", variants=variants[:1]) for number in range(3))
+    lines = shown(replace(run_of(0), models=(huge, *beyond), verdict=Verdict.FAIL), 120).splitlines()
+    assert sum(line.startswith("✗ ") and "accuracy went from" in line for line in lines) == 200
+    assert "… and 403 more, in report.json" in lines
+    assert sum(line.split()[-4:-3] == ["sqnr"] or " sqnr " in line for line in lines) == 500
+    # 100 variants, the remarks of the 500 that have rows, and three models.
+    assert "… and 603 more models, variants and remarks, in report.json" in lines
+    assert "… and 589 more, at the top" in lines
+    assert lines[-1].startswith("✗ fail  4 models, 603 variants: 603 out of tolerance")

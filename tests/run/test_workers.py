@@ -272,19 +272,26 @@ def test_a_result_that_needed_allow_code_is_not_given_without_it(run: Run, digit
 
 
 @pytest.mark.parametrize(
-    ("progress", "number", "how"),
+    ("said", "number", "how"),
     [
-        ("[64, 897]", 11, "(SIGSEGV) after 64 of 897 examples"),
-        ("[0, 0]", 11, "(SIGSEGV)"),  # TensorFlow is loaded, and no more
-        ("[64, 897]", 40, "(signal 40) after 64 of 897 examples"),
+        (['{"progress": [64, 897]}'], 11, "(SIGSEGV) after 64 of 897 examples"),
+        (['{"progress": [0, 0]}'], 11, "(SIGSEGV)"),  # TensorFlow is loaded, and no more
+        (['{"progress": [64, 897]}'], 40, "(signal 40) after 64 of 897 examples"),
+        (
+            ['{"progress": [64, 897]}', '{"at": "ran examples 64 to 127"}'],
+            11,
+            "(SIGSEGV) after 64 of 897 examples, while it ran examples 64 to 127",
+        ),
+        (['{"at": "ran examples 0 to 63"}', '{"at": ""}'], 11, "(SIGSEGV)"),
     ],
 )
 def test_a_crash_says_in_which_step_on_which_model_and_how_far_it_came(
-    tmp_path: Path, progress: str, number: int, how: str
+    tmp_path: Path, said: list[str], number: int, how: str
 ) -> None:
     worker = Worker("litert", str(tmp_path), Confinement())
     dying = tmp_path / "dying"
-    dying.write_text(f"#!/bin/sh\nread call\necho '{{\"progress\": {progress}}}'\nkill -{number} $$\n")
+    lines = "".join(f"echo '{line}'\n" for line in said)
+    dying.write_text(f"#!/bin/sh\nread call\n{lines}kill -{number} $$\n")
     dying.chmod(0o755)
     child = worker._started()
     child.process.kill()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, assert_never
 
@@ -46,6 +46,8 @@ class Batch(msgspec.Struct, frozen=True):
     """(n,) integers or strings: examples of one value belong together."""
     start: int
     """The first example's place among those that are evaluated, from 0."""
+    rows: Rows = range(0)
+    """Each example's place in the source, from 0; told of where a model crashes."""
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -60,6 +62,8 @@ class Dataset(msgspec.Struct, frozen=True):
     rows: Rows
     blocks: Sequence[Rows] = ()
     """Where `rows` do not rise throughout: the stretches in which they do, each read in a pass of its own."""
+    files: Sequence[str] = ()
+    """The file of each of the source's examples, where each has one."""
 
     @property
     def examples(self) -> int:
@@ -86,7 +90,20 @@ class Dataset(msgspec.Struct, frozen=True):
                 yield self._batch(read, rows, start, with_labels)
                 start += len(rows)
             if start < end:
-                raise DataError(f"{self.spec.path}: gave fewer examples than when it was opened ({self.examples})")
+                raise DataError(
+                    f"{self.spec.path}: gave fewer examples than when it was opened ({self.examples}); leave it "
+                    "unchanged while it is read"
+                )
+
+    def called(self, rows: Iterable[int]) -> str:
+        """Some of the source's examples in words, counted from 0, with the files that they are."""
+        places = sorted(rows)
+        first, last, count = places[0], places[-1], len(places)
+        if count == 1:
+            return f"example {first} (from 0{f': {self.files[first]}' if self.files else ''})"
+        files = f": {self.files[first]} to {self.files[last]}" if self.files else ""
+        which = f"examples {first} to {last}" if last - first + 1 == count else f"{count} of examples {first} to {last}"
+        return f"{which} (from 0{files})"
 
     def labels_of(self, name: str, size: int) -> Iterator[Array]:
         """The labels of one output, `size` examples at a time, without reading anything else where the source can."""
@@ -100,12 +117,13 @@ class Dataset(msgspec.Struct, frozen=True):
         for name, key in self.inputs.items():
             inputs[name] = _finite(prepare(read[key], self.steps[name], f"{path}: {key}"), rows, f"{path}: {key}")
         if not with_labels:
-            return Batch(inputs, {}, None, start)
+            return Batch(inputs, {}, None, start, rows)
         labels = {
             name: _finite(_even(read[key], path, key), rows, f"{path}: {key}") for name, key in self.labels.items()
         }
         group = self.spec.group
-        return Batch(inputs, labels, None if group is None else _groups(read[group], f"{path}: {group}"), start)
+        groups = None if group is None else _groups(read[group], f"{path}: {group}")
+        return Batch(inputs, labels, groups, start, rows)
 
 
 def open_dataset(
@@ -128,7 +146,8 @@ def open_dataset(
     rows = select(reader.examples, spec.limit, spec.seed)
     if not len(rows):
         raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
-    return Dataset(spec, inputs, labels, steps, reader, rows)
+    files = reader.files if isinstance(reader, images.ImageReader) else ()
+    return Dataset(spec, inputs, labels, steps, reader, rows, files=files)
 
 
 def canonical(spec: DatasetSpec, names: Names) -> DatasetSpec:

@@ -74,22 +74,30 @@ class _Log(io.FileIO):
 
 
 def _answer(answers: BinaryIO, session: Session, call: Call, place: str) -> None:
+    sending = threading.Lock()
+
     def send(message: dict[str, Any]) -> None:
-        answers.write(msgspec.json.encode(message) + b"\n")
-        answers.flush()
+        line = msgspec.json.encode(message) + b"\n"
+        with sending:  # models are run in threads, which tell where they are
+            answers.write(line)
+            answers.flush()
 
     def progress(done: int, total: int) -> None:
         send({"progress": [done, total]})
 
+    def at(place: str) -> None:
+        send({"at": _utf8(place)})
+
     try:
-        send({"result": session.run(call.request, call.out, progress)})
+        send({"result": session.run(call.request, call.out, progress, at)})
     except Exception as error:  # a child must answer whatever a model makes a library raise
         traceback.print_exc(file=sys.stderr)
-        # A file's name need not be UTF-8, and an answer must be.
-        told = {
-            name: text.encode("utf-8", "backslashreplace").decode() for name, text in _explain(error, place).items()
-        }
-        send({"error": told})
+        send({"error": {name: _utf8(text) for name, text in _explain(error, place).items()}})
+
+
+def _utf8(text: str) -> str:
+    """A text as an answer can hold it: a file's name in it need not be UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _explain(error: Exception, place: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
 from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
 from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
-from tflite_guard.engine.running import run_batches
+from tflite_guard.engine.running import UnderWay, run_batches
 from tflite_guard.engine.sequential import Sampling, Scored
 from tflite_guard.engine.tflite import Model, Port, Runner, dequantize
 from tflite_guard.errors import DataError, EvaluationError, GuardError
@@ -132,8 +132,8 @@ class Scorer:
         for key in labels:
             if key and key not in names.outputs:
                 raise DataError(
-                    f"dataset {dataset.name!r} has labels for output {key!r}, which the model does not have "
-                    f"(there are {_listed(names.outputs)})"
+                    f"dataset {dataset.name!r} has labels for output {key!r}, which the model does not have; "
+                    f"name one of its outputs in 'labels': {_listed(names.outputs)}"
                 )
         for spec in specs:
             if spec.metric == "size_bytes":
@@ -219,6 +219,10 @@ class Scorer:
         return tuple(replace(one.facts(), multi_label=name in read) for name, one in self._watches.items())
 
 
+def _nowhere(_at: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated: a .tflite, the data, and the reference outputs to compare with."""
@@ -232,6 +236,8 @@ class Subject:
     threads: int
     open_data: Open
     state: StateUse = "reset"
+    at: Callable[[str], None] = _nowhere
+    """Told which examples are being run."""
 
     def data(self) -> Dataset:
         """The evaluation data, from its start."""
@@ -250,7 +256,7 @@ class Subject:
     def run(self, runners: Sequence[Runner], data: Dataset) -> Generator[tuple[Batch, dict[str, Array]]]:
         """Batches of the evaluation data with the .tflite's outputs by canonical name."""
         with about(self.dataset):
-            yield from run_batches(runners, data.batches(batch_size(data)), self.state)
+            yield from run_batches(runners, data.batches(batch_size(data)), self.state, UnderWay(self.at, data))
 
     def scorer(self) -> Scorer:
         """A collector of this subject's metrics."""
@@ -314,6 +320,7 @@ def evaluate(
         scales=scales(model.graph, model.file_bytes),
         by_class=None if answers is None else answers.by_class(),
         changed=None if answers is None else answers.changed(),
+        scaling=subject.names.scaling,
     )
     if stopping is None:
         return found
@@ -524,7 +531,10 @@ def _canonical(spec: MetricSpec, names: Names) -> MetricSpec:
     """The metric with its output and labels by canonical name. Raises DataError for an output that there is not."""
     output = None if spec.output is None else names.output(spec.output)
     if output is not None and output not in names.outputs:
-        raise DataError(f"metric {spec.name!r} names output {spec.output!r}; the model has {_listed(names.outputs)}")
+        raise DataError(
+            f"metric {spec.name!r} names output {spec.output!r}, which the model does not have; name one of "
+            f"{_listed(names.outputs)}"
+        )
     return replace(spec, output=output, labels=None if spec.labels is None else names.output(spec.labels))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import queue
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from tflite_guard.protocol import Facts, TensorInfo
 from tflite_guard.vocabulary import StateUse
 
 if TYPE_CHECKING:
-    from tflite_guard.datasets import Batch
+    from tflite_guard.datasets import Batch, Dataset
+    from tflite_guard.datasets.sources import Rows
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -26,6 +29,14 @@ SELF_CHECKED = 32
 """Examples of the first batch that are also run one by one, to see that a batch gives the same."""
 ROUNDING = 1e-4
 """Of an output's largest value: by more than this no other order of summing makes an example differ."""
+
+
+class ExampleError(EvaluationError):
+    """A model cannot be run on the example at some place of its batch."""
+
+    def __init__(self, error: EvaluationError, place: int) -> None:
+        super().__init__(error.kind, str(error))
+        self.place = place
 
 
 class Running(ABC):
@@ -92,7 +103,8 @@ class Running(ABC):
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise DataError(
-                f"{self.path}: the data has no array for the model's input {missing[0]} (it has {', '.join(inputs)})"
+                f"{self.path}: the data has no array for the model's input {missing[0]} (it has {', '.join(inputs)}); "
+                "name one for it in the dataset's inputs"
             )
         return {name: self.prepared(name, np.asarray(inputs[name])) for name in self.inputs}
 
@@ -119,7 +131,12 @@ class Running(ABC):
         for index in range(count):
             if self.stateful and (begins is None or begins[index]):
                 self.restart()
-            results.append(self._single(rows, index))
+            try:
+                results.append(self._single(rows, index))
+            except EvaluationError as error:
+                if error.kind != "run":
+                    raise
+                raise ExampleError(error, index) from error
         return {name: self._stacked(name, [result[name] for result in results]) for name in results[0]}
 
     def _single(self, rows: Arrays, index: int) -> Arrays:
@@ -153,8 +170,47 @@ def _same(one: Array, other: Array) -> bool:
     return bool(np.allclose(one, other, rtol=0, atol=ROUNDING * size, equal_nan=True))
 
 
+class UnderWay:
+    """Tells which examples are being run, by whatever threads, so that a crash can be put down to them."""
+
+    def __init__(self, tell: Callable[[str], None], data: Dataset) -> None:
+        """`tell` is called with what is done, in words, and with nothing when nothing is run."""
+        self._tell = tell
+        self._data = data
+        self._lock = threading.Lock()
+        self._running: list[Rows] = []
+
+    @contextmanager
+    def on(self, rows: Rows) -> Iterator[None]:
+        """Within it, the examples at these places of the source are run."""
+        with self._lock:
+            self._running.append(rows)
+            self._say()
+        try:
+            yield
+        except ExampleError as error:
+            raise self._named(error, rows) from error
+        finally:
+            with self._lock:
+                self._running = [other for other in self._running if other is not rows]
+                self._say()
+
+    def _named(self, error: ExampleError, rows: Rows) -> EvaluationError:
+        """The error with the example, of those at these places of the source, that it is of."""
+        which = self._data.called([int(rows[error.place])])
+        advice = "correct or remove it if the model runs on others, else change the model"
+        return EvaluationError(error.kind, f"{error}; this was {which}: {advice}")
+
+    def _say(self) -> None:
+        rows = [int(row) for some in self._running for row in some]
+        self._tell(f"ran {self._data.called(rows)}" if rows else "")
+
+
 def run_batches(
-    runners: Sequence[Running], batches: Iterable[Batch], state: StateUse = "reset"
+    runners: Sequence[Running],
+    batches: Iterable[Batch],
+    state: StateUse = "reset",
+    under_way: UnderWay | None = None,
 ) -> Iterator[tuple[Batch, Arrays]]:
     """Each batch with its outputs, in order, computed by as many threads as there are runners of the same model.
 
@@ -168,7 +224,8 @@ def run_batches(
     leader = runners[0]
     kept = leader.stateful and state == "kept"
     if not leader.one_by_one:
-        leader.self_check(first.inputs)
+        with _on(under_way, first.rows[:SELF_CHECKED]):
+            leader.self_check(first.inputs)
     idle: queue.SimpleQueue[Running] = queue.SimpleQueue()
     for runner in runners[: 1 if kept else None]:
         runner.one_by_one = leader.one_by_one
@@ -178,7 +235,7 @@ def run_batches(
         most = 2 * idle.qsize()
         try:
             for batch, begins in _with_beginnings(_chained(first, stream), kept):
-                pending.append((batch, pool.submit(_run_with, idle, batch.inputs, begins)))
+                pending.append((batch, pool.submit(_run_with, idle, batch, begins, under_way)))
                 if len(pending) >= most:
                     done, future = pending.popleft()
                     yield done, future.result()
@@ -188,12 +245,19 @@ def run_batches(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_with(idle: queue.SimpleQueue[Running], inputs: Mapping[str, Array], begins: Sequence[bool] | None) -> Arrays:
+def _run_with(
+    idle: queue.SimpleQueue[Running], batch: Batch, begins: Sequence[bool] | None, under_way: UnderWay | None
+) -> Arrays:
     runner = idle.get()
     try:
-        return runner.run(inputs, begins)
+        with _on(under_way, batch.rows):
+            return runner.run(batch.inputs, begins)
     finally:
         idle.put(runner)
+
+
+def _on(under_way: UnderWay | None, rows: Rows) -> AbstractContextManager[None]:
+    return nullcontext() if under_way is None else under_way.on(rows)
 
 
 def _chained(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:

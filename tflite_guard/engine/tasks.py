@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from tflite_guard.datasets import Dataset, about, canonical, open_dataset
+from tflite_guard.datasets import Batch, Dataset, about, canonical, open_dataset
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, DatasetSpec, FileSpec, ReferenceSpec
 from tflite_guard.protocol import (
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 Calibration = Callable[[], Iterator[dict[str, Any]]]
 OnProgress = Callable[[int, int], None]
+OnPlace = Callable[[str], None]
 # One export and one calibration serve all variants of a model; a second slot is for its QAT source.
 SOURCES_KEPT = 2
 MOST_COMPARED = 64 * 2**20
@@ -69,10 +70,15 @@ class Session:
         self._calibrations: dict[bytes, Calibration] = {}
         self._seen: dict[bytes, Seen | None] = {}
         self._progress: OnProgress = _quiet
+        self._at: OnPlace = _quiet
 
-    def run(self, request: AnyRequest, out: str, progress: OnProgress) -> Any:
-        """Do what is asked, with files written to the folder `out`; gives an answer of the request's type."""
+    def run(self, request: AnyRequest, out: str, progress: OnProgress, at: OnPlace) -> Any:
+        """Do what is asked, with files written to the folder `out`; gives an answer of the request's type.
+
+        `progress` is told of examples done and in all, `at` of what is being done with which.
+        """
         self._progress = progress
+        self._at = at
         match request:
             case DescribeModel():
                 return self._describe(request)
@@ -99,7 +105,7 @@ class Session:
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
         from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
-        from tflite_guard.engine.running import Running, run_batches
+        from tflite_guard.engine.running import Running, UnderWay, run_batches
 
         spec, data = request.reference, request.dataset
         if spec.kind == "outputs":
@@ -126,7 +132,8 @@ class Session:
         opened = self._open(canonical(data, names), list(names.inputs))
         with about(data), _beside(beside):
             batches = opened.batches(batch_size(opened))
-            stream = (outputs for _, outputs in run_batches(runners, batches, request.state))
+            under_way = UnderWay(self._at, opened)
+            stream = (outputs for _, outputs in run_batches(runners, batches, request.state, under_way))
             files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)
         return ReferenceOutputs(files, examples, names, runners[0].facts(request.state))
 
@@ -202,6 +209,7 @@ class Session:
             threads=request.threads,
             open_data=self._open,
             state=request.state,
+            at=self._at,
         )
 
     def _diagnose(self, request: Diagnose) -> Diagnosed:
@@ -316,10 +324,18 @@ class Session:
         key = msgspec.json.encode((data, samples, list(names.inputs)))
 
         def examples() -> Iterator[dict[str, Any]]:
-            batches = self._open(data, list(names.inputs)).batches(1, with_labels=False)
-            return (batch.inputs for batch in islice(batches, samples))
+            opened = self._open(data, list(names.inputs))
+            return self._calibrating(opened, islice(opened.batches(1, with_labels=False), samples))
 
         return self._calibrations.setdefault(key, examples)
+
+    def _calibrating(self, data: Dataset, batches: Iterable[Batch]) -> Iterator[dict[str, Any]]:
+        try:
+            for batch in batches:
+                self._at(f"calibrated with {data.called(batch.rows)}")
+                yield batch.inputs
+        finally:
+            self._at("")
 
 
 @contextmanager
@@ -429,7 +445,7 @@ def _left(conversion: Conversion, quantization: str) -> Iterator[str]:
             yield "signature"
 
 
-def _quiet(_done: int, _total: int) -> None:
+def _quiet(*_told: Any) -> None:
     pass
 
 

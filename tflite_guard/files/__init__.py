@@ -11,6 +11,7 @@ import lzma
 import mmap
 import os
 import re
+import stat
 import struct
 import tempfile
 import time
@@ -358,14 +359,15 @@ def _check_link(path: str, name: str, allowed: Sequence[str]) -> None:
 
 
 def why_absent(path: str | Path) -> str | None:
-    """Why nothing can be found at a path, such as a loop of links; None where something is."""
+    """Why no file and no folder can be found at a path, such as a loop of links; None where one is."""
     try:
-        os.stat(path)
+        mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return "no such file or folder"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return None
+    # To open a pipe waits for who writes to it, and a device may never end.
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is a device, a pipe or a socket; name a file"
 
 
 def _check_regular(path: str, name: str, regular: bool) -> None:

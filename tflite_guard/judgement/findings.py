@@ -92,7 +92,7 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
     if evaluation.reference.batch_dependent:
         yield finding(
             "batch-dependent",
-            "an example's outputs of the reference depend on what else is in its batch, so everything was run one "
+            "the reference's outputs for an example depend on what else is in its batch, so everything was run one "
             "example at a time; export the model for inference (in Keras: training=False)",
         )
     measured = [item.measurement for item in evaluation.measurements]
@@ -102,9 +102,10 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
         # What a model that needs its batch gives one by one says nothing of the data.
         if not evaluation.reference.batch_dependent and (reasons := _suspicions(output, own, silent)):
             whose = "the reference" if len(evaluation.outputs) == 1 else f"the reference's output {output.output!r}"
+            check = _to_check(evaluation.inputs, evaluation.scaling)
             yield finding(
                 "reference-suspect",
-                f"{whose} {' and '.join(reasons)}; {_to_check(evaluation.inputs)} before any variant",
+                f"{whose} {' and '.join(reasons)}; {check} before any variant",
                 output=output.output,
                 **_figures(output),
             )
@@ -121,21 +122,31 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
         yield _state_reset("the reference")
 
 
-def _to_check(inputs: Sequence[InputRange]) -> str:
-    """What may be wrong with the data of a reference that fits it badly; pixels tell their scale by their range."""
+def _to_check(inputs: Sequence[InputRange], scaling: Sequence[str]) -> str:
+    """What may be wrong with the data of a reference that fits it badly; pixels tell their scale by their range.
+
+    `scaling` are the layers of the model that scale inputs, behind which they are pixels as they come.
+    """
     rest = "the order of the channels, resizing, the labels and the order of the classes"
+    itself = f"the model scales its inputs itself ({', '.join(scaling)})"
     for one in inputs:
         given = f"its inputs lie between {one.smallest:g} and {one.largest:g}"
-        if one.smallest >= 0 and PIXELS_FROM <= one.largest <= WHITE:
+        small = one.image and one.smallest >= -1 and one.largest <= 1
+        if scaling and small:
+            return f'{given}, and {itself}: take the scaling out of "preprocess" or the data; else check {rest}'
+        if not scaling and one.smallest >= 0 and PIXELS_FROM <= one.largest <= WHITE:
             return (
-                f'{given}: if training scaled pixels to 0 to 1, add {{"scale": {1 / WHITE!r}}} to "preprocess", and if '
-                f'to -1 to 1, {{"scale": {2 / WHITE!r}}} and {{"offset": -1}}; else check {rest}'
+                f"{given}: if training scaled pixels to 0 to 1 outside the model, add "
+                f'{{"scale": {1 / WHITE!r}}} to "preprocess", and if to -1 to 1, {{"scale": {2 / WHITE!r}}} and '
+                f'{{"offset": -1}}; else check {rest}'
             )
-        if one.image and one.smallest >= -1 and one.largest <= 1:
+        if small:
             return (
                 f"{given}: if training left pixels at 0 to 255, or the model scales them itself, take the scaling out "
                 f'of "preprocess" or the data; else check {rest}'
             )
+    if scaling:
+        return f'{itself}, so "preprocess" must not; check {rest}'
     return "check the preprocessing (scale, order of the channels, resizing), the labels and the order of the classes"
 
 

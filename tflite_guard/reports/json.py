@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tflite_guard.results import Report
 LARGEST_REPORT = 64 * 2**20
 MOST_VALUES = 500_000
 """Objects, lists and elements of a report, which the schema is held against one by one: some 400 diagnosed models."""
+WANTED = "name a report.json that `tflite-guard check` wrote"
 
 
 def render(report: Report) -> str:
@@ -34,11 +36,13 @@ def read(path: str) -> Report:
     Raises:
         UsageError: the file cannot be read or is not a report.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never be written to, a device never end
+        raise UsageError(f"{path}: is not a regular file; {WANTED}")
     try:
         with Path(path).open("rb") as stream:
-            content = stream.read(LARGEST_REPORT + 1)  # a device may never end
+            content = stream.read(LARGEST_REPORT + 1)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {WANTED}") from None
     return parse(content, path)
 
 
@@ -78,4 +82,4 @@ def _check_numbers(value: Any) -> None:
 
 
 def _foreign(path: str, why: str) -> UsageError:
-    return UsageError(f"{path}: is not a report ({why}); name a report.json that `tflite-guard check` wrote")
+    return UsageError(f"{path}: is not a report ({why}); {WANTED}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 from msgspec.structs import replace
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -17,10 +18,15 @@ from tflite_guard.reports.wording import Explanation, Problem, Short
 from tflite_guard.results import MetricResult, ModelResult, Report, Rung, VariantResult, Verdict
 from tflite_guard.text.plain import logged, plain
 
+T = TypeVar("T")
 Extent = Literal["all", "folded", "failures", "quiet"]
 """How much is shown: everything; models that pass in a row each; only what does not pass; only that in words."""
 NOT_A_TERMINAL_WIDTH = 132
 INCONCLUSIVE = "? the interval contains the limit: with other examples the verdict could differ"
+MOST_TOLD = 200
+"""Problems that are told in full."""
+MOST_ROWS = 1_000
+"""Of figures and of remarks below them: more than anybody scrolls through, and laying them out takes seconds."""
 MOST_LAST_LINES = 15
 """Of what failed, told once more: with the verdict they are on a screen of 24 lines."""
 MOST_LINES_EACH = 2
@@ -44,6 +50,25 @@ def shown(report: Report, width: int = NOT_A_TERMINAL_WIDTH, extent: Extent = "f
     return "\n".join(logged(line.rstrip()) for line in stream.getvalue().splitlines()) + "\n"
 
 
+@dataclass
+class _Room:
+    """For how many rows there is room, and what did not find any."""
+
+    rows: int = MOST_ROWS
+    without: int = 0
+
+    def take(self, wanted: Iterable[T], rows: Callable[[T], int] = lambda _: 1) -> list[T]:
+        """Those that there is room for, from the first on."""
+        taken = []
+        for one in wanted:
+            if self.rows > 0:
+                taken.append(one)
+                self.rows -= rows(one)
+            else:
+                self.without += 1
+        return taken
+
+
 class View:
     """The report for a rich console; on a narrow one only names are folded."""
 
@@ -54,8 +79,10 @@ class View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
         problems = wording.problems(report)
-        for problem, why in wording.explained_once(problems):
+        for problem, why in wording.explained_once(problems[:MOST_TOLD]):
             yield from _told(problem, why, console, options)
+        if len(problems) > MOST_TOLD:
+            yield Text(f"… and {len(problems) - MOST_TOLD:,} more, in report.json", "dim")
         if problems:
             yield Text("")
         if self._extent != "quiet":
@@ -69,12 +96,19 @@ class View:
         """Those that pass, folded; then each of the others."""
         titles = wording.titles(self._report)
         folded = [model for model in self._report.models if self._is_folded(model)]
+        room = _Room()
         if folded:
-            yield terminal_tables.passing([(model, titles[id(model)]) for model in folded], options.max_width)
+            rows = [(model, titles[id(model)]) for model in room.take(folded)]
+            yield terminal_tables.passing(rows, options.max_width)
             yield from _wrapped(_unfolding(folded), console, options)
             yield Text("")
+        room.rows = MOST_ROWS
         for model in filter(self._is_open, self._report.models):
-            yield from self._model(model, titles[id(model)], console, options)
+            if room.take([model]):
+                yield from self._model(model, titles[id(model)], room, console, options)
+                yield Text("")
+        if room.without:
+            yield Text(f"… and {room.without:,} more models, variants and remarks, in report.json", "dim")
             yield Text("")
 
     def _remarks(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -108,20 +142,23 @@ class View:
             return [variant for variant in model.variants if variant.verdict is not Verdict.PASS]
         return model.rungs
 
-    def _model(self, model: ModelResult, title: str, console: Console, options: ConsoleOptions) -> RenderResult:
+    def _model(
+        self, model: ModelResult, title: str, room: _Room, console: Console, options: ConsoleOptions
+    ) -> RenderResult:
         yield from _wrapped(_heading(model, title), console, options)
         if model.error is not None:
             return
-        rungs = self._rungs(model)
+        rungs = room.take(self._rungs(model), lambda rung: len(rung.metrics) or 1)
         if rungs:
             yield Text("")
             yield from terminal_tables.variants(model, rungs, options.max_width)
-        told = replace(model, variants=tuple(one for one in model.variants if any(one is rung for rung in rungs)))
+        taken = {id(rung) for rung in rungs}
+        told = replace(model, variants=tuple(one for one in model.variants if id(one) in taken))
         below = [*_ladders(told), *_findings(told)]
         below += [Text(f"note: {plain(note, 2000)}", style="dim") for note in model.notes]
         if rungs and below:
             yield Text("")
-        for line in below:
+        for line in room.take(below):
             yield from _wrapped(line, console, options, 2)
 
 
@@ -141,15 +178,16 @@ def _again(problems: Sequence[Problem], console: Console, options: ConsoleOption
         return
     yield Text("What did not pass", "bold")
     told = wording.in_short(problems)
-    whole = [[*_what(one, console, options), *_why(one, console, options)] for one in told]
+    first = told[: MOST_LAST_LINES + 1]
+    whole = [[*_what(one, console, options), *_why(one, console, options)] for one in first]
     if sum(map(len, whole)) > MOST_LAST_LINES:
-        whole = [_what(one, console, options) for one in told]
+        whole = [_what(one, console, options) for one in first]
     room = MOST_LAST_LINES
     for position, lines in enumerate(whole):
-        left = len(whole) - position
+        left = len(told) - position
         room -= len(lines)
         if room < (left > 1):
-            yield Text(f"… and {left} more, at the top", "dim")
+            yield Text(f"… and {left:,} more, at the top", "dim")
             return
         yield from lines
 

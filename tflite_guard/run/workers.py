@@ -49,6 +49,8 @@ MAX_VALUES = 400_000
 """Objects, lists and elements: one that is empty takes three bytes of a line, and many times that in memory."""
 NO_THREADS = ("pthread_create failed", "can't start new thread", "Resource temporarily unavailable")
 """What a child's log says where its user may start no more: OpenBLAS ends itself then as an interrupt would."""
+LONGEST_PLACE = 500
+"""Characters of where a child says that it is: a few words, and two paths."""
 LOG_TAIL = 2**16
 LOG_AT_ONCE = 2**22
 KEEPER_SECONDS = 10
@@ -95,6 +97,28 @@ class _Child:
     """Up to where the log has been passed on."""
     request_position: int = 0
     """From where on the log is of the present request."""
+
+
+@dataclass
+class _Reached:
+    """How far a child says that it is, for messages."""
+
+    done: str = ""
+    at: str = ""
+
+    def goes_on(self, message: Message) -> bool:
+        """Take a message into account; whether others follow it."""
+        if message.progress is not None:
+            done, total = message.progress
+            self.done = f" after {done:,} of {total:,} examples" if total else ""
+        elif message.at is not None:
+            self.at = f", while it {message.at[:LONGEST_PLACE]}" if message.at else ""
+        else:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return self.done + self.at
 
 
 class Worker:
@@ -167,21 +191,19 @@ class Worker:
     def _exchange(
         self, child: _Child, request: Request[A], out: str, deadline: float | None, progress: OnProgress | None
     ) -> A:
-        reached = ""
+        reached = _Reached()
         doer = f"the process that {request.doing}"
         child.request_position = _end_of(child.log)
         try:
             self._send(child, Call(cast(AnyRequest, request), out))
-            while (message := self._receive(child, deadline)).progress is not None:
-                done, total = message.progress
-                reached = f" after {done:,} of {total:,} examples" if total else ""
-                if progress is not None:
+            while reached.goes_on(message := self._receive(child, deadline)):
+                if progress is not None and message.progress is not None:
                     progress(*message.progress)
             if message.error is not None:
                 advice = _limits_in_force() if message.error.kind == "out-of-memory" else ""
                 told = message.error.message + advice
                 raise EvaluationError(
-                    message.error.kind, f"{doer} failed{reached}: {told}" if message.error.kind in BARE else told
+                    message.error.kind, f"{doer} failed{reached.done}: {told}" if message.error.kind in BARE else told
                 )
             return _answer(request, message)
         except EvaluationError:
@@ -190,7 +212,7 @@ class Worker:
             raise self._obituary(child, doer, reached) from None
         except TimeoutError:
             self._end(child)
-            raise out_of_time(doer, reached) from None
+            raise out_of_time(doer, reached.done) from None
         except _NoAnswerError as error:
             self._end(child)
             raise EvaluationError("crash", f"{doer} gave {error}") from None
@@ -288,7 +310,7 @@ class Worker:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _NoAnswerError(UNREADABLE) from None
 
-    def _obituary(self, child: _Child, doer: str, reached: str) -> EvaluationError:
+    def _obituary(self, child: _Child, doer: str, reached: _Reached) -> EvaluationError:
         """Why a child is gone, in words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(timeout=2)
