@@ -39,6 +39,12 @@ def test_layers_are_aliases_of_outputs(branches: Case) -> None:
     assert branches.source.names.output_aliases == {"from_left": "zeta", "joined": "alpha"}
 
 
+def test_the_last_layer_of_a_sequence_is_its_output(tmp_path: Path) -> None:
+    path = str(tmp_path / "m.keras")
+    keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2, name="scores")]).save(path)
+    assert load_reference(ReferenceSpec("keras", FileSpec(path))).names.output_aliases == {"scores": "output_0"}
+
+
 def test_inputs_and_outputs_go_by_name(branches: Case) -> None:
     model = keras.saving.load_model(branches.path)
     outputs = load_reference(branches.spec).run(dict(reversed(branches.data.items())))

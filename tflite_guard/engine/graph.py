@@ -343,7 +343,7 @@ def _in_float(operator: Operator, subgraph: Subgraph) -> bool:
 def quantized_tensors(graph: Graph) -> list[str]:
     """Tensors whose integers stand for reals, as `name (dtype)`; a float model has none."""
     return [
-        f"{tensor.name} ({tensor.dtype})"
+        f"{tensor.name or 'a tensor without a name'} ({tensor.dtype})"
         for sub in graph.subgraphs
         for tensor in sub.tensors
         if tensor.dtype.startswith(("int", "uint")) and len(tensor.scale) > 0

@@ -265,7 +265,7 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
     given = _fixed(Names(inputs, {}, _input_aliases(keras, model, labels), signature=SERVING_DEFAULT), spec)
     traced = _with_signature(serve, given.inputs, {})
     outputs = _outputs(traced, spec.path)
-    aliases = _output_aliases(model, list(outputs))
+    aliases = _output_aliases(keras, model, list(outputs))
     names = replace(given, outputs=outputs, output_aliases=aliases, scaling=_scaling(keras, model))
     _refuse_strings(names, spec.path)
 
@@ -393,8 +393,9 @@ def _input_aliases(keras: Any, model: Any, labels: Sequence[str]) -> dict[str, s
     return {alias: label for alias, label in named if alias not in labels}
 
 
-def _output_aliases(model: Any, outputs: Sequence[str]) -> dict[str, str]:
-    layers = list(getattr(model, "output_names", None) or [])
+def _output_aliases(keras: Any, model: Any, outputs: Sequence[str]) -> dict[str, str]:
+    last = [layer.name for layer in model.layers[-1:]] if isinstance(model, keras.Sequential) else []
+    layers = list(getattr(model, "output_names", None) or last)
     if len(layers) != len(outputs) or len(set(layers)) != len(layers):
         return {}
     ordered = sorted(outputs, key=_natural) if not isinstance(getattr(model, "output", None), dict) else sorted(outputs)
