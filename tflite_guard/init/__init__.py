@@ -157,7 +157,7 @@ def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
         raise UsageError(f"{model}: is a Git LFS pointer, not the model itself; run `git lfs pull`")
     kind = KINDS.get(sniff(model))
     if kind is None:
-        raise UsageError(f"{model}: is not a .keras, .h5, SavedModel or .tflite that can be read")
+        raise UsageError(f"{model}: is not a .keras, .h5, SavedModel or .tflite; name the model that you convert")
     if kind == "keras" and signature is not None:
         raise UsageError(f"{model}: --signature is for a SavedModel or a .tflite; a Keras model has none")
     return kind
