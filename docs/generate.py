@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tflite_guard.manifest.jsontext import MAX_BYTES, MAX_DEPTH, MAX_VALUES
+from tflite_guard.manifest.loading import MAX_FIGURES
 from tflite_guard.reports import explanation
 from tflite_guard.rules import GROUPS, RULES, Rule
 
@@ -22,6 +24,7 @@ PAGE = ROOT / "docs" / "manifest.md"
 RULES_PAGE = ROOT / "docs" / "rules.md"
 RULES_FOLDER = ROOT / "docs" / "rules"
 
+LIMITS = {"mebibytes": MAX_BYTES >> 20, "values": MAX_VALUES, "depth": MAX_DEPTH, "figures": MAX_FIGURES}
 HEAD = """# The manifest
 
 <!-- Generated from schemas/manifest-v1.schema.json by docs/generate.py; edit the schema. -->
@@ -30,6 +33,10 @@ A manifest is a JSON file, `tflite-guard.json` by default. `tflite-guard validat
 wrong with one, each problem with its line and column. For completion and hover in an editor, let its
 `$schema` point to `schemas/manifest-v1.schema.json`, or write the schema beside it with
 `tflite-guard schema manifest > manifest.schema.json`.
+
+A manifest has at most {mebibytes} MiB, {values:,} values (objects, lists and what they hold) and {depth} levels, and
+its variants, with all defaults written out, at most {figures:,} metrics and tolerances. Beyond, write several
+manifests: without arguments every command takes all of a repository.
 
 ## A complete example
 
@@ -85,7 +92,7 @@ def rule_page(rule: Rule) -> str:
 def page(schema: dict[str, Any]) -> str:
     """The whole page as Markdown."""
     example, defs = compact(schema["examples"][0]), schema["$defs"]
-    parts = [HEAD.format(example=example), section("The manifest", schema, defs)]
+    parts = [HEAD.format(example=example, **LIMITS), section("The manifest", schema, defs)]
     parts += [section(title(name), found, defs) for name, found in defs.items()]
     return "\n".join(parts)
 

@@ -431,7 +431,10 @@ def test_a_metric_of_the_users_own_of_an_output_that_there_is_not(run: Run, ligh
     path = edited(light_digits, ["float32"], metrics=[{"python": "own:own", "output": "nothing"}], tolerances={})
     finished = run("check", path, "--allow-code", "--format", "json")
     assert finished.variant("float32")["error"]["kind"] == "data"
-    assert "metric 'own' names output 'nothing'; the model has " in finished.variant("float32")["error"]["message"]
+    assert (
+        "metric 'own' names output 'nothing', which the model does not have; name one of "
+        in finished.variant("float32")["error"]["message"]
+    )
 
 
 def test_a_reference_on_inputs_of_a_wrong_scale_is_suspect_and_can_be_gated(run: Run, light_digits: Path) -> None:

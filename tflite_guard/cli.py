@@ -92,7 +92,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--cache-dir", metavar="DIR", type=PATH,
                      help="Where results are kept. Default: the user's cache folder."),
         click.option("--no-cache", is_flag=True, help="Take nothing from earlier runs and keep nothing."),
-        click.option("--timeout", type=float, callback=_seconds, default=3600.0, metavar="SECONDS",
+        click.option("--timeout", type=float, callback=_seconds, default=3600, metavar="SECONDS",
                      show_default=True, help="The time that a model may take."),
         click.option("--offline", is_flag=True, help="Fetch nothing: take files that are named by URI from the cache."),
         DATA_ROOT,

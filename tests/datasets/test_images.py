@@ -53,7 +53,7 @@ def test_class_folders_must_be_exactly_those_named(folder, opened):
     path, _ = folder
     with pytest.raises(DataError, match=r"images/bird: class_order names this class"):
         opened("images", path, "image", class_order=("bird", "cat", "dog"))
-    with pytest.raises(DataError, match=r"images/dog: is not a class in class_order; did you mean 'dogs'"):
+    with pytest.raises(DataError, match=r"images/dog: is not a class in class_order; add it there, or move it elsewhere; did you mean 'dogs'"):
         opened("images", path, "image", class_order=("cat", "dogs"))
     with pytest.raises(DataError, match="holds folders such as 'cat'; name them in class_order"):
         opened("images", path, "image")
@@ -83,7 +83,7 @@ def test_a_list_may_name_classes(folder, tmp_path, opened, whole):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("cat/z.png,1", "cat/z.png: is not an image file"),
+        ("cat/z.png,1", "cat/z.png: is not a file; put the image itself there, or remove it"),
         ("../labels.csv,1", "leads outside the folder"),
         ("/etc/hostname,1", "line 2: '/etc/hostname' is absolute"),
         ("cat/a.png,tiger", "line 2: the label 'tiger' is not a number"),

@@ -243,7 +243,7 @@ def test_a_missing_manifest_names_the_command_that_writes_one(tmp_path: Path) ->
 def test_a_folder_a_pipe_and_a_nameless_path_are_no_manifest(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "folder" in unreadable(str(tmp_path))
-    assert unreadable(str(tmp_path / "pipe")) == "this is not a regular file"
+    assert unreadable(str(tmp_path / "pipe")) == "this is not a regular file; name the manifest itself"
     assert "null byte" in unreadable("a\0b")
     assert unreadable(str(tmp_path / ("x" * 300))).startswith("cannot be read: File name too long")
 

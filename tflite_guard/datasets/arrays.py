@@ -169,7 +169,10 @@ def _header(stream: IO[bytes], available: int, where: str) -> Header:
     header = Header(shape, fortran and len(shape) > 1, dtype, stream.tell())
     needed = header.start + header.row_bytes * shape[0]
     if needed != available:  # more is as wrong as less: zipfile compares the checksum only at the very end
-        raise DataError(f"{where}: is truncated or damaged: {shape} needs {needed} bytes, but there are {available}")
+        raise DataError(
+            f"{where}: is truncated or damaged: {shape} needs {needed} bytes, but there are {available}; "
+            "copy or save it again"
+        )
     return header
 
 
@@ -216,7 +219,7 @@ def _fortran(stream: IO[bytes], header: Header, where: str) -> Array:
 def _exactly(stream: IO[bytes], count: int, where: str) -> bytes:
     data = stream.read(count)
     if len(data) != count:
-        raise DataError(f"{where}: the file is truncated: the values end early")
+        raise DataError(f"{where}: the file is truncated: the values end early; copy or save it again")
     return data
 
 
@@ -226,7 +229,7 @@ def _refuse_pointer(path: str) -> None:
     if start.startswith(b"version https://git-lfs."):
         raise DataError(f"{path}: is a Git LFS pointer, not the data; run 'git lfs pull'")
     if not start:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty; copy or make it again")
 
 
 @contextlib.contextmanager

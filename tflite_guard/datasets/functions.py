@@ -118,7 +118,7 @@ def _split(batch: Mapping[str, Array], where: str) -> Iterator[dict[str, Array]]
 def _plain(value: Any, where: str) -> Array:
     array = np.asarray(value)
     if array.dtype.hasobject:
-        raise DataError(f"{where}: is not a plain array of numbers")
+        raise DataError(f"{where}: is not a plain array of numbers; give a NumPy array")
     return native(array)
 
 

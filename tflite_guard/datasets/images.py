@@ -103,7 +103,7 @@ def decode(content: bytes, where: str) -> Array:
                     raise DataError(f"{where}: has more than 8 bits a channel; save the values as .npz instead")
                 return np.asarray(image.convert("RGB"))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: the image is too large to decode safely ({error})") from error
+        raise DataError(f"{where}: the image is too large to decode safely ({error}); make it smaller") from error
     # Pillow's decoders raise what they like on damaged files; SyntaxError is one of them.
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError, KeyError) as error:
         raise DataError(f"{where}: the image cannot be decoded ({error}); make the file again or remove it") from error
@@ -113,13 +113,18 @@ def _by_class(path: str, class_order: Sequence[str], roots: Sequence[str]) -> Im
     found = _entries(path)
     for name in found:
         if name not in class_order:
-            raise DataError(f"{os.path.join(path, name)}: is not a class in class_order{near(name, class_order)}")
+            raise DataError(
+                f"{os.path.join(path, name)}: is not a class in class_order; add it there, or move it elsewhere"
+                f"{near(name, class_order)}"
+            )
     files: list[str] = []
     labels: list[int] = []
     for index, name in enumerate(class_order):
         folder = os.path.join(path, name)
         if name not in found or not os.path.isdir(folder):
-            raise DataError(f"{folder}: class_order names this class, but there is no such folder")
+            raise DataError(
+                f"{folder}: class_order names this class, but there is no such folder; make it, or correct class_order"
+            )
         images = _files(folder, path, roots)
         files += images
         labels += [index] * len(images)
@@ -153,7 +158,7 @@ def _inside(file: str, root: str, roots: Sequence[str]) -> str:
             f"{file}: leads outside the folder {root}; copy the image into it, or allow its place with --data-root"
         )
     if not os.path.isfile(real):
-        raise DataError(f"{file}: is not an image file")
+        raise DataError(f"{file}: is not a file; put the image itself there, or remove it")
     return real
 
 
@@ -195,5 +200,5 @@ def _label(text: str, class_order: Sequence[str] | None, place: str) -> int | fl
                 f"{place}: the label {quoted(text)} is not a number; name the classes in class_order"
             ) from error
     if not INT64.min <= number <= INT64.max:
-        raise DataError(f"{place}: the label {quoted(text)} does not fit in 64 bits")
+        raise DataError(f"{place}: the label {quoted(text)} does not fit in 64 bits; count the classes from 0")
     return number

@@ -70,9 +70,9 @@ def finite(text: str, where: str) -> float:
     except ValueError:
         value = None
     if value is None:
-        raise DataError(f"{where}: {quoted(text)} is not a number")
+        raise DataError(f"{where}: {quoted(text)} is not a number; correct it")
     if not math.isfinite(value):
-        raise DataError(f"{where}: {quoted(text)} is not a finite number")
+        raise DataError(f"{where}: {quoted(text)} is not a finite number; correct it")
     return value
 
 

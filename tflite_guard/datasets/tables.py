@@ -56,7 +56,10 @@ def open_table(path: str, roles: Mapping[str, Role], columns: Mapping[str, str |
     examples = 0
     for line in _lines(path):
         if len(line[1]) != len(header):
-            raise DataError(f"{path}: line {line[0]}: has {len(line[1])} cells, the header has {len(header)}")
+            raise DataError(
+                f"{path}: line {line[0]}: has {len(line[1])} cells, the header has {len(header)}; "
+                "a cell that holds a comma needs quotes"
+            )
         for key, found in seen.items():
             for text, where in _places(line, cells[key], path):
                 found.look(text, where)
@@ -158,4 +161,4 @@ def _rows(path: str) -> Iterator[Line]:
                 if row:
                     yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: the table cannot be read as UTF-8 CSV ({error})") from error
+        raise DataError(f"{path}: the table cannot be read as UTF-8 CSV ({error}); save it again as that") from error

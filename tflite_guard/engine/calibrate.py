@@ -47,7 +47,10 @@ def measured_ranges(
     graph = graphs.read(model)
     tensors = _activations(graph)
     if not tensors:
-        raise ConversionError("the model computes nothing in float, so there is nothing to quantize")
+        raise ConversionError(
+            "the model computes nothing in float, so there is nothing to quantize; leave this variant out, or name the "
+            'file itself as "tflite"'
+        )
     interpreters = [instrumented(model) for _ in range(THREADS)]
 
     def parts(look: Callable[[Iterator[dict[int, Array]]], T]) -> list[T]:
@@ -58,12 +61,15 @@ def measured_ranges(
 
     found = parts(_limits)
     if not any(count for count, _ in found):
-        raise DataError("the calibration data has no examples")
+        raise DataError("the calibration data has no examples; calibrate on a dataset that holds some")
     seen: Limits = {}
     for _, limits in found:
         _widen(seen, limits)
     if not seen:
-        raise DataError("on the calibration data the model computes nothing but NaN and infinity; fix the data")
+        raise DataError(
+            "on the calibration data the model computes nothing but NaN and infinity; correct the data, or its "
+            '"preprocess"'
+        )
     if clip_percentile is not None:
         counts = parts(lambda observed: _counts(observed, seen))
         whole = {index: np.sum([part[index] for part in counts], 0) for index in seen}

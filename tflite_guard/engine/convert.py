@@ -36,6 +36,7 @@ Calibration = Callable[[], Iterator[dict[str, Array]]]
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 INT16X8 = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
 FAKE_QUANT = "FakeQuant"
+ANOTHER_TENSORFLOW = "install the TensorFlow that `pip install 'tflite-guard[tensorflow]'` chooses"
 LOG = 2
 """The descriptor that TensorFlow prints to."""
 LOG_READ = 1 << 20
@@ -191,7 +192,7 @@ class FloatModel:
         try:
             return self._quantizer(self._injected[2], "float32", float_nodes)
         except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
-            raise ConversionError("this TensorFlow cannot quantize a float .tflite") from error
+            raise ConversionError(f"this TensorFlow cannot quantize a float .tflite; {ANOTHER_TENSORFLOW}") from error
 
     @cached_property
     def quantization_aware(self) -> bool:
@@ -217,7 +218,10 @@ class FloatModel:
         except (EvaluationError, OSError, MemoryError):
             raise
         except Exception as error:  # Keras and TensorFlow raise every kind here
-            raise ConversionError(f"{self._spec.path} cannot be exported: {first_line(error)}") from error
+            raise ConversionError(
+                f"{self._spec.path} cannot be exported for the converter: {first_line(error)}; export it as a "
+                "SavedModel yourself (model.export) and refer to that"
+            ) from error
 
     def _convert(self, setup: Callable[[Any], None]) -> bytes:
         return self._from_export(lambda folder: self._once(folder, setup))
@@ -264,7 +268,7 @@ class FloatModel:
     def _trained(self, conversion: Conversion) -> bytes:
         _refuse_keep_float(conversion)
         if conversion.quantization != "int8":
-            raise ConversionError("the source is quantization-aware-trained in 8 bits; use quantization int8")
+            raise ConversionError('the source was trained for quantization to 8 bits; set "quantization": "int8"')
 
         def setup(converter: Any) -> None:
             _optimized(converter)
@@ -305,7 +309,9 @@ class FloatModel:
         _refuse_measured(conversion)
         _refuse_equalize(conversion)
         if self._spec.kind == "tflite":
-            raise ConversionError("this TensorFlow cannot quantize a .tflite; refer to the Keras model") from cause
+            raise ConversionError(
+                "this TensorFlow cannot quantize a .tflite; refer to the Keras model or SavedModel that it is of"
+            ) from cause
         options = conversion.calibration_options
 
         def setup(converter: Any) -> None:
@@ -415,19 +421,25 @@ def _measured(options: CalibrationOptions) -> bool:
 
 def _refuse_keep_float(conversion: Conversion) -> None:
     if conversion.keep_float:
-        raise ConversionError("keep_float needs quantization int8 with calibration data")
+        raise ConversionError(
+            'keep_float works for int8 with calibration data alone; set "quantization": "int8" with a '
+            '"calibration", or leave keep_float out'
+        )
 
 
 def _refuse_measured(conversion: Conversion) -> None:
     if _measured(conversion.calibration_options):
         raise ConversionError(
-            "measured ranges and clip_percentile need quantization int8 and this TensorFlow's quantizer"
+            "measured ranges and clip_percentile need quantization int8 and a TensorFlow whose quantizer takes ranges; "
+            f"leave them out of calibration_options, or {ANOTHER_TENSORFLOW}"
         )
 
 
 def _refuse_equalize(conversion: Conversion) -> None:
     if conversion.equalize:
-        raise ConversionError("equalize needs this TensorFlow's quantizer, which has moved")
+        raise ConversionError(
+            f"equalize needs a function that this TensorFlow does not have; leave it out, or {ANOTHER_TENSORFLOW}"
+        )
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def calibration_examples(
         rows = {name: examples(name, info, np.asarray(one[name])) for name, info in inputs.items()}
         yield {name: alone(info, rows[name], 0) for name, info in inputs.items()}
     if empty:
-        raise DataError("the calibration data has no examples")
+        raise DataError("the calibration data has no examples; calibrate on a dataset that holds some")
 
 
 def kind_of(dtype: str) -> str:
@@ -91,7 +91,7 @@ def _check_kind(name: str, values: Array, wanted: str) -> None:
     given, needed = kind_of(values.dtype.name), kind_of(wanted)
     takes = f"input {name}: the model takes {wanted} and the data is {values.dtype}"
     if "?" in (given, needed):
-        raise DataError(f"{takes}, which is not supported")
+        raise DataError(f"{takes}; only numbers and booleans can be given to a model here")
     if given != needed:
         raise DataError(f'{takes}; add the preprocess step {{"cast": "{wanted}"}}')
 
@@ -119,6 +119,7 @@ def _cast(name: str, values: Array, dtype: str) -> Array:
         low, high = int(values.min()), int(values.max())
         if low < limits.min or high > limits.max:
             raise DataError(
-                f"input {name}: the value {low if low < limits.min else high} does not fit the model's {dtype}"
+                f"input {name}: the value {low if low < limits.min else high} does not fit the model's {dtype}, which "
+                f'holds {limits.min} to {limits.max}; correct the data, or scale it in "preprocess"'
             )
     return values.astype(target)

@@ -272,7 +272,7 @@ def choose_signature(graph: Graph, path: str, asked: str | None = None, referenc
         if not graph.signatures:
             raise EvaluationError("no-signature", f'{path} has no signatures; leave out "{asked}"')
         if asked not in graph.signatures:
-            raise _unknown_signature(path, f'has no signature "{asked}"', graph.signatures)
+            raise _unknown_signature(path, f'has no signature "{asked}"', graph.signatures, "; name one of those")
         return graph.signatures[asked]
     usable = {key: signature for key, signature in graph.signatures.items() if signature.inputs and signature.outputs}
     if len(usable) <= 1:

@@ -84,15 +84,16 @@ def _imported() -> Any:
     return quantizer
 
 
+RECIPE = "save what Quantizer.get_quantization_recipe gives as JSON, or name one of the built-in recipes"
+
+
 def _rules(path: str) -> Recipe:
     try:
         loaded = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise ConversionError(f"{path} cannot be read as a recipe ({first_line(error)})") from error
+        raise ConversionError(f"{path} cannot be read as a recipe ({first_line(error)}); {RECIPE}") from error
     if not isinstance(loaded, list) or not all(isinstance(rule, dict) for rule in loaded):
-        raise ConversionError(
-            f"{path} is not a recipe: it must be a list of rules, as Quantizer.get_quantization_recipe gives"
-        )
+        raise ConversionError(f"{path} is not a recipe, which is a list of rules; {RECIPE}")
     return loaded
 
 
@@ -164,5 +165,5 @@ def _guarded(recipe: str, quantize: Callable[[], bytes], model: bytes) -> bytes:
     except (EvaluationError, MemoryError):
         raise
     except Exception as error:  # the quantizer raises every kind
-        told = not_prepared(str(error), graphs.read(model)) or first_line(error)
+        told = not_prepared(str(error), graphs.read(model)) or f"{first_line(error)}; run with -v for more"
         raise ConversionError(f"the LiteRT Quantizer failed with recipe {recipe}: {told}") from error

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from msgspec.structs import replace
 
+from tflite_guard.engine.feeds import shape_text
 from tflite_guard.engine.refusals import first_line
 from tflite_guard.engine.running import Running
 from tflite_guard.engine.safety import check_model_file, keras_version
@@ -202,7 +203,10 @@ def _signature_function(loaded: Any, path: str, signature: str) -> Any:
         raise ModelFileError(f"{path} has no signature that gives outputs; export it with one, as model.export() does")
     if signature not in signatures:
         there = ", ".join(sorted(signatures))
-        raise ModelFileError(f'{path} has no signature "{signature}"; there are: {there}', "signature")
+        raise ModelFileError(
+            f'{path} has no signature "{signature}"; name one of those that there are as "signature": {there}',
+            "signature",
+        )
     return signatures[signature]
 
 
@@ -221,7 +225,8 @@ def _fixed(names: Names, spec: ReferenceSpec) -> Names:
     unknown = [name for name in wanted if name not in names.inputs]
     if unknown:
         raise ModelFileError(
-            f"{spec.path}: input_shapes names {unknown[0]}, which is not one of its inputs ({', '.join(names.inputs)})",
+            f"{spec.path}: input_shapes names {unknown[0]}, which is not one of the model's inputs; name "
+            f"one of {', '.join(names.inputs)}",
             "input-shapes",
         )
     inputs = {name: _with_shape(name, info, wanted.get(name), spec.path) for name, info in names.inputs.items()}
@@ -234,7 +239,8 @@ def _with_shape(name: str, info: TensorInfo, wanted: Sequence[int] | None, path:
     agrees = len(wanted) == len(info.shape) and all(s in (None, w) for s, w in zip(info.shape, wanted, strict=True))
     if not agrees:
         raise ModelFileError(
-            f"{path}: input_shapes gives {name} {list(wanted)}, but the model has {list(info.shape)}",
+            f"{path}: input_shapes gives {name} {shape_text(wanted)}, but the model has {shape_text(info.shape)}; "
+            "give the same number of dimensions, and another size only where the model has none",
             "input-shapes",
         )
     waveform = len(wanted) == 1 and wanted[0] != 1
@@ -381,7 +387,9 @@ def _outputs(traced: Any, path: str) -> dict[str, TensorInfo]:
     try:
         outputs = traced.get_concrete_function().structured_outputs
     except Exception as error:  # a model's layers raise every kind
-        raise ModelFileError(f"{path} can be loaded, but not called: {_reason(error)}; fix the model") from error
+        raise ModelFileError(
+            f"{path} can be loaded, but not called: {_reason(error)}; mend the model and save it again"
+        ) from error
     return {name: _info(tensor) for name, tensor in outputs.items()}
 
 

@@ -112,7 +112,9 @@ def explain(message: str, printed: str = "", names: Names | None = None) -> Conv
     if unprepared := not_prepared(message):
         return ConversionError(f"the float model cannot be run to calibrate it: {unprepared}")
     told = _ERROR_LINE.findall(f"{message}\n{printed}") if _BARE.search(first_line(message)) else []
-    return ConversionError(f"the converter failed: {first_line(told[0] if told else message)}")
+    return ConversionError(
+        f"the converter failed: {first_line(told[0] if told else message)}; run with -v to see all that it printed"
+    )
 
 
 def not_prepared(message: str, graph: graphs.Graph | None = None) -> str | None:
@@ -130,7 +132,7 @@ def not_prepared(message: str, graph: graphs.Graph | None = None) -> str | None:
     if _SPEAKS_OF_TYPES.search(reason):
         return f"{told}; it has no kernel for these types: choose another quantization, or replace the operator"
     if graph is None:
-        return told
+        return f"{told}; change that part of the model, or choose a quantization that needs no calibration"
     if any(None in tensor.shape_signature[1:] for tensor in _inputs(graph)):
         return f"{told}; convert it again with its unknown dimensions fixed, by input_shapes in the manifest"
     return f"{told}; these shapes have no kernel: change that part of the model"

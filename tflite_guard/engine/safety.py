@@ -36,7 +36,7 @@ INSTEAD = {
     "npy": "holds an array, not a model; name the .keras, .h5 or SavedModel here",
     "zip": "is a zip without Keras's config.json; save the model with model.save('….keras')",
     "folder": "is a folder without saved_model.pb; export the model with model.export(folder)",
-    "special": "is neither a file nor a folder",
+    "special": "is a device, a pipe or a socket; name the model's file or folder",
     "unknown": "is not a model of a known kind; save the model as .keras, .h5 or SavedModel",
 }
 
@@ -123,7 +123,9 @@ def _check_members(path: str, members: list[zipfile.ZipInfo]) -> None:
     ]
     if outside:
         raise ModelFileError(
-            f"{path} holds a file that would be written outside its folder ({outside[0]}); refused", "unsafe-model"
+            f"{path} holds a file that would be written outside its folder ({outside[0]}), which Keras never writes; "
+            "save the model again from its source",
+            "unsafe-model",
         )
     if len(set(names)) != len(names):
         raise ModelFileError(f"{path} holds two files of the same name; save the model again", "unsafe-model")
@@ -138,7 +140,11 @@ def _check_members(path: str, members: list[zipfile.ZipInfo]) -> None:
     if missing:
         raise ModelFileError(f"{path} holds no {missing[0]}; save the model with model.save('….keras')")
     if next(m.file_size for m in members if m.filename == "config.json") > MAX_CONFIG:
-        raise ModelFileError(f"{path} has a config.json above {MAX_CONFIG} bytes; refused", "unsafe-model")
+        raise ModelFileError(
+            f"{path} has a config.json of more than {MAX_CONFIG >> 20} MiB, too long to inspect; export the model as a "
+            "SavedModel (model.export) and refer to that",
+            "unsafe-model",
+        )
 
 
 def check_hdf5(path: str, *, allow_code: bool) -> None:
@@ -219,7 +225,9 @@ def _check_hdf5_links(path: str, source: Any, allow_code: bool) -> None:
     with h5py.File(source, "r") as file:
         for name, reason in _hdf5_faults(file):
             if not allow_code or "declares" in reason:
-                raise ModelFileError(f"{path}: {name} {reason}; refused", "unsafe-model")
+                raise ModelFileError(
+                    f"{path}: {name} {reason}; save the whole model again with model.save", "unsafe-model"
+                )
 
 
 def _hdf5_faults(group: Any) -> Iterator[tuple[str, str]]:

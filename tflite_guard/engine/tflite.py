@@ -217,7 +217,9 @@ class Runner(Running):
 
     def __init__(self, model: Model, kernels: Kernels = "default", expected: Names | None = None) -> None:
         if not model.inputs or not model.outputs:
-            raise ModelFileError(f"{model.path} has no inputs or no outputs; there is nothing to evaluate")
+            raise ModelFileError(
+                f"{model.path} has no inputs or no outputs, so there is nothing to evaluate; convert it again"
+            )
         expected = expected or model.names
         self.ports = bind(model.path, model.inputs, expected.inputs, expected.input_aliases, "input")
         self.outputs = bind(model.path, model.outputs, expected.outputs, expected.output_aliases, "output")
@@ -303,7 +305,9 @@ def _refuse_more_inputs(model: Model, bound: Mapping[str, Port]) -> None:
     more = [name for name, port in model.inputs.items() if port not in bound.values()]
     if more:
         raise EvaluationError(
-            "binding", f"{model.path} has an input that the reference does not have: {', '.join(more)}"
+            "binding",
+            f"{model.path} has an input that the reference does not have: {', '.join(more)}; name the file that was "
+            "converted from this reference, or the reference that it was converted from",
         )
 
 

@@ -33,7 +33,9 @@ class TfrecordReader:
         try:
             found = tf.train.Example.FromString(record).features.feature
         except DecodeError as error:
-            raise DataError(f"{where}: is not a tf.train.Example message") from error
+            raise DataError(
+                f"{where}: is not a tf.train.Example; write each record with tf.train.Example.SerializeToString"
+            ) from error
         for key in keys:
             if key not in found:
                 raise DataError(f"{where}: there is no feature {key!r}{near(key, found)}")
@@ -82,7 +84,7 @@ def _value(feature: Any, described: Mapping[str, Any], where: str) -> Array:
     if encoding == "raw":
         data = _one_string(feature, where)
         if len(data) % dtype.itemsize:
-            raise DataError(f"{where}: {len(data)} bytes are not a whole number of {dtype} values")
+            raise DataError(f"{where}: {len(data)} bytes are not a whole number of {dtype} values; correct 'dtype'")
         return _shaped(np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype), described, where)
     if feature.WhichOneof("kind") not in ("float_list", "int64_list"):
         raise DataError(f'{where}: holds bytes; say how they are stored with "encoding": raw, jpeg or png')
@@ -104,4 +106,6 @@ def _shaped(array: Array, described: Mapping[str, Any], where: str) -> Array:
     try:
         return array.reshape(tuple(shape))
     except ValueError as error:
-        raise DataError(f"{where}: holds {array.shape} values, which do not make the shape {list(shape)}") from error
+        raise DataError(
+            f"{where}: holds {array.size} values, which do not make the shape {list(shape)}; correct 'shape'"
+        ) from error

@@ -175,7 +175,7 @@ def kind_of(model: str, signature: str | None = None) -> ReferenceKind:
         _refuse_pointers(model)
     kind = KINDS.get(found)
     if kind is None:
-        raise UsageError(f"{model}: is not a .keras, .h5, SavedModel or .tflite that can be read")
+        raise UsageError(f"{model}: is not a .keras, .h5, SavedModel or .tflite; name the model that you convert")
     if kind == "keras" and signature is not None:
         raise UsageError(f"{model}: --signature is for a SavedModel or a .tflite; a Keras model has none")
     return kind

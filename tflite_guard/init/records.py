@@ -110,7 +110,7 @@ def values(paths: Sequence[str], key: str) -> Any:
     for where, record in _records(paths):
         found = next((one for name, _, one in _example(record, where) if name == key), None)
         if found is None or (rows and len(found) != len(rows[0])):
-            raise DataError(f"{where} has no {key!r} as the first record has it")
+            raise DataError(f"{where} has no {key!r} as the first record has it; write the same features in all")
         rows.append(found)
     return np.asarray(rows)
 

@@ -197,7 +197,11 @@ def with_diagnosis(result: VariantResult, found: Diagnosed, ignore: Sequence[Ign
 def _float_operators_error(made: Artifact, variant: VariantSpec) -> ErrorInfo | None:
     if not made.float_operators or not variant.judgement.require_integer:
         return None
-    return ErrorInfo("float-operators", f"{findings.float_operators(made)}, and the variant has `require_integer`")
+    return ErrorInfo(
+        "float-operators",
+        f"{findings.float_operators(made)}, and the variant has `require_integer`; replace those operators, or "
+        "remove it",
+    )
 
 
 def reference_result(

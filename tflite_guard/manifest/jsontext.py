@@ -76,7 +76,7 @@ def read(path: str, data_roots: Sequence[str] = ()) -> bytes:
     if stat.S_ISDIR(status.st_mode):
         raise _error(path, "this is a folder; name the manifest in it, such as tflite-guard.json")
     if not stat.S_ISREG(status.st_mode):
-        raise _error(path, "this is not a regular file")
+        raise _error(path, "this is not a regular file; name the manifest itself")
     for place in (os.path.abspath(path), os.path.realpath(path)):
         if not utf8(place):
             raise _error(path, f"its path {displayed(place)} is not UTF-8; rename what is written as \\x…")

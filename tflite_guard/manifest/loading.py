@@ -46,7 +46,8 @@ from tflite_guard.manifest.views import (
 )
 from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, Kernels, ReferenceKind, StateUse
 
-_SIZE_MAX = 200_000
+MAX_FIGURES = 200_000
+"""Metrics and tolerances of variants, with all defaults written out."""
 _REJECTED_MAX = 1_000
 """Values that do not fit the schema: beyond, nothing is said of the rest, which is hardly meant for a manifest."""
 
@@ -96,9 +97,9 @@ def _context(path: str, data_roots: Sequence[str], allow_code: bool) -> Context:
 def _check_size(tree: Node) -> None:
     """Defaults hold for every model, so a short manifest can stand for more than anybody could run, or read."""
     models = tree.get("models")
-    if models and (size := expanded_size(tree)) > _SIZE_MAX:
+    if models and (size := expanded_size(tree)) > MAX_FIGURES:
         message = f"with their defaults the models have {size:,} metrics and tolerances of variants, more than "
-        raise ManifestError([models.key_problem(f"{message}{_SIZE_MAX:,}; split it into several manifests")])
+        raise ManifestError([models.key_problem(f"{message}{MAX_FIGURES:,}; split it into several manifests")])
 
 
 def _check_version(document: Document) -> None:

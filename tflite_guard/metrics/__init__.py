@@ -237,7 +237,11 @@ def _with_bootstrap(measured: Measurement, drawn: Array) -> Measurement:
     if not has_width(main):
         if measured.counts is not None:
             return _with_proportion(measured, "-groups")
-        return replace(measured, interval_note="nothing varies between examples, so their spread says nothing")
+        alike = "the variant scores as the reference does" if measured.drop == 0 else "the figure stays the same"
+        return replace(
+            measured,
+            interval_note=f"{alike} whichever examples are drawn, so there is no spread to make an interval of",
+        )
     return replace(
         measured,
         confidence_interval=main,

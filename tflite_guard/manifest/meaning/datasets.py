@@ -38,7 +38,7 @@ def check_dataset(node: Node, context: Context) -> None:
     path = _check_source(node, source, context)
     for key, only in _SOURCE_KEYS.items():
         if source not in only and (found := node.get(key)) is not None:
-            context.say_key(found, f"{quoted(key)} does not apply to source {quoted(source)}, only for {listed(only)}")
+            context.say_key(found, f"{quoted(key)} does not apply to source {quoted(source)}, only to {listed(only)}")
     if source == "csv":
         _check_columns(node, path, context)
     _check_keys(node, _known_keys(node, source, path, context), context)
