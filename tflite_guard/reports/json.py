@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tflite_guard.errors import UsageError
-from tflite_guard.manifest.schema import validator
+from tflite_guard.manifest.schema import check_numbers, validator
 from tflite_guard.results import Report
 
 LARGEST_REPORT = 64 * 2**20
@@ -38,7 +38,7 @@ def read(path: str) -> Report:
 
     try:
         raw = msgspec.json.decode(_content(path))
-        _check_numbers(raw)
+        check_numbers(raw)
         validator("report-v1").validate(raw)
         return msgspec.convert(raw, Report)
     except OSError as error:
@@ -61,15 +61,6 @@ def _content(path: str) -> bytes:
         most = f"{LARGEST_REPORT >> 20} MiB and {MOST_VALUES:,} values"
         raise UsageError(f"{path}: is too large for a report, which has at most {most}; check fewer models in one run")
     return content
-
-
-def _check_numbers(value: Any) -> None:
-    """Raise OverflowError for a whole number that no double holds; the decoder has refused such a fraction already."""
-    if isinstance(value, int):
-        float(value)
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_numbers(inner)
 
 
 def _foreign(path: str, why: str) -> UsageError:
