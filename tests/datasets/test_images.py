@@ -53,7 +53,10 @@ def test_class_folders_must_be_exactly_those_named(folder, opened):
     path, _ = folder
     with pytest.raises(DataError, match=r"images/bird: class_order names this class"):
         opened("images", path, "image", class_order=("bird", "cat", "dog"))
-    with pytest.raises(DataError, match=r"images/dog: is not a class in class_order; add it there, or move it elsewhere; did you mean 'dogs'"):
+    with pytest.raises(
+        DataError,
+        match=r"images/dog: is not a class in class_order; add it there, or move it elsewhere; did you mean 'dogs'",
+    ):
         opened("images", path, "image", class_order=("cat", "dogs"))
     with pytest.raises(DataError, match="holds folders such as 'cat'; name them in class_order"):
         opened("images", path, "image")

@@ -40,7 +40,7 @@ from tflite_guard.checking import merged
 from tflite_guard.datasets import open_dataset
 from tflite_guard.engine import facts
 from tflite_guard.engine.tflite import Model
-from tflite_guard.errors import EvaluationError, GuardError, ManifestError
+from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import sniff
 from tflite_guard.files.fetching import Patience, RemoteFiles
 from tflite_guard.init import dataset_of
@@ -597,7 +597,10 @@ def answer(rng: Random, place: Place) -> str | None:
         found = run([load(str(_light(place.folder)))], Options(diagnose="always", timeout=CHILD_SECONDS, jobs=1))
     _rendered(found)
     written = place.write("report.json", FORMATS["json"].text(found).encode())
-    _rendered(read_report(written))
+    try:
+        _rendered(read_report(written))
+    except UsageError as error:
+        raise Broken(f"what was written cannot be read: {error}") from None
     return _told(found)
 
 

@@ -34,3 +34,12 @@ def validator(name: str) -> Draft202012Validator:
     from jsonschema_rs import Draft202012Validator
 
     return Draft202012Validator(schema(name))
+
+
+def check_numbers(value: Any) -> None:
+    """Raise OverflowError for a whole number that no double holds; decoders refuse such a fraction already."""
+    if isinstance(value, int):
+        float(value)
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_numbers(inner)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tflite_guard.errors import UsageError
-from tflite_guard.manifest.schema import validator
+from tflite_guard.manifest.schema import check_numbers, validator
 from tflite_guard.results import Report
 
 LARGEST_REPORT = 64 * 2**20
@@ -60,7 +60,7 @@ def parse(content: bytes, path: str) -> Report:
         raise UsageError(f"{path}: is too large for a report, which has at most {most}; check fewer models in one run")
     try:
         raw = msgspec.json.decode(content)
-        _check_numbers(raw)
+        check_numbers(raw)
         validator("report-v1").validate(raw)
         return msgspec.convert(raw, Report)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -70,15 +70,6 @@ def parse(content: bytes, path: str) -> Report:
     except ValidationError as error:
         place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
         raise _foreign(path, f"${place}: {error.message[:300]}") from None
-
-
-def _check_numbers(value: Any) -> None:
-    """Raise OverflowError for a whole number that no double holds; the decoder has refused such a fraction already."""
-    if isinstance(value, int):
-        float(value)
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_numbers(inner)
 
 
 def _foreign(path: str, why: str) -> UsageError:

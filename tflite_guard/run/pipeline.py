@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError, GuardError, UsageError
 from tflite_guard.files import shortage
 from tflite_guard.judgement.baseline import Baseline, compare, value
 from tflite_guard.judgement.judging import Outcome, loss_of, reference_result, variant_result, with_diagnosis
+from tflite_guard.manifest.schema import check_numbers, validator
 from tflite_guard.manifest.types import Manifest, ReferenceSpec, VariantSpec
 from tflite_guard.protocol import DescribeModel, Diagnosed, Evaluation, Names, SavedOperator
 from tflite_guard.results import (
@@ -33,7 +35,7 @@ from tflite_guard.results import (
 from tflite_guard.run import sharding
 from tflite_guard.run.jobs import Job, Options, hidden_rungs, job, jobs
 from tflite_guard.run.steps import TOOL_NAME, Event, OnEvent, Steps, environment, shown, tool_version
-from tflite_guard.run.workers import Confinement, OnLog, WorkerPool, memory_limit
+from tflite_guard.run.workers import NO_ANSWER, Confinement, OnLog, WorkerPool, memory_limit
 from tflite_guard.run.workshop import Workshop
 from tflite_guard.text.naming import titles
 from tflite_guard.vocabulary import REPORT_VERSION, DiagnoseUse
@@ -68,14 +70,7 @@ def run(
     if shard is not None:
         work = sharding.part(work, shard.number, shard.of)
     results = _in_threads(work, options, on_event or _ignore, on_log, pause)
-    report = Report(
-        schema_version=REPORT_VERSION,
-        tool=Tool(TOOL_NAME, tool_version()),
-        environment=environment(),
-        verdict=Verdict.worst(result.verdict for result in results),
-        models=tuple(results),
-        shard=shard,
-    )
+    report = _report(results, shard)
     notes = [] if shard is None else [sharding.note(shard, results)]
     if not options.models and not options.variants:
         for manifest in manifests:
@@ -83,6 +78,31 @@ def run(
                 asked = {one.name: tuple(variant.name for variant in one.variants) for one in manifest.models}
                 notes += compare(report_of(report, manifest.path), baselines[manifest.path], asked)
     return replace(report, notes=tuple(notes))
+
+
+def _report(results: Sequence[ModelResult], shard: Shard | None = None) -> Report:
+    return Report(
+        schema_version=REPORT_VERSION,
+        tool=Tool(TOOL_NAME, tool_version()),
+        environment=environment(),
+        verdict=Verdict.worst(result.verdict for result in results),
+        models=tuple(results),
+        shard=shard,
+    )
+
+
+def _require_fit(result: ModelResult) -> None:
+    """Raise EvaluationError where a report with this model could not be read again.
+
+    What an untrusted child says has the right types, but may leave out what has a default, or count below nothing; and
+    one model's figures must not make the report of all unreadable.
+    """
+    written = msgspec.json.decode(msgspec.json.encode(_report([result])))
+    try:
+        check_numbers(written)
+        validator("report-v1").validate(written)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise EvaluationError("crash", NO_ANSWER) from error
 
 
 def report_of(report: Report, manifest: str) -> Report:
@@ -96,6 +116,7 @@ def run_job(one: Job, options: Options, workshop: Workshop, on_event: OnEvent) -
         steps = Steps(workshop, one, workers, on_event, time.monotonic() + options.timeout)
         try:
             result = _checked(steps, options.diagnose)
+            _require_fit(result)
         except Exception as error:  # one that nobody has thought of must not take the other models' results with it
             outcome = Outcome(error=_told(steps, error), shared=True)
             outcomes = [outcome] * (len(hidden_rungs(one.model)) + len(one.model.variants))

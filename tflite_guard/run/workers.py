@@ -489,7 +489,8 @@ def _tail(log: BinaryIO, start: int) -> str:
 
 
 def _ran_out_of_memory(log: str) -> bool:
-    return any(words in log for words in ("std::bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory"))
+    said = ("std::bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory", "Memory allocation")
+    return any(words in log for words in said)
 
 
 def _signal(number: int) -> str:
