@@ -282,6 +282,11 @@ def test_what_is_no_address_is_told(light_digits: Path, address: str) -> None:
         tflite_guard.check(light_digits, scheduler=address)
 
 
+def test_tls_without_certificates_is_told(light_digits: Path) -> None:
+    with pytest.raises(UsageError, match="tls://localhost:1 needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA"):
+        tflite_guard.check(light_digits, scheduler="tls://localhost:1")
+
+
 def test_a_shard_is_not_divided_again(run: Run, light_digits: Path) -> None:
     done = run("check", light_digits, "--shard", "1/2", "--scheduler", "tcp://localhost:1")
     assert (done.code, done.err.startswith("tflite-guard: a shard is one machine's part")) == (2, True)
