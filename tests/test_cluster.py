@@ -53,7 +53,8 @@ class Dask:
 
     def _start(self, what: str, *arguments: str, path: str = "") -> Process:
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--scheduler-file", str(self._file)]
-        environment = os.environ | {"XDG_CACHE_HOME": str(self._folder), "PYTHONPATH": path}
+        paths = os.pathsep.join(filter(None, (path, os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"XDG_CACHE_HOME": str(self._folder), "PYTHONPATH": paths}
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--no-dashboard", *arguments], env=environment, stdout=log, stderr=log, cwd=self._folder
@@ -145,10 +146,13 @@ def test_the_report_is_that_of_a_run_here(run: Run, folder: Path, dask: Dask) ->
     ]
 
 
-def test_a_killed_worker_costs_time_and_not_the_run(dask: Dask, checking: Callable[[], Future[Report]]) -> None:
+def test_a_killed_worker_costs_time_and_not_the_run(
+    folder: Path, dask: Dask, checking: Callable[[], Future[Report]]
+) -> None:
     killed = dask.worker()
     report = checking()
     until(lambda: models_of(killed))  # it is at work
+    (folder / "tflite-guard.json").unlink()  # which has been sent, as every worker needs it
     dask.worker()
     end(killed)
     assert [list(model) for model in report.result().models] == [["shipped", "strict"], ["shipped"]]
@@ -236,13 +240,16 @@ def test_a_lost_scheduler_is_told(folder: Path, lost: Dask) -> None:
     )
 
 
-def test_an_interrupt_ends_what_workers_do(folder: Path, dask: Dask) -> None:
+@pytest.mark.parametrize(
+    ("how", "code", "told"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGKILL, -signal.SIGKILL, "")]
+)
+def test_a_client_that_ends_ends_what_workers_do(folder: Path, dask: Dask, how: int, code: int, told: str) -> None:
     worker = dask.worker()
     client = client_of(folder, dask)
     until(lambda: models_of(worker))
-    client.send_signal(signal.SIGINT)
+    client.send_signal(how)
     _, err = client.communicate()
-    assert (client.returncode, err.strip()) == (130, "interrupted")
+    assert (client.returncode, err.strip()) == (code, told)
     until(lambda: not models_of(worker))
     assert worker.poll() is None
 
@@ -280,6 +287,11 @@ def test_a_scheduler_that_cannot_be_reached_is_told(run: Run, light_digits: Path
 def test_what_is_no_address_is_told(light_digits: Path, address: str) -> None:
     with pytest.raises(UsageError, match="is no scheduler's address, such as tcp://"):
         tflite_guard.check(light_digits, scheduler=address)
+
+
+def test_tls_without_certificates_is_told(light_digits: Path) -> None:
+    with pytest.raises(UsageError, match="tls://localhost:1 needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA"):
+        tflite_guard.check(light_digits, scheduler="tls://localhost:1")
 
 
 def test_a_shard_is_not_divided_again(run: Run, light_digits: Path) -> None:

@@ -245,7 +245,7 @@ def _verified(content: bytes, worker: str, shard: Shard, part: Sequence[Job]) ->
 def _connected(address: str) -> Iterator[Client]:
     """A connection to a scheduler; what is asked and not done by its end is cancelled."""
     try:
-        from distributed import Client
+        from distributed import Client, Security
     except ImportError as error:
         message = f"--scheduler needs what is not installed ({error}); run: pip install 'tflite-guard[dask]'"
         raise EvaluationError("missing-dependency", message) from None
@@ -254,8 +254,11 @@ def _connected(address: str) -> Iterator[Client]:
     log.setLevel(logging.CRITICAL)  # it tells of a lost scheduler by a traceback
     try:
         try:
-            client = Client(address, set_as_default=False)
-        except (OSError, ImportError, TypeError) as error:  # the last where TLS is not set up
+            security = Security()  # as Dask's configuration has it
+            if address.startswith("tls:") and security.get_connection_args("client")["ssl_context"] is None:
+                raise UsageError(f"{address} needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE and others")
+            client = Client(address, security=security, set_as_default=False)
+        except (OSError, ImportError, RuntimeError) as error:  # the last where only encryption is allowed
             raise _failed(address, f"cannot be reached ({error})") from None
         try:
             yield client

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tflite_guard.run.cache import Cache
-from tflite_guard.run.workshop import LARGE, Hashes
+from tflite_guard.run.jobs import Options
+from tflite_guard.run.workshop import LARGE, Hashes, Workshop
 
 
 @pytest.fixture
@@ -81,3 +82,12 @@ def test_a_damaged_entry_or_a_cache_that_cannot_be_written_has_it_read(
     (tmp_path / "file").write_bytes(b"")
     assert asked(large, Cache(tmp_path / "file")) == (sha256, True)
     assert asked(large, None) == (sha256, True)
+
+
+def test_runs_that_share_a_machine_share_its_cores() -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = []
+    for share in (1, cores, 2 * cores):
+        with Workshop([], Options(jobs=1, share=share)) as workshop:
+            threads.append(workshop.threads)
+    assert threads == [cores, 1, 1]
