@@ -116,7 +116,8 @@ def run_job(one: Job, options: Options, workshop: Workshop, on_event: OnEvent) -
         steps = Steps(workshop, one, workers, on_event, time.monotonic() + options.timeout)
         try:
             result = _checked(steps, options.diagnose)
-            _require_fit(result)
+            if steps.seconds:  # something was made; what the cache has was held against the schema then
+                _require_fit(result)
         except Exception as error:  # one that nobody has thought of must not take the other models' results with it
             outcome = Outcome(error=_told(steps, error), shared=True)
             outcomes = [outcome] * (len(hidden_rungs(one.model)) + len(one.model.variants))
