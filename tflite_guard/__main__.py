@@ -31,7 +31,7 @@ def _open_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
-        if hasattr(os, "set_blocking") and mode == "w":
+        if os.name == "posix" and mode == "w":
             os.set_blocking(descriptor, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as we
