@@ -97,7 +97,7 @@ class Session:
         return _float_model(spec).names if spec.kind == "tflite" else self._source(spec).names
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
-        from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
+        from tflite_guard.engine.outputs import batch_size, example_bytes, recorded_outputs, write_outputs
         from tflite_guard.engine.running import Running, run_batches
 
         spec, data = request.reference, request.dataset
@@ -124,7 +124,7 @@ class Session:
             data = replace(data, group=None)
         opened = self._open(canonical(data, names), list(names.inputs))
         with about(data), _beside(beside):
-            batches = opened.batches(batch_size(opened))
+            batches = opened.batches(batch_size(opened, example_bytes(names.outputs.values())))
             stream = (outputs for _, outputs in run_batches(runners, batches, request.state))
             files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)
         return ReferenceOutputs(files, examples, names, runners[0].facts(request.state))
