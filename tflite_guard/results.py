@@ -445,6 +445,8 @@ class ReferenceResult:
     """How it came out against its own tolerances; None without any."""
     checks: tuple[MetricResult, ...] = ()
     """Its own values, each judged by its tolerance in `reference.tolerances`."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Phase to seconds; empty where the cache answered."""
 
 
 @dataclass(frozen=True)

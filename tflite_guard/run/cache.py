@@ -114,6 +114,8 @@ class Cache:
         self.folder = Path(folder) / LAYOUT
         self._max_bytes = max_bytes
         self.setting = setting
+        self.refused: set[Path] = set()
+        """Where something was that is no entry: damaged, or another program's."""
 
     @property
     def fetched(self) -> Path:
@@ -127,7 +129,7 @@ class Cache:
             return None
         if all(entry.verified(name, pause) for name in entry.files):
             return entry
-        self._discard(entry.folder)
+        self._refuse(entry.folder)
         return None
 
     def peek(self, key: str) -> Entry | None:
@@ -137,7 +139,7 @@ class Cache:
             return None
         content = _read_index(folder, key)
         if content is None:
-            self._discard(folder)
+            self._refuse(folder)
             return None
         with contextlib.suppress(OSError):  # a read-only cache still answers
             os.utime(folder)
@@ -145,7 +147,7 @@ class Cache:
 
     def discard(self, key: str) -> None:
         """Remove the entry of a key, which turned out to be none."""
-        self._discard(self._place(key))
+        self._refuse(self._place(key))
 
     def put(
         self,
@@ -167,7 +169,7 @@ class Cache:
         place = self._place(key)
         try:
             if os.path.lexists(place.parent) and (place.parent.is_symlink() or not place.parent.is_dir()):
-                self._discard(place.parent)
+                self._refuse(place.parent)
             make_folders(place.parent)
             if not os.access(place.parent, os.R_OK | os.W_OK | os.X_OK):
                 unlock(place.parent)
@@ -247,6 +249,12 @@ class Cache:
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / key
+
+    def _refuse(self, folder: Path) -> None:
+        """Remove what is in an entry's place and is none, and remember that it was there."""
+        if os.path.lexists(folder):  # else another process has removed it meanwhile
+            self.refused.add(folder)
+            self._discard(folder)
 
     def _discard(self, folder: Path) -> None:
         """Remove an entry in one step, so that no one meets half of it."""

@@ -42,6 +42,8 @@ class Options:
     """Limit of each child; None means what the machine has."""
     shard: tuple[int, int] | None = None
     """Which of how many parts of the run to do, from 1; None does it all."""
+    costs: str | None = None
+    """A report of an earlier run, by whose times the parts are made even."""
     offline: bool = False
     """Fetch nothing: files elsewhere are taken from the cache alone."""
     every_example: bool = False
