@@ -22,6 +22,7 @@ import tflite_guard
 from tests.conftest import EXAMPLES, ROOT, Run
 from tflite_guard.cli import cli
 from tflite_guard.errors import GuardError
+from tflite_guard.run.steps import environment
 from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, TOLERANCES
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -259,3 +260,13 @@ def test_the_ci_script_runs_the_commands_of_the_readme() -> None:
 def test_the_example_is_small_and_whole() -> None:
     assert sum(path.stat().st_size for path in EXAMPLES.rglob("*") if path.is_file()) < 600_000
     assert (EXAMPLES / "digits/train.py").exists()
+
+
+def test_the_cache_that_is_shown_is_the_one_that_is_used_and_its_keys_are_told() -> None:
+    section = (ROOT / "docs/github-action.md").read_text().split("\n## Caching\n")[1].split("\n## ")[0]
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    kept, checked = YAML(typ="safe").load(shown)
+    assert kept["with"]["path"] == checked["with"]["cache-dir"]
+    assert kept["with"]["key"].startswith(kept["with"]["restore-keys"])
+    told = [line for line in section.splitlines() if line.startswith("- `")]
+    assert re.findall(r"`(\w+)`", " ".join(told)) == list(environment())

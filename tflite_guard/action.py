@@ -45,6 +45,7 @@ class Inputs:
     manifest: tuple[str, ...]
     models: tuple[str, ...]
     shard: tuple[int, int] | None
+    costs: str | None
     merge: tuple[str, ...]
     fail_on: str
     annotations: bool
@@ -81,6 +82,7 @@ class Inputs:
             data_roots=self.data_root,
             diagnose=self.diagnose,
             shard=self.shard,
+            costs=self.costs,
         )
 
     @property
@@ -101,6 +103,7 @@ class Inputs:
             manifest=get.lines("manifest"),
             models=get.lines("models"),
             shard=get.shard("shard"),
+            costs=get.text("costs") or None,
             merge=get.lines("merge"),
             fail_on=get.one_of("fail-on", FAIL_ON),
             annotations=get.boolean("annotations", True),

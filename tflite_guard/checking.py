@@ -14,7 +14,7 @@ from tflite_guard.files.globs import expanded
 from tflite_guard.judgement import baseline as baselines
 from tflite_guard.manifest import load, search
 from tflite_guard.results import Report, Tool, Verdict
-from tflite_guard.run import pipeline
+from tflite_guard.run import pipeline, sharding
 from tflite_guard.run.steps import TOOL_NAME, environment, tool_version
 from tflite_guard.vocabulary import REPORT_VERSION
 
@@ -47,12 +47,25 @@ def check(
 
     Raises:
         ManifestError: a manifest is invalid; holds the problems of all of them.
-        UsageError: no manifest is found, a pattern matches nothing, a baseline cannot be read, a data root is missing.
+        UsageError: no manifest is found, a pattern matches nothing, a baseline or a report of costs cannot be read, a
+            data root is missing.
         EvaluationError: the run cannot be done at all.
     """
     loaded = load_all(manifests, options.data_roots, options.allow_code)
     baselines = recorded([manifest.path for manifest in loaded], baseline, options.data_roots)
-    return pipeline.run(loaded, options, baselines=baselines, on_event=on_event, on_log=on_log)
+    known = _known(options)
+    return pipeline.run(loaded, options, baselines=baselines, on_event=on_event, on_log=on_log, known=known)
+
+
+def _known(options: Options) -> sharding.Measured | None:
+    """What an earlier run took. Raises UsageError where its report cannot be read, or nothing is split."""
+    from tflite_guard.reports.json import read
+
+    if options.costs is None:
+        return None
+    if options.shard is None:
+        raise UsageError(f"{options.costs}: costs decide how a run is split; say which part to check, as shard I/N")
+    return sharding.measured(read(options.costs))
 
 
 def load_all(manifests: Sequence[str], data_roots: Sequence[str], allow_code: bool) -> list[Manifest]:

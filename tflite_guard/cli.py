@@ -79,13 +79,14 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         jobs: int | None = None,
         diagnose: DiagnoseUse = "auto",
         shard: tuple[int, int] | None = None,
+        costs: str | None = None,
         **others: Any,
     ) -> Any:
         from tflite_guard.run.jobs import Options
 
         folder = _cache_folder(cache_dir, no_cache)
         chosen = (models, variants, folder, jobs, timeout, allow_code, data_roots, diagnose)
-        options = Options(*chosen, shard=shard, offline=offline)
+        options = Options(*chosen, shard=shard, costs=costs, offline=offline)
         return command(*arguments, options=options, **others)
 
     decorators = (
@@ -247,6 +248,8 @@ def cli() -> None:
               help="Check the I-th of N parts, on one of N machines; `merge` makes one report.")  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS",
               help="Check on the workers of a Dask cluster: tcp://HOST:PORT or tls://HOST:PORT.")  # fmt: skip
+@click.option("--costs", metavar="REPORT", type=PATH,
+              help="With --shard: make the parts even by an earlier run's report.json.")  # fmt: skip
 @click.option(
     "--apply-remedy",
     is_flag=True,

@@ -77,6 +77,8 @@ def check(
     _require_address(scheduler)
     if options.shard is not None:
         raise UsageError("a shard is one machine's part; leave it out where a scheduler divides the run")
+    if options.costs is not None:
+        raise UsageError("costs make shards even; a scheduler gives them out as workers are free, so leave costs out")
     loaded = checking.load_all(manifests, options.data_roots, options.allow_code)
     recorded = checking.recorded([one.path for one in loaded], baseline, options.data_roots)
     work = jobs(loaded, options, recorded)

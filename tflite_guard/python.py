@@ -102,6 +102,7 @@ def check(
     save_operator: Path | None = None,
     shard: tuple[int, int] | None = None,
     scheduler: str | None = None,
+    costs: Path | None = None,
 ) -> Report:
     """Check every model of some manifests and give the report that the command line renders.
 
@@ -124,6 +125,7 @@ def check(
         save_operator: folder for the first operator that is wrong of each diagnosed variant, `MODEL-VARIANT/` each.
         shard: which of how many parts to check, from (1, n); `tflite-guard merge` makes one report of all.
         scheduler: a Dask cluster's, such as `tcp://10.0.0.5:8786`, whose workers do the work.
+        costs: the report.json of an earlier run, by whose times the parts are made even.
 
     Raises:
         ManifestError: a manifest is invalid; holds every problem with its line and column.
@@ -147,6 +149,7 @@ def check(
         data_roots=_several(data_roots),
         diagnose=diagnose,
         shard=shard,
+        costs=None if costs is None else os.fspath(costs),
         offline=offline,
     )
     if save_operator is not None:

@@ -432,6 +432,8 @@ class ReferenceResult(msgspec.Struct, frozen=True):
     """How it came out against its own tolerances; None without any."""
     checks: tuple[MetricResult, ...] = ()
     """Its own values, each judged by its tolerance in `reference.tolerances`."""
+    seconds: dict[str, float] = msgspec.field(default_factory=dict)
+    """Phase to seconds; empty where the cache answered."""
 
 
 class ModelResult(msgspec.Struct, frozen=True):

@@ -174,12 +174,12 @@ def _link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_pipe, _link, Path.mkdir, lambda path: (path.touch(), path.chmod(0))])
-@pytest.mark.parametrize("name", [f"{SHA}.part", f"{SHA}.tflite"])
+@pytest.mark.parametrize("suffix", [".part", ".tflite"])
 def test_whatever_is_in_a_files_place_is_replaced(
-    server: Server, files: RemoteFiles, name: str, damage: Callable[[Path], object]
+    server: Server, files: RemoteFiles, suffix: str, damage: Callable[[Path], object]
 ) -> None:
     files.folder.mkdir()
-    damage(files.folder / name)
+    damage(files.folder / f"{SHA}{suffix}")
     assert files.get(f"{server.root}model.tflite", SHA).read_bytes() == CONTENT
 
 

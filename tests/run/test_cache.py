@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import run_cli
+from tests.conftest import Run, run_cli
 from tflite_guard.errors import EvaluationError
 from tflite_guard.run.cache import Cache, key_of
 
@@ -351,3 +351,29 @@ def test_what_is_kept_is_told_and_removed(tmp_path: Path) -> None:
     assert cache.usage().entries == 0
     assert (tmp_path / "model.tflite").exists()
     assert cache.put(key_of("one"), {}, {}).files == {}
+
+
+def test_a_damaged_entry_is_said_once_and_made_anew(run: Run, light_digits: Path) -> None:
+    asked = ("check", light_digits, "--cache-dir", light_digits / "kept", "--diagnose", "never", "--format", "json")
+    whole = json.loads(run(*asked).out)
+    for index in light_digits.glob("kept/v1/??/*/entry.json"):
+        index.write_text(index.read_text().replace('"check"', '"cheque"'))
+    again, once_more = (json.loads(run(*asked).out) for _ in range(2))
+    (note,) = again["notes"]
+    assert "of the cache were damaged or not written by tflite-guard; nothing of that was used" in note
+    assert again["models"][0]["variants"][0]["metrics"] == whole["models"][0]["variants"][0]["metrics"]
+    assert (again["models"][0]["variants"][0]["cached"], once_more["models"][0]["variants"][0]["cached"]) == (
+        False,
+        True,
+    )
+    assert whole["notes"] == once_more["notes"] == []
+
+
+def test_an_entry_that_another_process_removes_is_not_called_damaged(cache: Cache, source: Path) -> None:
+    entry = cache.put(KEY, {"one": source, "two": source}, {})
+    assert cache.get(KEY, pause=lambda: shutil.rmtree(entry.folder, ignore_errors=True)) is None
+    assert not cache.refused
+    entry = cache.put(KEY, {"one": source}, {})
+    (entry.folder / "one").unlink()
+    assert cache.get(KEY) is None
+    assert cache.refused == {entry.folder}

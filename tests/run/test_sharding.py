@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,34 @@ def test_a_cluster_gets_shards_of_a_minute_and_one_for_each_that_would_wait() ->
     assert sharding.suited(jobs(), 4) == 1
 
 
+def test_what_an_earlier_run_took_makes_shards_even() -> None:
+    work = jobs(*[["int8", "float16"]] * 4)
+    took = {
+        ("m.json", f"model {number}", name): 1.0 for number in range(4) for name in (None, "0 int8", "1 float16")
+    } | {("m.json", "model 0", "1 float16"): 90.0}
+    assert _names(sharding.parts(work, 2, took)) == [["model 0"], ["model 1", "model 2", "model 3"]]
+    # What is not known is taken to be as far from its estimate as what is known.
+    alone = {key: 1000.0 for key in took if key[1] == "model 0"}
+    for known in ({}, alone, {("m.json", "gone", None): 5.0}):
+        assert _names(sharding.parts(work, 2, known)) == [["model 0", "model 1"], ["model 2", "model 3"]]
+
+
+def _names(parts: list[list[Job]]) -> list[list[str]]:
+    return [[job.model.name for job in part] for part in parts]
+
+
+def test_a_run_on_many_machines_is_efficient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "bench")
+    simulate = import_module("simulate").simulate
+    alone, estimated, measured = (
+        one for one in simulate(120, 50_000, (1, 8), seed=1) if one.workers == 8 or one.measured
+    )
+    assert alone.efficiency > 0.99
+    assert measured.efficiency > 0.9
+    assert estimated.efficiency < measured.efficiency
+    assert measured.seconds < alone.seconds / 7
+
+
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "1/2/3", "a/b", "-1/2", "1/20000", "²/3", "1.0/2"])
 def test_what_is_no_shard_is_told(text: str, run: Run) -> None:
     with pytest.raises(ValueError, match="is not"):
@@ -128,6 +157,7 @@ def folder(light_digits: Path) -> Path:
 
 def untimed(report: dict[str, Any]) -> dict[str, Any]:
     for model in report["models"]:
+        model["reference"]["seconds"] = {}
         for variant in model["variants"]:
             variant |= {"seconds": {}, "cached": False}
     return report
@@ -150,6 +180,30 @@ def test_the_merged_report_is_the_unsharded_runs(run: Run, folder: Path) -> None
     assert untimed(results["merged"]) == untimed(results["whole"])
     gone = "model 'gone' is in the baseline but was not checked"
     assert results["whole"]["notes"] == ["model 'again' is not in the baseline", gone]
+
+
+def test_shards_are_made_even_by_the_report_of_an_earlier_run(run: Run, folder: Path) -> None:
+    asked = ("check", folder, "--diagnose", "never", "--no-cache", "--fail-on", "never", "--format", "json")
+    report = json.loads(run(*asked).out)
+    assert report["models"][0]["reference"]["seconds"]["reference"] > 0
+    for model in report["models"]:
+        for variant in model["variants"]:
+            variant["seconds"] = {"evaluate": 1000.0 if model["name"] == "again" else 1.0}
+    (folder / "costs.json").write_text(json.dumps(report))
+    first = json.loads(run(*asked, "--shard", "1/2", "--costs", folder / "costs.json").out)
+    assert [len(model["variants"]) for model in first["models"]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--costs", "nowhere.json", "--shard", "1/2"), "nowhere.json: cannot be read (No such file"),
+        (("--costs", "report.json"), "report.json: costs decide how a run is split; say which part to check"),
+    ],
+)
+def test_costs_that_are_of_no_use_are_told(run: Run, light_digits: Path, arguments: tuple[str, ...], told: str) -> None:
+    done = run("check", light_digits, *arguments)
+    assert (done.code, told in done.err) == (2, True), done.err
 
 
 def test_more_shards_than_work_leaves_some_without(run: Run, light_digits: Path) -> None:

@@ -45,8 +45,6 @@ from tflite_guard.vocabulary import METRICS, Kernels, StateUse
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 OnProgress = Callable[[int, int], None]
-ROWS = 256
-"""Examples a batch, where nothing is run on them."""
 
 
 @dataclass
@@ -256,7 +254,8 @@ class Subject:
     def run(self, runners: Sequence[Runner], data: Dataset) -> Generator[tuple[Batch, dict[str, Array]]]:
         """Batches of the evaluation data with the .tflite's outputs by canonical name."""
         with about(self.dataset):
-            yield from run_batches(runners, data.batches(batch_size(data)), self.state, UnderWay(self.at, data))
+            batches = data.batches(batch_size(data, self.recorded.example_bytes))
+            yield from run_batches(runners, batches, self.state, UnderWay(self.at, data))
 
     def scorer(self) -> Scorer:
         """A collector of this subject's metrics."""
@@ -380,20 +379,20 @@ def _row(arrays: Arrays, at: int) -> Arrays:
 def _of_reference(subject: Subject) -> Scorer:
     """The reference's outputs on all examples, scored as if they were a variant's."""
     scorer = subject.scorer()
-    for batch, count in _labels(subject.data()):
+    for batch, count in _labels(subject.data(), subject.recorded.at_once):
         reference = subject.reference_rows(batch, count)
         scorer.add(batch, reference, reference)
     return scorer
 
 
-def _labels(data: Dataset) -> Iterator[tuple[Batch, int]]:
-    """Batches of all examples without their inputs, and how many each holds."""
+def _labels(data: Dataset, size: int) -> Iterator[tuple[Batch, int]]:
+    """Batches of all examples without their inputs, so many at a time, and how many each holds."""
     if data.labels:
-        for batch in replace(data, inputs={}).batches(ROWS):
+        for batch in replace(data, inputs={}).batches(size):
             yield batch, len(next(iter(batch.labels.values())))
         return
-    for start in range(0, data.examples, ROWS):
-        yield Batch({}, {}, None, start), min(ROWS, data.examples - start)
+    for start in range(0, data.examples, size):
+        yield Batch({}, {}, None, start), min(size, data.examples - start)
 
 
 def _require_finite(model: Model, runner: Runner, outputs: dict[str, Array], batch: Batch) -> None:

@@ -17,7 +17,6 @@ from tflite_guard.metrics.scores import PROBABILITIES_SUM_WITHIN
 from tflite_guard.vocabulary import METRICS
 
 Array = npt.NDArray[Any]
-ROWS = 256
 
 
 @dataclass
@@ -62,13 +61,14 @@ class LabelReading:
         return apart
 
     def _outputs(self, output: str) -> Iterator[Array]:
-        for start in range(0, self.recorded.examples, ROWS):
-            yield self.recorded.rows(output, start, start + ROWS)
+        size = self.recorded.at_once
+        for start in range(0, self.recorded.examples, size):
+            yield self.recorded.rows(output, start, start + size)
 
     def _several(self, output: str, labels: str, ignored: int | None) -> bool:
         shape = self.recorded.kind(output)[0][1:]
         several = False
-        for values in self.data().labels_of(labels, ROWS):
+        for values in self.data().labels_of(labels, self.recorded.at_once):
             if values.shape[1:] != shape or values.dtype.kind not in "biuf":
                 return False
             applies, left_out = values == 1, np.zeros(values.shape, bool) if ignored is None else values == ignored

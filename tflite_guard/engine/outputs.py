@@ -1,7 +1,8 @@
-"""Reference outputs as files: one memory-mapped .npy an output, with their names beside them."""
+"""Reference outputs as files: one .npy an output, with their names beside them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,20 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from tflite_guard.datasets import Dataset
-from tflite_guard.datasets.arrays import npz_headers
+from tflite_guard.datasets.arrays import npy_header, npz_headers
+from tflite_guard.datasets.sources import runs
 from tflite_guard.engine.running import require_shape
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import DatasetSpec, FileSpec
+from tflite_guard.protocol import TensorInfo
 
 Array = npt.NDArray[Any]
 Open = Callable[[DatasetSpec, list[str]], Dataset]
 INDEX = "outputs.json"
+ROWS = 256
+"""Examples at a time, at most, where nothing is run on them."""
+BUDGET = 8 * 2**20
+"""Bytes of a batch, of its inputs and outputs together, unless one example has more."""
 
 
 def write_outputs(
@@ -120,28 +127,60 @@ class _Growing:
 
 
 class Outputs:
-    """Reference outputs opened for reading, memory-mapped."""
+    """Reference outputs opened for reading.
+
+    They are read and not mapped: what a mapping has touched counts as this process's memory, up to all of a large file.
+    """
 
     def __init__(self, folder: str) -> None:
         index = msgspec.json.decode((Path(folder) / INDEX).read_bytes())
         self.names: list[str] = index["names"]
         self.examples: int = index["examples"]
-        self._arrays = {
-            name: np.load(Path(folder) / file, mmap_mode="r", allow_pickle=False)
-            for name, file in zip(index["names"], index["arrays"], strict=True)
-        }
+        self._paths = {name: str(Path(folder) / file) for name, file in zip(self.names, index["arrays"], strict=True)}
+        self._headers = {name: npy_header(path) for name, path in self._paths.items()}
+
+    @property
+    def example_bytes(self) -> int:
+        """Of all outputs together."""
+        return sum(header.row_bytes for header in self._headers.values())
+
+    @property
+    def at_once(self) -> int:
+        """Examples to read at a time, where nothing is run on them."""
+        return rows_within(self.example_bytes)
 
     def kind(self, name: str) -> tuple[tuple[int | None, ...], str]:
         """The shape of an output, its first axis free, and its dtype."""
-        return (None, *self._arrays[name].shape[1:]), str(self._arrays[name].dtype)
+        header = self._headers[name]
+        return (None, *header.shape[1:]), str(header.dtype)
 
     def rows(self, name: str, start: int, stop: int) -> Array:
         """Rows [start, stop) of one output, (n, …)."""
-        return np.asarray(self._arrays[name][start:stop])
+        return self.at(name, np.arange(start, min(stop, self.examples)))
 
     def at(self, name: str, places: Array) -> Array:
         """The rows of one output at some places, (n, …)."""
-        return np.asarray(self._arrays[name][places])
+        header = self._headers[name]
+        found = np.empty((len(places), *header.shape[1:]), header.dtype)
+        order = np.argsort(places, kind="stable")
+        done = 0
+        with Path(self._paths[name]).open("rb") as stream:
+            for first, count in runs(places[order]):
+                stream.seek(header.start + first * header.row_bytes)
+                read = np.fromfile(stream, header.dtype, count * math.prod(header.shape[1:]))
+                found[order[done : done + count]] = read.reshape(count, *header.shape[1:])
+                done += count
+        return found
+
+
+def example_bytes(outputs: Iterable[TensorInfo]) -> int:
+    """What one example's outputs take as float32, lengths that nobody knows yet counted as 1."""
+    return 4 * sum(math.prod(size or 1 for size in one.shape[1:]) for one in outputs)
+
+
+def rows_within(example_bytes: int, most: int = ROWS) -> int:
+    """How many examples of so many bytes make a batch, from 1 to so many."""
+    return max(1, min(most, BUDGET // max(1, example_bytes)))
 
 
 def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Iterator[dict[str, Array]]:
@@ -151,7 +190,8 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
         DataError: the file does not hold one row for each example of the source.
     """
     source = replace(evaluation, preprocess=(), labels=None, group=None, limit=None)
-    keys = list(npz_headers(path))
+    headers = npz_headers(path)
+    keys = list(headers)
     recorded = replace(
         source,
         source="npz",
@@ -169,12 +209,13 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
             f"{path}: holds outputs of {whole} examples where the evaluation data has {expected} (before `limit`); "
             "record one row for each"
         )
-    for batch in open_data(replace(recorded, limit=evaluation.limit), keys).batches(256, with_labels=False):
+    size = rows_within(sum(header.row_bytes for header in headers.values()))
+    for batch in open_data(replace(recorded, limit=evaluation.limit), keys).batches(size, with_labels=False):
         yield batch.inputs
 
 
-def batch_size(dataset: Dataset, budget: int = 8 * 2**20, largest: int = 64) -> int:
-    """Examples a batch, so that its inputs stay within a budget of bytes."""
+def batch_size(dataset: Dataset, output_bytes: int) -> int:
+    """Examples to run at a time, of outputs of so many bytes each."""
     first = next(iter(dataset.batches(1, with_labels=False)), None)
     size = 0 if first is None else sum(array.nbytes for array in first.inputs.values())
-    return int(max(1, min(largest, budget // max(1, size))))
+    return rows_within(size + output_bytes, most=64)

@@ -104,7 +104,7 @@ class Session:
         return _float_model(spec).names if spec.kind == "tflite" else self._source(spec).names
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
-        from tflite_guard.engine.outputs import batch_size, recorded_outputs, write_outputs
+        from tflite_guard.engine.outputs import batch_size, example_bytes, recorded_outputs, write_outputs
         from tflite_guard.engine.running import Running, UnderWay, run_batches
 
         spec, data = request.reference, request.dataset
@@ -131,7 +131,7 @@ class Session:
             data = replace(data, group=None)
         opened = self._open(canonical(data, names), list(names.inputs))
         with about(data), _beside(beside):
-            batches = opened.batches(batch_size(opened))
+            batches = opened.batches(batch_size(opened, example_bytes(names.outputs.values())))
             under_way = UnderWay(self._at, opened)
             stream = (outputs for _, outputs in run_batches(runners, batches, request.state, under_way))
             files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)

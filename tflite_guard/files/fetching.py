@@ -80,6 +80,8 @@ class RemoteFiles:
         self._offline = offline
         self._patience = patience or Patience()
         self._verified: set[Path] = set()
+        self.refused: set[Path] = set()
+        """Where a file was that is another than it should be."""
 
     def place(self, uri: str, sha256: str) -> Path:
         """Where a file is once it is fetched. Some readers go by the end of its name, so that stays."""
@@ -103,7 +105,7 @@ class RemoteFiles:
         """
         place = self.place(uri, sha256)
         try:
-            if place not in self._verified and not _holds(place, sha256, pause):
+            if place not in self._verified and not self._holds(place, sha256, pause):
                 if self._offline:
                     raise EvaluationError("offline", f"{uri}: is not in the cache, and --offline fetches nothing")
                 self._fetch(uri, sha256, place, pause, progress)
@@ -114,13 +116,24 @@ class RemoteFiles:
         self._verified.add(place)
         return place
 
+    def _holds(self, place: Path, sha256: str, pause: Callable[[], None]) -> bool:
+        """Whether a file is in its place and whole. What is damaged is removed."""
+        if not os.path.lexists(place):
+            return False
+        with contextlib.suppress(OSError):  # what cannot be read is damaged, too
+            if _is_file(place) and place.stat().st_size <= LARGEST and sha256_of(str(place), pause=pause) == sha256:
+                return True
+        self.refused.add(place)
+        remove(place)
+        return False
+
     def _fetch(
         self, uri: str, sha256: str, place: Path, pause: Callable[[], None], progress: Callable[[int, int], None]
     ) -> None:
         clear_way(self.folder)
         make_folders(self.folder)
         with _locked(self.folder / f"{sha256}{_PART}", pause) as (path, file):
-            if _holds(place, sha256, pause):  # another process was first
+            if self._holds(place, sha256, pause):  # another process was first
                 path.unlink()
                 return
             part = _Part(file, pause)
@@ -224,17 +237,6 @@ class _Work:
     def reached(self) -> str:
         """How far it is, as the end of a sentence."""
         return f"after {self.part.size:,}{f' of {self.total:,}' if self.total else ''} bytes"
-
-
-def _holds(place: Path, sha256: str, pause: Callable[[], None]) -> bool:
-    """Whether a file is in its place and whole. What is damaged is removed."""
-    if not os.path.lexists(place):
-        return False
-    with contextlib.suppress(OSError):  # what cannot be read is damaged, too
-        if _is_file(place) and place.stat().st_size <= LARGEST and sha256_of(str(place), pause=pause) == sha256:
-            return True
-    remove(place)
-    return False
 
 
 def _is_file(path: Path) -> bool:

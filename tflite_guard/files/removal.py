@@ -29,9 +29,14 @@ def remove(path: str | Path) -> None:
             os.unlink(name, dir_fd=parent)
 
 
+def is_in_the_way(folder: str | Path) -> bool:
+    """Whether something is in the place of a folder and is none; a link is none either."""
+    return os.path.lexists(folder) and (os.path.islink(folder) or not os.path.isdir(folder))
+
+
 def clear_way(folder: str | Path) -> None:
-    """Remove what is in the place of a folder and is none; a link is none either."""
-    if os.path.lexists(folder) and (os.path.islink(folder) or not os.path.isdir(folder)):
+    """Remove what is in the place of a folder and is none."""
+    if is_in_the_way(folder):
         remove(folder)
 
 

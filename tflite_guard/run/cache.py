@@ -24,7 +24,7 @@ import msgspec
 
 from tflite_guard.errors import EvaluationError
 from tflite_guard.files import adopt, is_full, make_folders, shortage
-from tflite_guard.files.removal import clear_way, remove, unlock
+from tflite_guard.files.removal import is_in_the_way, remove, unlock
 
 LAYOUT = "v1"
 _INDEX = "entry.json"
@@ -111,6 +111,8 @@ class Cache:
         self.folder = Path(folder) / LAYOUT
         self._max_bytes = max_bytes
         self.setting = setting
+        self.refused: set[Path] = set()
+        """Where something was that is no entry: damaged, or another program's."""
 
     @property
     def fetched(self) -> Path:
@@ -124,7 +126,7 @@ class Cache:
             return None
         if all(entry.verified(name, pause) for name in entry.files):
             return entry
-        self._discard(entry.folder)
+        self._refuse(entry.folder)
         return None
 
     def peek(self, key: str) -> Entry | None:
@@ -134,7 +136,7 @@ class Cache:
             return None
         content = _read_index(folder, key)
         if content is None:
-            self._discard(folder)
+            self._refuse(folder)
             return None
         with contextlib.suppress(OSError):  # a read-only cache still answers
             os.utime(folder)
@@ -142,7 +144,7 @@ class Cache:
 
     def discard(self, key: str) -> None:
         """Remove the entry of a key, which turned out to be none."""
-        self._discard(self._place(key))
+        self._refuse(self._place(key))
 
     def put(
         self,
@@ -164,7 +166,8 @@ class Cache:
         place = self._place(key)
         try:
             for own in (self.folder, place.parent):
-                clear_way(own)
+                if is_in_the_way(own):
+                    self._refuse(own)
                 make_folders(own)
                 if not os.access(own, os.R_OK | os.W_OK | os.X_OK):
                     unlock(own)
@@ -244,6 +247,12 @@ class Cache:
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / key
+
+    def _refuse(self, folder: Path) -> None:
+        """Remove what is in an entry's place and is none, and remember that it was there."""
+        if os.path.lexists(folder):  # else another process has removed it meanwhile
+            self.refused.add(folder)
+            self._discard(folder)
 
     def _discard(self, folder: Path) -> None:
         """Remove an entry in one step, so that no one meets half of it."""

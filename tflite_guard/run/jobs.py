@@ -43,6 +43,8 @@ class Options(msgspec.Struct, frozen=True):
     """Which of how many parts of the run to do, from 1; None does it all."""
     share: int = 1
     """How many runs share this machine's cores."""
+    costs: str | None = None
+    """A report of an earlier run, by whose times the parts are made even."""
     offline: bool = False
     """Fetch nothing: files elsewhere are taken from the cache alone."""
     every_example: bool = False

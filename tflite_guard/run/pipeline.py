@@ -48,6 +48,7 @@ def run(
     baselines: dict[str, Baseline] | None = None,
     on_event: OnEvent | None = None,
     on_log: OnLog | None = None,
+    known: sharding.Measured | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> Report:
     """Check every model of some manifests.
@@ -58,6 +59,7 @@ def run(
         baselines: manifest path to its recorded results.
         on_event: called as work proceeds, from any thread.
         on_log: called with what TensorFlow and LiteRT said.
+        known: what parts of the run took before, by which shards are made even.
         pause: called now and then, and may end the work by raising.
 
     Raises:
@@ -68,10 +70,10 @@ def run(
     work = jobs(manifests, options, baselines)
     shard = None if options.shard is None else Shard(*options.shard, sharding.plan(work))
     if shard is not None:
-        work = sharding.part(work, shard.number, shard.of)
-    results = _in_threads(work, options, on_event or _ignore, on_log, pause)
+        work = sharding.part(work, shard.number, shard.of, known)
+    results, remarks = _in_threads(work, options, on_event or _ignore, on_log, pause)
     report = _report(results, shard)
-    notes = [] if shard is None else [sharding.note(shard, results)]
+    notes = [*remarks] if shard is None else [sharding.note(shard, results), *remarks]
     if not options.models and not options.variants:
         for manifest in manifests:
             if manifest.path in baselines:
@@ -121,7 +123,7 @@ def run_job(one: Job, options: Options, workshop: Workshop, on_event: OnEvent) -
         except Exception as error:  # one that nobody has thought of must not take the other models' results with it
             outcome = Outcome(error=_told(steps, error), shared=True)
             outcomes = [outcome] * (len(hidden_rungs(one.model)) + len(one.model.variants))
-            result = _model_result(one, _results(steps, outcomes), outcomes)
+            result = _model_result(steps, _results(steps, outcomes), outcomes)
     on_event(Event(one.model.name, None, "done", verdict=result.verdict))
     return result
 
@@ -133,7 +135,7 @@ def _checked(steps: Steps, use: DiagnoseUse) -> ModelResult:
     results = _results(steps, outcomes)
     for index, variant in enumerate(model.variants, len(hidden)):
         results[index] = _diagnosed(steps, variant, results[index], use)
-    return _model_result(steps.job, results, outcomes)
+    return _model_result(steps, results, outcomes)
 
 
 def _results(steps: Steps, outcomes: Sequence[Outcome]) -> list[VariantResult]:
@@ -234,21 +236,22 @@ def describe(
 
 def _in_threads(
     work: Sequence[Job], options: Options, on_event: OnEvent, on_log: OnLog | None, pause: Callable[[], None]
-) -> list[ModelResult]:
-    """The jobs, some at a time, in order; an interrupt ends all children at once."""
+) -> tuple[list[ModelResult], list[str]]:
+    """The jobs, some at a time, in order, and what is to be said of the run; an interrupt ends all children at once."""
     with (
         Workshop(work, options, on_log) as workshop,
         ThreadPoolExecutor(workshop.jobs, thread_name_prefix="model") as executor,
     ):
         called = titles([(one.model.name, one.manifest) for one in work])
         try:
-            return _wait_all(
+            results = _wait_all(
                 [
                     executor.submit(run_job, one, options, workshop, partial(_titled, on_event, title))
                     for one, title in zip(work, called, strict=True)
                 ],
                 pause,
             )
+            return results, workshop.remarks()
         except BaseException:
             workshop.pool.kill()
             raise
@@ -279,13 +282,15 @@ def _wait(future: Future[ModelResult], pause: Callable[[], None]) -> ModelResult
             pause()
 
 
-def _model_result(one: Job, every: Sequence[VariantResult], outcomes: Sequence[Outcome]) -> ModelResult:
+def _model_result(steps: Steps, every: Sequence[VariantResult], outcomes: Sequence[Outcome]) -> ModelResult:
     """The result of a model from those of its hidden rungs and variants."""
+    one = steps.job
     rungs = len(hidden_rungs(one.model))
     hidden, results = every[:rungs], every[rungs:]
     shared = next((outcome.error for outcome in outcomes if outcome.shared), None)
     reference = one.model.reference
-    unjudged = ReferenceResult(reference.kind, shown(reference.file, one.folder), {})
+    took = steps.seconds.get("", {})
+    unjudged = ReferenceResult(reference.kind, shown(reference.file, one.folder), {}, seconds=took)
     judged, findings = reference_result(unjudged, outcomes, one.model.reference_tolerances, one.model.ignore)
     result = ModelResult(
         name=one.model.name,

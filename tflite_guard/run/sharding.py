@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from tflite_guard.errors import UsageError
 from tflite_guard.manifest.types import VariantSpec
-from tflite_guard.results import ModelResult, PlannedModel, Shard
+from tflite_guard.results import ModelResult, PlannedModel, Report, Shard
 from tflite_guard.run.jobs import Job
 from tflite_guard.vocabulary import MOST_SHARDS
 
@@ -28,6 +28,10 @@ SUITED = 60.0
 """Seconds that a shard of a cluster should take: many times its start, and little to lose with a worker."""
 HALVINGS = 40
 """Of the range in which the cost of the dearest shard is looked for."""
+LONGEST = 1e6
+"""Seconds that anything is taken to have been measured at; a report may hold any number."""
+Measured = Mapping[tuple[str, str, str | None], float]
+"""Seconds that variants took, and references (None for the variant), by the manifest's place, model and variant."""
 
 
 def parse(text: str) -> tuple[int, int]:
@@ -66,36 +70,49 @@ def suited(work: Sequence[Job], slots: int) -> int:
 
     At least as many as they are; as many as there are models where each takes long, else fewer.
     """
-    units = [unit for place, one in enumerate(work) for unit in _units(place, one)]
+    costs = _costs(work, {})
+    units = [unit for place, one in enumerate(work) for unit in _units(place, one, costs)]
     cost = sum(unit.cost for unit in units) + sum({unit.job: unit.reference for unit in units}.values())
     most = min(len(units), MOST_SHARDS)
     return max(1, min(max(slots, min(len(work), math.ceil(cost / SUITED))), most))
 
 
-def part(work: Sequence[Job], number: int, of: int) -> list[Job]:
+def measured(report: Report) -> dict[tuple[str, str, str | None], float]:
+    """What an earlier run took for all that it did not have from the cache."""
+    found: dict[tuple[str, str, str | None], float] = {}
+    for model in report.models:
+        took = [(None, model.reference.seconds), *((one.name, one.seconds) for one in model.variants)]
+        for name, seconds in took:
+            if (total := sum(seconds.values())) > 0:
+                found[model.manifest.repository_path, model.name, name] = min(total, LONGEST)
+    return found
+
+
+def part(work: Sequence[Job], number: int, of: int, known: Measured | None = None) -> list[Job]:
     """The jobs of one shard, from 1, in order."""
-    return parts(work, of)[number - 1]
+    return parts(work, of, known)[number - 1]
 
 
-def parts(work: Sequence[Job], of: int) -> list[list[Job]]:
+def parts(work: Sequence[Job], of: int, known: Measured | None = None) -> list[list[Job]]:
     """The jobs of each shard, in order. Together they have every variant of every job once.
 
     The work is a line of variants, cut into stretches so that the dearest is as cheap as it can be; a model that is cut
-    has its reference run in each of them. Costs are estimated from what every machine sees alike: sizes of files and
-    kinds of variants.
+    has its reference run in each of them. Costs are those that are known of an earlier run; others are estimated from
+    what every machine sees alike, sizes of files and kinds of variants, and brought to the same scale.
     """
-    units = [unit for place, one in enumerate(work) for unit in _units(place, one)]
+    costs = _costs(work, known or {})
+    units = [unit for place, one in enumerate(work) for unit in _units(place, one, costs)]
     low, high = 0.0, sum(unit.reference + unit.cost for unit in units)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if len(_stretches(units, middle)) <= of else (middle, high)
     stretches = _stretches(units, high)
-    return [_jobs(work, units) for units in stretches] + [[] for _ in range(of - len(stretches))]
+    return [_jobs(work, stretch) for stretch in stretches] + [[] for _ in range(of - len(stretches))]
 
 
-def _jobs(work: Sequence[Job], units: Sequence[_Unit]) -> list[Job]:
+def _jobs(work: Sequence[Job], stretch: Sequence[_Unit]) -> list[Job]:
     held: dict[int, list[VariantSpec]] = {}
-    for unit in units:
+    for unit in stretch:
         held.setdefault(unit.job, []).extend(unit.variants)
     return [replace(work[job], model=replace(work[job].model, variants=tuple(some))) for job, some in held.items()]
 
@@ -120,11 +137,28 @@ class _Unit(msgspec.Struct, frozen=True):
     """Seconds that its model takes besides, once a shard."""
 
 
-def _units(place: int, one: Job) -> list[_Unit]:
-    data = A_MEGABYTE * _megabytes(one)
-    reference = START + 2 * data
-    found = [_Unit(place, (each,), A_VARIANT + data * _slowness(each), reference) for each in one.model.variants]
+def _units(place: int, one: Job, costs: Measured) -> list[_Unit]:
+    reference = costs[_key(one)]
+    found = [_Unit(place, (each,), costs[_key(one, each.name)], reference) for each in one.model.variants]
     return found or [_Unit(place, (), 0.0, reference)]
+
+
+def _key(one: Job, variant: str | None = None) -> tuple[str, str, str | None]:
+    return one.manifest.repository_path, one.model.name, variant
+
+
+def _costs(work: Sequence[Job], known: Measured) -> Measured:
+    """What is known, and the rest at its estimate times what the known was of its own."""
+    estimated = {key: seconds for one in work for key, seconds in _estimates(one).items()}
+    both = estimated.keys() & known.keys()
+    scale = sum(known[key] for key in both) / sum(estimated[key] for key in both) if both else 1.0
+    return {key: known.get(key, scale * seconds) for key, seconds in estimated.items()}
+
+
+def _estimates(one: Job) -> Measured:
+    data = A_MEGABYTE * _megabytes(one)
+    variants = {_key(one, each.name): A_VARIANT + data * _slowness(each) for each in one.model.variants}
+    return {_key(one): START + 2 * data, **variants}
 
 
 def _stretches(units: Sequence[_Unit], most: float) -> list[list[_Unit]]:

@@ -112,6 +112,15 @@ class Workshop:
 
         return RemoteFiles(self.cache.fetched, setting=self.cache.setting, offline=self.options.offline)
 
+    def remarks(self) -> list[str]:
+        """What is to be said of the cache: that something in it was not what it should be, which nobody saw happen."""
+        fetched = self.remote.refused if "remote" in self.__dict__ else ()
+        if not (count := len({*self.cache.refused, *fetched})):
+            return []
+        told = "an entry of the cache was" if count == 1 else f"{count:,} entries of the cache were"
+        again = "it was" if count == 1 else "they were"
+        return [f"{told} damaged or not written by tflite-guard; nothing of that was used, and {again} made anew"]
+
     def __enter__(self) -> Workshop:
         return self
 
