@@ -34,7 +34,7 @@ from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
 from tflite_guard.engine.evaluate import Scorer, Subject, named
 from tflite_guard.engine.float_file import FloatFile
-from tflite_guard.engine.outputs import recorded_outputs
+from tflite_guard.engine.outputs import batch_size, recorded_outputs
 from tflite_guard.engine.tflite import Model, Runner
 from tflite_guard.engine.weights import Pair
 from tflite_guard.errors import DataError
@@ -129,11 +129,8 @@ class EngineLab:
 
     def reference(self, rows: Array) -> Arrays:
         """The reference's outputs."""
-        recorded = self.subject.recorded
-        return {
-            name: np.stack([recorded.rows(name, int(row), int(row) + 1)[0] for row in self._rows[rows]])
-            for name in self.subject.names.outputs
-        }
+        recorded, places = self.subject.recorded, self._rows[rows]
+        return {name: recorded.at(name, places) for name in self.subject.names.outputs}
 
     def outputs(self, handle: Held, samples: Samples, kernels: Kernels | None = None) -> Arrays:
         """A model's outputs, by as many threads as the laboratory has, with the variant's kernels or others."""
@@ -380,10 +377,10 @@ def _gathered(subject: Subject) -> tuple[Array, Samples, Arrays]:
     labels: list[Arrays] = []
     data = subject.data()
     with about(subject.dataset):
-        for batch in data.batches(BATCH):
+        for batch in data.batches(batch_size(data, subject.recorded.example_bytes)):
             count = len(next(iter(batch.inputs.values())))
             if not inputs:
-                each = sum(values[:1].nbytes for values in batch.inputs.values())
+                each = sum(values[:1].nbytes for values in batch.inputs.values()) + subject.recorded.example_bytes
                 order = order[: max(30, MOST_BYTES // max(1, each))]
                 wanted = np.sort(order)
             own = wanted[(wanted >= batch.start) & (wanted < batch.start + count)] - batch.start
