@@ -3,14 +3,15 @@
 python bench/simulate.py plays a run of 1,000 models of the kinds in constants.json, five variants each, on 50,000
 examples, on machines of two cores with empty caches. It prints how long the run takes on so many machines, with a shard
 each, and its efficiency: the time of one machine, divided by that of all times their number, up to the end of the last
-shard and up to the merged report. Shards are planned once by what files say, and once by what an earlier run took
-(`--costs`). Each step takes what was measured, times a random
-factor of the spread that was measured, another one in each run; one seed gives one result.
+shard and up to the merged report. Shards are planned by what files say, by what an earlier run took (`--costs`), and as
+for a cluster (`--scheduler`), where each machine does one small shard after the other. Each step takes what was
+measured, times a random factor of the spread that was measured, another one in each run; one seed gives one result.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import math
 import random
@@ -33,6 +34,7 @@ from tflite_guard.run import sharding
 from tflite_guard.run.jobs import Job
 
 CONSTANTS = json.loads((Path(__file__).parent / "constants.json").read_text())
+BY_FILES, BY_RUN, BY_SCHEDULER = "sizes of files", "an earlier run", "a scheduler"
 QUANTIZATIONS = ("float32", "float16", "dynamic_range", "int8", "int8")
 CORES = 2
 Costs = Mapping[str, Mapping[str, float]]
@@ -44,8 +46,8 @@ class Outcome:
     """How one run went."""
 
     workers: int
-    measured: bool
-    """Its shards were made even by what an earlier run took."""
+    by: str
+    """What its shards were made even by."""
     seconds: float
     """From the start to the merged report."""
     efficiency: float
@@ -53,7 +55,7 @@ class Outcome:
     merged: float
     """Of the whole, in which all machines wait for the merge."""
     again: float
-    """The share of the machines' time in which they load models, and run their references, that others have, too."""
+    """The share of the machines' time in which they load TensorFlow, or models that others have, too."""
     idle: float
     """The share of the machines' time in which they wait for the last shard."""
 
@@ -78,16 +80,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64, 512], metavar="N", help="machines")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     arguments = parser.parse_args()
-    print("| machines | shards made even by | hours | efficiency | with the merge | references again | waiting |")
+    print("| machines | shards made even by | hours | efficiency | with the merge | done again | waiting |")
     print("|---|---|---|---|---|---|---|")
     for one in simulate(arguments.models, arguments.examples, arguments.workers, arguments.seed):
-        by = "an earlier run" if one.measured else "sizes of files"
         told = f"{one.seconds / 3600:.2f} | {one.efficiency:.2f} | {one.merged:.2f} | {one.again:.1%} | {one.idle:.1%}"
-        print(f"| {one.workers} | {by} | {told} |")
+        print(f"| {one.workers} | {one.by} | {told} |")
 
 
 def simulate(models: int, examples: int, workers: Sequence[int], seed: int) -> Iterator[Outcome]:
-    """Runs of the same models on so many machines each, planned both ways."""
+    """Runs of the same models on so many machines each, planned in all ways."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="simulate-") as folder:
         work = load(models, examples, Path(folder), rng)
@@ -96,19 +97,32 @@ def simulate(models: int, examples: int, workers: Sequence[int], seed: int) -> I
         alone = CONSTANTS["start"] + sum(played(work, now))
         merging = CONSTANTS["merge"] * len(work) * len(QUANTIZATIONS)
         for number in workers:
-            for costs in (None, known):
-                shards = sharding.parts(work, number, costs)
+            plans = {
+                BY_FILES: sharding.parts(work, number),
+                BY_RUN: sharding.parts(work, number, known),
+                BY_SCHEDULER: sharding.parts(work, sharding.suited(work, number)),
+            }
+            for by, shards in plans.items():
                 took = [CONSTANTS["start"] + sum(played(shard, now)) for shard in shards]
-                spent = number * max(took)
+                end = ended(took, number)
+                spent = number * end
                 yield Outcome(
                     workers=number,
-                    measured=costs is not None,
-                    seconds=max(took) + merging,
+                    by=by,
+                    seconds=end + merging,
                     efficiency=alone / spent,
-                    merged=(alone + merging) / (number * (max(took) + merging)),
-                    again=(sum(took) - (number - 1) * CONSTANTS["start"] - alone) / spent,
+                    merged=(alone + merging) / (number * (end + merging)),
+                    again=(sum(took) - alone) / spent,
                     idle=1 - sum(took) / spent,
                 )
+
+
+def ended(took: Sequence[float], machines: int) -> float:
+    """When the last shard is done, where each machine that is free does the next one."""
+    free = [0.0] * machines
+    for seconds in took:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
 
 
 def load(models: int, examples: int, folder: Path, rng: random.Random) -> list[Job]:

@@ -25,7 +25,10 @@ A_MEGABYTE = 0.1
 SLOW = 15.0
 """Times as long as others take models without fast kernels: int16x8, and all with LiteRT's reference kernels."""
 SUITED = 60.0
-"""Seconds that a shard of a cluster should take: many times its start, and little to lose with a worker."""
+"""Seconds that a shard of a cluster should take at least: many times its start."""
+EACH = 4
+"""Shards of a cluster for each that works at the same time: what one has too much, others do meanwhile, and little is
+lost with a worker."""
 HALVINGS = 40
 """Of the range in which the cost of the dearest shard is looked for."""
 LONGEST = 1e6
@@ -68,13 +71,13 @@ def require_distinct(plan: Sequence[PlannedModel]) -> None:
 def suited(work: Sequence[Job], slots: int) -> int:
     """Into how many shards to divide a run for so many that work at the same time.
 
-    At least as many as they are; as many as there are models where each takes long, else fewer.
+    At least as many as they are; some for each of them where there are as many models, and each takes long.
     """
     costs = _costs(work, {})
     units = [unit for place, one in enumerate(work) for unit in _units(place, one, costs)]
     cost = sum(unit.cost for unit in units) + sum({unit.job: unit.reference for unit in units}.values())
     most = min(len(units), MOST_SHARDS)
-    return max(1, min(max(slots, min(len(work), math.ceil(cost / SUITED))), most))
+    return max(1, min(max(slots, min(EACH * slots, len(work), math.ceil(cost / SUITED))), most))
 
 
 def measured(report: Report) -> dict[tuple[str, str, str | None], float]:
