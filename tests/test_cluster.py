@@ -260,7 +260,13 @@ def client_of(folder: Path, dask: Dask) -> subprocess.Popen[str]:
     manifest["models"] = [manifest["models"][0] | {"name": f"m{number}"} for number in range(200)]
     write_manifest(folder, manifest)
     command = [sys.executable, "-m", "tflite_guard", "check", str(folder), "--no-cache", "--scheduler", dask.address]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+    )
 
 
 def test_a_cluster_that_nobody_works_for_is_told(

@@ -167,7 +167,8 @@ class Cache:
         try:
             for own in (self.folder, place.parent):
                 if is_in_the_way(own):
-                    self._refuse(own)
+                    self.refused.add(own)
+                    remove(own)
                 make_folders(own)
                 if not os.access(own, os.R_OK | os.W_OK | os.X_OK):
                     unlock(own)
