@@ -59,10 +59,10 @@ def check(
 
 def _known(options: Options) -> sharding.Measured | None:
     """What an earlier run took. Raises UsageError where its report cannot be read, or nothing is split."""
-    from tflite_guard.reports.json import read
-
     if options.costs is None:
         return None
+    from tflite_guard.reports.json import read
+
     if options.shard is None:
         raise UsageError(f"{options.costs}: costs decide how a run is split; say which part to check, as shard I/N")
     return sharding.measured(read(options.costs))

@@ -104,7 +104,7 @@ def measured(report: Measured) -> Measured:
     """A report without what may differ from one machine or run to the next."""
     kept = {name: value for name, value in report.items() if name not in ("environment", "seconds")}
     for model in kept["models"]:
-        for entry in (model, *model["variants"]):
+        for entry in (model, model["reference"], *model["variants"]):
             entry.pop("seconds", None)
     return kept
 
