@@ -46,7 +46,7 @@ def shipped_float(bench: Bench) -> Cause | None:
     if not lab.shipped or lab.form == "integer":
         return None
     trial = bench.tested("converted again from the reference, float32", lab.float32)
-    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    told = bench.proven(trial)
     if told is None:
         return None
     alike = lab.weights_alike()
@@ -77,7 +77,7 @@ def float16_range(bench: Bench) -> Cause | None:
     if max(largest, reached) <= LARGEST_FLOAT16:
         return None
     trial = bench.tested("float32 weights in place of float16", lab.float32)
-    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    told = bench.proven(trial)
     if told is None:
         return None
     what = "a constant" if largest > LARGEST_FLOAT16 else "an activation"

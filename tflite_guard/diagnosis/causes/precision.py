@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tflite_guard.diagnosis.causes import Cause
-from tflite_guard.diagnosis.experiments import HALF, Bench, Trial
+from tflite_guard.diagnosis.experiments import Bench, Trial
 from tflite_guard.diagnosis.lab import Option
 from tflite_guard.errors import EvaluationError
 from tflite_guard.text import figures
@@ -26,7 +26,7 @@ def _of_weights(bench: Bench) -> Cause | None:
     if bench.lab.form != "integer":
         return None
     trial = bench.tested("8-bit weights, a scale for each channel", bench.lab.rounded())
-    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    told = bench.proven(trial)
     if told is None:
         return None
     return Cause(
@@ -40,7 +40,7 @@ def _of_weights(bench: Bench) -> Cause | None:
 
 def _of_activations(bench: Bench) -> Cause | None:
     for trial, how in _with_more_bits(bench):
-        told = bench.confirmed(trial) if trial.recovered >= HALF else None
+        told = bench.proven(trial)
         if told is not None:
             return Cause(
                 "precision-limit",
@@ -62,7 +62,7 @@ def _of_eight_bit_weights(bench: Bench) -> Cause | None:
     if within:
         return None
     trial = bench.tested("weights of float16, activations in float", float16)
-    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    told = bench.proven(trial)
     if told is None:
         return None
     return Cause(

@@ -67,7 +67,7 @@ def mask(bench: Bench) -> Cause | None:
     if not _same_function(bench, changed):
         return None
     trial = _rewritten(bench, f"constants clipped to ±{MASKED:g}", changed)
-    told = bench.confirmed(trial) if trial.recovered >= HALF else None
+    told = bench.proven(trial)
     if told is None:
         return None
     operator, name, value = max(found, key=lambda one: abs(one[2]))
@@ -105,7 +105,7 @@ def sensitive(bench: Bench) -> Cause | None:
             return replace(specific, options=(*specific.options, *_options(bench, chosen)))
     if (coarse := _undecided(bench, views, trials)) is not None:
         return coarse
-    told = bench.confirmed(best) if best.recovered >= HALF else None
+    told = bench.proven(best)
     found = _by_look(bench, views[chosen[0]]) if told is not None else None
     if told is None or found is None or found[0] == "sensitive-operator":
         several = at_once(bench, [views[name] for name in trials])
