@@ -153,6 +153,18 @@ def test_a_number_of_examples_beyond_a_million_is_not_given():
     assert examples_needed_by_width(0.2, 0.1, 100) == 401
 
 
+@pytest.mark.parametrize("units", [7, 300, 20_000], ids=["bytes", "two bytes", "too many to keep"])
+def test_resamples_are_those_of_their_seed_whatever_was_drawn_before(units):
+    rng = np.random.default_rng(5)
+    drawn = (
+        rng.integers(0, units, (20, units)) if units * 20 <= 2**20 else rng.integers(0, units, (2**20 // units, units))
+    )
+    loop = np.stack([np.bincount(row, minlength=units) for row in drawn])
+    for before in (5, 6, 5):
+        next(resample(units, seed=before))
+    np.testing.assert_array_equal(next(resample(units, seed=5))[: len(loop)], loop)
+
+
 def test_resamples_draw_as_many_as_there_are_each_equally_often():
     weights = np.concatenate(list(resample(7, seed=3)))
     assert weights.shape == (2_000, 7)

@@ -8,6 +8,7 @@ and take the normal where a t distribution is due. With 1,000 examples nothing c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import pi, sqrt, tan
 from statistics import NormalDist
 from typing import Any
@@ -24,16 +25,29 @@ Statistic = Callable[[Array], Array]
 RESAMPLES = 2_000
 # One chunk of weights; 8 MB in float64 stays near the caches and bounds memory whatever n is.
 CHUNK = 2**20
+KEPT = 2**25
+"""Weights that are kept for the next metric or variant, of the same examples and seed: 64 MB in 16 bits."""
 
 
 def resample(units: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Array]:
     """Chunks of float64 arrays (resamples, units): how often each unit was drawn, with replacement."""
+    draws = _kept if units * resamples <= KEPT else _drawn
+    for counts in draws(units, seed, resamples):
+        yield counts.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _kept(units: int, seed: int, resamples: int) -> tuple[Array, ...]:
+    return tuple(counts.astype(np.min_scalar_type(units)) for counts in _drawn(units, seed, resamples))
+
+
+def _drawn(units: int, seed: int, resamples: int) -> Iterator[Array]:
     rng = np.random.default_rng(seed)
     size = max(1, CHUNK // units)
     for start in range(0, resamples, size):
         rows = min(size, resamples - start)
         drawn = rng.integers(0, units, (rows, units)) + np.arange(rows)[:, None] * units
-        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
+        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
 
 
 def replicates(statistic: Statistic, examples: int, groups: Array | None, seed: int) -> Array:
