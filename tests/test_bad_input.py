@@ -347,12 +347,20 @@ SEEN_IN_LITERT: dict[str, Seen] = {
     ),
     "range": (
         lambda p, n: p.model(n, evaluation=p.data(n, label=replaced(p.label, 70, 10))),
-        "data", "data/range.npz: accuracy: the label of example 70 is 10, which is out of range",
+        "data", "data/range.npz: accuracy: the label of example 70 (from 0) is 10, which is out of range",
+        "the output has 10 classes, from 0",
+    ),
+    "limited": (
+        lambda p, n: (
+            p.model(n, evaluation=p.data(n, label=np.where(np.arange(100) < 50, p.label, 10))),
+            p.datasets[n].update(limit=20),
+        ),
+        "data", "data/limited.npz: accuracy: the label of example 52 (from 0) is 10, which is out of range",
         "the output has 10 classes, from 0",
     ),
     "fractions": (
         lambda p, n: p.model(n, evaluation=p.data(n, label=p.label + 0.5)),
-        "data", "data/fractions.npz: accuracy: the label of example 0 is 9.5, which is not a class number",
+        "data", "data/fractions.npz: accuracy: the label of example 0 (from 0) is 9.5, which is not a class number",
         "correct it",
     ),
     "damaged": (
@@ -567,7 +575,9 @@ def test_an_error_that_variants_share_is_said_once(run: Run, project: Project) -
     finished = run("check", project.manifest())
     assert finished.code == 3
     assert in_full(finished).count("out of range") == 1
-    assert finished.out.startswith("✗ good / one, two, three  data/bad.npz: accuracy: the label of example 0 is")
+    assert finished.out.startswith(
+        "✗ good / one, two, three  data/bad.npz: accuracy: the label of example 0 (from 0) is"
+    )
 
 
 # Places that cannot be written

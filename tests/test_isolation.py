@@ -248,18 +248,39 @@ def test_a_hanging_model_is_ended_and_the_next_is_judged(run: Run, light_digits:
     assert second["verdict"] == "pass"
 
 
+CRASHING = """
+import itertools, os
+import numpy as np
+
+passes = itertools.count()
+
+def load():
+    os.abort()
+
+def later():
+    number = next(passes)
+    for example in range(100):
+        if number == 2 and example == 70:  # counted, and looked at for its size, before
+            os.abort()
+        yield {"image": np.zeros((8, 8, 1), np.float32)}
+"""
+
+
 def test_a_crashing_model_is_an_error_and_the_next_is_judged(run: Run, light_digits: Path) -> None:
-    (light_digits / "crash.py").write_text("import os\ndef load():\n    os.abort()\n")
+    (light_digits / "crash.py").write_text(CRASHING)
     manifest = manifest_of(light_digits)
-    manifest["datasets"]["crash"] = {"source": "python", "path": "crash:load", "inputs": "image"}
-    crashing = {"name": "crashing", "evaluation": "crash", "metrics": ["sqnr"], "tolerances": {}}
-    manifest["models"].insert(0, manifest["models"][0] | crashing)
+    (good,) = manifest["models"]
+    for name in ("later", "load"):
+        manifest["datasets"][name] = {"source": "python", "path": f"crash:{name}", "inputs": "image"}
+        manifest["models"].insert(0, good | {"name": name, "evaluation": name, "metrics": ["sqnr"], "tolerances": {}})
     finished = run("check", write_manifest(light_digits, manifest), "--allow-code", "--jobs", "1", "--format", "json")
     assert finished.code == 3
-    first, second = finished.report["models"]
-    assert first["error"]["kind"] == "crash"
-    assert "SIGABRT" in first["error"]["message"]
-    assert second["verdict"] == "pass"
+    *crashed, last = finished.report["models"]
+    for model, at in zip(crashed, ("opened dataset 'load'", "read examples 64 to 99 (from 0)"), strict=True):
+        assert model["error"]["kind"] == "crash"
+        assert "SIGABRT" in model["error"]["message"]
+        assert at in model["error"]["message"]
+    assert last["verdict"] == "pass"
 
 
 def test_a_conversion_that_crashes_is_its_variants_error_and_not_the_references(run: Run, digits: Path) -> None:

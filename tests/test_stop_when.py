@@ -125,4 +125,4 @@ def test_an_example_that_is_wrong_is_named_by_its_place_in_the_data(run: Run, gr
     near = {"tolerances": {"accuracy": {"max_drop": 1e-9}}, "stop_when": "conclusive"}
     finished = run("check", manifest(grown, {"name": "near"} | near), "--format", "json", "--diagnose", "never")
     assert finished.code == 3
-    assert "the label of example 4321 is 77" in finished.variant("near")["error"]["message"]
+    assert "the label of example 4321 (from 0) is 77" in finished.variant("near")["error"]["message"]

@@ -43,6 +43,7 @@ def whole() -> Callable[..., Batch]:
             {key: np.concatenate([b.labels[key] for b in batches]) for key in first.labels},
             None if first.groups is None else np.concatenate([b.groups for b in batches if b.groups is not None]),
             0,
+            np.concatenate([b.rows for b in batches]),
         )
 
     return read

@@ -86,11 +86,14 @@ def test_no_code_runs_unless_it_is_allowed(source, opened, tmp_path):
         ("breaks_later", r"the function failed with KeyError: 'later' \(at user_\d+\.py:15, in breaks_later\)"),
         ("leaves", r"the function failed with SystemExit: done \(at user_\d+\.py:"),
         ("number", "must return a mapping or an iterable of mappings, not int"),
-        ("numbers", "example 0 is of type int; give a dictionary for each example, by the keys .* such as 'x'"),
-        ("nothing_between", "example 1 is of type NoneType; give a dictionary for each example"),
+        (
+            "numbers",
+            r"example 0 \(from 0\) is of type int; give a dictionary for each example, by the keys .* such as 'x'",
+        ),
+        ("nothing_between", r"example 1 \(from 0\) is of type NoneType; give a dictionary for each example"),
         ("nothing", "has no function 'nothing'"),
         ("short", "x: 3, y: 2"),
-        ("objects", "example 0: x: is not a plain array of numbers"),
+        ("objects", r"example 0 \(from 0\): x: is not a plain array of numbers"),
     ],
 )
 def test_what_is_wrong_with_a_function_is_said(source, opened, function, message):

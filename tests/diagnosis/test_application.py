@@ -71,7 +71,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, float_tf
     (folder / "reference").mkdir()
     exact = real_outputs(float_tflite, IMAGES)
     name = next(iter(Model.read(str(float_tflite)).names.outputs))
-    write_outputs([{name: exact}], str(folder / "reference"), lambda *_: None, "reference")
+    write_outputs([(range(len(exact)), {name: exact})], str(folder / "reference"), lambda *_: None, "reference")
     return Files(*(folder / f"{name}.tflite" for name in made), folder / "reference", float_tflite)
 
 

@@ -29,12 +29,15 @@ def collected(
     **options: Any,
 ) -> Answers:
     spec = MetricSpec("accuracy", "accuracy", **options)
-    answers = Answers(spec, "out", None if labels is None else "", range(len(outputs)) if rows is None else rows)
+    rows = range(len(outputs)) if rows is None else rows
+    answers = Answers(spec, "out", None if labels is None else "")
     for start in range(0, len(outputs), batch):
         part = slice(start, start + batch)
         given = {name: values[part] for name, values in (inputs or {"x": np.zeros((len(outputs), 3))}).items()}
         answers.add(
-            Batch(given, {} if labels is None else {"": labels[part]}, None, start), outputs[part], reference[part]
+            Batch(given, {} if labels is None else {"": labels[part]}, None, start, rows[part]),
+            outputs[part],
+            reference[part],
         )
     return answers
 

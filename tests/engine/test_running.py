@@ -53,7 +53,7 @@ def both(tmp_path: Path, serve: Serve, shape: tuple[int | None, ...]) -> Iterato
 def outputs(running: list[Any], data: np.ndarray, size: int = 7, **settings: Any) -> dict[str, np.ndarray]:
     groups = settings.pop("groups", None)
     batches = [
-        Batch({"x": data[i : i + size]}, {}, None if groups is None else groups[i : i + size], i)
+        Batch({"x": data[i : i + size]}, {}, None if groups is None else groups[i : i + size], i, range(i, i + size))
         for i in range(0, len(data), size)
     ]
     found = [result for _, result in run_batches(running, batches, **settings)]
@@ -178,7 +178,7 @@ def test_the_state_of_keras_layers_is_kept(stateful: Case) -> None:
         if i in (0, EXAMPLES // 2):
             model.layers[0].reset_state()
         wanted.append(model(stateful.data["steps"][i : i + 1]).numpy())
-    batches = [Batch({"steps": stateful.data["steps"]}, {}, groups, 0)]
+    batches = [Batch({"steps": stateful.data["steps"]}, {}, groups, 0, range(len(groups)))]
     for running in ([load_reference(stateful.spec)], runners(stateful.tflite("float32"))):
         [(_, got)] = run_batches(running, batches, "kept")
         np.testing.assert_allclose(got["output_0"], np.concatenate(wanted), rtol=1e-4, atol=1e-6)

@@ -19,7 +19,13 @@ from tflite_guard.protocol import Names, TensorInfo
 def batches(data: dict[str, np.ndarray], size: int) -> list[Batch]:
     count = len(next(iter(data.values())))
     return [
-        Batch({name: values[start : start + size] for name, values in data.items()}, {}, None, start)
+        Batch(
+            {name: values[start : start + size] for name, values in data.items()},
+            {},
+            None,
+            start,
+            range(start, start + size),
+        )
         for start in range(0, count, size)
     ]
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from tflite_guard.datasets import Dataset, open_dataset
-from tflite_guard.engine.running import Running, UnderWay, run_batches
+from tflite_guard.datasets.under_way import UnderWay
+from tflite_guard.engine.running import Running, run_batches
 from tflite_guard.errors import EvaluationError
 from tflite_guard.manifest.types import DatasetSpec, FileSpec
 from tflite_guard.protocol import TensorInfo
@@ -32,10 +34,18 @@ class Echo(Running):
         pass
 
 
+def telling(data: Dataset, told: list[str]) -> Dataset:
+    return replace(data, under_way=UnderWay(told.append))
+
+
+def ran(model: Running, data: Dataset, size: int = 64) -> None:
+    list(run_batches([model], data.batches(size), data=data))
+
+
 def told_at(data: Dataset, shape: tuple[int | None, ...], dtype: str = "float32", size: int = 64) -> dict[int, str]:
     told = [""]
     echo = Echo(told, shape, dtype)
-    list(run_batches([echo], data.batches(size), under_way=UnderWay(told.append, data)))
+    ran(echo, telling(data, told), size)
     assert told[-1] == ""
     return echo.seen
 
@@ -64,12 +74,25 @@ def test_examples_go_by_their_places_in_the_source_whatever_is_left_out(tmp_path
 def test_all_that_runs_at_once_is_told() -> None:
     told: list[str] = []
     data = Dataset(DatasetSpec("d", "npz", FileSpec("d.npz"), "x"), {}, {}, {}, None, range(200))  # type: ignore[arg-type]
-    under_way = UnderWay(told.append, data)
-    first, second = range(64), range(64, 128)
-    with under_way.on(first):
-        with under_way.on(second):
+    data = telling(data, told)
+    with data.doing("ran", range(64)):
+        with data.doing("ran", range(64, 128)), data.doing("read", range(128, 192)):
             pass
-        assert told[1:] == ["ran examples 0 to 127 (from 0)", "ran examples 0 to 63 (from 0)"]
+        assert told[1:4] == [
+            "ran examples 0 to 127 (from 0)",
+            "ran examples 0 to 127 (from 0) and read examples 128 to 191 (from 0)",
+            "ran examples 0 to 127 (from 0)",
+        ]
+        assert told[-1] == "ran examples 0 to 63 (from 0)"
+    assert told[-1] == ""
+
+
+def test_what_is_read_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    data = telling(numbers(tmp_path), told)
+    for batch in data.batches(64):
+        assert told[-2:] == [f"read {data.called(batch.rows)}", ""]
+    assert told[0] == "read examples 0 to 63 (from 0)"
 
 
 class Picky(Echo):
@@ -85,7 +108,7 @@ def test_what_cannot_be_run_is_told_with_its_example(tmp_path: Path) -> None:
     data = numbers(tmp_path)
     told = [""]
     with pytest.raises(EvaluationError) as raised:
-        list(run_batches([Picky(told, (None,))], data.batches(64), under_way=UnderWay(told.append, data)))
+        ran(Picky(told, (None,)), data)
     assert raised.value.kind == "run"
     assert str(raised.value) == (
         "picky cannot be run: index out of range; this was example 70 (from 0): correct or remove it if the model runs "

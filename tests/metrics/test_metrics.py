@@ -39,7 +39,7 @@ def measured(spec, outputs, reference, labels=None, groups=None, batch=None) -> 
             outputs[s : s + size],
             reference[s : s + size],
             None if labels is None else labels[s : s + size],
-            start=s,
+            rows=range(s, s + len(outputs)),
         )
         for s in starts
     ]
@@ -349,10 +349,10 @@ def bad_labels():
     _, _, labels = models()
     out_of_range, half, twice, missing = labels.copy(), labels.astype(float), np.eye(CLASSES)[labels], labels[:-1]
     out_of_range[7], half[3], twice[5] = CLASSES, 0.5, 1
-    yield out_of_range, "label of example 7 is 4, which is out of range: the output has 4 classes"
+    yield out_of_range, r"label of example 7 \(from 0\) is 4, which is out of range: the output has 4 classes"
     yield -1 - labels, "out of range"
-    yield half, r"label of example 3 is 0.5, which is not a class number"
-    yield twice, "label of example 5 is not exactly one 1"
+    yield half, r"label of example 3 \(from 0\) is 0.5, which is not a class number"
+    yield twice, r"label of example 5 \(from 0\) is not exactly one 1"
     yield missing, r"\(239,\) do not fit outputs of shape \(240, 4\)"
     yield np.eye(3)[labels % 3], r"\(240, 3\) do not fit outputs of shape \(240, 4\)"
     yield labels.astype(str), "must be numbers"
@@ -370,7 +370,7 @@ def test_labels_that_do_not_fit_are_named(labels, message):
 def test_an_example_is_named_by_its_number_in_the_whole_data():
     outputs, reference, labels = models()
     labels[200] = 17
-    with pytest.raises(DataError, match="example 200 is 17"):
+    with pytest.raises(DataError, match=r"example 200 \(from 0\) is 17"):
         measured(spec_of("accuracy"), outputs, reference, labels, batch=64)
 
 
@@ -380,7 +380,7 @@ def test_value_labels_that_do_not_fit_are_named(metric):
     with pytest.raises(DataError, match=r"\(240, 2\) do not fit outputs of shape \(240, 3\)"):
         per_example(spec_of(metric), outputs, reference, wanted[:, :2])
     wanted[11, 1] = np.nan
-    with pytest.raises(DataError, match="label of example 11 is NaN or infinite"):
+    with pytest.raises(DataError, match=r"label of example 11 \(from 0\) is NaN or infinite"):
         per_example(spec_of(metric), outputs, reference, wanted)
 
 
@@ -417,8 +417,10 @@ def test_as_many_ranks_as_classes_are_refused():
 def test_nan_and_infinity_never_become_a_number(metric, bad, whose):
     arrays = dict(zip(("variant", "reference"), models()[:2], strict=True))
     arrays[whose][30, 1] = arrays[whose][30, 2] = bad
-    with pytest.raises(EvaluationError, match=rf"the {whose}'s output .* first in example 130 \(2 of") as caught:
-        per_example(spec_of(metric, k=2), arrays["variant"], arrays["reference"], np.zeros(N), start=100)
+    with pytest.raises(
+        EvaluationError, match=rf"the {whose}'s output .* first in example 130 \(from 0\), in 2 of"
+    ) as caught:
+        per_example(spec_of(metric, k=2), arrays["variant"], arrays["reference"], np.zeros(N), rows=range(100, 100 + N))
     assert caught.value.kind == "non-finite-output"
 
 
@@ -802,4 +804,4 @@ def test_ties_are_counted_of_both_models_and_those_that_cost_a_decision(metric: 
 def test_a_label_of_what_is_not_counted_is_told_with_what_to_write(void):
     labels = np.array([[0, void]])
     with pytest.raises(DataError, match=rf'write the metric as \{{"metric": "mean_iou", "ignore_index": {void}\}}'):
-        class_labels(Compared(spec_of("mean_iou"), np.zeros((1, 2, 3)), np.zeros((1, 2, 3)), labels, 0), (1, 2))
+        class_labels(Compared(spec_of("mean_iou"), np.zeros((1, 2, 3)), np.zeros((1, 2, 3)), labels, range(1)), (1, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, assert_never
 
 import msgspec
@@ -23,6 +23,7 @@ from tflite_guard.datasets.sources import (
     require_numbers,
     select,
 )
+from tflite_guard.datasets.under_way import UnderWay
 from tflite_guard.errors import DataError
 from tflite_guard.manifest.types import DatasetSpec
 from tflite_guard.protocol import Names
@@ -46,8 +47,8 @@ class Batch(msgspec.Struct, frozen=True):
     """(n,) integers or strings: examples of one value belong together."""
     start: int
     """The first example's place among those that are evaluated, from 0."""
-    rows: Rows = range(0)
-    """Each example's place in the source, from 0; told of where a model crashes."""
+    rows: Rows
+    """Each example's row in the source, from 0: what messages count by."""
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -64,6 +65,8 @@ class Dataset(msgspec.Struct, frozen=True):
     """Where `rows` do not rise throughout: the stretches in which they do, each read in a pass of its own."""
     files: Sequence[str] = ()
     """The file of each of the source's examples, where each has one."""
+    under_way: UnderWay | None = None
+    """Told which examples are being read."""
 
     @property
     def examples(self) -> int:
@@ -84,16 +87,24 @@ class Dataset(msgspec.Struct, frozen=True):
         start = 0
         for block in self.blocks or (self.rows,):
             end = start + len(block)
-            for rows, read in zip(chunks(block, size), self.reader.read(keys, block, size), strict=False):
-                if any(len(column) != len(rows) for column in read.values()):
-                    break
-                yield self._batch(read, rows, start, with_labels)
+            stream = self.reader.read(keys, block, size)
+            for rows in chunks(block, size):
+                with self.doing("read", rows):
+                    read = next(stream, None)
+                    if read is None or any(len(column) != len(rows) for column in read.values()):
+                        break
+                    batch = self._batch(read, rows, start, with_labels)
+                yield batch
                 start += len(rows)
             if start < end:
                 raise DataError(
                     f"{self.spec.path}: gave fewer examples than when it was opened ({self.examples}); leave it "
                     "unchanged while it is read"
                 )
+
+    def doing(self, what: str, rows: Rows) -> AbstractContextManager[None]:
+        """Within it, something is done with these of the source's examples, which is told."""
+        return nullcontext() if self.under_way is None else self.under_way.doing(what, rows, self.called)
 
     def called(self, rows: Iterable[int]) -> str:
         """Some of the source's examples in words, counted from 0, with the files that they are."""
@@ -133,11 +144,12 @@ def open_dataset(
     allow_code: bool = False,
     tfrecord: TfrecordOpener | None = None,
     roots: Sequence[str] = (),
+    under_way: UnderWay | None = None,
 ) -> Dataset:
     """Binds a dataset to a model's inputs and checks what can be checked without reading the values.
 
-    Links in a folder of images may lead to `roots` as well. Raises DataError when names do not match, files are
-    missing or broken, arrays differ in length, or there are no examples.
+    Links in a folder of images may lead to `roots` as well. `under_way` is told which examples are read. Raises
+    DataError when names do not match, files are missing or broken, arrays differ in length, or there are no examples.
     """
     inputs = _bind(spec, input_names)
     labels = {"": spec.labels} if isinstance(spec.labels, str) else dict(spec.labels or {})
@@ -147,7 +159,7 @@ def open_dataset(
     if not len(rows):
         raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
     files = reader.files if isinstance(reader, images.ImageReader) else ()
-    return Dataset(spec, inputs, labels, steps, reader, rows, files=files)
+    return Dataset(spec, inputs, labels, steps, reader, rows, files=files, under_way=under_way)
 
 
 def canonical(spec: DatasetSpec, names: Names) -> DatasetSpec:

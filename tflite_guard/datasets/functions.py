@@ -81,11 +81,11 @@ def _records(
             return
         if not isinstance(record, Mapping):
             raise DataError(
-                f"{name}: example {index} is of type {type(record).__name__}; give a dictionary for each example, by "
-                f"the keys that the manifest names, such as {keys[0]!r}"
+                f"{name}: example {index} (from 0) is of type {type(record).__name__}; give a dictionary for each "
+                f"example, by the keys that the manifest names, such as {keys[0]!r}"
             )
-        require_keys(f"{name}: example {index}", keys, [str(key) for key in record])
-        arrays = {key: _plain(record[key], f"{name}: example {index}: {key}") for key in keys}
+        require_keys(f"{name}: example {index} (from 0)", keys, [str(key) for key in record])
+        arrays = {key: _plain(record[key], f"{name}: example {index} (from 0): {key}") for key in keys}
         yield from _split(arrays, f"{name}: batch {index}") if batched else (arrays,)
 
 

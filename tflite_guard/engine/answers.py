@@ -12,7 +12,6 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from tflite_guard.datasets import Batch, Dataset
-from tflite_guard.datasets.sources import Rows
 from tflite_guard.files import png
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, binary_threshold, class_labels, decisions, is_decided, is_one_unit
@@ -35,8 +34,6 @@ class Answers:
     output: str
     labels: str | None
     """The key of the output's labels; None without any."""
-    rows: Rows
-    """Each example's row in the source of the data."""
     pictures: bool = True
     """Examples may be shown."""
     _single: bool = True
@@ -59,7 +56,7 @@ class Answers:
         labelled = (one for one in deciding if one[0].metric in LABELLED and one[2] is not None)
         agreeing = ((spec, output, None) for spec, output, _ in deciding if spec.metric == "agreement")
         found = next(labelled, None) or next(agreeing, None)
-        return None if found is None else Answers(*found, data.rows, data.spec.pictures)
+        return None if found is None else Answers(*found, data.spec.pictures)
 
     def add(self, batch: Batch, outputs: Array, reference: Array) -> None:
         """One batch with the variant's and the reference's values of the output, (n, ...) each."""
@@ -70,7 +67,7 @@ class Answers:
         labels = None if self.labels is None else batch.labels[self.labels]
         numbers, counted = np.zeros(decided.shape, np.int64), np.zeros(decided.shape, bool)
         if labels is not None:
-            numbers, counted = class_labels(Compared(self.spec, outputs, reference, labels, batch.start), decided.shape)
+            numbers, counted = class_labels(Compared(self.spec, outputs, reference, labels, batch.rows), decided.shape)
         answers = decisions(self.spec, outputs)[0]
         self._tally(*(values.reshape(-1) for values in (numbers, counted, decided, answers)))
         changed = np.flatnonzero(decided.reshape(-1) != answers.reshape(-1))
@@ -82,7 +79,7 @@ class Answers:
         ]
         found = [
             ChangedAnswer(
-                example=int(self.rows[batch.start + at]),
+                example=int(batch.rows[at]),
                 label=int(numbers.flat[at]) if counted.flat[at] else None,
                 reference=int(decided.flat[at]),
                 variant=int(answers.flat[at]),

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
+from tflite_guard.datasets.sources import Rows
 from tflite_guard.engine import graph
 from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibrate import first_not_finite
@@ -22,10 +23,10 @@ from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
 from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
 from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
-from tflite_guard.engine.running import UnderWay, run_batches
+from tflite_guard.engine.running import run_batches
 from tflite_guard.engine.sequential import Sampling, Scored
 from tflite_guard.engine.tflite import Model, Port, Runner, dequantize
-from tflite_guard.errors import DataError, EvaluationError, GuardError
+from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example, statistic
@@ -57,9 +58,9 @@ class _Column:
     title: str
     scores: list[Scores] = field(default_factory=list)
 
-    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, start: int) -> None:
+    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, rows: Rows) -> None:
         wanted = None if self.labels is None else labels[self.labels]
-        scores = per_example(self.spec, outputs[self.output], reference[self.output], wanted, start=start)
+        scores = per_example(self.spec, outputs[self.output], reference[self.output], wanted, rows)
         self.scores.append(scores)
 
     def measured(self, groups: Array | None, seed: int) -> Measurement:
@@ -90,7 +91,7 @@ class _Whole:
     reference_outputs: list[list[Array]] = field(default_factory=list)
     wanted: list[Array] = field(default_factory=list)
 
-    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, _start: int) -> None:
+    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, _rows: Rows) -> None:
         names = list(reference) if self.spec.output is None else [self.spec.output]
         self.outputs.append([outputs[name] for name in names])
         self.reference_outputs.append([reference[name] for name in names])
@@ -161,9 +162,9 @@ class Scorer:
         """Score one batch; every array's first axis is the batch's."""
         with about(self._dataset):
             for column in self._columns:
-                column.add(outputs, reference, batch.labels, batch.start)
+                column.add(outputs, reference, batch.labels, batch.rows)
             for output, watch in self._watches.items():
-                watch.add(outputs[output], reference[output], batch.labels, batch.start)
+                watch.add(outputs[output], reference[output], batch.labels, batch.rows)
         if batch.groups is not None:
             self._groups.append(batch.groups)
 
@@ -217,10 +218,6 @@ class Scorer:
         return tuple(replace(one.facts(), multi_label=name in read) for name, one in self._watches.items())
 
 
-def _nowhere(_at: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated: a .tflite, the data, and the reference outputs to compare with."""
@@ -234,8 +231,6 @@ class Subject:
     threads: int
     open_data: Open
     state: StateUse = "reset"
-    at: Callable[[str], None] = _nowhere
-    """Told which examples are being run."""
 
     def data(self) -> Dataset:
         """The evaluation data, from its start."""
@@ -255,7 +250,7 @@ class Subject:
         """Batches of the evaluation data with the .tflite's outputs by canonical name."""
         with about(self.dataset):
             batches = data.batches(batch_size(data, self.recorded.example_bytes))
-            yield from run_batches(runners, batches, self.state, UnderWay(self.at, data))
+            yield from run_batches(runners, batches, self.state, data)
 
     def scorer(self) -> Scorer:
         """A collector of this subject's metrics."""
@@ -345,21 +340,9 @@ class _Scoring:
     def add(self, batch: Batch, outputs: Arrays) -> None:
         count = _length(outputs)
         if self.sampling is None:
-            self._add(batch, outputs, self.subject.reference_rows(batch, count))
-            return
-        places = self.sampling.places[batch.start : batch.start + count]
-        reference = self.subject.reference_at(places)
-        try:
-            self._add(batch, outputs, reference)
-        except GuardError:
-            # Messages count examples from the batch's first, as if they followed one another in the data.
-            for at, place in enumerate(places.tolist()):
-                groups = None if batch.groups is None else batch.groups[at : at + 1]
-                single = Batch(_row(batch.inputs, at), _row(batch.labels, at), groups, place)
-                self._add(single, _row(outputs, at), _row(reference, at))
-            raise
-
-    def _add(self, batch: Batch, outputs: Arrays, reference: Arrays) -> None:
+            reference = self.subject.reference_rows(batch, count)
+        else:
+            reference = self.subject.reference_at(self.sampling.places[batch.start : batch.start + count])
         self._check(batch, outputs, reference)
         self.scorer.add(batch, outputs, reference)
         if self.answers is not None:
@@ -370,10 +353,6 @@ class _Scoring:
         _require_finite(self.subject.model, self.runner, outputs, batch)
         for name, values in outputs.items():
             _require_shape("output-shape", f"{path}: output {name!r}", values, "the reference's", reference[name])
-
-
-def _row(arrays: Arrays, at: int) -> Arrays:
-    return {name: values[at : at + 1] for name, values in arrays.items()}
 
 
 def _of_reference(subject: Subject) -> Scorer:
@@ -392,13 +371,14 @@ def _labels(data: Dataset, size: int) -> Iterator[tuple[Batch, int]]:
             yield batch, len(next(iter(batch.labels.values())))
         return
     for start in range(0, data.examples, size):
-        yield Batch({}, {}, None, start), min(size, data.examples - start)
+        rows = data.rows[start : start + size]
+        yield Batch({}, {}, None, start, rows), len(rows)
 
 
 def _require_finite(model: Model, runner: Runner, outputs: dict[str, Array], batch: Batch) -> None:
     """Raise EvaluationError of kind `non-finite-output`, with the first tensor that is not finite, where one is not."""
     try:
-        require_finite(model.path, outputs, batch.start, converted=True)
+        require_finite(model.path, outputs, batch.rows, converted=True)
     except EvaluationError as error:
         finite = [np.isfinite(values.reshape(len(values), -1)).all(axis=1) for values in outputs.values()]
         row = int(np.flatnonzero(~np.all(finite, axis=0))[0])
@@ -423,7 +403,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
     steps = {}
     for kernels in get_args(Kernels):
         largest = 0.0
-        theirs = _Rows(recorded_outputs(path, subject.dataset, subject.open_data))
+        theirs = _Rows(batch.inputs for batch in recorded_outputs(path, subject.dataset, subject.open_data))
         runners = subject.runners(kernels)
         ports = runners[0].outputs
         for batch, outputs in subject.run(runners, subject.data()):

@@ -12,7 +12,16 @@ import numpy.typing as npt
 from tflite_guard.engine import graph
 from tflite_guard.engine.surgery import unpack
 from tflite_guard.manifest.types import MetricSpec
-from tflite_guard.metrics.labels import Compared, class_labels, decisions, flat, is_decided, is_one_unit, value_labels
+from tflite_guard.metrics.labels import (
+    Compared,
+    Rows,
+    class_labels,
+    decisions,
+    flat,
+    is_decided,
+    is_one_unit,
+    value_labels,
+)
 from tflite_guard.protocol import Decided, DegenerateScale, InputRange, OutputFacts, Scales
 
 Array = npt.NDArray[Any]
@@ -48,8 +57,8 @@ class Watch:
         self._tally = _Tally()
         self._fit = _Fit()
 
-    def add(self, values: Array, reference: Array, labels: Mapping[str, Array], start: int) -> None:
-        """One batch, (n, ...) each; `start` is the number of its first example."""
+    def add(self, values: Array, reference: Array, labels: Mapping[str, Array], rows: Rows) -> None:
+        """One batch, (n, ...) each; `rows` are its examples' in the data's source."""
         self._examples += len(reference)
         self._variant.add(values)
         self._reference.add(reference)
@@ -60,11 +69,11 @@ class Watch:
             # What is 0 or 1 to the last bit may be a mask by design; a function that saturates comes near both.
             self._near |= {end for end, seen in ((0, zeros & (rows != 0)), (1, ones)) if seen.any()}
         if self._decided is not None:
-            self._tally.add(_compared(self._decided, reference, labels, start))
+            self._tally.add(_compared(self._decided, reference, labels, rows))
         elif self._agreeing is not None:
-            self._tally.add_unlabelled(Compared(self._agreeing, reference, reference, None, start))
+            self._tally.add_unlabelled(Compared(self._agreeing, reference, reference, None, rows))
         if self._valued is not None:
-            self._fit.add(_compared(self._valued, reference, labels, start))
+            self._fit.add(_compared(self._valued, reference, labels, rows))
 
     def facts(self) -> OutputFacts:
         """What was seen in all batches."""
@@ -176,9 +185,9 @@ def _first(specs: Sequence[tuple[MetricSpec, str | None]], metrics: Sequence[str
     return next(found, None)
 
 
-def _compared(of: tuple[MetricSpec, str], reference: Array, labels: Mapping[str, Array], start: int) -> Compared:
+def _compared(of: tuple[MetricSpec, str], reference: Array, labels: Mapping[str, Array], rows: Rows) -> Compared:
     spec, key = of
-    return Compared(spec, reference, reference, labels[key], start)
+    return Compared(spec, reference, reference, labels[key], rows)
 
 
 class _Constancy:

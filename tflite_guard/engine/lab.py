@@ -92,7 +92,7 @@ class EngineLab:
     """The .npz of outputs that the user's application recorded."""
 
     def __post_init__(self) -> None:
-        self._rows, self.evaluation, self._labels = _gathered(self.subject)
+        self._rows, self._sources, self.evaluation, self._labels = _gathered(self.subject)
         self._places: dict[str, str] = {}
         self.artifact = Held(self.subject.model)
         self.float32 = Held(Model.read(self.float_model, reference=self.subject.names.signature))
@@ -173,7 +173,7 @@ class EngineLab:
             return None
         subject = self.subject
         stream = recorded_outputs(self.recording, subject.dataset, subject.open_data)
-        kept = _picked((named(batch, subject.names, self.recording) for batch in stream), self._rows)
+        kept = _picked((named(batch.inputs, subject.names, self.recording) for batch in stream), self._rows)
         return {name: kept[name] for name in subject.names.outputs}
 
     def scores(self, outputs: Arrays, rows: Array) -> Scores:
@@ -196,7 +196,7 @@ class EngineLab:
         scorer = self.subject.scorer()
         labels = {key: values[rows] for key, values in self._labels.items()}
         inputs = self.evaluation.take(rows).inputs
-        scorer.add(Batch(inputs, labels, None, 0), outputs, self.reference(rows))
+        scorer.add(Batch(inputs, labels, None, 0, self._sources[rows]), outputs, self.reference(rows))
         return scorer
 
     def quantize(self, change: Change) -> Held:
@@ -368,8 +368,11 @@ def _picked(batches: Iterator[Arrays], rows: Array) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
 
 
-def _gathered(subject: Subject) -> tuple[Array, Samples, Arrays]:
-    """A sample of the evaluation data without replacement, in random order: its rows, inputs and labels."""
+def _gathered(subject: Subject) -> tuple[Array, Array, Samples, Arrays]:
+    """A sample of the evaluation data without replacement, in random order.
+
+    Its places among the examples that are evaluated, its rows in the data's source, its inputs and its labels.
+    """
     total = subject.recorded.examples
     order = np.random.default_rng(0).permutation(total)[:MOST_EXAMPLES]
     wanted = np.sort(order)
@@ -392,7 +395,7 @@ def _gathered(subject: Subject) -> tuple[Array, Samples, Arrays]:
     shuffled, named = (
         {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]} for parts in (inputs, labels)
     )
-    return order, Samples(shuffled), named
+    return order, np.asarray(data.rows)[order], Samples(shuffled), named
 
 
 def gathered_calibration(examples: Iterator[Arrays]) -> Samples | None:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from tflite_guard.datasets import Dataset
+from tflite_guard.datasets import Batch, Dataset
 from tflite_guard.datasets.arrays import npy_header, npz_headers
-from tflite_guard.datasets.sources import runs
+from tflite_guard.datasets.sources import Rows, runs
 from tflite_guard.engine.running import require_shape
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import DatasetSpec, FileSpec
@@ -30,7 +30,7 @@ BUDGET = 8 * 2**20
 
 
 def write_outputs(
-    stream: Iterable[dict[str, Array]],
+    stream: Iterable[tuple[Rows, dict[str, Array]]],
     folder: str,
     progress: Callable[[int, int], None],
     source: str,
@@ -39,7 +39,7 @@ def write_outputs(
     """Write batches of outputs, {name: (n, …)}, as they come; memory does not grow with their number.
 
     Args:
-        stream: the batches, in order.
+        stream: the batches, in order, each with its examples' rows in the data's source.
         folder: where to write.
         progress: called with (examples done, examples in all).
         source: what gave them, for messages.
@@ -54,9 +54,9 @@ def write_outputs(
     names: list[str] = []
     maps: list[Any] = []
     done = 0
-    for outputs in stream:
+    for rows, outputs in stream:
         count = len(next(iter(outputs.values())))
-        require_finite(source, outputs, done)
+        require_finite(source, outputs, rows)
         if not names:
             names = list(outputs)
             maps = [_Growing(Path(folder) / f"{index}.npy") for index in range(len(names))]
@@ -74,8 +74,8 @@ def write_outputs(
     return (INDEX, *arrays), done
 
 
-def require_finite(source: str, outputs: dict[str, Array], start: int, *, converted: bool = False) -> None:
-    """Raise EvaluationError of kind `non-finite-output` where a batch that begins at example `start` holds NaN.
+def require_finite(source: str, outputs: dict[str, Array], rows: Rows, *, converted: bool = False) -> None:
+    """Raise EvaluationError of kind `non-finite-output` where a batch of these rows of the source holds NaN.
 
     `converted` says that the reference's outputs are finite, so that it is the conversion that brought it.
     """
@@ -89,7 +89,7 @@ def require_finite(source: str, outputs: dict[str, Array], start: int, *, conver
     for name, array in outputs.items():
         finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if not finite.all():
-            first = start + int(np.flatnonzero(~finite)[0])
+            first = rows[int(np.flatnonzero(~finite)[0])]
             raise EvaluationError(
                 "non-finite-output",
                 f"{source}: output {name!r} holds NaN or infinity, first in example {first} (from 0); {cause}",
@@ -183,8 +183,8 @@ def rows_within(example_bytes: int, most: int = ROWS) -> int:
     return max(1, min(most, BUDGET // max(1, example_bytes)))
 
 
-def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Iterator[dict[str, Array]]:
-    """Batches of outputs that a user recorded in an .npz, in the order of the evaluation source before `limit`.
+def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Iterator[Batch]:
+    """Outputs that a user recorded in an .npz, in the order of the evaluation source before `limit`, as inputs.
 
     Raises:
         DataError: the file does not hold one row for each example of the source.
@@ -210,8 +210,7 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
             "record one row for each"
         )
     size = rows_within(sum(header.row_bytes for header in headers.values()))
-    for batch in open_data(replace(recorded, limit=evaluation.limit), keys).batches(size, with_labels=False):
-        yield batch.inputs
+    yield from open_data(replace(recorded, limit=evaluation.limit), keys).batches(size, with_labels=False)
 
 
 def batch_size(dataset: Dataset, output_bytes: int) -> int:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import queue
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,52 +169,17 @@ def _same(one: Array, other: Array) -> bool:
     return bool(np.allclose(one, other, rtol=0, atol=ROUNDING * size, equal_nan=True))
 
 
-class UnderWay:
-    """Tells which examples are being run, by whatever threads, so that a crash can be put down to them."""
-
-    def __init__(self, tell: Callable[[str], None], data: Dataset) -> None:
-        """`tell` is called with what is done, in words, and with nothing when nothing is run."""
-        self._tell = tell
-        self._data = data
-        self._lock = threading.Lock()
-        self._running: list[Rows] = []
-
-    @contextmanager
-    def on(self, rows: Rows) -> Iterator[None]:
-        """Within it, the examples at these places of the source are run."""
-        with self._lock:
-            self._running.append(rows)
-            self._say()
-        try:
-            yield
-        except ExampleError as error:
-            raise self._named(error, rows) from error
-        finally:
-            with self._lock:
-                self._running = [other for other in self._running if other is not rows]
-                self._say()
-
-    def _named(self, error: ExampleError, rows: Rows) -> EvaluationError:
-        """The error with the example, of those at these places of the source, that it is of."""
-        which = self._data.called([int(rows[error.place])])
-        advice = "correct or remove it if the model runs on others, else change the model"
-        return EvaluationError(error.kind, f"{error}; this was {which}: {advice}")
-
-    def _say(self) -> None:
-        rows = [int(row) for some in self._running for row in some]
-        self._tell(f"ran {self._data.called(rows)}" if rows else "")
-
-
 def run_batches(
     runners: Sequence[Running],
     batches: Iterable[Batch],
     state: StateUse = "reset",
-    under_way: UnderWay | None = None,
+    data: Dataset | None = None,
 ) -> Iterator[tuple[Batch, Arrays]]:
     """Each batch with its outputs, in order, computed by as many threads as there are runners of the same model.
 
-    Where state is kept, one runner does it all, in order: state is then forgotten where another group begins.
-    At most two batches per runner are held at a time, so memory does not grow with the data.
+    `data` is what they are of, and tells which of its examples are run. Where state is kept, one runner does it all, in
+    order: state is then forgotten where another group begins. At most two batches per runner are held at a time, so
+    memory does not grow with the data.
     """
     stream = iter(batches)
     first = next(stream, None)
@@ -224,7 +188,7 @@ def run_batches(
     leader = runners[0]
     kept = leader.stateful and state == "kept"
     if not leader.one_by_one:
-        with _on(under_way, first.rows[:SELF_CHECKED]):
+        with _running(data, first.rows[:SELF_CHECKED]):
             leader.self_check(first.inputs)
     idle: queue.SimpleQueue[Running] = queue.SimpleQueue()
     for runner in runners[: 1 if kept else None]:
@@ -235,7 +199,7 @@ def run_batches(
         most = 2 * idle.qsize()
         try:
             for batch, begins in _with_beginnings(_chained(first, stream), kept):
-                pending.append((batch, pool.submit(_run_with, idle, batch, begins, under_way)))
+                pending.append((batch, pool.submit(_run_with, idle, batch, begins, data)))
                 if len(pending) >= most:
                     done, future = pending.popleft()
                     yield done, future.result()
@@ -246,18 +210,29 @@ def run_batches(
 
 
 def _run_with(
-    idle: queue.SimpleQueue[Running], batch: Batch, begins: Sequence[bool] | None, under_way: UnderWay | None
+    idle: queue.SimpleQueue[Running], batch: Batch, begins: Sequence[bool] | None, data: Dataset | None
 ) -> Arrays:
     runner = idle.get()
     try:
-        with _on(under_way, batch.rows):
+        with _running(data, batch.rows):
             return runner.run(batch.inputs, begins)
     finally:
         idle.put(runner)
 
 
-def _on(under_way: UnderWay | None, rows: Rows) -> AbstractContextManager[None]:
-    return nullcontext() if under_way is None else under_way.on(rows)
+@contextmanager
+def _running(data: Dataset | None, rows: Rows) -> Iterator[None]:
+    """Within it, these of the data's examples are run, which a crash or an error is then put down to."""
+    if data is None:
+        yield
+        return
+    with data.doing("ran", rows):
+        try:
+            yield
+        except ExampleError as error:
+            which = data.called([int(rows[error.place])])
+            advice = "correct or remove it if the model runs on others, else change the model"
+            raise EvaluationError(error.kind, f"{error}; this was {which}: {advice}") from error
 
 
 def _chained(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:

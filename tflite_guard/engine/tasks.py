@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from tflite_guard.datasets import Batch, Dataset, about, canonical, open_dataset
+from tflite_guard.datasets import Dataset, about, canonical, open_dataset
+from tflite_guard.datasets.under_way import UnderWay
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, DatasetSpec, FileSpec, ReferenceSpec
 from tflite_guard.protocol import (
@@ -70,7 +71,7 @@ class Session:
         self._calibrations: dict[bytes, Calibration] = {}
         self._seen: dict[bytes, Seen | None] = {}
         self._progress: OnProgress = _quiet
-        self._at: OnPlace = _quiet
+        self._under_way = UnderWay(_quiet)
 
     def run(self, request: AnyRequest, out: str, progress: OnProgress, at: OnPlace) -> Any:
         """Do what is asked, with files written to the folder `out`; gives an answer of the request's type.
@@ -78,7 +79,7 @@ class Session:
         `progress` is told of examples done and in all, `at` of what is being done with which.
         """
         self._progress = progress
-        self._at = at
+        self._under_way = UnderWay(at)
         match request:
             case DescribeModel():
                 return self._describe(request)
@@ -105,11 +106,11 @@ class Session:
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
         from tflite_guard.engine.outputs import batch_size, example_bytes, recorded_outputs, write_outputs
-        from tflite_guard.engine.running import Running, UnderWay, run_batches
+        from tflite_guard.engine.running import Running, run_batches
 
         spec, data = request.reference, request.dataset
         if spec.kind == "outputs":
-            recorded = recorded_outputs(spec.path, data, self._open)
+            recorded = ((batch.rows, batch.inputs) for batch in recorded_outputs(spec.path, data, self._open))
             files, examples = write_outputs(recorded, out, self._progress, spec.path)
             return ReferenceOutputs(files, examples, None)
         runners: Sequence[Running]
@@ -132,8 +133,7 @@ class Session:
         opened = self._open(canonical(data, names), list(names.inputs))
         with about(data), _beside(beside):
             batches = opened.batches(batch_size(opened, example_bytes(names.outputs.values())))
-            under_way = UnderWay(self._at, opened)
-            stream = (outputs for _, outputs in run_batches(runners, batches, request.state, under_way))
+            stream = ((batch.rows, outputs) for batch, outputs in run_batches(runners, batches, request.state, opened))
             files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)
         return ReferenceOutputs(files, examples, names, runners[0].facts(request.state))
 
@@ -209,7 +209,6 @@ class Session:
             threads=request.threads,
             open_data=self._open,
             state=request.state,
-            at=self._at,
         )
 
     def _diagnose(self, request: Diagnose) -> Diagnosed:
@@ -314,7 +313,15 @@ class Session:
     def _open(self, spec: DatasetSpec, input_names: list[str]) -> Dataset:
         from tflite_guard.engine.tfrecord import read_tfrecord
 
-        return open_dataset(spec, input_names, allow_code=self._allow_code, tfrecord=read_tfrecord, roots=self._roots)
+        with self._under_way.doing(f"opened dataset {spec.name!r}"):
+            return open_dataset(
+                spec,
+                input_names,
+                allow_code=self._allow_code,
+                tfrecord=read_tfrecord,
+                roots=self._roots,
+                under_way=self._under_way,
+            )
 
     def _calibration(self, conversion: Conversion, names: Names) -> Calibration | None:
         """The calibration examples, one at a time; the same object for the same data, so that ranges are kept."""
@@ -325,17 +332,11 @@ class Session:
 
         def examples() -> Iterator[dict[str, Any]]:
             opened = self._open(data, list(names.inputs))
-            return self._calibrating(opened, islice(opened.batches(1, with_labels=False), samples))
+            for batch in islice(opened.batches(1, with_labels=False), samples):
+                with opened.doing("calibrated with", batch.rows):
+                    yield batch.inputs
 
         return self._calibrations.setdefault(key, examples)
-
-    def _calibrating(self, data: Dataset, batches: Iterable[Batch]) -> Iterator[dict[str, Any]]:
-        try:
-            for batch in batches:
-                self._at(f"calibrated with {data.called(batch.rows)}")
-                yield batch.inputs
-        finally:
-            self._at("")
 
 
 @contextmanager

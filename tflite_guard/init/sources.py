@@ -177,11 +177,11 @@ def values(data: Data, key: str, folder: str) -> Any:
     spec = DatasetSpec(
         name="data",
         source=settings["source"],
-        file=FileSpec(os.path.realpath(data.path)),
+        file=FileSpec(data.path),
         inputs=key if settings["source"] != "npy" else "array",
         labels=key,
         class_order=tuple(settings["class_order"]) if "class_order" in settings else None,
-        labels_file=None if labels_file is None else FileSpec(os.path.realpath(os.path.join(folder, labels_file))),
+        labels_file=None if labels_file is None else FileSpec(os.path.relpath(os.path.join(folder, labels_file))),
         columns=settings.get("columns"),
     )
     opened = open_dataset(spec, ["only"])

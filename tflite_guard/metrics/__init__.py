@@ -20,7 +20,7 @@ from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import scores as scoring
 from tflite_guard.metrics import statistics
 from tflite_guard.metrics.bootstrap import Statistic, has_width, percentile_interval, replicates
-from tflite_guard.metrics.labels import Compared, flat
+from tflite_guard.metrics.labels import Compared, Rows, flat
 from tflite_guard.metrics.scores import Scores
 from tflite_guard.results import Measurement
 from tflite_guard.vocabulary import METRICS
@@ -65,11 +65,13 @@ BY_NAME = {
 }
 
 
-def per_example(spec: MetricSpec, outputs: Array, reference: Array, labels: Array | None, *, start: int = 0) -> Scores:
+def per_example(
+    spec: MetricSpec, outputs: Array, reference: Array, labels: Array | None, rows: Rows | None = None
+) -> Scores:
     """The scores of one batch of one output; every array's first axis is the examples.
 
     `outputs` and `reference` are the variant's and the reference's, of one shape (n, ...) and any real
-    dtype. `start` is the number of the batch's first example, for messages. Raises EvaluationError of
+    dtype. `rows` are the examples' rows in the data's source, for messages. Raises EvaluationError of
     kind `non-finite-output` for NaN or infinity, `output-shape` for shapes that differ, and DataError
     for labels that do not fit.
     """
@@ -82,10 +84,10 @@ def per_example(spec: MetricSpec, outputs: Array, reference: Array, labels: Arra
         )
     if len(outputs) and not outputs.size:
         raise EvaluationError("output-shape", f"{spec.name}: an output of shape {outputs.shape} holds no values")
-    _check_finite(spec, reference, "the reference's output", start)
-    _check_finite(spec, outputs, "the variant's output", start)
+    batch = Compared(spec, outputs, reference, labels, range(len(outputs)) if rows is None else rows)
+    _check_finite(batch, reference, "the reference's output")
+    _check_finite(batch, outputs, "the variant's output")
     identical = np.asarray(flat(np.equal(outputs, reference)).all(1))
-    batch = Compared(spec, outputs, reference, labels, start)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by `measure`
         return {**BY_NAME[spec.metric].score(batch), "identical": identical}
 
@@ -293,16 +295,16 @@ def _blank(spec: MetricSpec, scores: Scores) -> Measurement:
     )
 
 
-def _check_finite(spec: MetricSpec, values: Array, whose: str, start: int) -> None:
+def _check_finite(batch: Compared, values: Array, whose: str) -> None:
     finite = np.isfinite(values)
     if finite.all():
         return
-    first = start + int(np.flatnonzero(~flat(finite).all(1))[0])
+    first = batch.example(np.flatnonzero(~flat(finite).all(1))[0])
     count = int((~finite).sum())
     raise EvaluationError(
         "non-finite-output",
-        f"{spec.name}: {whose} holds NaN or infinity, first in example {first} "
-        f"({count} of {values.size} values of its batch); such outputs cannot be judged",
+        f"{batch.spec.name}: {whose} holds NaN or infinity, first in {first}, in {count} of {values.size} values of "
+        "its batch; such outputs cannot be judged",
     )
 
 

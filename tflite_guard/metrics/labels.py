@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.vocabulary import METRICS
 
 Array = NDArray[Any]
+Rows = Sequence[int] | NDArray[np.int64]
 USUALLY_IGNORED = (255, -1, -100)
 """Labels that data sets of segmentation give to what is of no class."""
 
@@ -27,8 +29,12 @@ class Compared:
     reference: Array
     """The reference's, of the same shape."""
     labels: Array | None
-    start: int
-    """The number of the first example, for messages."""
+    rows: Rows
+    """(n,) Each example's row in the data's source, from 0, for messages."""
+
+    def example(self, position: int | np.integer[Any]) -> str:
+        """One of the examples in words."""
+        return f"example {self.rows[int(position)]} (from 0)"
 
 
 def is_decided(outputs: Array) -> bool:
@@ -173,7 +179,7 @@ def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _label(batch: Compared, position: int) -> str:
-    return f"{batch.spec.name}: the label of example {batch.start + int(position)}"
+    return f"{batch.spec.name}: the label of {batch.example(position)}"
 
 
 def _shape_error(batch: Compared, labels: Array) -> DataError:

@@ -210,7 +210,7 @@ def _check_probabilities(batch: Compared) -> None:
         wrong = wrong.any(-1) | (np.abs(values.sum(-1) - 1) > PROBABILITIES_SUM_WITHIN)
     if wrong.any():
         raise DataError(
-            f"{batch.spec.name}: the reference's output of example {batch.start + np.argwhere(wrong)[0][0]} is not "
+            f"{batch.spec.name}: the reference's output of {batch.example(np.argwhere(wrong)[0][0])} is not "
             'a distribution of probabilities; where outputs are logits, set "from_logits": true'
         )
 
