@@ -5,6 +5,7 @@ It is this system with what Windows lacks taken away once the standard library h
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,8 +66,7 @@ def test_what_runs_no_model_works_on_windows(tmp_path: Path, arguments: list[str
         ["check", "--report-dir", "report"],
         ["baseline", "update"],
         ["convert", "digits", "int8", "-o", "x.tflite"],
-        ["init", "models/digits.keras", "-o", "new.json"],
-        ["init", "app/digits_int8.tflite", "data/evaluation.npz", "-o", "new.json"],
+        ["init", "app/digits_int8.tflite", "data/evaluation.npz", "-o", "new.json", "--measure"],
         ["why", "models/digits.keras", "int8", "data/evaluation.npz"],
     ],
 )
@@ -78,3 +78,41 @@ def test_what_runs_models_says_on_windows_where_it_would(digits: Path, arguments
     assert line.startswith("tflite-guard: models run in child processes that Windows cannot confine; use WSL 2, Linux")
     written = {path.name for path in digits.iterdir()} - before
     assert written == ({"report"} if arguments[0] == "check" else set())
+
+
+def test_init_writes_on_windows_what_the_data_says_and_validate_tells_what_is_open(digits: Path) -> None:
+    model = ["init", "models/digits.keras"]
+    made = on_windows(*model, "data", "-o", "new.json", cwd=digits)
+    assert (made.code, made.err) == (0, "")
+    assert "Windows cannot run models/digits.keras, so its inputs and outputs are not known" in made.out
+    written = json.loads((digits / "new.json").read_text())
+    assert written["datasets"]["evaluation"]["labels"] == "label"
+    assert written["models"][0]["metrics"] == ["accuracy", "agreement"]
+    asked = on_windows("validate", "new.json", cwd=digits)
+    assert asked.code == 2
+    told = asked.err.splitlines()
+    assert set(told) <= set(made.out.splitlines())
+    assert [line.partition("; put here ")[2].partition(",")[0] for line in told] == [
+        "the key that is the model's input",
+        "the steps that turn this data into what the model takes",
+    ] * 2
+    for data in written["datasets"].values():
+        data |= {"inputs": "image", "preprocess": [{"cast": "float32"}, {"scale": 0.0625}]}
+    (digits / "new.json").write_text(json.dumps(written))
+    assert on_windows("validate", "new.json", cwd=digits).code == 0
+    again = on_windows(*model, "data", "--input", "image", "--labels", "label", "-o", "chosen.json", cwd=digits)
+    assert again.out.count("left open") == 2
+    without = on_windows(*model, "-o", "none.json", cwd=digits)
+    assert without.code == 2
+    assert "name the data" in without.err
+    assert not (digits / "none.json").exists()
+
+
+def test_init_leaves_the_columns_of_a_table_open_on_windows(digits: Path) -> None:
+    (digits / "table.csv").write_text("pressure,temperature,label\n1,2,0\n3,4.5,1\n")
+    made = on_windows("init", "models/digits.keras", "table.csv", "-o", "new.json", cwd=digits)
+    assert made.code == 0, made.err
+    (data,) = json.loads((digits / "new.json").read_text())["datasets"].values()
+    asked, *columns = data["columns"]["features"]
+    assert asked.startswith("FILL IN: the columns")
+    assert (columns, data["labels"]) == (["pressure", "temperature"], "label")

@@ -6,7 +6,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -20,6 +21,7 @@ from tflite_guard.init import binding, limits
 from tflite_guard.init.binding import Chosen, Task, kind_of_numbers
 from tflite_guard.init.preparing import as_features, as_rows, preparation
 from tflite_guard.init.sources import Data, files_of, look, sniffed, split, values, with_labels_file
+from tflite_guard.init.unread import UNKNOWN, settings_of
 from tflite_guard.manifest import load
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
@@ -27,7 +29,7 @@ from tflite_guard.results import ModelResult, VariantResult
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import describe, run
 from tflite_guard.run.steps import OnEvent
-from tflite_guard.run.workers import OnLog
+from tflite_guard.run.workers import OnLog, children_run_here
 from tflite_guard.text.figures import number
 from tflite_guard.vocabulary import DEFAULT_MANIFEST, MANIFEST_VERSION, ReferenceKind
 
@@ -96,38 +98,26 @@ def write_manifest(
     for path in wishes.tflite:
         if kind_of(path) != "tflite":
             raise UsageError(f"--tflite {path}: is not a .tflite model")
+    if not children_run_here() and not wishes.measure:
+        yield from _unread(kind, model, data, output, wishes)
+        return
     names = names_of(kind, model, wishes.signature, on_log, on_event, allow_code=wishes.allow_code)
-    datasets, notes = {}, []
-    if random is None:
-        assert data is not None
-        evaluation, calibration = split(data)
-        if evaluation != data:
-            beside = "" if calibration is None else f", and calibration on {calibration}"
-            notes.append(f"evaluation is on {evaluation}{beside}")
-        datasets["evaluation"] = dataset_of(evaluation, folder, names, wishes.chosen, wishes.labels_file)
-        if not datasets["evaluation"].tasks:
-            notes.append("without labels, variants are held to the reference's outputs; name labels with --labels")
-        if calibration is None:
-            notes.append(
-                "calibration uses the evaluation data for now; name a sample of the training data for honest figures"
-            )
-        else:
-            datasets["calibration"] = unlabelled(dataset_of(calibration, folder, names, Chosen(wishes.chosen.inputs)))
-    else:
+    if data is None:
+        assert random is not None
         data = os.path.relpath(random)
         made = _random_arrays(names, model)
         _write(random, _npz(made))
         examples = len(next(iter(made.values())))
-        notes.append(
-            f"{data}: random examples (n = {examples}); they show that conversion works, not how accurate it is"
-        )
-        notes.append("replace them with real data and labels")
-        datasets["evaluation"] = dataset_of(data, folder, names)
-    signature = {} if wishes.signature is None else {"signature": wishes.signature}
-    reference: dict[str, Any] = {kind: relative(model, folder)} | signature
-    manifest = manifest_of(kind, reference, Path(os.path.abspath(model)).stem or "model", datasets, names)
-    manifest["models"][0]["variants"] += _shipped(model, wishes.tflite, folder, manifest["models"][0]["variants"])
-    _write(output, text(manifest))
+        datasets = {"evaluation": dataset_of(data, folder, names)}
+        notes = [
+            f"{data}: random examples (n = {examples}); they show that conversion works, not how accurate it is",
+            "replace them with real data and labels",
+        ]
+    else:
+        datasets, notes = _datasets(data, wishes, partial(dataset_of, folder=folder, names=names))
+        if not datasets["evaluation"].tasks:
+            notes.append("without labels, variants are held to the reference's outputs; name labels with --labels")
+    manifest = _written(kind, model, output, datasets, names, wishes)
     yield from dict.fromkeys([note for one in datasets.values() for note in one.notes] + notes)
     left_open = _left_open(output, wishes)
     yield from left_open or fitted(manifest, output, wishes, on_log, on_event)
@@ -138,6 +128,59 @@ def write_manifest(
         yield f"next: fill these in, until `tflite-guard validate{place}` has nothing more to say"
         return
     yield f"next: tflite-guard check{place}" + (" --allow-code" if wishes.allow_code else "")
+
+
+def _written(
+    kind: ReferenceKind, model: str, output: str, datasets: Mapping[str, Dataset], names: Names, wishes: Wishes
+) -> dict[str, Any]:
+    """The manifest, once it is in its file."""
+    folder = os.path.dirname(os.path.abspath(output))
+    signature = {} if wishes.signature is None else {"signature": wishes.signature}
+    reference: dict[str, Any] = {kind: relative(model, folder)} | signature
+    manifest = manifest_of(kind, reference, Path(os.path.abspath(model)).stem or "model", datasets, names)
+    manifest["models"][0]["variants"] += _shipped(model, wishes.tflite, folder, manifest["models"][0]["variants"])
+    _write(output, text(manifest))
+    return manifest
+
+
+def _unread(kind: ReferenceKind, model: str, data: str | None, output: str, wishes: Wishes) -> Iterator[str]:
+    """Write what the data says, and leave open what only the model knows, where none can be run."""
+    if data is None:
+        raise UsageError(
+            f"{model}: {platform.system()} cannot run it, and random examples need the shapes of its inputs; "
+            "name the data, as in `tflite-guard init MODEL DATA`"
+        )
+    folder, system = os.path.dirname(os.path.abspath(output)), platform.system()
+    datasets, notes = _datasets(data, wishes, partial(_unread_dataset, folder=folder))
+    manifest = _written(kind, model, output, datasets, UNKNOWN, wishes)
+    yield from dict.fromkeys([note for one in datasets.values() for note in one.notes] + notes)
+    yield f"{system} cannot run {model}, so its inputs and outputs are not known, and nothing is measured"
+    yield from _left_open(output, wishes)
+    yield f"{output}: model {manifest['models'][0]['name']!r}"
+    yield "next: fill these in, and check it where models can run: in CI, on Linux or macOS, or inside WSL 2"
+
+
+def _datasets(data: str, wishes: Wishes, make: Callable[..., Dataset]) -> tuple[dict[str, Dataset], list[str]]:
+    """The evaluation data and, where there is any, the calibration data, by their names in the manifest; and notes."""
+    evaluation, calibration = split(data)
+    datasets = {"evaluation": make(evaluation, chosen=wishes.chosen, labels_file=wishes.labels_file)}
+    notes = []
+    if evaluation != data:
+        beside = "" if calibration is None else f", and calibration on {calibration}"
+        notes.append(f"evaluation is on {evaluation}{beside}")
+    if calibration is None:
+        notes.append(
+            "calibration uses the evaluation data for now; name a sample of the training data for honest figures"
+        )
+    else:
+        datasets["calibration"] = unlabelled(make(calibration, chosen=Chosen(wishes.chosen.inputs)))
+    return datasets, notes
+
+
+def _unread_dataset(path: str, *, folder: str, chosen: Chosen, labels_file: str | None = None) -> Dataset:
+    data, chosen = _with_labels(look(path), folder, chosen, labels_file)
+    settings, task = settings_of(data, chosen)
+    return Dataset(_ordered({**settings, "path": relative(path, folder)}), {"": task} if task else {}, data.notes)
 
 
 def _left_open(output: str, wishes: Wishes) -> list[str]:
@@ -328,11 +371,7 @@ def dataset_of(
     path: str, folder: str, names: Names, chosen: Chosen | None = None, labels_file: str | None = None
 ) -> Dataset:
     """The manifest's dataset of some data. Raises DataError where it is not certain which array is which input."""
-    chosen = chosen or Chosen()
-    data = look(path)
-    if labels_file is not None:
-        data = with_labels_file(data, labels_file, partial(relative, folder=folder))
-        chosen = replace(chosen, labels={"": "label"})
+    data, chosen = _with_labels(look(path), folder, chosen or Chosen(), labels_file)
     data = as_features(as_rows(data, names, chosen), names)
     found = _inputs(data, names, chosen)
     free = {key: array for key, array in data.arrays.items() if key not in found.values()}
@@ -353,6 +392,13 @@ def dataset_of(
         settings["features"] = {key: one for key, one in settings["features"].items() if key in used}
     notes = (*data.notes, *_of_shapes(data, names, found, chosen), *bound.notes, *told)
     return Dataset(_ordered(settings), bound.tasks, notes)
+
+
+def _with_labels(data: Data, folder: str, chosen: Chosen, labels_file: str | None) -> tuple[Data, Chosen]:
+    if labels_file is None:
+        return data, chosen
+    data = with_labels_file(data, labels_file, partial(relative, folder=folder))
+    return data, replace(chosen, labels={"": "label"})
 
 
 def _inputs(data: Data, names: Names, chosen: Chosen) -> dict[str, str]:

@@ -51,7 +51,7 @@ def inputs(names: Names, arrays: Mapping[str, Array], data: str, chosen: Mapping
         own = names.input(name) if name or len(names.inputs) != 1 else next(iter(names.inputs))
         if own not in names.inputs:
             raise UsageError(f"--input {name}={key}: the model has no such input; it has {', '.join(names.inputs)}")
-        found[own] = _present(f"--input {name}={key}", key, arrays, data)
+        found[own] = present(f"--input {name}={key}", key, arrays, data)
     found |= {name: name for name in names.inputs if name in arrays and name not in found}
     for name in names.inputs:
         known = [alias for alias, own in names.input_aliases.items() if own == name and alias in arrays]
@@ -87,7 +87,7 @@ def labels(names: Names, arrays: Mapping[str, Array], data: str, chosen: Mapping
             written = f"{name}={key}" if name else key
             listed = ", ".join(called(each, names) for each in names.outputs)
             raise UsageError(f"--labels {written}: say of which output, NAME=KEY; there are {listed}")
-        keys[own] = _present(f"--labels {key}", key, arrays, data)
+        keys[own] = present(f"--labels {key}", key, arrays, data)
         tasks[own] = _task(names.outputs[own], arrays[key], values, key) or "numbers"
     said = _by_name(names, arrays, values, keys, tasks) or _by_values(names, arrays, values, keys, tasks)
     unused = [key for key in arrays if key not in {*keys.values(), *(key for of, _ in said for key in of)}]
@@ -171,7 +171,8 @@ def listed_and(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
-def _present(option: str, key: str, arrays: Mapping[str, Array], data: str) -> str:
+def present(option: str, key: str, arrays: Mapping[str, Array], data: str) -> str:
+    """A key that an option chooses. Raises UsageError where the data has no such array."""
     if key not in arrays:
         raise UsageError(f"{option}: {data} has no array {key!r}; it has {', '.join(arrays)}")
     return key

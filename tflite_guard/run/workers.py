@@ -72,13 +72,19 @@ class Confinement(msgspec.Struct, frozen=True):
     allow_code: bool = False
 
 
+def children_run_here() -> bool:
+    """Whether the system has what starts, confines and ends children: Windows has none of it."""
+    return hasattr(os, "killpg")
+
+
 def require_children() -> None:
-    """Raise EvaluationError where a system lacks what starts, confines and ends children: Windows has none of it."""
-    if not hasattr(os, "killpg"):
+    """Raise EvaluationError where no child can run."""
+    if not children_run_here():
         raise EvaluationError(
             "platform",
             f"models run in child processes that {platform.system()} cannot confine; use WSL 2, Linux or macOS "
-            "(commands that run no model work here: validate, report, comment, explain, schema)",
+            "(what runs no model works here: validate, report, comment, explain, schema, and init, which leaves open "
+            "what only the model says)",
         )
 
 
