@@ -72,6 +72,18 @@ def test_a_npy_takes_its_labels_from_another(tmp_path, opened, whole):
         opened("npy", tmp_path / "x.npy", {"a": "p", "b": "q"}, ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [([0.0, np.nan, 1.0], r"y\.npy: y: example 1 .* NaN or infinity;"), (["a", "b", "c"], r"y\.npy: y: must hold numbers")],
+    ids=["nan", "text"],
+)
+def test_labels_that_cannot_be_used_are_told_of_the_file_that_they_are_in(tmp_path, opened, whole, wrong, told):
+    np.save(tmp_path / "x.npy", np.ones((3, 2)))
+    np.save(tmp_path / "y.npy", wrong)
+    with pytest.raises(DataError, match=told):
+        whole(opened("npy", tmp_path / "x.npy", labels="y", labels_file=str(tmp_path / "y.npy")))
+
+
 def test_fewer_labels_than_examples_is_an_error_with_both_numbers(tmp_path, opened):
     np.savez(tmp_path / "a.npz", image=np.ones((100, 2)), labels=np.ones(90))
     with pytest.raises(DataError, match=r"a\.npz: .* image: 100, labels: 90"):

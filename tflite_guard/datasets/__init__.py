@@ -120,18 +120,25 @@ class Dataset(msgspec.Struct, frozen=True):
         """The labels of one output, `size` examples at a time, without reading anything else where the source can."""
         key = self.labels[name]
         for read in self.reader.read([key], self.rows, size):
-            yield _even(read[key], self.spec.path, key)
+            yield _even(read[key], self._file_of(key), key)
+
+    def _file_of(self, key: str) -> str:
+        """The path of what holds an output's labels: they may have a file of their own."""
+        labels = self.spec.labels_file
+        return self.spec.path if labels is None or key in self.inputs.values() else labels.path
 
     def _batch(self, read: Mapping[str, Column], rows: Rows, start: int, with_labels: bool) -> Batch:
         path = self.spec.path
         inputs = {}
         for name, key in self.inputs.items():
-            inputs[name] = _finite(prepare(read[key], self.steps[name], f"{path}: {key}"), rows, f"{path}: {key}")
+            prepared = prepare(read[key], self.steps[name], f"{path}: {key}")
+            inputs[name] = _finite(prepared, rows, f"{path}: {key}", " after preprocessing")
         if not with_labels:
             return Batch(inputs, {}, None, start, rows)
-        labels = {
-            name: _finite(_even(read[key], path, key), rows, f"{path}: {key}") for name, key in self.labels.items()
-        }
+        labels = {}
+        for name, key in self.labels.items():
+            place = self._file_of(key)
+            labels[name] = _finite(_even(read[key], place, key), rows, f"{place}: {key}")
         group = self.spec.group
         groups = None if group is None else _groups(read[group], f"{path}: {group}")
         return Batch(inputs, labels, groups, start, rows)
@@ -188,13 +195,14 @@ def _renamed(spec: DatasetSpec, written: Mapping[str, T], name_of: Callable[[str
 
 @contextmanager
 def about(spec: DatasetSpec | None) -> Iterator[None]:
-    """Within it, what does not fit about a dataset's values is said with the file's name."""
+    """Within it, what does not fit about a dataset's values is said with its file's name, or with both names."""
     try:
         yield
     except DataError as error:
-        if spec is None or spec.path in str(error):
+        files = () if spec is None else (spec.path, *((spec.labels_file.path,) if spec.labels_file else ()))
+        if not files or any(path in str(error) for path in files):
             raise
-        raise DataError(f"{spec.path}: {error}", error.kind) from error
+        raise DataError(f"{' with '.join(files)}: {error}", error.kind) from error
 
 
 def _bind(spec: DatasetSpec, input_names: Sequence[str]) -> dict[str, str]:
@@ -292,15 +300,13 @@ def _even(column: Column, path: str, key: str) -> Array:
     return column
 
 
-def _finite(array: Array, rows: Rows, where: str) -> Array:
+def _finite(array: Array, rows: Rows, where: str, when: str = "") -> Array:
     """The array itself. Raises DataError for anything but finite numbers, with the first bad example."""
     require_numbers(array, where)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         flat = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         example = rows[int(np.flatnonzero(~flat)[0])]
-        raise DataError(
-            f"{where}: example {example} (from 0) holds NaN or infinity after preprocessing; correct it or leave it out"
-        )
+        raise DataError(f"{where}: example {example} (from 0) holds NaN or infinity{when}; correct it or leave it out")
     return array
 
 
