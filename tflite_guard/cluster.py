@@ -27,7 +27,7 @@ from tflite_guard.errors import EvaluationError, GuardError, ManifestError, Usag
 from tflite_guard.files import uris
 from tflite_guard.judgement.baseline import Baseline
 from tflite_guard.manifest import jsontext, load
-from tflite_guard.reports.json import parse
+from tflite_guard.reports.json import parse, render
 from tflite_guard.results import Report, Shard
 from tflite_guard.run import merging, pipeline, sharding
 from tflite_guard.run.jobs import Job, Options, jobs
@@ -123,7 +123,7 @@ def shard_report(versions: bytes, request: bytes, number: int, of: int) -> tuple
         report = checking.without_results(UsageError(f"{first}{more}; {advice}"))
     except GuardError as error:
         report = checking.without_results(error)
-    return worker.address, msgspec.json.encode(report)
+    return worker.address, render(report).encode()
 
 
 def _done(request: _Request, shard: tuple[int, int], share: int, pause: Callable[[], None]) -> Report:

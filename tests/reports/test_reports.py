@@ -31,6 +31,7 @@ from tests.workflow_commands import commands
 from tflite_guard import results
 from tflite_guard.errors import UsageError
 from tflite_guard.reports import FORMATS
+from tflite_guard.reports import json as report_json
 from tflite_guard.reports.alerts import alerts
 from tflite_guard.reports.json import read
 from tflite_guard.reports.terminal import View
@@ -50,6 +51,29 @@ def test_the_rendering_is_the_one_that_was_read(name: str) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(rendered)
     assert rendered == path.read_text()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.78])
+def test_whatever_is_written_can_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    whole = FORMATS["json"].text(full())
+    monkeypatch.setattr(report_json, "MOST_PICTURES", 0 if share < 1 else 10**6)
+    monkeypatch.setattr(report_json, "MOST_VALUES", int(share * sum(map(whole.count, "{[,"))))
+    path = tmp_path / "report.json"
+    path.write_text(FORMATS["json"].text(full()))
+    found = read(str(path))
+    assert (PICTURE in path.read_text()) is (share == 1)
+    assert [note.split(",")[0] for note in found.notes if note not in full().notes] == (
+        [] if share == 1 else ["report.json leaves out"]
+    )
+    judged = [[(one.name, one.verdict, one.metrics) for one in model.variants] for model in full().models]
+    assert judged == [[(one.name, one.verdict, one.metrics) for one in model.variants] for model in found.models]
+
+
+def test_what_cannot_be_made_small_enough_says_that_it_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_json, "MOST_VALUES", 100)
+    assert (
+        "cannot be read again; check fewer models in one run" in json.loads(FORMATS["json"].text(full()))["notes"][-1]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("json", "html")])

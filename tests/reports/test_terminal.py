@@ -185,6 +185,6 @@ def test_of_very_many_results_a_terminal_shows_some_and_counts_the_rest() -> Non
     assert "… and 403 more, in report.json" in lines
     assert sum(line.split()[-4:-3] == ["sqnr"] or " sqnr " in line for line in lines) == 500
     # 100 variants, the remarks of the 500 that have rows, and three models.
-    assert "… and 603 more models, variants and remarks, in report.json" in lines
+    assert "… and 603 more models, variants, figures and remarks, in report.json" in lines
     assert "… and 589 more, at the top" in lines
     assert lines[-1].startswith("✗ fail  4 models, 603 variants: 603 out of tolerance")

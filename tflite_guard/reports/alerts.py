@@ -57,7 +57,12 @@ def alerts(report: Report) -> list[Alert]:
     """Problems, and findings that no problem tells of, the worst first; no two have one fingerprint."""
     # The first where a report from elsewhere has two of one name.
     owners = {id(model): {one.name: one for one in reversed(model.variants)} for model in report.models}
-    found = [alert for problem in wording.problems(report) for alert in _of_problem(problem, owners[id(problem.model)])]
+    causes = {id(one): wording.primary(one) for model in report.models for one in model.variants}
+    found = [
+        alert
+        for problem in wording.problems(report)
+        for alert in _of_problem(problem, owners[id(problem.model)], causes)
+    ]
     titles = wording.titles(report)
     found += [_of_finding(titles[id(model)], model, variant, one) for model, variant, one in untold_findings(report)]
     seen: Counter[str] = Counter()
@@ -96,7 +101,9 @@ def explained(problem: wording.Problem, why: wording.Explanation | None) -> str:
     return " ".join(sentences)
 
 
-def _of_problem(problem: wording.Problem, owners: Mapping[str, VariantResult]) -> Iterator[Alert]:
+def _of_problem(
+    problem: wording.Problem, owners: Mapping[str, VariantResult], causes: Mapping[int, Finding | None]
+) -> Iterator[Alert]:
     """One for each variant, so that a variant's does not change when another comes to share its error."""
     rule = rule_of(problem)
     finding = problem.finding
@@ -120,7 +127,7 @@ def _of_problem(problem: wording.Problem, owners: Mapping[str, VariantResult]) -
             explained(problem, problem.explanation),
             line,
             identity,
-            cause=None if owner is None else wording.primary(owner),
+            cause=None if owner is None else causes[id(owner)],
         )
 
 

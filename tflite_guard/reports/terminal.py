@@ -68,6 +68,13 @@ class _Room:
                 self.without += 1
         return taken
 
+    def cut(self, rung: VariantResult) -> VariantResult:
+        """A rung with as many metrics as there is room for at all."""
+        if len(rung.metrics) <= MOST_ROWS:
+            return rung
+        self.without += len(rung.metrics) - MOST_ROWS
+        return replace(rung, metrics=rung.metrics[:MOST_ROWS])
+
 
 class View:
     """The report for a rich console; on a narrow one only names are folded."""
@@ -108,14 +115,16 @@ class View:
                 yield from self._model(model, titles[id(model)], room, console, options)
                 yield Text("")
         if room.without:
-            yield Text(f"… and {room.without:,} more models, variants and remarks, in report.json", "dim")
+            yield Text(f"… and {room.without:,} more models, variants, figures and remarks, in report.json", "dim")
             yield Text("")
 
     def _remarks(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What a question mark means, where there is one, and what concerns the run."""
         open_question = any(metric.conclusive is False for metric in self._metrics())
         remarks = [INCONCLUSIVE] if open_question else []
-        remarks += [f"note: {plain(note)}" for note in self._report.notes]
+        remarks += [f"note: {plain(note)}" for note in self._report.notes[:MOST_ROWS]]
+        if (more := len(self._report.notes) - MOST_ROWS) > 0:
+            remarks.append(f"… and {more:,} more notes, in report.json")
         for remark in remarks:
             yield from _wrapped(Text(remark, "dim"), console, options)
         if remarks:
@@ -151,7 +160,7 @@ class View:
         rungs = room.take(self._rungs(model), lambda rung: len(rung.metrics) or 1)
         if rungs:
             yield Text("")
-            yield from terminal_tables.variants(model, rungs, options.max_width)
+            yield from terminal_tables.variants(model, [room.cut(rung) for rung in rungs], options.max_width)
         taken = {id(rung) for rung in rungs}
         told = replace(model, variants=tuple(one for one in model.variants if id(one) in taken))
         below = [*_ladders(told), *_findings(told)]

@@ -87,11 +87,13 @@ def may_have_interval(metric: MetricResult) -> bool:
 
 def compression(variant: VariantResult, model: ModelResult) -> str:
     """The size beside the float32 .tflite, e.g. `3.6× smaller`; empty where that is not known, or the same."""
+    own = variant.artifact.size_bytes if variant.artifact else 0
+    if not own or variant.quantization == "float32":
+        return ""
     whole = next(
         (rung.artifact.size_bytes for rung in model.rungs if rung.quantization == "float32" and rung.artifact), None
     )
-    own = variant.artifact.size_bytes if variant.artifact else 0
-    if not whole or not own or variant.quantization == "float32":
+    if not whole:
         return ""
     times = f"{max(whole, own) / min(whole, own):.1f}"
     return "" if times == "1.0" else f"{times}× {'smaller' if own < whole else 'larger'}"
