@@ -74,7 +74,10 @@ def test_a_npy_takes_its_labels_from_another(tmp_path, opened, whole):
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [([0.0, np.nan, 1.0], r"y\.npy: y: example 1 .* NaN or infinity;"), (["a", "b", "c"], r"y\.npy: y: must hold numbers")],
+    [
+        ([0.0, np.nan, 1.0], r"y\.npy: y: example 1 .* NaN or infinity;"),
+        (["a", "b", "c"], r"y\.npy: y: must hold numbers"),
+    ],
     ids=["nan", "text"],
 )
 def test_labels_that_cannot_be_used_are_told_of_the_file_that_they_are_in(tmp_path, opened, whole, wrong, told):
