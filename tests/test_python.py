@@ -25,6 +25,7 @@ from tests.test_cli import HEAVY
 from tflite_guard import ManifestError, Report, UsageError, Verdict
 from tflite_guard.reports import FORMATS
 from tflite_guard.reports.rows import KEYS
+from tflite_guard.reports.terminal import shown as terminal_shows
 from tflite_guard.results import ManifestInfo
 from tflite_guard.text.plain import plain
 
@@ -119,7 +120,9 @@ def test_models_of_one_name_go_by_what_the_report_calls_them() -> None:
 
 
 def test_it_prints_as_the_terminal_and_is_a_line_by_itself() -> None:
-    assert f"{shown()}\n" == FORMATS["text"].text(full())
+    terminal = terminal_shows(full())
+    assert "-v shows all of their figures" in terminal
+    assert f"{shown()}\n" == terminal.replace("-v shows", "report[MODEL] holds")
     assert repr(shown()) == (
         "<Report error: lost of digits could not be evaluated: keep_float: no_such_layer matches nothing; broken could "
         "not be evaluated: models/broken.keras: is cut off; 9 more>"

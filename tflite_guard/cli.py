@@ -332,7 +332,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
     epilog=_below(
         "init model.keras evaluation.npz",
         "init model.tflite photos/ --measure",
-        "init saved_model data.csv --labels species -o models/tflite-guard.json",
+        "init saved_model data.csv --labels species -o flowers.json",
     )
 )
 @click.argument("model", type=PATH)
@@ -419,7 +419,9 @@ def _pairs(written: Sequence[str]) -> dict[str, str]:
 @cli.command(
     short_help="Say why a converted model performs worse, and what to change.",
     epilog=_below(
-        "why model.keras model_int8.tflite data.npz", "why model.keras int8 data.npz --calibration calibration.npz"
+        "why model.keras model_int8.tflite data.npz",
+        "why model.keras int8 data.npz --calibration calibration.npz",
+        more=[EXIT_CODES],
     ),
 )
 @click.argument("reference", type=PATH)
@@ -593,7 +595,11 @@ def comment(
         _say(posted.reason)
 
 
-@cli.group(cls=_InOrder, short_help="Record the current results, to judge later changes by.")
+@cli.group(
+    cls=_InOrder,
+    short_help="Record the current results, to judge later changes by.",
+    epilog=_below("baseline update", "baseline show"),
+)
 def baseline() -> None:
     """Record present results, so that later runs also gate on the change since then."""
 
@@ -623,7 +629,7 @@ def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
         click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
 
 
-@baseline.command()
+@baseline.command(epilog=_below("baseline show"))
 @MANIFESTS
 @DATA_ROOT
 def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:

@@ -11,7 +11,6 @@ import msgspec
 
 from tflite_guard import checking, results, saving
 from tflite_guard.errors import UsageError
-from tflite_guard.reports import FORMATS
 from tflite_guard.results import ModelResult
 from tflite_guard.run.jobs import Options
 from tflite_guard.vocabulary import DIAGNOSE, LONGEST_TIMEOUT, MOST_SHARDS, DiagnoseUse
@@ -77,7 +76,9 @@ class Report(results.Report, frozen=True):
 
     def __str__(self) -> str:
         """As the terminal shows it, without colours."""
-        return FORMATS["text"].text(self).rstrip("\n")
+        from tflite_guard.reports.terminal import shown
+
+        return shown(self, unfolding="report[MODEL] holds").rstrip("\n")
 
     def _repr_html_(self) -> str:
         from tflite_guard.reports.markdown import render

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tflite_guard.errors import UsageError
-from tflite_guard.manifest.search import changed, find
+from tflite_guard.manifest import search
+from tflite_guard.manifest.search import find
 
 
 @pytest.fixture
@@ -37,6 +39,15 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 AUDIO, VISION = "audio/tflite-guard.json", "vision/tflite-guard.json"
+
+
+def changed(files: Sequence[str]) -> list[str]:
+    """The manifests that a change concerns of files that are all there."""
+    for one in files:
+        if "*" not in one and not Path(one).exists():
+            Path(one).parent.mkdir(parents=True, exist_ok=True)
+            Path(one).touch()
+    return search.changed(files)
 
 
 def test_the_one_here_comes_before_those_that_git_tracks_below(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,3 +168,9 @@ def test_beside_one_at_the_top_those_below_are_concerned_by_their_files(place: P
     git(place, "add", "--all")
     assert changed(["top.tflite"]) == ["tflite-guard.json"]
     assert changed(["vision/vision.tflite"]) == [VISION]
+
+
+def test_what_is_no_file_is_told_and_not_taken_for_one_that_changed(place: Path) -> None:
+    for wrong in ("vision/vison.tflite", "visoin/", "tflite-guard.jsn"):
+        with pytest.raises(UsageError, match=f"{wrong}: there is no such file"):
+            search.changed([VISION, wrong])

@@ -151,6 +151,8 @@ PROVEN = {"require": "proven_pass"}
          "int8 of healthy lost 3.1 points of accuracy (allowed 1.0)"),
         (accuracy(0.96999, (0.01, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.01}),
          "int8 of healthy lost 1.001 points of accuracy (allowed 1.000)"),
+        (accuracy(0.979, (0.0, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.0001}),
+         "int8 of healthy lost 0.10 points of accuracy (allowed 0.01)"),
         (accuracy(0.97, (0.0, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.02} | PROVEN, conclusive=False),
          "int8 of healthy lost 1.0 points of accuracy , not proven to be within 2.0"),
         (accuracy(0.9, (0.01, 0.05), Verdict.FAIL, tolerance={"max_relative_drop": 0.02},

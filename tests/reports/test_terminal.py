@@ -188,3 +188,42 @@ def test_of_very_many_results_a_terminal_shows_some_and_counts_the_rest() -> Non
     assert "… and 603 more models, variants and remarks, in report.json" in lines
     assert "… and 589 more, at the top" in lines
     assert lines[-1].startswith("✗ fail  4 models, 603 variants: 603 out of tolerance")
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_names_of_any_length_leave_room_for_what_failed(width: int) -> None:
+    name = "a-model-of-a-long-path-" * 10
+    bad = [variant(name + end, Verdict.FAIL, accuracy(0.91, (0.05, 0.09), Verdict.FAIL)) for end in "xy"]
+    model = replace(fixed().models[0], name=name, variants=tuple(bad), verdict=Verdict.FAIL)
+    lines = shown(replace(run_of(0), models=(model,), verdict=Verdict.FAIL), width).splitlines()
+    assert not any(line.strip() in ("✗", "!") for line in lines[: lines.index("", 2)])
+    end = lines[lines.index("What did not pass") + 1 : -1]
+    assert [line for line in end if line.startswith("✗ a-model-of")] == end[::2]
+    assert end[1::2] == ["  accuracy 0.9800 → 0.9100 (max_drop 0.02)"] * 2
+    assert end[0].endswith("x")
+    assert end[2].endswith("y")
+
+
+def test_what_is_told_once_more_is_cut_only_where_there_is_no_room_for_it() -> None:
+    def end(failed: int) -> str:
+        return shown(run_of(failed), 80).partition("What did not pass\n")[2]
+
+    assert "…" not in end(1)
+    assert re.search(r"\S …$", end(4), re.MULTILINE)
+    assert "  …" not in end(4)
+
+
+def test_of_warnings_alone_the_end_says_that_they_are_warnings() -> None:
+    unsure = variant("int8", Verdict.WARN, accuracy(0.91, (0.05, 0.09), Verdict.WARN))
+    model = replace(fixed().models[2], variants=(unsure,), verdict=Verdict.WARN)
+    text = shown(replace(run_of(0), models=(model,), verdict=Verdict.WARN))
+    assert "\nWarnings\n! " in text
+    assert "did not pass" not in text
+
+
+@pytest.mark.parametrize("width", [80, 132])
+def test_variants_without_a_figure_have_no_table(width: int) -> None:
+    lost = replace(fixed().models[0], variants=fixed().models[0].variants[-1:])
+    lines = shown(replace(run_of(0), models=(lost,), verdict=Verdict.ERROR), width).splitlines()
+    assert "✗ lost  could not be evaluated" in lines
+    assert not any("─" in line for line in lines)

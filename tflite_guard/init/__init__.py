@@ -6,7 +6,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -130,14 +131,21 @@ def write_manifest(
     _write(output, text(manifest))
     yield from dict.fromkeys([note for one in datasets.values() for note in one.notes] + notes)
     left_open = _left_open(output, wishes)
-    yield from left_open or fitted(manifest, output, wishes, on_log, on_event)
+    ran = False
+    if left_open:
+        yield from left_open
+    else:
+        ran = yield from fitted(manifest, output, wishes, on_log, on_event)
     variants = ", ".join(map(_name, manifest["models"][0]["variants"]))
     yield f"{output}: model {manifest['models'][0]['name']!r} with {variants}"
-    place = "" if output == DEFAULT_MANIFEST else f" {output}"
+    place = "" if output == DEFAULT_MANIFEST else f" {shlex.quote(output)}"
+    place += " --allow-code" if wishes.allow_code else ""
     if left_open:
         yield f"next: fill these in, until `tflite-guard validate{place}` has nothing more to say"
-        return
-    yield f"next: tflite-guard check{place}" + (" --allow-code" if wishes.allow_code else "")
+    elif not ran:
+        yield f"next: correct what keeps the reference from running (see above), then tflite-guard check{place}"
+    else:
+        yield f"next: tflite-guard check{place}"
 
 
 def _left_open(output: str, wishes: Wishes) -> list[str]:
@@ -244,18 +252,18 @@ def text(manifest: dict[str, Any]) -> bytes:
 
 def fitted(
     manifest: dict[str, Any], output: str, wishes: Wishes, on_log: OnLog | None, on_event: OnEvent | None
-) -> Iterator[str]:
+) -> Generator[str, None, bool]:
     """Run the manifest once and write it anew: without what cannot be converted, the reference held to what it reaches.
 
     A reference that gets worse later is a broken set-up, which every comparison with it would hide. With `measure`
-    each variant is held to what it reaches now.
+    each variant is held to what it reaches now. Returns whether the reference could be run.
     """
     (entry,) = manifest["models"]
     options = Options(allow_code=wishes.allow_code, diagnose="never")
     (model,) = run([load(output, allow_code=wishes.allow_code)], options, on_log=on_log, on_event=on_event).models
     if model.error is not None:
         yield f"the reference could not be run on this data: {model.error.message}"
-        return
+        return False
     yield from _without_idle(entry, model)
     suspect = any(finding.rule == "reference-suspect" for finding in model.findings)
     for metric, value in model.reference.metrics.items():
@@ -270,6 +278,7 @@ def fitted(
         entry["variants"] = [limits.measured(one, model) for one in entry["variants"]]
         yield "tolerances of the variants are what each reaches now, with room for other machines"
     _write(output, text(manifest))
+    return True
 
 
 def _without_idle(entry: dict[str, Any], model: ModelResult) -> Iterator[str]:

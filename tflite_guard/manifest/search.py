@@ -38,6 +38,9 @@ def changed(files: Sequence[str]) -> list[str]:
     Manifests among them, and of those here and below all that name one of them. A file that no manifest names, such as
     a module of Python or `.pre-commit-config.yaml`, concerns them all. Raises UsageError where there are none.
     """
+    for one in files:
+        if not os.path.lexists(one) and not _is_manifest(one):  # pre-commit names none that is gone
+            raise UsageError(f"{displayed(one)}: there is no such file in {_here()}; correct it where it is named")
     given = [path for one in files if _is_manifest(one) for path in _meant(one)]
     known = _once([*given, *_below()])
     named = {path: _Named.by(path) for path in known or find()}

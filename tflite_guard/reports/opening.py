@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -127,6 +128,7 @@ def _dropped(subject: str, metric: MetricResult, allowed: str, voice: _Voice) ->
 
 
 def _points(drop: float, limit: float) -> tuple[str, str]:
-    """Both in hundredths, with the digits that tell them apart."""
+    """Both in hundredths, with the digits that the limit has and those that tell them apart."""
     told = [(f"{100 * drop:.{digits}f}", f"{100 * limit:.{digits}f}") for digits in range(1, MOST_DIGITS + 1)]
-    return next((pair for pair in told if pair[0] != pair[1]), told[0])
+    apart = (pair for pair in told if pair[0] != pair[1] and math.isclose(float(pair[1]), 100 * limit))
+    return next(apart, told[-1])

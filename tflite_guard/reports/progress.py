@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from tflite_guard.reports.wording import MARKS
+from tflite_guard.results import Verdict
 from tflite_guard.run.steps import Event, Phase
 from tflite_guard.text.plain import plain
 
@@ -46,19 +49,29 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f} examples/s", "dim")
 
 
+def _counted(finished: Mapping[Verdict | None, int]) -> str:
+    """`finished: 36 ✓, 2 ✗`."""
+    marks = Counter[str]()
+    for verdict, number in finished.items():
+        marks[MARKS[verdict]] += number
+    return "finished: " + ", ".join(f"{number:,} {mark}" for mark, number in marks.items())
+
+
 @contextmanager
-def progress() -> Iterator[Callable[[Event], None]]:
-    """A live display; the function it gives may be called from any thread."""
+def progress(console: Console | None = None) -> Iterator[Callable[[Event], None]]:
+    """A live display on standard error or another console; the function it gives may be called from any thread."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(24),
-        _Rate(),
+        _Rate(table_column=Column(no_wrap=True)),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    with Progress(*columns, console=console or Console(stderr=True), transient=True) as display:
         tasks: dict[str, TaskID] = {}
         finished: dict[str, str] = {}
+        ended = Counter[Verdict | None]()
+        summary = display.add_task("", total=1, completed=1, phase=None, visible=False)
 
         def show(event: Event) -> None:
             name = plain(event.model, 40)
@@ -66,8 +79,10 @@ def progress() -> Iterator[Callable[[Event], None]]:
                 tasks[event.model] = display.add_task(name, total=None, phase=None)
             task = tasks[event.model]
             if event.phase == "done":
-                mark = MARKS[event.verdict] if event.verdict else ""
-                display.update(task, description=f"{mark} {name}", total=1, completed=1)
+                # In one row for all: many would leave none for what is being done.
+                ended[event.verdict] += 1
+                display.update(task, visible=False)
+                display.update(summary, description=_counted(ended), visible=True)
                 return
             if event.phase == "variant":
                 finished[event.model] = f" {event.done}/{event.total}"

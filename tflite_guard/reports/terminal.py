@@ -30,7 +30,9 @@ MOST_ROWS = 1_000
 MOST_LAST_LINES = 15
 """Of what failed, told once more: with the verdict they are on a screen of 24 lines."""
 MOST_LINES_EACH = 2
-"""Of one failure, and of its cause, told once more."""
+"""Of one failure, and of its cause, told once more where all of it has no room."""
+OF_THE_TERMINAL = "-v shows"
+"""How to see what is folded."""
 _WHOLE = re.compile(r"\d (?:%|dB|B|[kMG]B)|\[[^\s\[\],]+(?: dB)?, [^\s\[\],]+\]")
 """What no line may break inside."""
 _JOINT = "\ue000"
@@ -42,11 +44,16 @@ def render(report: Report) -> str:
     return shown(report, extent="all")
 
 
-def shown(report: Report, width: int = NOT_A_TERMINAL_WIDTH, extent: Extent = "folded") -> str:
+def shown(
+    report: Report,
+    width: int = NOT_A_TERMINAL_WIDTH,
+    extent: Extent = "folded",
+    unfolding: str = OF_THE_TERMINAL,
+) -> str:
     """What a terminal of so many columns shows, without escape sequences."""
     stream = io.StringIO()
     console = Console(file=stream, width=width, color_system=None, force_terminal=False)
-    console.print(View(report, extent))
+    console.print(View(report, extent, unfolding))
     return "\n".join(logged(line.rstrip()) for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -72,9 +79,10 @@ class _Room:
 class View:
     """The report for a rich console; on a narrow one only names are folded."""
 
-    def __init__(self, report: Report, extent: Extent = "folded") -> None:
+    def __init__(self, report: Report, extent: Extent = "folded", unfolding: str = OF_THE_TERMINAL) -> None:
         self._report = report
         self._extent = extent
+        self._unfolding = unfolding
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
@@ -100,7 +108,7 @@ class View:
         if folded:
             rows = [(model, titles[id(model)]) for model in room.take(folded)]
             yield terminal_tables.passing(rows, options.max_width)
-            yield from _wrapped(_unfolding(folded), console, options)
+            yield from _wrapped(_unfolding(folded, self._unfolding), console, options)
             yield Text("")
         room.rows = MOST_ROWS
         for model in filter(self._is_open, self._report.models):
@@ -167,7 +175,7 @@ def _told(problem: Problem, why: Explanation | None, console: Console, options: 
     mark = (f"{wording.MARKS[problem.verdict]} ", STYLES[problem.verdict])
     rule = (f" ({problem.rule})", "dim") if problem.finding is not None else ""
     told = Text.assemble(mark, (problem.where, "bold"), f"  {problem.message}", rule)
-    yield from _wrapped(told, console, options)
+    yield from _hung(told, console, options)
     for line in () if why is None else _explanation(why):
         yield from _wrapped(line, console, options, 2)
 
@@ -176,14 +184,11 @@ def _again(problems: Sequence[Problem], console: Console, options: ConsoleOption
     """What did not pass in few lines, so that it is on the last screen of a long run."""
     if not problems:
         return
-    yield Text("What did not pass", "bold")
+    only_warnings = all(one.verdict is Verdict.WARN for one in problems)
+    yield Text("Warnings" if only_warnings else "What did not pass", "bold")
     told = wording.in_short(problems)
-    first = told[: MOST_LAST_LINES + 1]
-    whole = [[*_what(one, console, options), *_why(one, console, options)] for one in first]
-    if sum(map(len, whole)) > MOST_LAST_LINES:
-        whole = [_what(one, console, options) for one in first]
     room = MOST_LAST_LINES
-    for position, lines in enumerate(whole):
+    for position, lines in enumerate(_in_room(told[: room + 1], console, options)):
         left = len(told) - position
         room -= len(lines)
         if room < (left > 1):
@@ -192,23 +197,46 @@ def _again(problems: Sequence[Problem], console: Console, options: ConsoleOption
         yield from lines
 
 
-def _what(one: Short, console: Console, options: ConsoleOptions) -> list[Text]:
+def _in_room(told: Sequence[Short], console: Console, options: ConsoleOptions) -> list[list[Text]]:
+    """The lines of each: all where there is room, else the first of what failed and why, else of what failed."""
+    whats = [list(_hung(_what(one, options.max_width), console, options)) for one in told]
+    whys = [list(_wrapped(Text(one.why), console, options, 2)) if one.why else [] for one in told]
+    cut_whats, cut_whys = ([_cut(lines, options.max_width) for lines in each] for each in (whats, whys))
+    for first, second in ((whats, whys), (cut_whats, cut_whys)):
+        together = [[*what, *why] for what, why in zip(first, second, strict=True)]
+        if sum(map(len, together)) <= MOST_LAST_LINES:
+            return together
+    return cut_whats
+
+
+def _what(one: Short, width: int) -> Text:
+    """What failed; long names leave it room."""
     mark = (f"{wording.MARKS[one.verdict]} ", STYLES[one.verdict])
-    return _cut(Text.assemble(mark, (one.where, "bold"), f"  {one.what}"), console, options, 0)
+    return Text.assemble(mark, (_middle_out(one.where, width - 4), "bold"), f"  {one.what}")
 
 
-def _why(one: Short, console: Console, options: ConsoleOptions) -> list[Text]:
-    return _cut(Text(one.why), console, options, 2) if one.why else []
+def _middle_out(text: str, longest: int) -> str:
+    """A text without its middle where it is too long: names that are alike differ at either end."""
+    half = (longest - 3) // 2
+    return text if len(text) <= longest else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
 
 
-def _cut(text: Text, console: Console, options: ConsoleOptions, indent: int) -> list[Text]:
+def _cut(lines: Sequence[Text], width: int) -> list[Text]:
     """The first lines of a text, the last of which says whether there are more."""
-    lines = list(_wrapped(text, console, options, indent))
+    first = [line.copy() for line in lines[:MOST_LINES_EACH]]
     if len(lines) > MOST_LINES_EACH:
-        lines = lines[:MOST_LINES_EACH]
-        lines[-1].truncate(options.max_width - 2)
-        lines[-1].append(" …")
-    return lines
+        first[-1].truncate(width - 2)
+        first[-1].rstrip()
+        first[-1].append(" …")
+    return first
+
+
+def _hung(text: Text, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+    """The lines of a text that begins with a mark, which stands out to their left, beside the first word."""
+    text.plain = text.plain.replace(" ", _JOINT, 1)
+    for position, line in enumerate(_wrapped(text, console, options.update(width=options.max_width - 2))):
+        line.pad_left(2 * bool(position))
+        yield line
 
 
 def _wrapped(text: Text, console: Console, options: ConsoleOptions, indent: int = 0) -> Iterator[Text]:
@@ -231,10 +259,10 @@ def _explanation(why: Explanation) -> Iterator[Text]:
         yield Text(f"  {line}" + ("," if line is not why.patch[-1] else ""))
 
 
-def _unfolding(folded: Sequence[ModelResult]) -> Text:
+def _unfolding(folded: Sequence[ModelResult], how: str) -> Text:
     """How to see what models that pass do not show, and whether there is anything to read."""
     notes = sum(len(wording.findings(model)) + len(model.notes) for model in folded)
-    return Text("-v shows all of their figures" + (f" and {wording.count(notes, 'note')}" if notes else ""), "dim")
+    return Text(f"{how} all of their figures" + (f" and {wording.count(notes, 'note')}" if notes else ""), "dim")
 
 
 def _ladders(model: ModelResult) -> Iterator[Text]:

@@ -68,7 +68,8 @@ class _Group(msgspec.Struct, frozen=True):
 
 def variants(model: ModelResult, rungs: Sequence[VariantResult], width: int) -> Iterator[Table | Text]:
     """Some of a model's rungs, in the roomiest layout that fits; the narrowest folds figures, and loses none."""
-    for layout in (*(_WIDE if width >= WIDE else ()), *_NARROW):
+    measured = any(rung.metrics or rung.observed for rung in rungs)
+    for layout in (*(_WIDE if width >= WIDE and measured else ()), *_NARROW):
         columns, groups = _columns(model, layout), [_group(model, rung, layout) for rung in rungs]
         widths = _widths(columns, [row for group in groups for row in group.rows], layout, width)
         if widths is not None:
@@ -76,9 +77,10 @@ def variants(model: ModelResult, rungs: Sequence[VariantResult], width: int) -> 
     if layout.wide:
         yield _table(columns, [group.rows for group in groups], layout, widths)
         return
-    yield _table(columns, [], layout, widths)
+    if measured:
+        yield _table(columns, [], layout, widths)
     for position, group in enumerate(groups):
-        if position:
+        if position and measured:
             yield Text("")
         yield group.head
         if group.rows:
