@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -377,3 +378,15 @@ def test_what_is_left_open_is_told_at_its_line(tflite: Maker, place: Path, run: 
     assert made["lines"][-1] == "next: fill these in, until `tflite-guard validate new.json` has nothing more to say"
     refused = run("validate", "new.json", cwd=place)
     assert (refused.code, refused.err.strip()) == (2, line)
+
+
+def test_where_the_reference_cannot_run_the_last_line_says_to_mend_that_first(
+    run: Run, float_tflite: Path, tmp_path: Path
+) -> None:
+    shutil.copy(float_tflite, tmp_path / "m.tflite")
+    np.savez(tmp_path / "data.npz", image=np.full((4, 8, 8, 1), np.nan, np.float32))
+    output = tmp_path / "of mine.json"
+    lines = run("init", tmp_path / "m.tflite", tmp_path / "data.npz", "-o", output).out.splitlines()
+    assert any(line.startswith("the reference could not be run on this data: data.npz: image: ") for line in lines)
+    what = "next: correct what keeps the reference from running (see above), then tflite-guard check"
+    assert lines[-1] == f"{what} {shlex.quote(str(output))}"

@@ -8,7 +8,6 @@ from typing import get_args
 import pytest
 from rich.console import Console
 
-from tflite_guard.reports import progress as reports_progress
 from tflite_guard.reports.progress import progress
 from tflite_guard.results import Verdict
 from tflite_guard.run.steps import Event, Phase
@@ -20,15 +19,15 @@ def test_every_phase_can_be_shown(phase: Phase) -> None:
         show(Event("model", "int8", phase, 1, 2, Verdict.PASS))
 
 
-def test_models_that_are_done_are_counted_in_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Console(file=io.StringIO(), width=100, height=24, force_terminal=True, color_system=None)
-    monkeypatch.setattr(reports_progress, "Console", lambda **_: screen)
-    with progress() as show:
+def test_of_many_models_those_that_are_done_are_counted_in_a_row() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, color_system=None, width=80, height=24)
+    with progress(console) as show:
         for number in range(40):
             show(Event(f"model-{number}", None, "evaluate", 1, 2))
             if number < 39:
                 show(Event(f"model-{number}", None, "done", verdict=Verdict.FAIL if number < 2 else Verdict.PASS))
-    last = screen.file.getvalue().rpartition("finished: ")[2]
-    assert last.startswith("2 ✗, 37 ✓")
-    assert "model-39" in last
+    last = screen.getvalue().rpartition("finished: ")[2]
+    assert last.startswith("2 ✗, 37 ✓ ")
+    assert "model-39: evaluating" in last
     assert "model-38" not in last

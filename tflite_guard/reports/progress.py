@@ -58,8 +58,8 @@ def _counted(finished: Mapping[Verdict | None, int]) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Event], None]]:
-    """A live display; the function it gives may be called from any thread."""
+def progress(console: Console | None = None) -> Iterator[Callable[[Event], None]]:
+    """A live display on standard error or another console; the function it gives may be called from any thread."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(24),
@@ -67,7 +67,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    with Progress(*columns, console=console or Console(stderr=True), transient=True) as display:
         tasks: dict[str, TaskID] = {}
         finished: dict[str, str] = {}
         ended = Counter[Verdict | None]()
