@@ -741,7 +741,7 @@ def test_a_report_that_is_none(run: Run, tmp_path: Path, content: bytes | None, 
 def test_a_report_beyond_measure_is_not_looked_through(run: Run, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "r.json").write_bytes(content)
     message = the_message(run("report", "r.json"), 2)
-    assert message.startswith("tflite-guard: r.json: is too large for a report, which has at most 64 MiB and 2,000,000")
+    assert message.startswith("tflite-guard: r.json: is too large for a report, which has at most 64 MiB and 1,200,000")
 
 
 @pytest.mark.parametrize(

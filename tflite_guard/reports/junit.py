@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from xml.etree import ElementTree
 
 from tflite_guard.reports import wording
@@ -14,6 +15,8 @@ from tflite_guard.results import MetricResult, ModelResult, Report, VariantResul
 from tflite_guard.text.plain import plain, unobeyed
 
 TAGS = {Verdict.ERROR: "error", Verdict.FAIL: "failure"}
+MOST_FACTS = 100
+"""Of the environment, which every suite has: a run has some ten, a report from elsewhere any number."""
 
 
 def render(report: Report) -> str:
@@ -144,7 +147,7 @@ def _case(
 def _properties(model: ModelResult, report: Report) -> Iterator[tuple[str, str]]:
     yield "manifest", model.manifest.path
     yield f"reference.{model.reference.kind}", model.reference.path
-    yield from ((f"environment.{name}", str(value)) for name, value in report.environment.items())
+    yield from ((f"environment.{name}", str(value)) for name, value in islice(report.environment.items(), MOST_FACTS))
     for variant in model.variants:
         if variant.artifact is not None:
             yield f"{variant.name}.size_bytes", str(variant.artifact.size_bytes)
