@@ -15,8 +15,12 @@ def titles(models: Sequence[tuple[str, ManifestInfo]]) -> list[str]:
     """A model's name and manifest to its name, after its manifest's place where others have that name too."""
     named = [plain(name) for name, _ in models]
     called = list(named)
-    for name in {one for one in named if named.count(one) > 1}:
-        same = [index for index, one in enumerate(named) if one == name]
+    alike: dict[str, list[int]] = {}
+    for index, name in enumerate(named):
+        alike.setdefault(name, []).append(index)
+    for name, same in alike.items():
+        if len(same) == 1:
+            continue
         for index, place in zip(same, _places([models[index][1] for index in same]), strict=True):
             called[index] = f"{place}: {name}" if place else name
     return called

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from tflite_guard.reports import wording
 from tflite_guard.reports.html import examples, phrases, tensors
@@ -199,12 +200,12 @@ class Page:
 def page(report: Report, bounds: Bounds) -> Page:
     """A report, worst first, as far as the bounds go."""
     models = list(_models(report, bounds))
-    failures = _failures(report, models)
+    failures, failures_left_out = _failures(report, models, bounds.failures)
     return Page(
         report,
         bounds,
-        failures[: bounds.failures],
-        max(len(failures) - bounds.failures, 0),
+        failures,
+        failures_left_out,
         models,
         len(report.models) - len(models),
     )
@@ -240,14 +241,15 @@ def _pictures(variant: VariantResult, room: int) -> tuple[tuple[ChangedAnswer, e
     return tuple(kept)
 
 
-def _failures(report: Report, models: Sequence[Model]) -> list[Failure]:
-    """The problems, those of one variant together, in the order of the worst of each."""
+def _failures(report: Report, models: Sequence[Model], most: int) -> tuple[list[Failure], int]:
+    """The problems, those of one variant together, in the order of the worst of each, and how many more there are."""
     together: dict[tuple[int, tuple[str, ...]], list[Problem]] = {}
     for problem in wording.problems(report):
         together.setdefault((id(problem.model), problem.variants), []).append(problem)
     links = {id(model.result): model.anchor for model in models}
     links |= {id(one.result): one.anchor for model in models for one in model.variants if one.is_told}
-    return [_failure(problems, links) for problems in together.values()]
+    kept = [_failure(problems, links) for problems in islice(together.values(), most)]
+    return kept, len(together) - len(kept)
 
 
 def _failure(problems: Sequence[Problem], links: dict[int, str]) -> Failure:
