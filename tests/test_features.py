@@ -555,6 +555,38 @@ def test_outputs_that_changed_places_are_the_cause(run: Run, two_by_two: Path, t
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_detector_whose_scores_share_the_scale_of_its_boxes_fails(run: Run, tmp_path: Path) -> None:
+    """Boxes in pixels and scores of 0 to 1 in one output, of both layouts; its SQNR is that of the boxes."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    image = keras.Input((16, 16, 3), name="image")
+    seen = keras.layers.Conv2D(8, 3, 2, "same", activation="relu")(image)
+    boxes = 640.0 * keras.layers.Conv2D(4, 1, activation="sigmoid")(seen)
+    scores = keras.layers.Conv2D(2, 1, activation="sigmoid")(seen)
+    rows = keras.layers.Reshape((64, 6))(keras.layers.Concatenate()([boxes, scores]))
+    keras.Model(image, rows).save(tmp_path / "rows.keras")
+    keras.Model(image, keras.layers.Permute((2, 1))(rows)).save(tmp_path / "columns.keras")
+    np.savez(tmp_path / "data.npz", image=np.random.default_rng(3).random((60, 16, 16, 3), np.float32))
+    models = [
+        {"name": name, "reference": {"keras": f"{name}.keras"}, "variants": ["int8", "float16"], "metrics": ["sqnr"]}
+        | {"evaluation": "d", "calibration": "d", "tolerances": {"sqnr": {"min": 40}}}
+        for name in ("rows", "columns")
+    ]
+    data = {"d": {"source": "npz", "path": "data.npz", "inputs": "image"}}
+    path = write_manifest(tmp_path, {"schema_version": 1, "datasets": data, "models": models})
+    finished = run("check", path, "--format", "json")
+    assert finished.code == 1, finished.out + finished.err
+    for name in ("rows", "columns"):
+        assert finished.variant("float16", name)["findings"] == []
+        dead = finished.variant("int8", name)
+        assert dead["metrics"][0]["verdict"] == "pass"
+        (told,) = dead["findings"]
+        assert (dead["verdict"], told["rule"], told["severity"]) == ("fail", "constant-output", "error")
+        assert told["evidence"]["channels"] == [4, 5]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_bias_that_operators_of_unlike_scale_share_is_told(run: Run, tmp_path: Path) -> None:
     """Equal biases that are not zero; int16x8 stores them once."""
     import keras

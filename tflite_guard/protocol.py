@@ -102,6 +102,23 @@ class Decided(msgspec.Struct, frozen=True):
     """For how many classes it decides at all."""
 
 
+class Stuck(msgspec.Struct, frozen=True):
+    """A float output, or channels of it, that a variant gives every example alike, where the reference's vary."""
+
+    spread: float
+    """How far the reference's values lie apart there, at most."""
+    width: float
+    """How far they lie apart in the whole output."""
+    clear: bool
+    """The reference varies by more than could be without meaning."""
+    channels: tuple[int, ...] = ()
+    """The first of those that are meant; none where it is the whole output."""
+    count: int = 0
+    """How many channels are meant."""
+    of: int = 0
+    """How many channels there are."""
+
+
 class OutputFacts(msgspec.Struct, frozen=True):
     """What one output is like over all examples, beside its metrics."""
 
@@ -109,8 +126,8 @@ class OutputFacts(msgspec.Struct, frozen=True):
     examples: int
     constant: bool = False
     """It is float, and the reference gives every example the same."""
-    variant_constant: bool = False
-    """It is float, and the variant gives every example the same."""
+    stuck: Stuck | None = None
+    """What the variant gives every example alike, though the reference does not."""
     saturated: int = 0
     """Examples of which every value of the reference is 0 or 1, of an output that is decided on or comes near them."""
     decided: Decided | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, r2_score
 
 from tflite_guard.engine.facts import Watch, scales
 from tflite_guard.engine.graph import Graph, Operator, Subgraph, Tensor
 from tflite_guard.manifest.types import MetricSpec
-from tflite_guard.protocol import Decided, OutputFacts
+from tflite_guard.protocol import Decided, OutputFacts, Stuck
 
 
 def watched(reference: np.ndarray, labels: np.ndarray | None, metric: str, variant=None, **options) -> OutputFacts:
@@ -50,8 +52,50 @@ def test_outputs_that_never_vary_are_seen_in_floats_alone() -> None:
     same, other = np.ones((20, 3), np.float32), np.ones((20, 3), np.float32)
     other[19, 2] = 2
     found = watched(same, None, "sqnr", variant=other)
-    assert (found.constant, found.variant_constant, found.examples) == (True, False, 20)
+    assert (found.constant, found.stuck, found.examples) == (True, None, 20)
     assert watched(np.ones((20, 1), np.int64), None, "agreement").constant is False
+    assert watched(other, None, "sqnr", variant=same).stuck == Stuck(spread=1, width=1, clear=True)
+    barely = np.ones((20, 3), np.float32) + np.float32(1e-3) * np.arange(60, dtype=np.float32).reshape(20, 3) / 60
+    found = watched(5 * barely, None, "sqnr", variant=same).stuck
+    assert found is not None
+    assert (found.spread, found.clear) == (pytest.approx(5e-3 * 57 / 60, rel=1e-3), True)
+    few = np.where(np.arange(60).reshape(20, 3) == 30, np.float32(1.001), np.float32(1)) * np.array(
+        [1, 50, 1], np.float32
+    )
+    found = watched(few, None, "sqnr", variant=same).stuck
+    assert found is not None
+    assert found.clear is False
+
+
+HEADS = st.tuples(st.integers(1, 20), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
+
+
+@given(sizes=HEADS, seed=st.integers(0, 2**32 - 1))
+def test_channels_that_never_vary_are_those_of_a_plain_loop(sizes: tuple[int, int, int, int], seed: int) -> None:
+    n, first, last, dead = sizes
+    generator = np.random.default_rng(seed)
+    axis = 2 if last < first else 1
+    reference = (generator.random((n, first, last)) * generator.choice([0.01, 1, 100], last)).astype(np.float32)
+    variant = reference + np.float32(0.1)
+    for channel in generator.permutation(reference.shape[axis])[:dead]:
+        (variant[:, :, channel] if axis == 2 else variant[:, channel])[...] = 0.5
+    stuck, spreads = [], []
+    for channel in range(reference.shape[axis]):
+        ours, theirs = (np.take(one, channel, axis).astype(np.float64).ravel() for one in (variant, reference))
+        spread, width = max(theirs) - min(theirs), float(reference.max()) - float(reference.min())
+        if len(set(ours)) == 1 and spread > 0 and spread >= 0.05 * min(1, width):
+            stuck.append(channel)
+            spreads.append(spread)
+    found = watched(reference, None, "sqnr", variant=variant).stuck
+    constant = all(len(set(one)) == 1 for one in variant.reshape(n, -1).T)
+    if constant and any(len(set(one)) > 1 for one in reference.reshape(n, -1).T):
+        assert found is not None
+        assert found.count == 0
+    elif first == last or min(first, last) == 1 or not stuck:
+        assert found is None
+    else:
+        width = float(reference.max()) - float(reference.min())
+        assert found == Stuck(max(spreads), width, True, tuple(stuck), len(stuck), reference.shape[axis])
 
 
 @pytest.mark.parametrize(

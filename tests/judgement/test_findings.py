@@ -20,6 +20,7 @@ from tflite_guard.protocol import (
     Measured,
     OutputFacts,
     Scales,
+    Stuck,
 )
 from tflite_guard.results import (
     Artifact,
@@ -251,10 +252,26 @@ def test_operators_that_are_not_built_in_are_named() -> None:
     assert "Flex)" in found.message
 
 
-def test_an_output_that_stopped_varying_is_a_warning() -> None:
-    stuck = replace(HEALTHY, variant_constant=True)
-    assert rules(evaluation(accuracy(), outputs=(stuck,))) == [("constant-output", "warning")]
-    assert rules(evaluation(accuracy(), outputs=(replace(stuck, constant=True),))) == []
+def test_an_output_that_stopped_varying_is_told() -> None:
+    stuck = Stuck(spread=0.4, width=0.5, clear=True)
+    dead = evaluation(accuracy(), outputs=(replace(HEALTHY, stuck=stuck),))
+    assert rules(dead) == [("constant-output", "error")]
+    assert judged(dead).verdict is Verdict.FAIL
+    assert judged(dead, ignore=(Ignore("constant-output", "a version number"),)).verdict is Verdict.PASS
+    barely = replace(HEALTHY, stuck=replace(stuck, spread=0.001, clear=False))
+    assert rules(evaluation(accuracy(), outputs=(barely,))) == [("constant-output", "warning")]
+    assert rules(evaluation(accuracy(), outputs=(replace(HEALTHY, examples=1, stuck=stuck),))) == []
+
+
+def test_channels_of_unlike_range_are_told_from_others_that_stopped_varying() -> None:
+    scores = Stuck(spread=0.9, width=640, clear=True, channels=(4, 5), count=2, of=6)
+    (found,) = judged(evaluation(accuracy(), outputs=(replace(HEALTHY, stuck=scores),))).findings
+    assert found.message.startswith("2 of 6 channels of output 'digit' (the first is 4) are the same for all 1,000 ")
+    assert "share one scale, which holds values that lie 640 apart" in found.message
+    lost = replace(scores, width=1.0, channels=(5,), count=1)
+    (found,) = judged(evaluation(accuracy(), outputs=(replace(HEALTHY, stuck=lost),))).findings
+    assert found.message.startswith("channel 5 (of 6) of output 'digit' is the same for all 1,000 examples, where")
+    assert "rounded or clipped" in found.message
 
 
 def test_a_warning_makes_a_variant_warn_and_an_ignored_one_does_not() -> None:

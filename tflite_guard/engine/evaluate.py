@@ -322,8 +322,8 @@ def evaluate(
     if not sequential.early:
         return replace(found, sequential=sequential)
     whole = _of_reference(subject)
-    seen = {one.output: one.variant_constant for one in found.outputs}
-    looks = tuple(replace(one, variant_constant=seen[one.output]) for one in whole.facts())
+    seen = {one.output: one.stuck for one in found.outputs}
+    looks = tuple(replace(one, stuck=seen[one.output]) for one in whole.facts())
     return replace(found, outputs=looks, sequential=replace(sequential, reference=whole.reference_values))
 
 

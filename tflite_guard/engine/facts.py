@@ -22,7 +22,7 @@ from tflite_guard.metrics.labels import (
     is_one_unit,
     value_labels,
 )
-from tflite_guard.protocol import Decided, DegenerateScale, InputRange, OutputFacts, Scales
+from tflite_guard.protocol import Decided, DegenerateScale, InputRange, OutputFacts, Scales, Stuck
 
 Array = npt.NDArray[Any]
 DECISIONS = ("accuracy", "top_k_accuracy", "f1_macro", "mean_iou")
@@ -36,6 +36,8 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 """The smallest normal float32; kernels flush what is below to zero."""
 NO_RANGE = 2.1e-6
 """The width that the TFLiteConverter gives an activation without any: 1e-6 to either side, rounded."""
+CLEARLY = 0.05
+"""By how much values vary for it to matter that a variant's do not: a probability, or of the output's own range."""
 NARROWER = 1e-5
 """Of its operator's widest input; an activation of small values has small inputs as well."""
 
@@ -53,21 +55,23 @@ class Watch:
         self._examples = self._saturated = 0
         self._near: set[int] = set()
         self._logits = any(spec.from_logits for spec, _ in specs)
-        self._reference, self._variant = _Constancy(), _Constancy()
+        self._constancy = _Constancy()
+        self._whole, self._channels = _Stuck(channels=False), _Stuck(channels=True)
         self._tally = _Tally()
         self._fit = _Fit()
 
     def add(self, values: Array, reference: Array, labels: Mapping[str, Array], rows: Rows) -> None:
         """One batch, (n, ...) each; `rows` are its examples' in the data's source."""
         self._examples += len(reference)
-        self._variant.add(values)
-        self._reference.add(reference)
+        self._constancy.add(reference)
+        self._whole.add(values, reference)
+        self._channels.add(values, reference)
         if reference.dtype.kind == "f":
-            rows = flat(reference)
-            zeros, ones = np.abs(rows) <= SATURATED_WITHIN, np.abs(rows - 1) <= SATURATED_WITHIN
+            units = flat(reference)
+            zeros, ones = np.abs(units) <= SATURATED_WITHIN, np.abs(units - 1) <= SATURATED_WITHIN
             self._saturated += int((zeros | ones).all(1).sum())
             # What is 0 or 1 to the last bit may be a mask by design; a function that saturates comes near both.
-            self._near |= {end for end, seen in ((0, zeros & (rows != 0)), (1, ones)) if seen.any()}
+            self._near |= {end for end, seen in ((0, zeros & (units != 0)), (1, ones)) if seen.any()}
         if self._decided is not None:
             self._tally.add(_compared(self._decided, reference, labels, rows))
         elif self._agreeing is not None:
@@ -80,8 +84,8 @@ class Watch:
         return OutputFacts(
             output=self._output,
             examples=self._examples,
-            constant=self._reference.constant,
-            variant_constant=self._variant.constant,
+            constant=self._constancy.constant,
+            stuck=self._whole.found() or self._channels.found(),
             saturated=self._saturated if self._bounded or (self._near == {0, 1} and not self._logits) else 0,
             decided=None if self._decided is None and self._agreeing is None else self._tally.facts(),
             r2=self._fit.r2(),
@@ -204,6 +208,81 @@ class _Constancy:
         if self._first is None:
             self._first = values[:1].copy()
         self.constant = np.array_equal(np.broadcast_to(self._first, values.shape), values)
+
+
+class _Stuck:
+    """Values of a float output that the variant gives every example alike, and how far the reference's lie apart.
+
+    Looked at are the whole output or its channels. Whatever has varied once is not looked at again.
+    """
+
+    def __init__(self, *, channels: bool) -> None:
+        self._by_channel = channels
+        self._left: Array | None = None
+        """Positions of an example, or channels, that never varied in the variant; None before the first batch."""
+        self._of = 0
+        self._ends = np.empty((2, 2, 0))
+        """The least and the largest value of the variant and of the reference there, (2, 2, left) float64."""
+        self._least, self._most = np.inf, -np.inf
+        """Values of the reference anywhere."""
+
+    def add(self, values: Array, reference: Array) -> None:
+        """One batch, (n, ...) each."""
+        axis = _channel_axis(values.shape) if self._by_channel else None
+        # Whole numbers are decisions or counts, few of which may well be the same.
+        if values.dtype.kind != "f" or not values.size or (self._by_channel and axis is None):
+            return
+        if self._left is None:
+            self._of = int(np.prod(values.shape[1:])) if axis is None else values.shape[axis]
+            self._left = np.arange(self._of)
+            self._ends = np.broadcast_to(np.array([[[np.inf]], [[-np.inf]]]), (2, 2, self._of))
+        if not self._left.size:
+            return
+        parts = [_parts(one, axis, self._left) for one in (values, reference)]
+        low = np.minimum(self._ends[0], [one.min(1) for one in parts])
+        high = np.maximum(self._ends[1], [one.max(1) for one in parts])
+        same = low[0] == high[0]
+        if axis is None:
+            same &= same.all()
+        self._left, self._ends = self._left[same], np.stack([low, high])[..., same]
+        self._least, self._most = min(self._least, float(reference.min())), max(self._most, float(reference.max()))
+
+    def found(self) -> Stuck | None:
+        """What never varies though the reference's does; of channels those alone whose reference clearly does."""
+        if self._left is None or not self._left.size:
+            return None
+        spread = self._ends[1, 1] - self._ends[0, 1]
+        width = self._most - self._least
+        clear = spread >= CLEARLY * min(1, width)
+        told = spread > 0 if not self._by_channel else (spread > 0) & clear
+        if not told.any():
+            return None
+        numbers = tuple(self._left[told].tolist()) if self._by_channel else ()
+        return Stuck(
+            spread=float(spread.max()),
+            width=width,
+            clear=bool(clear.any()),
+            channels=numbers[:MOST_NAMES],
+            count=len(numbers),
+            of=self._of if self._by_channel else 0,
+        )
+
+
+def _channel_axis(shape: Sequence[int]) -> int | None:
+    """The axis of the channels, where each is of several places; None where that cannot be told.
+
+    The shorter of the last and of the first behind the examples': a detector's head is (n, places, channels) or
+    (n, channels, places).
+    """
+    if len(shape) < 3 or shape[1] == shape[-1] or min(shape[1], shape[-1]) < 2:
+        return None
+    return 1 if shape[1] < shape[-1] else len(shape) - 1
+
+
+def _parts(outputs: Array, axis: int | None, which: Array) -> Array:
+    """Some values of an example, or some channels along an axis, with all that they are in a batch: (which, values)."""
+    taken = flat(outputs)[:, which] if axis is None else np.take(outputs, which, axis)
+    return np.moveaxis(taken, -1 if axis is None else axis, 0).reshape(len(which), -1)
 
 
 class _Tally:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tflite_guard.judgement import calibrated
 from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, Ignore, VariantSpec
-from tflite_guard.protocol import Evaluation, InputRange, OutputFacts, Scales, Sequential, WeightFacts
+from tflite_guard.protocol import Evaluation, InputRange, OutputFacts, Scales, Sequential, Stuck, WeightFacts
 from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
@@ -26,6 +26,8 @@ SAME_WEIGHTS = 0.999
 WHITE = 255
 PIXELS_FROM = 100
 """The least that the largest of many values is where they are pixels of 8 bits."""
+UNLIKE = 1 / 64
+"""The share of an output's range below which 8 bits have few steps for a channel, or none."""
 UNQUANTIZED = ("float32", "float16")
 
 
@@ -215,14 +217,35 @@ def _nothing_quantized(made: Artifact, conversion: Conversion) -> Iterator[Findi
 def _constant(evaluation: Evaluation) -> Iterator[Finding]:
     for output in evaluation.outputs:
         examples = output.examples if evaluation.sequential is None else evaluation.sequential.examples
-        if output.variant_constant and not output.constant and examples > 1:
-            yield finding(
-                "constant-output",
-                f"output {output.output!r} is the same for all {examples:,} examples, where the reference's "
-                "varies: everything is rounded or clipped to one value; look at the calibration data",
-                output=output.output,
-                examples=examples,
-            )
+        if (stuck := output.stuck) is None or examples < 2:
+            continue
+        what = f"output {output.output!r}"
+        if stuck.count == 1:
+            what = f"channel {stuck.channels[0]} (of {stuck.of}) of {what}"
+        elif stuck.count:
+            what = f"{stuck.count} of {stuck.of} channels of {what} (the first is {stuck.channels[0]})"
+        verbs = ("are", "vary") if stuck.count > 1 else ("is", "varies")
+        yield finding(
+            "constant-output",
+            f"{what} {verbs[0]} the same for all {examples:,} examples, where the reference's {verbs[1]} by up to "
+            f"{stuck.spread:.3g}: {_why_constant(stuck)}",
+            None if stuck.clear else "warning",
+            output=output.output,
+            examples=examples,
+            spread=stuck.spread,
+            width=stuck.width,
+            channels=list(stuck.channels),
+        )
+
+
+def _why_constant(stuck: Stuck) -> str:
+    if stuck.count and stuck.spread < UNLIKE * stuck.width:
+        return (
+            f"all channels share one scale, which holds values that lie {stuck.width:.3g} apart, and its steps are too "
+            "large for these; bring the channels to a like range (as boxes divided by the size of the image), or give "
+            "them outputs of their own"
+        )
+    return "everything is rounded or clipped to one value; look at the calibration data"
 
 
 def _coarse(evaluation: Evaluation, metrics: Sequence[MetricResult]) -> Iterator[Finding]:

@@ -103,11 +103,17 @@ MEASURED = (
     ),
     Rule(
         "constant-output",
-        "warning",
+        "error",
         "An output never varies",
-        "The variant gives the same output for every example, where the reference's varies.",
-        "Look at the calibration data and the scales of the output: everything is rounded or clipped to one value.",
-        proof="Each output is looked at over all examples: the variant's is always the same.",
+        "The variant gives the same output, or channel of it, for every example, where the reference's varies. "
+        "So a detector whose boxes are in pixels and whose scores are in the same output loses all scores: one "
+        "quantization step is larger than any of them. The SQNR of the whole output does not show it.",
+        "Where channels of unlike range share an output, bring them to a like range (boxes divided by the size of the "
+        "image), or give each an output of its own. Else look at the calibration data and the scales of the output: "
+        "everything is rounded or clipped to one value.",
+        proof="Each output and each channel is looked at over all examples: the variant's is always the same. An error "
+        "where the reference's varies by 5 % of the output's range or by 0.05; a warning where an output varies by "
+        "less; channels that vary by less are not told.",
         accept="this output is a version number",
     ),
     Rule(
