@@ -139,6 +139,56 @@ def test_reference_kernels_are_the_interpreters_reference_kernels(run: Run, digi
     assert finished.variant("default")["artifact"] == finished.variant("reference")["artifact"]
 
 
+def micro_outputs(path: Path, images: np.ndarray) -> np.ndarray:
+    """Raw outputs of TensorFlow Lite Micro's interpreter, example by example."""
+    interpreter = pytest.importorskip("tflite_micro.python.tflite_micro.runtime").Interpreter.from_file(str(path))
+    given = interpreter.get_input_details(0)
+    scale, zero = (given["quantization_parameters"][key][0] for key in ("scales", "zero_points"))
+    results = []
+    for image in images:
+        steps = np.clip(np.rint(image[np.newaxis] / np.float32(scale)) + zero, -128, 127)
+        interpreter.set_input(steps.astype(np.int8), 0)
+        interpreter.invoke()
+        results.append(interpreter.get_output(0)[0])
+    return np.stack(results)
+
+
+def test_a_microcontrollers_kernels_judge_and_tell_what_a_device_runs(
+    run: Run, digits: Path, images: np.ndarray
+) -> None:
+    made = {"name": "int8", "quantization": "int8", "io": "int8"}
+    model = converted(run, edited(digits, [made]).parent, "int8", "int8.tflite")
+    outputs = micro_outputs(model, images)
+    labels = np.load(digits / "data/evaluation.npz")["label"]
+    np.savez(digits / "device.npz", out=outputs)
+    observed = {"observed_outputs": "device.npz", "observed_tolerance": 0}
+    variants = [
+        made | {"name": "micro", "kernels": "micro"} | observed,
+        made | {"name": "phone"} | observed,
+        {"name": "half", "quantization": "float16", "kernels": "micro"},
+    ]
+    metrics = ["accuracy", "arena_bytes", "macs", "size_bytes"]
+    tolerances = {"arena_bytes": {"max": 4000}}
+    path = edited(digits, variants, metrics=metrics, tolerances=tolerances)
+    finished = run("check", path, "--format", "json")
+    assert finished.code == 3, finished.out + finished.err
+    assert finished.metric("micro", "accuracy")["value"] == np.mean(outputs.argmax(1) == labels)
+    arena = finished.metric("micro", "arena_bytes")
+    assert (arena["verdict"], 1000 < arena["value"] < 20_000) == ("fail", True)
+    assert [one["name"] for one in finished.variant("phone")["metrics"]] == ["accuracy", "macs", "size_bytes"]
+    assert finished.metric("phone", "macs")["value"] == finished.metric("micro", "macs")["value"] > 10_000
+    assert finished.variant("micro")["observed"]["max_steps"]["micro"] == 0
+    assert "TensorFlow Lite Micro cannot prepare DEQUANTIZE" in finished.variant("half")["error"]["message"]
+    steps = finished.variant("phone")["observed"]["max_steps"]
+    raw = raw_outputs(model, images).astype(int)
+    assert steps["default"] == np.abs(raw - outputs).max()
+    told = [one for one in finished.variant("phone")["findings"] if one["rule"] == "observed-kernels"]
+    if len(set(steps.values())) > 1:
+        assert "micro" in told[0]["evidence"]["nearest"]
+    else:
+        assert told == []
+
+
 @pytest.mark.parametrize("raw", [True, False])
 def test_outputs_observed_in_an_application(run: Run, digits: Path, images: np.ndarray, raw: bool) -> None:
     path = edited(digits, ["float32", {"name": "int8", "quantization": "int8", "io": "int8"}])

@@ -26,7 +26,8 @@ SERVING_DEFAULT = "serving_default"
 
 ReferenceKind = Literal["keras", "saved_model", "tflite", "outputs"]
 SourceKind = Literal["npz", "npy", "images", "csv", "tfrecord", "python"]
-Kernels = Literal["default", "reference"]
+LiteRT = Literal["default", "reference"]
+Kernels = Literal["default", "reference", "micro"]
 Ranges = Literal["converter", "measured"]
 StateUse = Literal["reset", "kept"]
 StopUse = Literal["conclusive", "never"]
@@ -108,11 +109,13 @@ class MetricTraits(msgspec.Struct, frozen=True):
     needs_labels: bool
     """Compares with labels, so the reference has a value of its own and a drop exists."""
     has_interval: bool
-    """A confidence interval exists (not for a maximum or a size)."""
+    """A confidence interval exists (not for a maximum or what a file takes)."""
     unit: str = ""
     options: tuple[str, ...] = ()
     bounds: tuple[float, float] | None = None
     """Between what each example's score lies, where the metric is their mean; None of any other metric."""
+    of_file: bool = False
+    """Told by the file alone, whatever the examples."""
 
 
 METRICS = {
@@ -166,7 +169,11 @@ METRICS = {
             "nats",
             ("from_logits",),
         ),
-        MetricTraits("size_bytes", "size of the .tflite file", False, False, False, "bytes"),
+        MetricTraits("size_bytes", "size of the .tflite file", False, False, False, "bytes", of_file=True),
+        MetricTraits(
+            "arena_bytes", "memory that TensorFlow Lite Micro takes", False, False, False, "bytes", of_file=True
+        ),
+        MetricTraits("macs", "multiply-accumulates of an example", False, False, False, of_file=True),
     )
 }
 

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from tflite_micro.python.tflite_micro import runtime
 
 Array = np.ndarray[Any, Any]
 Rows = list[list[float]]
@@ -57,6 +58,7 @@ def resnet8(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     variants = {name: _run(content, images) for name, content in made.items()}
     variants["published"] = _run(published, images)
     variants["published-reference-kernels"] = _run(published, images, OpResolverType.BUILTIN_REF)
+    variants["published-micro"] = _run_micro(published, images)
     return _classification(_rows(model.predict(images, verbose=0)), variants, labels.tolist())
 
 
@@ -82,8 +84,9 @@ def toycar(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     }
     reference, wanted = _rows(model.predict(windows, verbose=0)), _rows(windows)
     results: dict[str, dict[str, float | None]] = {"reference": dict(_errors(reference, wanted))}
-    for name, content in made.items():
-        outputs = _run(content, windows)
+    runs = {name: _run(content, windows) for name, content in made.items()}
+    runs["published-micro"] = _run_micro(made["published"], windows)
+    for name, outputs in runs.items():
         results[name] = {
             **_errors(outputs, wanted),
             "sqnr": _sqnr(outputs, reference),
@@ -99,6 +102,7 @@ def wake_word(models: Path, data: Path) -> dict[str, dict[str, float | None]]:
     model = tf_keras.models.load_model(models / "mlperf-tiny" / "sww_ds_cnn_keras2.h5", compile=False)
     made = {**_conversions(model, specs), "published": (models / "mlperf-tiny" / "sww_ds_cnn_int8.tflite").read_bytes()}
     variants = {name: _run(content, specs) for name, content in made.items()}
+    variants["published-micro"] = _run_micro(made["published"], specs)
     return _classification(_rows(model.predict(specs, verbose=0)), variants, labels.tolist())
 
 
@@ -112,6 +116,7 @@ def visual_wake_words(models: Path, data: Path) -> dict[str, dict[str, float | N
     made["published-float"] = (folder / "vww_96_float.tflite").read_bytes()
     made["published"] = (folder / "vww_96_int8.tflite").read_bytes()
     variants = {name: _run(content, photos) for name, content in made.items()}
+    variants["published-micro"] = _run_micro(made["published"], photos)
     return _classification(_rows(model.predict(photos, verbose=0)), variants, None)
 
 
@@ -216,6 +221,24 @@ def _run(content: bytes, inputs: Array, kernels: OpResolverType = OpResolverType
         interpreter.invoke()
         outputs += _dequantized(interpreter.get_tensor(sink["index"]), sink)
     return outputs
+
+
+def _run_micro(content: bytes, inputs: Array) -> Rows:
+    """What TensorFlow Lite Micro gives, one example at a time, dequantized."""
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=1 << 24)
+    source, sink = (_pair_of(one(0)) for one in (interpreter.get_input_details, interpreter.get_output_details))
+    outputs: Rows = []
+    for example in inputs:
+        interpreter.reset()
+        interpreter.set_input(_quantized(example[None], source), 0)
+        interpreter.invoke()
+        outputs += _dequantized(interpreter.get_output(0), sink)
+    return outputs
+
+
+def _pair_of(detail: dict[str, Any]) -> dict[str, Any]:
+    scaled = detail["quantization_parameters"]
+    return {"dtype": detail["dtype"], "quantization": (float(scaled["scales"][0]), int(scaled["zero_points"][0]))}
 
 
 def _quantized(values: Array, detail: dict[str, Any]) -> Array:

@@ -20,6 +20,7 @@ import numpy as np
 
 import tflite_guard
 from tflite_guard.reports import FORMATS
+from tflite_guard.vocabulary import METRICS
 
 HERE = Path(__file__).parent
 TOYCAR = "toycar-windows.npz"
@@ -109,7 +110,8 @@ def _metrics(report: dict[str, Any]) -> Iterator[tuple[str, str, str, float | No
             yield model["name"], "reference", name, value
         for variant in model["variants"]:
             for metric in variant["metrics"]:
-                yield model["name"], variant["name"], metric["name"], metric["value"]
+                if not METRICS[metric["metric"]].of_file:  # of these the tests know what they should be
+                    yield model["name"], variant["name"], metric["name"], metric["value"]
 
 
 def _same(metric: str, ours: float | None, theirs: float | None) -> bool:

@@ -8,9 +8,17 @@ import pytest
 from msgspec.structs import replace
 
 from tests.sample import PICTURE
-from tflite_guard.judgement.findings import accepted, of_reference
+from tflite_guard.judgement.findings import accepted, of_reference, of_variant
 from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
-from tflite_guard.manifest.types import Conversion, FileSpec, Ignore, Judgement, Tolerance, VariantSpec
+from tflite_guard.manifest.types import (
+    Conversion,
+    EvaluationOptions,
+    FileSpec,
+    Ignore,
+    Judgement,
+    Tolerance,
+    VariantSpec,
+)
 from tflite_guard.protocol import (
     Decided,
     DegenerateScale,
@@ -18,6 +26,7 @@ from tflite_guard.protocol import (
     Facts,
     InputRange,
     Measured,
+    ObservedMeasured,
     OutputFacts,
     Scales,
     Stuck,
@@ -34,6 +43,7 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
+from tflite_guard.vocabulary import Kernels
 
 HEALTHY = OutputFacts("digit", 1000, decided=Decided(1000, 980, 120, 10, 10))
 
@@ -261,6 +271,32 @@ def test_an_output_that_stopped_varying_is_told() -> None:
     barely = replace(HEALTHY, stuck=replace(stuck, spread=0.001, clear=False))
     assert rules(evaluation(accuracy(), outputs=(barely,))) == [("constant-output", "warning")]
     assert rules(evaluation(accuracy(), outputs=(replace(HEALTHY, examples=1, stuck=stuck),))) == []
+
+
+APART = {"default": 80.0, "reference": 11.0, "micro": 0.0}
+RIGHT = "agree exactly with the micro kernels, and differ by up to 80 with the default ones, 11 with the reference ones"
+OTHERS = (
+    "agree within 1.5 quantization steps with the reference kernels, and differ by up to 3 with the default ones; this "
+    'variant is evaluated with the default ones: set "kernels": "reference" to judge what runs there'
+)
+TWO = "agree exactly with the default and reference kernels"
+
+
+@pytest.mark.parametrize(
+    ("steps", "own", "told"),
+    [
+        (APART, "micro", RIGHT),
+        ({"default": 3.0, "reference": 1.5}, "default", OTHERS),
+        ({"default": 0.0, "reference": 0.0, "micro": 2.0}, "default", TWO),
+        ({"default": 1.0, "reference": 1.0}, "default", None),
+    ],
+)
+def test_a_recording_says_which_kernels_it_agrees_with(steps: dict[str, float], own: Kernels, told: str | None) -> None:
+    found = evaluation(accuracy(), observed=ObservedMeasured((), steps))
+    variant = VariantSpec("v", Conversion("int8"), EvaluationOptions(kernels=own))
+    messages = [one.message for one in of_variant(found, variant, judged(found).metrics) if one.severity == "note"]
+    assert [message for message in messages if told is not None and told in message] == messages
+    assert len(messages) == (told is not None)
 
 
 def test_channels_of_unlike_range_are_told_from_others_that_stopped_varying() -> None:

@@ -630,6 +630,19 @@ def test_a_number_that_no_double_holds_is_told_at_its_place(problems: Any, manif
     assert problems(manifest(tolerances={"size_bytes": {"max": 10**308}})) == []
 
 
+def test_an_arena_is_of_variants_on_tensorflow_lite_micro(problems: Any, read: Read, manifest: Make) -> None:
+    on_micro = {"name": "mcu", "quantization": "int8", "kernels": "micro"}
+    limited = {"name": "phone", "quantization": "int8", "tolerances": {"arena_bytes": {"max": 9}}}
+    settings: dict[str, Any] = {"metrics": ["accuracy", "arena_bytes"], "tolerances": {"arena_bytes": {"max": 5000}}}
+    phone, mcu = read(manifest(variants=["int8", on_micro], **settings)).models[0].variants
+    assert (list(phone.judgement.tolerances), list(mcu.judgement.tolerances)) == ([], ["arena_bytes"])
+    (found,) = problems(manifest(variants=["int8"], **settings))
+    assert 'no variant of model "digits" runs on it; set "kernels": "micro" on one' in found
+    assert problems(manifest(variants=["int8"], defaults={"metrics": ["accuracy", "arena_bytes"]}, metrics=None)) == []
+    (found,) = problems(manifest(variants=[limited, on_micro], **settings))
+    assert 'set "kernels": "micro" on variant "phone", or remove the tolerance' in found
+
+
 def test_a_file_is_looked_at_once_however_often_it_is_named(
     read: Read, manifest: Make, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ PROCEDURE: tuple[Look, ...] = (
     artifact.input_range,
     conversion.shipped_float,
     artifact.stale,
-    conversion.reference_kernels,
+    conversion.plain_kernels,
     calibration.ranges,
     tensors.mask,
     tensors.sensitive,

@@ -145,6 +145,7 @@ _EXTRAS = {
     "tf_keras": "tensorflow",
     "ai_edge_litert": "litert",
     "litert_quantizer": "recipes",
+    "tflite_micro": "micro",
 }
 
 

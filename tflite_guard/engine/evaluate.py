@@ -21,12 +21,14 @@ from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibrate import first_not_finite
 from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
 from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
+from tflite_guard.engine.macs import macs
+from tflite_guard.engine.micro import MicroRunner
 from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
 from tflite_guard.engine.sequential import Sampling, Scored
-from tflite_guard.engine.tflite import Model, Port, Runner, dequantize
-from tflite_guard.errors import DataError, EvaluationError
+from tflite_guard.engine.tflite import Bound, Model, Port, Runner, dequantize
+from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example, statistic
@@ -135,7 +137,7 @@ class Scorer:
                     f"name one of its outputs in 'labels': {_listed(names.outputs)}"
                 )
         for spec in specs:
-            if spec.metric == "size_bytes":
+            if spec.metric in METRICS and METRICS[spec.metric].of_file:
                 continue
             spec = _canonical(spec, names)
             if spec.python is not None:
@@ -242,11 +244,11 @@ class Subject:
             )
         return data
 
-    def runners(self, kernels: Kernels) -> list[Runner]:
+    def runners(self, kernels: Kernels) -> list[Bound]:
         """An interpreter for each thread."""
-        return [Runner(self.model, kernels, self.names) for _ in range(self.threads)]
+        return opened(self.model, kernels, self.names, self.threads)
 
-    def run(self, runners: Sequence[Runner], data: Dataset) -> Generator[tuple[Batch, dict[str, Array]]]:
+    def run(self, runners: Sequence[Bound], data: Dataset) -> Generator[tuple[Batch, dict[str, Array]]]:
         """Batches of the evaluation data with the .tflite's outputs by canonical name."""
         with about(self.dataset):
             batches = data.batches(batch_size(data, self.recorded.example_bytes))
@@ -267,6 +269,13 @@ class Subject:
     def reference_at(self, places: Array) -> dict[str, Array]:
         """The reference's outputs for examples at some places of the evaluation data."""
         return {name: self.recorded.at(name, places) for name in self.names.outputs}
+
+
+def opened(model: Model, kernels: Kernels, names: Names, count: int) -> list[Bound]:
+    """So many interpreters of some kernels, bound to a reference's names."""
+    if kernels == "micro":
+        return [MicroRunner(model, names) for _ in range(count)]
+    return [Runner(model, kernels, names) for _ in range(count)]
 
 
 def evaluate(
@@ -304,7 +313,7 @@ def evaluate(
     measured = scorer.measurements() if sampling is None else sampling.measurements(done, scorer)
     answers = scoring.answers
     found = Evaluation(
-        measurements=_ordered([*measured, *_sizes(subject.metrics, size)], subject.metrics),
+        measurements=_ordered([*measured, *_of_file(subject, size, runners[0])], subject.metrics),
         artifact=_artifact(model.graph, size, sha256_of(model.path), options.integer),
         observed=_observe(subject, options) if options.observed_outputs is not None else None,
         facts=runners[0].facts(subject.state),
@@ -334,7 +343,7 @@ class _Scoring:
     subject: Subject
     scorer: Scorer
     answers: Answers | None
-    runner: Runner
+    runner: Bound
     sampling: Sampling | None
 
     def add(self, batch: Batch, outputs: Arrays) -> None:
@@ -375,7 +384,7 @@ def _labels(data: Dataset, size: int) -> Iterator[tuple[Batch, int]]:
         yield Batch({}, {}, None, start, rows), len(rows)
 
 
-def _require_finite(model: Model, runner: Runner, outputs: dict[str, Array], batch: Batch) -> None:
+def _require_finite(model: Model, runner: Bound, outputs: dict[str, Array], batch: Batch) -> None:
     """Raise EvaluationError of kind `non-finite-output`, with the first tensor that is not finite, where one is not."""
     try:
         require_finite(model.path, outputs, batch.rows, converted=True)
@@ -396,15 +405,20 @@ def names_for(model: Model, described: Names | None, recorded: Outputs) -> Names
 
 
 def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
-    """What the user's own application gave for this artifact, scored, and its distance from both kernels."""
+    """What the user's own application gave for this artifact, scored, and its distance from all kernels that run it."""
     assert options.observed_outputs is not None
     path = options.observed_outputs.path
     scorer = subject.scorer()
     steps = {}
     for kernels in get_args(Kernels):
+        try:
+            runners = subject.runners(kernels)
+        except (EvaluationError, ModelFileError, ModuleNotFoundError):
+            if kernels == options.kernels:
+                raise
+            continue  # not installed, or without the operators; the comparison is with what can run it
         largest = 0.0
         theirs = _Rows(batch.inputs for batch in recorded_outputs(path, subject.dataset, subject.open_data))
-        runners = subject.runners(kernels)
         ports = runners[0].outputs
         for batch, outputs in subject.run(runners, subject.data()):
             count = _length(outputs)
@@ -478,13 +492,23 @@ class _Rows:
         return taken
 
 
-def _sizes(metrics: Sequence[MetricSpec], size: int) -> list[tuple[str, Measurement]]:
-    note = "the size is exact"
-    return [
-        (spec.name, Measurement(spec.name, "size_bytes", None, float(size), higher_is_better=False, interval_note=note))
-        for spec in metrics
-        if spec.metric == "size_bytes"
-    ]
+def _of_file(subject: Subject, size: int, runner: Bound) -> Iterator[tuple[str, Measurement]]:
+    """What is measured of the file, whatever the examples; the arena of a microcontroller's interpreter alone."""
+    for spec in subject.metrics:
+        if spec.metric == "size_bytes":
+            value = size
+        elif spec.metric == "macs":
+            value = macs(subject.model.graph, subject.model.path)
+        elif spec.metric == "arena_bytes" and isinstance(runner, MicroRunner):
+            value = runner.arena_bytes()
+        else:
+            continue
+        yield (
+            spec.name,
+            Measurement(
+                spec.name, spec.metric, None, float(value), higher_is_better=False, interval_note="it is exact"
+            ),
+        )
 
 
 def _ordered(measured: list[tuple[str, Measurement]], metrics: Sequence[MetricSpec]) -> tuple[Measured, ...]:

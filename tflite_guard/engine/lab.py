@@ -32,15 +32,15 @@ from tflite_guard.diagnosis.lab import (
 from tflite_guard.engine import feeds, narrower
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import instrumented, measured_ranges, observations
-from tflite_guard.engine.evaluate import Scorer, Subject, named
+from tflite_guard.engine.evaluate import Scorer, Subject, named, opened
 from tflite_guard.engine.float_file import FloatFile
 from tflite_guard.engine.outputs import batch_size, recorded_outputs
-from tflite_guard.engine.tflite import Model, Runner
+from tflite_guard.engine.tflite import Bound, Model, Runner
 from tflite_guard.engine.weights import Pair
 from tflite_guard.errors import DataError
 from tflite_guard.metrics import Scores, statistic
 from tflite_guard.results import Measurement
-from tflite_guard.vocabulary import Kernels
+from tflite_guard.vocabulary import Kernels, LiteRT
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -66,7 +66,7 @@ class Held:
     model: Model
     like: Held | None = None
     """A model of the same operators, known to give in batches what it gives one by one, or not to."""
-    runners: dict[str, list[Runner]] = field(default_factory=dict)
+    runners: dict[str, list[Bound]] = field(default_factory=dict)
 
 
 @dataclass
@@ -134,11 +134,17 @@ class EngineLab:
 
     def outputs(self, handle: Held, samples: Samples, kernels: Kernels | None = None) -> Arrays:
         """A model's outputs, by as many threads as the laboratory has, with the variant's kernels or others."""
-        return _run(self._runners(handle, samples, kernels or self.kernels), samples)
+        judged = self.kernels if handle is self.artifact else self._litert
+        return _run(self._runners(handle, samples, kernels or judged), samples)
 
-    def _runners(self, handle: Held, samples: Samples, kernels: Kernels) -> list[Runner]:
+    @property
+    def _litert(self) -> LiteRT:
+        """The kernels of experiments: those of a microcontroller take too long for hundreds of them."""
+        return "default" if self.kernels == "micro" else self.kernels
+
+    def _runners(self, handle: Held, samples: Samples, kernels: Kernels) -> list[Bound]:
         if kernels not in handle.runners:
-            made = [Runner(handle.model, kernels, self.subject.names) for _ in range(self.subject.threads)]
+            made = opened(handle.model, kernels, self.subject.names, self.subject.threads)
             if handle.like is None:
                 made[0].self_check(samples.take(range(min(samples.count, 4))).inputs)
             else:
@@ -148,7 +154,7 @@ class EngineLab:
 
     @cached_property
     def _fed(self) -> list[Runner]:
-        return [_Fed(self.subject.model, self.kernels, self.subject.names) for _ in range(self.subject.threads)]
+        return [_Fed(self.subject.model, self._litert, self.subject.names) for _ in range(self.subject.threads)]
 
     def fed(self, inputs: Arrays) -> Arrays:
         """The artifact's outputs for inputs as its tensors take them."""
@@ -266,7 +272,7 @@ class EngineLab:
         holders = integer_holders(graph.main, self._file.read.main)
         held = {i: graph.main.tensors[i] for i in holders.values()}
         # A recipe's inputs are integers.
-        runner = Runner(model, self.kernels, self.subject.names)
+        runner = Runner(model, self._litert, self.subject.names)
         fed = ({key: runner.prepared(key, value) for key, value in one.items()} for one in self._singly(samples))
         for values in observations(instrumented(content), graph, fed, held):
             reals = {
@@ -339,7 +345,7 @@ class _Fed(Runner):
         return values
 
 
-def _run(runners: Sequence[Runner], samples: Samples) -> Arrays:
+def _run(runners: Sequence[Bound], samples: Samples) -> Arrays:
     """Outputs computed by as many threads as there are runners; the first knows whether examples go one by one."""
     for runner in runners:
         runner.one_by_one = runners[0].one_by_one

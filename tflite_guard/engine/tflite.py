@@ -21,7 +21,7 @@ from tflite_guard.engine.running import Running
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.text.plain import plain
-from tflite_guard.vocabulary import Kernels
+from tflite_guard.vocabulary import LiteRT
 
 Array = npt.NDArray[Any]
 RESOLVERS = {"default": OpResolverType.AUTO, "reference": OpResolverType.BUILTIN_REF}
@@ -98,7 +98,7 @@ class Model:
         """The file's content."""
         return Path(self.path).read_bytes() if self.content is None else self.content
 
-    def interpreter(self, kernels: Kernels = "default") -> Interpreter:
+    def interpreter(self, kernels: LiteRT = "default") -> Interpreter:
         """A single-threaded interpreter, its tensors not yet allocated. Raises EvaluationError where LiteRT refuses."""
         source = {"model_path": self.path} if self.content is None else {"model_content": self.content}
         try:
@@ -212,10 +212,10 @@ def _unbound(path: str, name: str, info: TensorInfo, ports: Mapping[str, Port], 
     )
 
 
-class Runner(Running):
-    """One single-threaded interpreter, bound to a reference's names or, without them, to the model's own."""
+class Bound(Running):
+    """A .tflite to be run, its inputs and outputs bound to a reference's names or, without them, to its own."""
 
-    def __init__(self, model: Model, kernels: Kernels = "default", expected: Names | None = None) -> None:
+    def __init__(self, model: Model, expected: Names | None, *, stateful: bool, fixed_batch: int | None) -> None:
         if not model.inputs or not model.outputs:
             raise ModelFileError(
                 f"{model.path} has no inputs or no outputs, so there is nothing to evaluate; convert it again"
@@ -225,7 +225,24 @@ class Runner(Running):
         self.outputs = bind(model.path, model.outputs, expected.outputs, expected.output_aliases, "output")
         _refuse_more_inputs(model, self.ports)
         infos = {name: port.info for name, port in self.ports.items()}
-        super().__init__(model.path, infos, stateful=graphs.has_state(model.graph), fixed_batch=None)
+        super().__init__(model.path, infos, stateful=stateful, fixed_batch=fixed_batch)
+
+    def prepared(self, name: str, values: Array) -> Array:
+        """An input's examples in the dtype that the tensor has, quantized where it is."""
+        checked, port = super().prepared(name, values), self.ports[name]
+        return quantize(checked, port) if port.quantized else checked
+
+    def given(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
+        """The first example as its tensors take it, by index."""
+        rows = self._rows(inputs)
+        return {self.ports[name].index: feeds.alone(self.inputs[name], values, 0) for name, values in rows.items()}
+
+
+class Runner(Bound):
+    """One single-threaded interpreter of LiteRT's."""
+
+    def __init__(self, model: Model, kernels: LiteRT = "default", expected: Names | None = None) -> None:
+        super().__init__(model, expected, stateful=graphs.has_state(model.graph), fixed_batch=None)
         self._model = model
         self._kernels = kernels
         self._resources = graphs.has_resources(model.graph)
@@ -233,11 +250,6 @@ class Runner(Running):
         # Unknown dimensions default to 1, with which a model may fail to allocate: wait for the data's.
         if not any(None in port.shape[1:] for port in self.ports.values()):
             self._allocate()
-
-    def prepared(self, name: str, values: Array) -> Array:
-        """An input's examples in the dtype that the tensor has, quantized where it is."""
-        checked, port = super().prepared(name, values), self.ports[name]
-        return quantize(checked, port) if port.quantized else checked
 
     def call(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of one call: float32 where the model's are float or quantized, integers as they are."""
@@ -253,11 +265,6 @@ class Runner(Running):
                 "convert or copy it again"
             ) from error
         return {name: dequantize(outputs[name], port) for name, port in self.outputs.items()}
-
-    def given(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
-        """The first example as its tensors take it, by index."""
-        rows = self._rows(inputs)
-        return {self.ports[name].index: feeds.alone(self.inputs[name], values, 0) for name, values in rows.items()}
 
     def restart(self) -> None:
         """Forget what earlier calls left."""
@@ -327,7 +334,7 @@ NO_KERNEL = (
 
 
 def _refused(
-    path: str, message: str, kernels: Kernels, kind: str = "model-file", graph: graphs.Graph | None = None
+    path: str, message: str, kernels: LiteRT, kind: str = "model-file", graph: graphs.Graph | None = None
 ) -> EvaluationError:
     """LiteRT's refusal for people: the operator that it has no kernel for, or its own first line."""
     for pattern, what, advice in NO_KERNEL:

@@ -9,10 +9,20 @@ from msgspec.structs import replace
 
 from tflite_guard.judgement import calibrated
 from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, Ignore, VariantSpec
-from tflite_guard.protocol import Evaluation, InputRange, OutputFacts, Scales, Sequential, Stuck, WeightFacts
+from tflite_guard.protocol import (
+    Evaluation,
+    InputRange,
+    ObservedMeasured,
+    OutputFacts,
+    Scales,
+    Sequential,
+    Stuck,
+    WeightFacts,
+)
 from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
+from tflite_guard.vocabulary import Kernels
 
 FEWEST = 20
 """Examples below which a reference is compared with nothing simpler: too few to tell a bad one from chance."""
@@ -57,6 +67,8 @@ def of_variant(
     if evaluation.calibration is not None and variant.conversion.calibration is not None and data is not None:
         yield from calibrated.of_data(evaluation.calibration, variant.conversion.calibration, data)
     yield from _stale(evaluation.weights)
+    if evaluation.observed is not None:
+        yield from _nearest_kernels(evaluation.observed, variant.evaluation.kernels)
     yield from _sequential(evaluation.sequential)
     yield from _as_it_ran(evaluation)
     yield from _of_scales(evaluation.scales)
@@ -358,6 +370,23 @@ def _stale(weights: WeightFacts | None) -> Iterator[Finding]:
             steps=weights.steps,
             cosine=weights.cosine,
         )
+
+
+def _nearest_kernels(observed: ObservedMeasured, own: Kernels) -> Iterator[Finding]:
+    """Which kernels a recording agrees with, where they can be told apart by it."""
+    steps = observed.max_steps
+    least = min(steps.values())
+    nearest = [name for name, most in steps.items() if most == least]
+    if len(nearest) == len(steps):
+        return
+    agrees = "exactly" if least == 0 else f"within {figures.real(least)} quantization steps"
+    others = ", ".join(f"{figures.real(most)} with the {name} ones" for name, most in steps.items() if most != least)
+    told = f"recorded outputs agree {agrees} with the {' and '.join(nearest)} kernels, and differ by up to {others}"
+    if own not in nearest:
+        told += (
+            f'; this variant is evaluated with the {own} ones: set "kernels": "{nearest[0]}" to judge what runs there'
+        )
+    yield finding("observed-kernels", told, kernels=own, nearest=nearest, max_steps=dict(steps))
 
 
 def degenerate_scales(scales: Scales) -> str:

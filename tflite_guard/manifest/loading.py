@@ -36,6 +36,7 @@ from tflite_guard.manifest.types import (
     VariantSpec,
 )
 from tflite_guard.manifest.views import (
+    MetricView,
     ModelView,
     ToleranceView,
     VariantView,
@@ -44,7 +45,7 @@ from tflite_guard.manifest.views import (
     kind_of_model,
     model_views,
 )
-from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, Kernels, ReferenceKind, StateUse
+from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, ReferenceKind, StateUse
 
 MAX_FIGURES = 200_000
 """Metrics and tolerances of variants, with all defaults written out."""
@@ -200,7 +201,6 @@ def _step(written: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) -> ModelSpec:
-    computed = {metric.spec.name for metric in view.metrics}
     reference = _reference(view.node.content["reference"], context)
     ignored = _ignore(view.node.get("ignore"))
     return ModelSpec(
@@ -208,7 +208,9 @@ def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) 
         reference=reference,
         evaluation=datasets[str(view.settings["evaluation"].value())],
         metrics=tuple(metric.spec for metric in view.metrics),
-        variants=tuple(_variant(variant, reference, ignored, computed, datasets, context) for variant in view.variants),
+        variants=tuple(
+            _variant(variant, reference, ignored, view.metrics, datasets, context) for variant in view.variants
+        ),
         state=cast(StateUse, view.settings["state"].value()) if "state" in view.settings else "reset",
         line=view.node.line,
         ignore=ignored,
@@ -235,17 +237,18 @@ def _variant(
     view: VariantView,
     reference: ReferenceSpec,
     ignored: tuple[Ignore, ...],
-    computed: set[str],
+    metrics: Sequence[MetricView],
     datasets: dict[str, DatasetSpec],
     context: Context,
 ) -> VariantSpec:
     own = {key: node.value() for key, node in view.own.items()}
     require_integer = _require_integer(view)
+    computed = {one.spec.name for one in metrics if view.computes(one.spec)}
     return VariantSpec(
         name=view.name,
         conversion=_conversion(view, own, reference, datasets, context),
         evaluation=EvaluationOptions(
-            kernels=_kernels(view),
+            kernels=view.kernels,
             observed_outputs=_named(own, "observed_outputs", context, pin="observed_sha256"),
             integer=_integer(own.get("quantization"), require_integer),
             confidence=view.confidence,
@@ -318,11 +321,6 @@ def _require_integer(view: VariantView) -> bool:
     meant = "require_integer" in view.own or "tflite" in view.own or view.calibrated
     asks = quantization.integer if quantization else meant
     return bool(node and node.value()) and asks
-
-
-def _kernels(view: VariantView) -> Kernels:
-    node = view.settings.get("kernels")
-    return cast(Kernels, node.value()) if node else "default"
 
 
 def _tolerance(view: ToleranceView) -> Tolerance:

@@ -7,13 +7,13 @@ key by key; of everything else the innermost wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.types import FunctionSpec, MetricSpec
-from tflite_guard.vocabulary import CONFIDENCE, METRICS, PYTHON_METRIC, QUANTIZATIONS, RECIPES, MetricTraits
+from tflite_guard.vocabulary import CONFIDENCE, METRICS, PYTHON_METRIC, QUANTIZATIONS, RECIPES, Kernels, MetricTraits
 
 INHERITED = ("calibration", "require_integer", "kernels", "stop_when")
 LABELLED_DEFAULT = ("accuracy", "agreement")
@@ -72,6 +72,16 @@ class VariantView(msgspec.Struct, frozen=True):
         if stop is None or stop.value() == "never":
             return None
         return CONFIDENCE if stop.value() == "conclusive" else float(stop.value()["confidence"])
+
+    @property
+    def kernels(self) -> Kernels:
+        """Which kernels evaluate it."""
+        node = self.settings.get("kernels")
+        return cast(Kernels, node.value()) if node else "default"
+
+    def computes(self, metric: MetricSpec) -> bool:
+        """Whether a metric of its model is one of its own: an arena is TensorFlow Lite Micro's alone."""
+        return metric.metric != "arena_bytes" or self.kernels == "micro"
 
     @property
     def converted_from(self) -> tuple[str, Node] | None:

@@ -521,7 +521,7 @@ def remedy(mend: Remedy, variant: VariantResult) -> str:
     kinds = {metric.name: metric.metric for metric in variant.metrics}
     values = [(name, value, kinds.get(name, name)) for name, value in mend.metrics.items()]
     # The size is told by itself.
-    named = [one for one in values if one[2] != "size_bytes"][:MOST_FIGURES]
+    named = [one for one in values if not is_of_file(one[2])][:MOST_FIGURES]
     measured = [f"{plain(name)} {figures.number(value, metric)}" for name, value, metric in named]
     measured += [figures.size(mend.size_bytes)] if mend.size_bytes is not None else []
     measured += [count(mend.float_operators, "operator") + " in float"] if mend.float_operators else []
@@ -571,14 +571,19 @@ def passes(model: ModelResult) -> bool:
 def closest(model: ModelResult) -> tuple[VariantResult, MetricResult] | None:
     """The figures to show of a model in a row: the variant that loses most, by the first metric that is judged.
 
-    A metric that the reference has a value of comes before one that only compares with it, and the size last.
+    A metric that the reference has a value of comes before one that only compares with it, and the file's figures last.
     """
     every = [(variant, one) for variant in model.variants for one in variant.metrics]
-    scores = [found for found in every if found[1].metric != "size_bytes"]
+    scores = [found for found in every if not is_of_file(found[1].metric)]
     told = [found for found in scores if found[1].verdict is not None] or scores or every
     chosen = next((one.name for _, one in told if one.drop is not None), told[0][1].name if told else "")
     named = [found for found in told if found[1].name == chosen]
     return max(named, key=lambda found: _lost(found[1]), default=None)
+
+
+def is_of_file(metric: str) -> bool:
+    """Whether a metric is told by the file alone, whatever the examples."""
+    return metric in METRICS and METRICS[metric].of_file
 
 
 def _lost(metric: MetricResult) -> float:

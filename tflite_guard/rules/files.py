@@ -123,13 +123,13 @@ Outputs that are the same for every example name none either.
     Rule(
         "kernel-divergence",
         "warning",
-        "Optimized and reference kernels differ",
+        "Kernels differ",
         "The same file gives other answers with LiteRT's optimized kernels, which phones run, than with its reference "
-        "kernels, which are nearer to a microcontroller's.",
+        "kernels, or with those of TensorFlow Lite Micro, which microcontrollers run.",
         "Evaluate with the kernels of the target (`kernels` on the variant), record the device's own outputs and give "
         "them as `observed_outputs`, and report the operator that differs to LiteRT.",
-        proof="The same file runs on the same examples with both: the reference kernels pass and the "
-        "optimized ones do not, or the other way round.",
+        proof="The same file runs on the same examples with other kernels than those that it is judged with, and they "
+        "give the loss back.",
         details="""On the variant:
 
 ```json
@@ -138,6 +138,6 @@ Outputs that are the same for every example name none either.
 
 Some difference is normal: in a published ResNet8, 57 % of the images differ by more than one step, and 4 % in the
 answer. `docs/recording-outputs.md` shows how to record what a device gives.""",
-        accept="the product runs on the reference kernels alone",
+        accept="the product runs on these kernels alone",
     ),
 )

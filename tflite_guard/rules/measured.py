@@ -117,6 +117,19 @@ MEASURED = (
         accept="this output is a version number",
     ),
     Rule(
+        "observed-kernels",
+        "note",
+        "Which kernels the device agrees with",
+        "The outputs that the application recorded are nearer to what some kernels give here than to others: LiteRT's "
+        "optimized (`default`) or plain ones (`reference`), or those of TensorFlow Lite Micro (`micro`).",
+        "Evaluate with the kernels that the message names (`kernels` on the variant), so that what is judged is what "
+        "the device computes. TensorFlow Lite Micro is among them where the extra `micro` is installed and it can run "
+        "the file.",
+        proof="The file runs on all examples with each, and the largest difference from the recording is taken, in "
+        "quantization steps.",
+        accept="the recording is of another device than the product's",
+    ),
+    Rule(
         "select-ops",
         "note",
         "Operators outside the built-in set",

@@ -23,7 +23,7 @@ A_VARIANT = 2.0
 A_MEGABYTE = 0.1
 """Seconds that a small convolutional network takes for a megabyte of evaluation data, the reference twice that."""
 SLOW = 15.0
-"""Times as long as others take models without fast kernels: int16x8, and all with LiteRT's reference kernels."""
+"""Times as long as others take models without fast kernels: int16x8, and all without LiteRT's optimized ones."""
 SUITED = 60.0
 """Seconds that a shard of a cluster should take at least: many times its start."""
 EACH = 4
@@ -179,7 +179,7 @@ def _stretches(units: Sequence[_Unit], most: float) -> list[list[_Unit]]:
 
 
 def _slowness(variant: VariantSpec) -> float:
-    slow = variant.conversion.quantization == "int16x8" or variant.evaluation.kernels == "reference"
+    slow = variant.conversion.quantization == "int16x8" or variant.evaluation.kernels != "default"
     return SLOW if slow else 1.0
 
 

@@ -430,6 +430,7 @@ def environment() -> dict[str, Any]:
         "h5py": _version("h5py"),
         "ai_edge_litert": _version("ai-edge-litert"),
         "litert_quantizer": _version("litert-quantizer"),
+        "tflite_micro": _version("tflite-micro"),
         "numpy": _version("numpy"),
         "pillow": _version("pillow"),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -21,8 +21,10 @@ def number(value: float | None, metric: str, *beside: float | None) -> str:
     """
     if value is None:
         return "–"
-    if metric == "size_bytes":
+    if _unit(metric) == "bytes":
         return size(int(value))
+    if metric == "macs":
+        return f"{int(value):,}"
     decibels = _unit(metric) == "dB"
     others = [one for one in (*beside, *(() if decibels else (1.0,))) if one is not None and not _same(one, value)]
     for decimals in range(2 if decibels else 4, MOST_DECIMALS):

@@ -90,23 +90,25 @@ def float16_range(bench: Bench) -> Cause | None:
     )
 
 
-def reference_kernels(bench: Bench) -> Cause | None:
-    """A file that is judged with the plain kernels is right on the optimized ones, which take little time to try."""
+def plain_kernels(bench: Bench) -> Cause | None:
+    """A file that is judged with other kernels is right on the optimized ones, which take little time to try."""
+    judged = "TensorFlow Lite Micro's kernels" if bench.lab.kernels == "micro" else "the reference kernels"
     return _right_on(
         bench,
         "default",
-        "The file is right and the reference kernels that it is judged with are not: on the optimized ones {gained} of "
+        f"The file is right and {judged} that it is judged with are not: on LiteRT's optimized ones {{gained}} of "
         'the loss comes back. Where the device runs those, set "kernels": "default"; else keep the operator in float, '
-        "and report it to LiteRT.",
+        "and report it to those who make the kernels.",
     )
 
 
 def optimized_kernels(bench: Bench) -> Cause | None:
-    """A file that is judged with the optimized kernels is right on the plain ones, which are slow."""
+    """A file that is judged with other kernels is right on LiteRT's plain ones, which are slow."""
+    judged = "TensorFlow Lite Micro's" if bench.lab.kernels == "micro" else "its optimized"
     return _right_on(
         bench,
         "reference",
-        "The file is right and its optimized kernels are not: on the reference kernels {gained} of the loss comes "
+        f"The file is right and {judged} kernels are not: on the reference kernels {{gained}} of the loss comes "
         'back. Where the device runs the reference kernels, set "kernels": "reference"; else convert with another '
         "TensorFlow, or keep the operator in float.",
     )

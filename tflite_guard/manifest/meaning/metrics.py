@@ -7,7 +7,20 @@ from tflite_guard.manifest.meaning.datasets import check_function
 from tflite_guard.manifest.meaning.paths import Context
 from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
-from tflite_guard.manifest.views import MetricView, label_keys
+from tflite_guard.manifest.views import MetricView, ModelView, label_keys
+
+
+def check_arena(model: ModelView, context: Context) -> None:
+    """Add the problem of a metric of a model's own that none of its variants has."""
+    for metric in model.metrics:
+        if (node := metric.node) is None or node.pointer[0] == "defaults" or not model.variants:
+            continue
+        if not any(one.computes(metric.spec) for one in model.variants):
+            context.say(
+                node,
+                f"{quoted(metric.spec.name)} is what TensorFlow Lite Micro takes, and no variant of model "
+                f'{quoted(model.name)} runs on it; set "kernels": "micro" on one, or remove the metric',
+            )
 
 
 def check_metric(metric: MetricView, evaluation: Node | None, context: Context) -> None:
@@ -30,7 +43,7 @@ def _options(metric: MetricView) -> tuple[str, ...]:
     if metric.spec.python:
         return ("name", "python", "output", "labels", "higher_is_better")
     labels = ("labels",) if metric.traits.needs_labels else ()
-    output = () if metric.spec.metric == "size_bytes" else ("output",)
+    output = () if metric.traits.of_file else ("output",)
     return ("name", "metric", *output, *labels, *metric.traits.options)
 
 

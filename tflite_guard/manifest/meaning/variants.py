@@ -12,7 +12,7 @@ from tflite_guard.manifest.meaning.paths import Context, check_file, check_refer
 from tflite_guard.manifest.meaning.tolerances import check_tolerance
 from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
-from tflite_guard.manifest.views import ModelView, VariantView, is_recipe_file
+from tflite_guard.manifest.views import MetricView, ModelView, ToleranceView, VariantView, is_recipe_file
 from tflite_guard.rules import RULES
 from tflite_guard.vocabulary import METRICS, QUANTIZATIONS, RECIPES
 
@@ -43,8 +43,17 @@ def check_variant(variant: VariantView, model: ModelView, tree: Node, context: C
     for name, tolerance in variant.tolerances.items():
         if name in metrics:
             check_tolerance(tolerance, metrics[name], context)
+            _check_measured(tolerance, metrics[name], variant, context)
     if variant.confidence is not None:
         _check_stopping(variant, model, context)
+
+
+def _check_measured(tolerance: ToleranceView, metric: MetricView, variant: VariantView, context: Context) -> None:
+    """Add the problem of a tolerance of the variant's own whose metric it has not."""
+    own = variant.node.get("tolerances")
+    if not variant.computes(metric.spec) and own is not None and own.get(metric.spec.name) is not None:
+        micro = f'set "kernels": "micro" on variant {quoted(variant.name)}, or remove the tolerance'
+        context.say_key(tolerance.node, f"arena_bytes is what TensorFlow Lite Micro takes; {micro}")
 
 
 def _check_stopping(variant: VariantView, model: ModelView, context: Context) -> None:
@@ -59,14 +68,14 @@ def _check_stopping(variant: VariantView, model: ModelView, context: Context) ->
     held = {name: tolerance for name, tolerance in variant.tolerances.items() if name in metrics}
     for name, tolerance in held.items():
         traits = metrics[name].traits
-        if traits.bounds is None and traits.name != "size_bytes":
+        if traits.bounds is None and not traits.of_file:
             possible = listed(name for name, one in METRICS.items() if one.bounds is not None)
             why = f"it is no mean of bounded scores, as {possible} are; {way_out}, or remove the tolerance there"
             context.say_key(tolerance.node, f"{quoted(name)} cannot be decided on a part of the examples: {why}")
         if (require := tolerance.keys.get("require")) is not None:
             why = f"says of the whole set what it would measure, not what is proven of other examples; {way_out}"
             context.say_key(require, f'"require" does not apply here: "stop_when" {why}')
-    decided = any(metrics[name].traits.name != "size_bytes" for name in held)
+    decided = any(not metrics[name].traits.of_file for name in held)
     if not decided and model.metrics_complete and "tolerances" not in variant.node.removed:
         why = "there is nothing to be certain of: no metric has a tolerance"
         context.say(variant.node, f'"stop_when" has no effect on variant {quoted(variant.name)}, since {why}')
