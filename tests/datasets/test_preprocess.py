@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tflite_guard.datasets.geometry import framing
 from tflite_guard.datasets.preprocess import prepare
 from tflite_guard.errors import DataError
 
@@ -106,6 +109,78 @@ def test_resize_is_bilinear_by_default_and_antialiased_only_where_asked():
     pillow = run(BYTES, {"resize": size})
     np.testing.assert_array_equal(run(BYTES, {"resize": {"size": size, "antialias": True}}), pillow, strict=True)
     assert np.abs(plain - pillow).max() > 20
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int16"])
+def test_crops_and_pads_are_tensorflows_and_keras(dtype):
+    import keras
+    import tensorflow as tf
+
+    images = (np.random.default_rng(2).random((2, 7, 10, 3)) * 255).astype(dtype)
+    for size in ([7, 10], [4, 4], [3, 7], [1, 1], [6, 9]):
+        cropped = run(images, {"center_crop": size})
+        expected = np.asarray(keras.layers.CenterCrop(*size, dtype="float32")(images.astype("float32")))
+        np.testing.assert_array_equal(cropped, expected.astype(dtype), strict=True)
+    for size in ([7, 10], [8, 11], [12, 10], [9, 15]):
+        padded = run(images, {"pad": size})
+        np.testing.assert_array_equal(padded, tf.image.resize_with_crop_or_pad(images, *size).numpy(), strict=True)
+    corner = run(images[..., 0], {"pad": {"size": [8, 12], "value": 7, "at": "top_left"}})
+    np.testing.assert_array_equal(corner[:, :7, :10], images[..., 0])
+    assert (corner[:, 7:] == 7).all()
+    assert (corner[:, :, 10:] == 7).all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("height", "width"), [(6, 10), (10, 6), (5, 5), (480, 641), (3, 1)])
+def test_letterbox_keeps_proportions_and_fills_with_grey(height, width):
+    """As YOLO's training does it, by a plain loop of its own on TensorFlow's resize."""
+    import tensorflow as tf
+
+    image = (np.random.default_rng(3).random((1, height, width, 3)) * 255).astype(np.uint8)
+    for size in ([8, 8], [32, 48]):
+        ratio = min(size[0] / height, size[1] / width)
+        inner = [round(height * ratio), round(width * ratio)]
+        expected = np.full((1, *size, 3), 114.0)
+        top, left = (round((whole - part) / 2 - 0.1) for whole, part in zip(size, inner, strict=True))
+        expected[:, top : top + inner[0], left : left + inner[1]] = tf.image.resize(image, inner)
+        result = run(image, {"letterbox": size})
+        assert result.dtype == np.uint8
+        assert np.abs(result - expected).max() <= 0.5 + 1e-3
+        floats = run(image.astype(np.float32) / 255, {"letterbox": {"size": size, "value": 0.5, "at": "top_left"}})
+        assert floats.dtype == np.float32
+        assert (floats[:, inner[0] :] == 0.5).all()
+        assert (floats[:, :, inner[1] :] == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"center_crop": [7, 5]}, "smaller than [7, 5]; resize or pad it first"),
+        ({"pad": [5, 5]}, "larger than [5, 5]; resize or crop it first"),
+        ({"pad": {"size": [9, 9], "value": 300}}, "uint8 does not hold"),
+        ({"pad": {"size": [9, 9], "at": "left"}}, "'left' is not one of 'center', 'top_left'"),
+        ({"letterbox": {"size": [9, 9], "colour": 1}}, "there is no 'colour'; it takes 'size', 'value', 'at'"),
+        ({"letterbox": [9]}, "needs [height, width]"),
+    ],
+)
+def test_frames_that_do_not_fit_say_so(step, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        run(BYTES, step)
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    canvas=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    at=st.sampled_from(["center", "top_left"]),
+)
+def test_points_go_where_the_letterbox_puts_their_pixels(size, canvas, at):
+    """A bright quadrant from the middle on: its corner is where the point says, to within a pixel."""
+    found = framing("letterbox", {"size": list(canvas), "at": at}, size, "test")
+    assert found.point(size, 0, 0) == found.corner
+    end = found.point(size, *size)
+    assert end == (found.corner[0] + found.scaled[0], found.corner[1] + found.scaled[1])
+    assert all(0 <= one <= whole for one, whole in zip(end, canvas, strict=True))
 
 
 def test_transpose_reorders_the_axes_of_one_example():

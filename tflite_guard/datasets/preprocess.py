@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tflite_guard.datasets.geometry import GREY, Framing, framing, target
 from tflite_guard.datasets.resampling import METHODS, resample
 from tflite_guard.datasets.sources import Array, Column, near, require_numbers
 from tflite_guard.errors import DataError
@@ -112,21 +113,76 @@ def resize(array: Array, argument: Any, where: str) -> Array:
     return resized[..., 0] if array.ndim == 3 else resized
 
 
+def center_crop(array: Array, size: Any, where: str) -> Array:
+    """Cuts [height, width] out of the middle of images (n, h, w) or (n, h, w, channels), as keras.layers.CenterCrop."""
+    found = _framed(array, "center_crop", size, where)
+    (top, left), (height, width) = found.corner, found.canvas
+    return array[:, -top : height - top, -left : width - left]
+
+
+def pad(array: Array, argument: Any, where: str) -> Array:
+    """Puts images (n, h, w) or (n, h, w, channels) on a canvas, as tf.image.resize_with_crop_or_pad.
+
+    [height, width], or {"size": [height, width], "value": 0, "at": "center" or "top_left"}.
+    """
+    _require_options(argument, ("size", "value", "at"), where)
+    return _on_canvas(array, _framed(array, "pad", argument, where), argument, 0, where)
+
+
+def letterbox(array: Array, argument: Any, where: str) -> Array:
+    """Resizes images as far as they fit, keeping their proportions, and fills the rest, as YOLO does.
+
+    [height, width], or {"size": [height, width], "value": 114, "at": "center" or "top_left", "method": "bilinear",
+    "antialias": false}. Images (n, h, w) or (n, h, w, channels); uint8 stays uint8, rounded.
+    """
+    _require_options(argument, ("size", "value", "at", "method", "antialias"), where)
+    found = _framed(array, "letterbox", argument, where)
+    how = {key: argument[key] for key in ("method", "antialias") if key in argument} if _is_object(argument) else {}
+    resized = resize(array, {"size": list(found.scaled), **how}, where)
+    if array.dtype == np.uint8:
+        resized = np.rint(resized).astype(np.uint8)
+    return _on_canvas(resized, found, argument, GREY, where)
+
+
+def _framed(array: Array, name: str, argument: Any, where: str) -> Framing:
+    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
+        raise DataError(f"{where}: needs images of shape (h, w) or (h, w, channels), not {array.shape[1:]}")
+    found = framing(name, argument, (array.shape[1], array.shape[2]), where)
+    assert found is not None
+    return found
+
+
+def _on_canvas(array: Array, found: Framing, argument: Any, default: int, where: str) -> Array:
+    value = argument.get("value", default) if _is_object(argument) else default
+    if array.dtype.kind != "f" and not (value % 1 == 0 and np.can_cast(np.min_scalar_type(int(value)), array.dtype)):
+        raise DataError(f"{where}: {array.dtype} does not hold the value {value}; cast the images first")
+    result = np.full((len(array), *found.canvas, *array.shape[3:]), _number(value, array.dtype, where))
+    (top, left), (height, width) = found.corner, found.scaled
+    result[:, top : top + height, left : left + width] = array
+    return result
+
+
+def _is_object(argument: Any) -> bool:
+    return isinstance(argument, Mapping)
+
+
+def _require_options(argument: Any, known: Sequence[str], where: str) -> None:
+    unknown = set(argument) - set(known) if _is_object(argument) else set()
+    if unknown:
+        raise DataError(f"{where}: there is no {min(unknown)!r}; it takes {', '.join(map(repr, known))}")
+
+
 def _resizing(argument: Any, where: str) -> tuple[tuple[int, int], str | None]:
     """(height, width), and the method without antialiasing; None is Pillow's bilinear filter, with it."""
     written = argument if isinstance(argument, Mapping) else {"size": argument, "antialias": True}
-    unknown = set(written) - {"size", "method", "antialias"}
-    if unknown:
-        raise DataError(f"{where}: there is no {min(unknown)!r}; it takes 'size', 'method' and 'antialias'")
-    size: Any = written.get("size")
+    _require_options(written, ("size", "method", "antialias"), where)
+    size = target(written, where)
     method, antialias = written.get("method", "bilinear"), written.get("antialias", False)
-    if not _is_size(size):
-        raise DataError(f"{where}: needs [height, width], two whole numbers of at least 1, not {size!r}")
     if method not in METHODS:
         raise DataError(f"{where}: {method!r} is not one of {', '.join(map(repr, METHODS))}")
     if antialias and method != "bilinear":
         raise DataError(f"{where}: antialiasing is only for 'bilinear', not for {method!r}")
-    return (size[0], size[1]), None if antialias else method
+    return size, None if antialias else method
 
 
 def _antialiased(images: Array, size: tuple[int, int], where: str) -> Array:
@@ -136,10 +192,10 @@ def _antialiased(images: Array, size: tuple[int, int], where: str) -> Array:
     exact = images.dtype == np.uint8
     source = np.ascontiguousarray(images if exact else _floating(images, where).astype(np.float32))
     result = np.empty((len(source), *size, source.shape[-1]), source.dtype)
-    for image, target in zip(source, result, strict=True):
+    for image, resized in zip(source, result, strict=True):
         for channel in range(source.shape[-1]):
             plane = Image.fromarray(np.ascontiguousarray(image[..., channel]))
-            target[..., channel] = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR))
+            resized[..., channel] = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR))
     return result.astype(images.dtype, copy=False) if images.dtype.kind == "f" else result
 
 
@@ -195,6 +251,9 @@ STEPS: dict[str, Callable[[Array, Any, str], Array]] = {
     "offset": offset,
     "normalize": normalize,
     "resize": resize,
+    "center_crop": center_crop,
+    "pad": pad,
+    "letterbox": letterbox,
     "channels": channels,
     "expand_dims": expand_dims,
     "reshape": reshape,
@@ -236,7 +295,3 @@ def _per_channel(value: Any, array: Array, where: str) -> Array:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_whole(side) and side > 0 for side in value)

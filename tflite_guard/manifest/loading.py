@@ -193,9 +193,9 @@ def _steps(
 def _step(written: dict[str, Any]) -> dict[str, Any]:
     """JSON's 224.0 is a whole number too; what counts axes or pixels should see 224."""
     ((name, value),) = written.items()
-    if name == "resize" and isinstance(value, dict):
+    if isinstance(value, dict) and "size" in value:
         return {name: value | {"size": [int(size) for size in value["size"]]}}
-    if name in ("resize", "reshape", "transpose"):
+    if isinstance(value, list):
         return {name: [int(number) for number in value]}
     return {name: int(value)} if name == "expand_dims" else written
 

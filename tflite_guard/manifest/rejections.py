@@ -221,7 +221,7 @@ def _steps_by_key(node: Node) -> str | None:
     return ", ".join(_shown({key: value}) for key, value in node.value().items())
 
 
-_LISTS = ("resize", "reshape", "transpose")
+_LISTS = ("resize", "center_crop", "pad", "letterbox", "reshape", "transpose")
 """Steps whose arguments are lists, as those of an input that bears such a name would be."""
 
 

@@ -1,0 +1,72 @@
+"""Where a step that resizes, crops or pads puts an image's points: for the step itself, and for boxes on the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tflite_guard.errors import DataError
+
+PLACES = ("center", "top_left")
+GREY = 114
+"""What the letterbox of YOLO's training and exports fills with."""
+
+
+class Framing(NamedTuple):
+    """An image of one size is scaled to another, then laid on a canvas (or cut by it) with its corner somewhere."""
+
+    scaled: tuple[int, int]
+    """Height and width of the image itself, before it is laid on the canvas."""
+    corner: tuple[int, int]
+    """Row and column of its first pixel on the canvas; below zero where it is cut."""
+    canvas: tuple[int, int]
+
+    def point(self, size: tuple[int, int], y: float, x: float) -> tuple[float, float]:
+        """Where a point (row, column) of an image of this size comes to lie; pixels' borders are whole numbers."""
+        return (
+            y * self.scaled[0] / size[0] + self.corner[0],
+            x * self.scaled[1] / size[1] + self.corner[1],
+        )
+
+
+def framing(name: str, argument: Any, size: tuple[int, int], where: str) -> Framing | None:
+    """What a preprocessing step does to images (height, width); None where it moves nothing.
+
+    Raises DataError where it cannot be done, and for a step that moves points in another way.
+    """
+    if name not in ("resize", "center_crop", "pad", "letterbox"):
+        if name in ("reshape", "transpose", "expand_dims"):
+            raise DataError(f"{where}: boxes cannot be followed through it; leave the images' axes as they are")
+        return None
+    canvas = target(argument, where)
+    if name == "resize":
+        return Framing(canvas, (0, 0), canvas)
+    if name == "center_crop":
+        if canvas[0] > size[0] or canvas[1] > size[1]:
+            raise DataError(f"{where}: an image of {list(size)} is smaller than {list(canvas)}; resize or pad it first")
+        # As keras.layers.CenterCrop: what is left over goes to the end.
+        return Framing(size, (-((size[0] - canvas[0]) // 2), -((size[1] - canvas[1]) // 2)), canvas)
+    scaled = size
+    if name == "letterbox":
+        ratio = min(canvas[0] / size[0], canvas[1] / size[1])
+        scaled = (max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio)))
+    elif canvas[0] < size[0] or canvas[1] < size[1]:
+        raise DataError(f"{where}: an image of {list(size)} is larger than {list(canvas)}; resize or crop it first")
+    free = (canvas[0] - scaled[0], canvas[1] - scaled[1])
+    at = _option(argument, "at", "center")
+    if at not in PLACES:
+        raise DataError(f"{where}: {at!r} is not one of {', '.join(map(repr, PLACES))}")
+    return Framing(scaled, (free[0] // 2, free[1] // 2) if at == "center" else (0, 0), canvas)
+
+
+def target(argument: Any, where: str) -> tuple[int, int]:
+    """The size that a step asks for, (height, width), in either form."""
+    size: Any = argument.get("size") if isinstance(argument, Mapping) else argument
+    whole = isinstance(size, Sequence) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+    if not whole:
+        raise DataError(f"{where}: needs [height, width], two whole numbers of at least 1, not {size!r}")
+    return (size[0], size[1])
+
+
+def _option(argument: Any, key: str, default: Any) -> Any:
+    return argument.get(key, default) if isinstance(argument, Mapping) else default
