@@ -291,6 +291,31 @@ def two_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_metric_of_the_users_own_sees_all_outputs_and_labels_by_name(
+    run: Run, two_by_two: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(two_by_two, tmp_path / "two")
+    (folder / "own.py").write_text(
+        "import numpy as np\n"
+        "def both(outputs, labels):\n"
+        "    assert sorted(outputs.keys()) == sorted(labels) == ['large', 'small'] and len(outputs) == 2\n"
+        "    assert any(values is outputs['large'] for values in outputs)\n"
+        "    return sum(np.abs(outputs[name] - labels[name]).mean(axis=1) for name in labels)\n"
+        "def one(outputs, labels):\n"
+        "    return np.abs(outputs[0] - labels).mean(axis=1)\n"
+    )
+    data = {"source": "npz", "path": "data.npz", "inputs": {"apple": "a", "zebra": "z"}}
+    data["labels"] = {"small": "small", "large": "large"}
+    metrics = [{"python": "own:both"}, {"python": "own:one", "output": "large"}]
+    model = {"name": "two", "reference": {"keras": "two.keras"}, "evaluation": "test", "variants": ["float32"]}
+    manifest = {"schema_version": 1, "datasets": {"test": data}, "models": [model | {"metrics": metrics}]}
+    finished = run("check", write_manifest(folder, manifest), "--allow-code", "--format", "json")
+    assert finished.variant("float32")["error"] is None, finished.out
+    assert finished.metric("float32", "both")["reference"] == pytest.approx(0.75, abs=1e-5)  # 0.25 and 0.5 apart
+    assert finished.metric("float32", "one")["reference"] == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_several_inputs_and_outputs_are_bound_by_name(run: Run, two_by_two: Path) -> None:
     manifest = {
         "schema_version": 1,

@@ -31,7 +31,7 @@ from tflite_guard.engine.tflite import Bound, Model, Port, Runner, dequantize
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
-from tflite_guard.metrics import Scores, concatenate, measure, measure_python, per_example, statistic
+from tflite_guard.metrics import NamedArrays, Scores, concatenate, measure, measure_python, per_example, statistic
 from tflite_guard.protocol import (
     Evaluation,
     Measured,
@@ -88,22 +88,22 @@ class _Whole:
     """A user's own metric, which sees whole arrays at once."""
 
     spec: MetricSpec
-    labels: str | None
-    outputs: list[list[Array]] = field(default_factory=list)
-    reference_outputs: list[list[Array]] = field(default_factory=list)
-    wanted: list[Array] = field(default_factory=list)
+    labels: tuple[str, ...]
+    """The keys of those that it sees: one is given as an array, several by name."""
+    outputs: list[Arrays] = field(default_factory=list)
+    reference_outputs: list[Arrays] = field(default_factory=list)
+    wanted: list[Arrays] = field(default_factory=list)
 
     def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, _rows: Rows) -> None:
         names = list(reference) if self.spec.output is None else [self.spec.output]
-        self.outputs.append([outputs[name] for name in names])
-        self.reference_outputs.append([reference[name] for name in names])
-        if self.labels is not None:
-            self.wanted.append(labels[self.labels])
+        self.outputs.append({name: outputs[name] for name in names})
+        self.reference_outputs.append({name: reference[name] for name in names})
+        self.wanted.append({key: labels[key] for key in self.labels})
 
     def measured(self, groups: Array | None, seed: int) -> Measurement:
-        outputs = [np.concatenate(parts) for parts in zip(*self.outputs, strict=True)]
-        reference = [np.concatenate(parts) for parts in zip(*self.reference_outputs, strict=True)]
-        labels = np.concatenate(self.wanted) if self.wanted else None
+        outputs, reference = (NamedArrays(_joined(parts)) for parts in (self.outputs, self.reference_outputs))
+        wanted = _joined(self.wanted)
+        labels = next(iter(wanted.values()), None) if len(wanted) < 2 else wanted
         python = self.spec.python
         assert python is not None
         with user_code(python):
@@ -111,13 +111,17 @@ class _Whole:
             return measure_python(self.spec, function, outputs, reference, labels, groups=groups, seed=seed)
 
     def arrange(self, index: Array) -> None:
-        for parts in (self.outputs, self.reference_outputs):
-            parts[:] = [[np.concatenate(one)[index] for one in zip(*parts, strict=True)]]
-        self.wanted = [np.concatenate(self.wanted)[index]] if self.wanted else []
+        for parts in (self.outputs, self.reference_outputs, self.wanted):
+            parts[:] = [{name: values[index] for name, values in _joined(parts).items()}]
 
     def reference(self) -> float | None:
         """The reference's own value; None where it has none."""
         return self.measured(None, 0).reference
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    """Batches of arrays by name, one after another."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 class Scorer:
@@ -141,7 +145,7 @@ class Scorer:
                 continue
             spec = _canonical(spec, names)
             if spec.python is not None:
-                self._columns.append(_Whole(spec, _labels_of(spec, spec.output, labels)))
+                self._columns.append(_Whole(spec, _all_labels_of(spec, labels)))
                 continue
             for output in _outputs_of(spec, list(names.outputs), labels):
                 self._columns.append(self._column(spec, output, labels, alone=len(names.outputs) == 1))
@@ -190,7 +194,7 @@ class Scorer:
         values = {
             one.title if isinstance(one, _Column) else one.spec.name: one.reference()
             for one in self._columns
-            if one.labels is not None or isinstance(one, _Whole)
+            if isinstance(one, _Whole) or one.labels is not None
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -551,6 +555,14 @@ def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -
     if len(labelled) == 1:
         return labelled
     raise DataError(f'metric {spec.name!r} does not say which output it is for; add "output": one of {_listed(names)}')
+
+
+def _all_labels_of(spec: MetricSpec, labels: Sequence[str]) -> tuple[str, ...]:
+    """The keys of the labels that a user's own metric sees: all, unless it is of one output."""
+    if spec.output is None and spec.labels is None and len(labels) > 1:
+        return tuple(labels)
+    key = _labels_of(spec, spec.output, labels)
+    return () if key is None else (key,)
 
 
 def _labels_of(spec: MetricSpec, output: str | None, labels: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ plain arrays that can be stored; their dtypes matter (bool is a right-or-wrong d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,23 @@ from tflite_guard.vocabulary import METRICS
 
 Array = NDArray[Any]
 Interval = tuple[float, float]
-Outputs = Mapping[str, Array] | Sequence[Array]
 PythonMetric = Callable[[Any, Any], Any]
+
+
+class NamedArrays(list[Array]):
+    """A model's outputs for a user's own metric: by place, in the model's order, and by name."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        super().__init__(arrays.values())
+        self._arrays = arrays
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._arrays[key] if isinstance(key, str) else super().__getitem__(key)
+
+    def keys(self) -> Iterable[str]:
+        """The names."""
+        return self._arrays.keys()
+
 
 _NOT_FINITE = (
     "the metric is not a finite number on these examples: the values are too large, or their differences too small, "
@@ -143,8 +158,8 @@ def _measure(spec: MetricSpec, scores: Scores, groups: Array | None, seed: int) 
 def measure_python(
     spec: MetricSpec,
     function: PythonMetric,
-    outputs: Outputs,
-    reference: Outputs,
+    outputs: Sequence[Array],
+    reference: Sequence[Array],
     labels: Any,
     *,
     groups: Array | None = None,
@@ -152,11 +167,12 @@ def measure_python(
 ) -> Measurement:
     """A user's own metric, called once with the reference's outputs and once with the variant's.
 
-    `outputs` and `reference` hold one whole array per output; `labels` is passed on as it is. The
+    `outputs` and `reference` hold one whole array per output; `labels` is passed on as it is (an array, or arrays by
+    output where there are several). The
     function gives per-example scores (n,), whose mean is the metric, or one number, which has no
     interval. Raises EvaluationError of kind `python-metric` when it fails or gives anything else.
     """
-    examples = len(next(iter(outputs.values() if isinstance(outputs, Mapping) else outputs)))
+    examples = len(outputs[0])
     theirs, ours = (_called(spec, function, values, labels, examples) for values in (reference, outputs))
     if theirs.shape != ours.shape:
         raise _python_error(spec, "gives one number for one model and scores for the other")
@@ -315,7 +331,7 @@ def _joined(arrays: list[Array]) -> Array:
     return np.concatenate([np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays])
 
 
-def _called(spec: MetricSpec, function: PythonMetric, outputs: Outputs, labels: Any, examples: int) -> Array:
+def _called(spec: MetricSpec, function: PythonMetric, outputs: Sequence[Array], labels: Any, examples: int) -> Array:
     try:
         given = np.asarray(function(outputs, labels), np.float64)
     except Exception as error:
