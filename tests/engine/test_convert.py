@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,23 @@ def test_an_operator_that_needs_tensorflow_is_named(make_case: Any) -> None:
     )
     with pytest.raises(ConversionError, match="no built-in operator for Cholesky"):
         case.source.float32()
+
+
+def test_each_step_of_a_conversion_is_told(conv: Case, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def doing(what: str) -> Iterator[None]:
+        told.append(what)
+        yield
+
+    FloatModel(conv.spec, str(tmp_path), doing=doing).quantize(Conversion("int8"), conv.calibration)
+    assert list(dict.fromkeys(told)) == [
+        "loaded the model",
+        "exported the model for the converter",
+        "converted the model",
+        "quantized the calibrated model",
+    ]
 
 
 def test_a_loop_is_refused_before_it_crashes_the_calibrator(looped: Case) -> None:

@@ -134,11 +134,14 @@ class EngineLab:
 
     def outputs(self, handle: Held, samples: Samples, kernels: Kernels | None = None) -> Arrays:
         """A model's outputs, by as many threads as the laboratory has, with the variant's kernels or others."""
-        return _run(self._runners(handle, samples, kernels or self.kernels), samples)
+        runners = self._runners(handle, samples, kernels or self.kernels)
+        with self.subject.doing("ran an experiment's model"):
+            return _run(runners, samples)
 
     def _runners(self, handle: Held, samples: Samples, kernels: Kernels) -> list[Runner]:
         if kernels not in handle.runners:
-            made = [Runner(handle.model, kernels, self.subject.names) for _ in range(self.subject.threads)]
+            with self.subject.doing("prepared the operators of an experiment's model"):
+                made = [Runner(handle.model, kernels, self.subject.names) for _ in range(self.subject.threads)]
             if handle.like is None:
                 made[0].self_check(samples.take(range(min(samples.count, 4))).inputs)
             else:

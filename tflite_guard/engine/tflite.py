@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 RESOLVERS = {"default": OpResolverType.AUTO, "reference": OpResolverType.BUILTIN_REF}
 INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32"})
 
+PREPARING = "prepared the model's operators, before any example"
+"""What is told while an interpreter is made: kernels check there what they are given, and some abort."""
 LONGEST_SHOWN = 60
 """Characters of a tensor's name in a message."""
 
