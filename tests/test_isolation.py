@@ -465,6 +465,24 @@ def test_only_scratch_folders_of_ours_that_nobody_owns_are_removed(tmp_path: Pat
     assert before - {path.name for path in tmp_path.iterdir()} == {"tflite-guard-dead____"}
 
 
+def test_what_a_run_left_that_was_killed_before_it_owned_its_folder_is_removed_later(tmp_path: Path) -> None:
+    for name, files in (("empty___", ()), ("early___", ("tmpabc",)), ("being_made"[:8], ()), ("in_use__", ("a", "b"))):
+        folder = tmp_path / f"tflite-guard-{name}"
+        folder.mkdir()
+        for file in files:
+            (folder / file).touch()
+        if name != "being_ma":
+            os.utime(folder, (0, 0))
+    locked = tmp_path / "tflite-guard-locking_"
+    locked.mkdir()
+    with (locked / "tmpdef").open("w") as early:
+        fcntl.flock(early, fcntl.LOCK_EX)
+        os.utime(locked, (0, 0))
+        sweep(str(tmp_path))
+    left = {path.name.removeprefix("tflite-guard-") for path in tmp_path.iterdir()}
+    assert left == {"being_ma", "in_use__", "locking_"}
+
+
 def test_an_interrupt_while_a_scratch_folder_is_removed_leaves_nothing(tmp_path: Path) -> None:
     code = """
 from tflite_guard.run import scratch
