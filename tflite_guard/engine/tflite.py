@@ -94,7 +94,9 @@ class Model:
     def names(self) -> Names:
         """Its names as those of a reference, dequantized."""
         inputs, outputs = ({name: port.info for name, port in side.items()} for side in (self.inputs, self.outputs))
-        return Names(inputs, outputs, signature=self.signature.key)
+        scaling = graphs.scaling(self.graph.subgraphs[self.signature.subgraph])
+        told = tuple(plain(name, LONGEST_SHOWN) for name in scaling)
+        return Names(inputs, outputs, signature=self.signature.key, scaling=told)
 
     def file_bytes(self) -> bytes:
         """The file's content."""
