@@ -312,6 +312,13 @@ def test_help_has_examples_exit_codes_and_a_link_and_lists_the_action_last(run: 
     assert "  3    something could not be evaluated" in run("check", "--help").out
 
 
+def test_every_commands_help_ends_with_a_page_that_there_is() -> None:
+    for name, below in helps():
+        page = re.search(r"Documentation: https://tflite-guard\.github\.io/tflite-guard/([\w-]*)/?\Z", below)
+        assert page is not None, name
+        assert (ROOT / "docs" / f"{page[1] or 'index'}.md").exists(), name
+
+
 def test_the_examples_of_the_help_are_commands() -> None:
     examples = {(name, line) for name, below in helps() for line in re.findall(r"^  tflite-guard (.*)", below, re.M)}
     without = {name for name, below in helps()} - {name for name, _ in examples}

@@ -169,14 +169,14 @@ def test_what_is_not_certain_is_said_by_options() -> None:
 )  # fmt: skip
 def test_what_is_left_out_or_taken_without_its_name_is_said(arrays: dict[str, np.ndarray], note: str) -> None:
     np.savez("data.npz", a=np.zeros((6, 4), np.float32), **arrays)
-    made = dataset_of("data.npz", ".", names({"x": (4,)}, {"output_0": (3,)}, outputs_called={"kind": "output_0"}))
+    made = dataset_of("data.npz", ".", names({"x": (4,)}, {"kind": (3,)}, outputs_called={"output_0": "kind"}))
     assert note in " ".join(made.notes)
 
 
 def test_outputs_are_called_what_their_layers_are() -> None:
     np.savez("data.npz", x=np.zeros((6, 4), np.float32), kind=np.arange(6) % 3, alive_y=np.arange(6) % 2)
-    called = {"kind": "output_0", "alive": "output_1"}
-    model = names({"x": (4,)}, {"output_0": (3,), "output_1": (1,)}, outputs_called=called)
+    called = {"output_0": "kind", "output_1": "alive"}
+    model = names({"x": (4,)}, {"kind": (3,), "alive": (1,)}, outputs_called=called)
     made = dataset_of("data.npz", ".", model)
     assert made.settings["labels"] == {"kind": "kind", "alive": "alive_y"}
     (entry,) = manifest_of(KIND, {}, "m", {"evaluation": made}, model)["models"]

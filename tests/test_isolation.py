@@ -276,7 +276,9 @@ def test_a_crashing_model_is_an_error_and_the_next_is_judged(run: Run, light_dig
     finished = run("check", write_manifest(light_digits, manifest), "--allow-code", "--jobs", "1", "--format", "json")
     assert finished.code == 3
     *crashed, last = finished.report["models"]
-    for model, at in zip(crashed, ("opened dataset 'load'", "read examples 64 to 99 (from 0)"), strict=True):
+    for model, at in zip(
+        crashed, ("opened dataset 'load'", "read examples 64 to 99 (from 0) of dataset 'later'"), strict=True
+    ):
         assert model["error"]["kind"] == "crash"
         assert "SIGABRT" in model["error"]["message"]
         assert at in model["error"]["message"]
@@ -304,7 +306,28 @@ def test_a_conversion_that_crashes_is_its_variants_error_and_not_the_references(
     assert model["error"] is None
     error = model["variants"][0]["error"]
     assert error["kind"] == "crash"
-    assert error["message"].startswith("the process that made float32 of models/crash.keras crashed (SIGABRT)")
+    assert error["message"].startswith(
+        "the process that made float32 of models/crash.keras crashed (SIGABRT), while it exported the model for the "
+        "converter"
+    )
+
+
+def test_a_model_that_crashes_before_any_example_says_so(run: Run, light_digits: Path) -> None:
+    from tests.engine.engine_models import edited
+
+    def without_scale(content: Any) -> None:
+        (made,) = [one for one in content.subgraphs[0].tensors if one.name == b"tfl.quantize"]
+        made.quantization.scale = [0.0]  # of which LiteRT's kernel takes a logarithm
+
+    app = light_digits / "app"
+    edited(str(app / "digits_int8.tflite"), app / "broken.tflite", without_scale)
+    manifest = manifest_of(light_digits)
+    manifest["models"][0]["variants"] = [{"name": "broken", "tflite": "app/broken.tflite"}]
+    finished = run("check", write_manifest(light_digits, manifest), "--format", "json")
+    assert finished.code == 3
+    error = finished.variant("broken")["error"]
+    assert error["kind"] == "crash"
+    assert "while it prepared the model's operators, before any example" in error["message"]
 
 
 def test_a_model_that_needs_too_much_memory_is_an_error_that_says_so(light_digits: Path) -> None:
@@ -440,6 +463,24 @@ def test_only_scratch_folders_of_ours_that_nobody_owns_are_removed(tmp_path: Pat
         fcntl.flock(owner, fcntl.LOCK_EX)
         sweep(str(tmp_path))
     assert before - {path.name for path in tmp_path.iterdir()} == {"tflite-guard-dead____"}
+
+
+def test_what_a_run_left_that_was_killed_before_it_owned_its_folder_is_removed_later(tmp_path: Path) -> None:
+    for name, files in (("empty___", ()), ("early___", ("tmpabc",)), ("being_made"[:8], ()), ("in_use__", ("a", "b"))):
+        folder = tmp_path / f"tflite-guard-{name}"
+        folder.mkdir()
+        for file in files:
+            (folder / file).touch()
+        if name != "being_ma":
+            os.utime(folder, (0, 0))
+    locked = tmp_path / "tflite-guard-locking_"
+    locked.mkdir()
+    with (locked / "tmpdef").open("w") as early:
+        fcntl.flock(early, fcntl.LOCK_EX)
+        os.utime(locked, (0, 0))
+        sweep(str(tmp_path))
+    left = {path.name.removeprefix("tflite-guard-") for path in tmp_path.iterdir()}
+    assert left == {"being_ma", "in_use__", "locking_"}
 
 
 def test_an_interrupt_while_a_scratch_folder_is_removed_leaves_nothing(tmp_path: Path) -> None:

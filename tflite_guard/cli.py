@@ -193,10 +193,11 @@ class _InOrder(click.Group):
         return list(self.commands)
 
 
-def _below(*examples: str, more: Sequence[str] = ()) -> str:
-    """What stands below a command's help: examples, then other paragraphs, each with its lines as they are."""
+def _below(*examples: str, page: str = "", more: Sequence[str] = ()) -> str:
+    """What stands below a command's help, each paragraph with its lines as they are: examples first, a page last."""
     lines = "\n".join(["Examples:", *(f"  tflite-guard {line}" for line in examples)])
-    return "\n\n".join(f"\b\n{paragraph}" for paragraph in (lines, *more))
+    link = f"Documentation: {WEBSITE}{page}"
+    return "\n\n".join(f"\b\n{paragraph}" for paragraph in (*([lines] if examples else []), *more, link))
 
 
 EXIT_CODES = """Exit codes:
@@ -214,7 +215,7 @@ EXIT_CODES = """Exit codes:
         "init model.keras evaluation.npz",
         "check",
         "why model.keras model_int8.tflite data.npz",
-        more=[EXIT_CODES, f"Documentation: {WEBSITE}"],
+        more=[EXIT_CODES],
     ),
 )
 @click.version_option(package_name="tflite-guard")
@@ -228,6 +229,7 @@ def cli() -> None:
         "check models/ --model 'keyword*' --variant int8",
         "check --report-dir reports --format markdown=summary.md",
         "check --only-failures",
+        page="tutorial/",
         more=[EXIT_CODES],
     )
 )
@@ -310,7 +312,7 @@ def check(
 
 @cli.command(
     short_help="Check manifests without running anything.",
-    epilog=_below("validate", "validate models/*/tflite-guard.json"),
+    epilog=_below("validate", "validate models/*/tflite-guard.json", page="manifest/"),
 )
 @MANIFESTS
 @CHANGED
@@ -333,6 +335,7 @@ def validate(manifests: tuple[str, ...], changed: bool, data_roots: tuple[str, .
         "init model.keras evaluation.npz",
         "init model.tflite photos/ --measure",
         "init saved_model data.csv --labels species -o flowers.json",
+        page="tutorial/",
     )
 )
 @click.argument("model", type=PATH)
@@ -421,6 +424,7 @@ def _pairs(written: Sequence[str]) -> dict[str, str]:
     epilog=_below(
         "why model.keras model_int8.tflite data.npz",
         "why model.keras int8 data.npz --calibration calibration.npz",
+        page="diagnosis/",
         more=[EXIT_CODES],
     ),
 )
@@ -473,7 +477,7 @@ def why(
     sys.exit(exit_code(answer.report, "error"))
 
 
-@cli.command(epilog=_below("convert digits int8 -o digits_int8.tflite"))
+@cli.command(epilog=_below("convert digits int8 -o digits_int8.tflite", page="tutorial/"))
 @click.argument("model_name")
 @click.argument("variant")
 @click.option("-o", "--output", required=True, metavar="FILE", type=PATH, help="Where to write the .tflite.")
@@ -527,7 +531,7 @@ def report(
 
 @cli.command(
     short_help="Make one report of the reports of all shards.",
-    epilog=_below("merge shards/*/report.json --report-dir reports", more=[EXIT_CODES]),
+    epilog=_below("merge shards/*/report.json --report-dir reports", page="scaling/", more=[EXIT_CODES]),
 )
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT.json...", type=PATH)
 @_output_options
@@ -554,7 +558,11 @@ def merge(
 
 @cli.command(
     short_help="Post or update the comment on a pull request.",
-    epilog=_below("comment report.json --dry-run", "comment report.json --repository octo/models --pull-request 7"),
+    epilog=_below(
+        "comment report.json --dry-run",
+        "comment report.json --repository octo/models --pull-request 7",
+        page="github-action/",
+    ),
 )
 @click.argument("report_json", metavar="REPORT.json", type=PATH)
 @click.option("--when", type=click.Choice(COMMENT_ON), default="auto", show_default=True,
@@ -598,13 +606,13 @@ def comment(
 @cli.group(
     cls=_InOrder,
     short_help="Record the current results, to judge later changes by.",
-    epilog=_below("baseline update", "baseline show"),
+    epilog=_below("baseline update", "baseline show", page="metrics/"),
 )
 def baseline() -> None:
     """Record present results, so that later runs also gate on the change since then."""
 
 
-@baseline.command(epilog=_below("baseline update", "baseline update models/tflite-guard.json"))
+@baseline.command(epilog=_below("baseline update", "baseline update models/tflite-guard.json", page="metrics/"))
 @MANIFESTS
 @_run_options
 @VERBOSE
@@ -629,7 +637,7 @@ def update(manifests: tuple[str, ...], verbose: bool, options: Options) -> None:
         click.echo(f"{_safe(target)}: {count(len(part.models), 'model')} recorded; commit it")
 
 
-@baseline.command(epilog=_below("baseline show"))
+@baseline.command(epilog=_below("baseline show", page="metrics/"))
 @MANIFESTS
 @DATA_ROOT
 def show(manifests: tuple[str, ...], data_roots: tuple[str, ...]) -> None:
@@ -692,7 +700,7 @@ def _held(usage: Usage) -> str:
     return f"{count(usage.entries, 'result')}{fetched}, {size(usage.size)}"
 
 
-@cli.command(epilog=_below("schema manifest > manifest.schema.json"))
+@cli.command(epilog=_below("schema manifest > manifest.schema.json", page="manifest/"))
 @click.argument("name", type=click.Choice(["manifest", "report"]))
 def schema(name: str) -> None:
     """Print a JSON Schema."""
@@ -703,7 +711,7 @@ def schema(name: str) -> None:
 
 @cli.command(
     short_help="Print what a rule means, and how to fix or accept it.",
-    epilog=_below("explain", "explain calibration-range-mismatch"),
+    epilog=_below("explain", "explain calibration-range-mismatch", page="rules/"),
 )
 @click.argument("rule", required=False, shell_complete=_rules)
 def explain(rule: str | None) -> None:
@@ -714,7 +722,7 @@ def explain(rule: str | None) -> None:
     click.echo(told, nl=False)
 
 
-@cli.command(short_help="Run as a step of a GitHub workflow.")
+@cli.command(short_help="Run as a step of a GitHub workflow.", epilog=_below(page="github-action/"))
 def action() -> None:
     """Run as a step of a GitHub workflow: settings come as INPUT_* and GITHUB_* variables (see action.yml)."""
     from tflite_guard.action import run

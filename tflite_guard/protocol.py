@@ -47,9 +47,9 @@ class TensorInfo(msgspec.Struct, frozen=True):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """A model's inputs and outputs by their canonical names: those of its exported signature.
+    """A model's inputs and outputs by their canonical names: a signature's; of a Keras model the author's own.
 
-    The aliases map other names that a user may know (Keras layers, keys of a dictionary) to canonical ones.
+    The aliases map other names that a user may know (Keras layers, keys of a dictionary, an export's) to those.
     """
 
     inputs: dict[str, TensorInfo]
@@ -59,7 +59,7 @@ class Names(msgspec.Struct, frozen=True):
     signature: str | None = None
     """The signature's own name; None where a file has none."""
     scaling: tuple[str, ...] = ()
-    """The Keras layers in it that scale inputs, as Rescaling and Normalization do."""
+    """What in it scales inputs: Keras layers as Rescaling and Normalization, else what comes first in its graph."""
 
     def input(self, name: str) -> str:
         """The canonical name of an input that goes by its name, an alias or `#index`; any other name as it is."""

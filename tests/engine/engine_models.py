@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,12 @@ def single_runs(path: str, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         for name, value in runner(**feeds).items():
             collected.setdefault(name, []).append(_dequantized(value, details[name]))
     return {name: np.concatenate(values) for name, values in collected.items()}
+
+
+def lone(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The only output, whatever it is called."""
+    (values,) = outputs.values()
+    return values
 
 
 def _quantized(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine_models import Case, normal, runner, single_runs, without_signature
+from engine_models import Case, lone, normal, runner, single_runs, without_signature
 
 from tflite_guard.engine import convert, graph
 from tflite_guard.engine.convert import FloatModel
@@ -42,7 +43,7 @@ def test_int8_equals_the_public_converters_bit_for_bit(conv: Case, io: str, tmp_
     theirs = public(conv, io, tmp_path)
     wanted = runner(theirs, conv.source.names).run(conv.data)
     outputs = single_runs(conv.tflite("int8", io), conv.data)
-    np.testing.assert_array_equal(outputs["output_0"], wanted["output_0"])
+    np.testing.assert_array_equal(lone(outputs), lone(wanted))
     assert abs(Path(theirs).stat().st_size - Path(conv.tflite("int8", io)).stat().st_size) <= 256
 
 
@@ -65,7 +66,7 @@ def test_converting_twice_gives_the_same_bytes(conv: Case, quantization: str, tm
     [("float32", 1e-5), ("float16", 1e-2), ("dynamic_range", 2e-2), ("int8", 5e-2), ("int16x8", 2e-2)],
 )
 def test_every_quantization_follows_the_reference(conv: Case, quantization: str, tolerance: float) -> None:
-    wanted = conv.source.reference.run(conv.data)["output_0"]
+    wanted = lone(conv.source.reference.run(conv.data))
     np.testing.assert_allclose(single_runs(conv.tflite(quantization), conv.data)["output_0"], wanted, atol=tolerance)
 
 
@@ -191,7 +192,7 @@ def test_a_flatbuffer_without_signature_quantizes_too(conv: Case, tmp_path: Path
     source = FloatModel(ReferenceSpec("tflite", FileSpec(bare)), str(tmp_path))
     path = tmp_path / "quantized.tflite"
     path.write_bytes(source.quantize(Conversion(quantization), conv.calibration))
-    outputs = runner(str(path), conv.source.names).run(conv.data)["output_0"]
+    outputs = lone(runner(str(path), conv.source.names).run(conv.data))
     np.testing.assert_array_equal(outputs, single_runs(conv.tflite(quantization), conv.data)["output_0"])
 
 
@@ -398,6 +399,23 @@ def test_an_operator_that_needs_tensorflow_is_named(make_case: Any) -> None:
         case.source.float32()
 
 
+def test_each_step_of_a_conversion_is_told(conv: Case, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def doing(what: str) -> Iterator[None]:
+        told.append(what)
+        yield
+
+    FloatModel(conv.spec, str(tmp_path), doing=doing).quantize(Conversion("int8"), conv.calibration)
+    assert list(dict.fromkeys(told)) == [
+        "loaded the model",
+        "exported the model for the converter",
+        "converted the model",
+        "quantized the calibrated model",
+    ]
+
+
 def test_a_loop_is_refused_before_it_crashes_the_calibrator(looped: Case) -> None:
     with pytest.raises(ConversionError, match=r"a model with a loop.*unroll=True"):
         looped.source.quantize(Conversion("int8"), looped.calibration)
@@ -406,13 +424,13 @@ def test_a_loop_is_refused_before_it_crashes_the_calibrator(looped: Case) -> Non
 
 
 def test_a_model_that_converts_only_with_a_batch_of_one_does(looped: Case) -> None:
-    wanted = looped.source.reference.run(looped.data)["output_0"]
+    wanted = lone(looped.source.reference.run(looped.data))
     np.testing.assert_allclose(single_runs(looped.tflite("float32"), looped.data)["output_0"], wanted, atol=1e-5)
 
 
 def test_state_left_by_predictions_is_not_exported(stateful: Case, tmp_path: Path) -> None:
     source = FloatModel(stateful.spec, str(tmp_path))
-    wanted = source.reference.run(stateful.data)["output_0"]
+    wanted = lone(source.reference.run(stateful.data))
     path = tmp_path / "stateful.tflite"
     path.write_bytes(source.float32())
     np.testing.assert_allclose(single_runs(str(path), stateful.data)["output_0"], wanted, atol=1e-5)
@@ -535,8 +553,8 @@ def test_a_fixed_batch_calibrates(make_case: Any) -> None:
     x = keras.Input(batch_shape=(4, 3), name="x")
     data = {"x": np.random.default_rng(0).normal(size=(24, 3)).astype("float32")}
     case = make_case("four", keras.Model(x, keras.layers.Dense(2)(x)), data)
-    outputs = runner(case.tflite("int8"), case.source.names).run(data)["output_0"]
-    np.testing.assert_allclose(outputs, case.source.reference.run(data)["output_0"], atol=0.1)
+    outputs = lone(runner(case.tflite("int8"), case.source.names).run(data))
+    np.testing.assert_allclose(outputs, lone(case.source.reference.run(data)), atol=0.1)
 
 
 def test_a_damaged_reference_says_so_through_the_source(tmp_path: Path) -> None:
@@ -579,7 +597,7 @@ def distance(path: Path, case: Case, model: bytes) -> float:
     """SQNR of a model's outputs to the float model's, in decibels, by a plain loop."""
     path.write_bytes(model)
     wanted = single_runs(case.tflite("float32"), case.data)["output_0"]
-    found = runner(str(path), case.source.names).run(case.data)["output_0"]
+    found = lone(runner(str(path), case.source.names).run(case.data))
     return float(10 * np.log10(np.sum(wanted**2) / np.sum((found - wanted) ** 2)))
 
 

@@ -74,7 +74,8 @@ def test_a_model_with_loops_has_no_such_rung(looped: Case) -> None:
 
 def test_16_bit_activations_by_hand(make_case: Callable[..., Case], tmp_path: Path) -> None:
     """A dense layer: the inputs on 16 bits, the weights on 8, the outputs on 16."""
-    case = make_case("dense", keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(4)]), {"x": normal(6)})
+    dense = keras.layers.Dense(4, kernel_initializer=keras.initializers.GlorotUniform(1))
+    case = make_case("dense", keras.Sequential([keras.Input((6,), name="x"), dense]), {"x": normal(6)})
     file = of(case)
     x, output = file.graph.activations
     (weights,) = (values for values in file.constants.values() if values.ndim == 2)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from engine_models import Case, edited, normal, runner, single_runs, without_signature
+from engine_models import Case, edited, lone, normal, runner, single_runs, without_signature
 
 from tflite_guard.engine import graph
 from tflite_guard.engine.recipes import quantize_with_recipe
@@ -50,8 +50,8 @@ def evaluated(case: Case, model: bytes, folder: Path) -> float:
     """The outputs' ratio of signal to noise in decibels."""
     path = folder / "m.tflite"
     path.write_bytes(model)
-    wanted = case.source.reference.run(case.data)["output_0"]
-    outputs = runner(str(path), case.source.names).run(case.data)["output_0"]
+    wanted = lone(case.source.reference.run(case.data))
+    outputs = lone(runner(str(path), case.source.names).run(case.data))
     return float(10 * np.log10(np.square(wanted).sum() / np.square(outputs - wanted).sum()))
 
 
@@ -229,8 +229,8 @@ def test_a_file_without_signature_is_calibrated_too(conv: Case, tmp_path: Path) 
     bare = Path(without_signature(conv.tflite("float32"), tmp_path / "bare.tflite")).read_bytes()
     path = tmp_path / "m.tflite"
     path.write_bytes(quantize_with_recipe(bare, "static_wi8_ai8", conv.calibration))
-    wanted = conv.source.reference.run(conv.data)["output_0"]
-    outputs = runner(str(path), conv.source.names).run(conv.data)["output_0"]
+    wanted = lone(conv.source.reference.run(conv.data))
+    outputs = lone(runner(str(path), conv.source.names).run(conv.data))
     np.testing.assert_allclose(outputs, wanted, atol=0.1)
 
 

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine_models import EXAMPLES, Case, normal
+from engine_models import EXAMPLES, Case, lone, normal, runner
 
 from tflite_guard.engine.reference import load_reference
+from tflite_guard.engine.tflite import Model
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import TensorInfo
@@ -19,7 +20,7 @@ from tflite_guard.protocol import TensorInfo
 def test_predictions_are_the_models_own(conv: Case) -> None:
     model = keras.saving.load_model(conv.path)
     np.testing.assert_allclose(
-        load_reference(conv.spec).run(conv.data)["output_0"],
+        lone(load_reference(conv.spec).run(conv.data)),
         model.predict(conv.data["image"], verbose=0),
         atol=1e-6,
     )
@@ -42,7 +43,9 @@ def test_layers_are_aliases_of_outputs(branches: Case) -> None:
 def test_the_last_layer_of_a_sequence_is_its_output(tmp_path: Path) -> None:
     path = str(tmp_path / "m.keras")
     keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2, name="scores")]).save(path)
-    assert load_reference(ReferenceSpec("keras", FileSpec(path))).names.output_aliases == {"scores": "output_0"}
+    assert load_reference(ReferenceSpec("keras", FileSpec(path))).names.outputs == {
+        "scores": TensorInfo((None, 2), "float32")
+    }
 
 
 def test_inputs_and_outputs_go_by_name(branches: Case) -> None:
@@ -53,15 +56,27 @@ def test_inputs_and_outputs_go_by_name(branches: Case) -> None:
         np.testing.assert_allclose(outputs[name], wanted[name], rtol=1e-5)
 
 
-def test_a_list_of_outputs_is_numbered(make_case: Any) -> None:
+def test_a_list_of_outputs_goes_by_layers_and_by_an_exports_names(make_case: Any) -> None:
     x = keras.Input((4,), name="x")
     model = keras.Model(x, [keras.layers.Dense(2, name="second")(x), keras.layers.Dense(3, name="first")(x)])
-    reference = make_case("listed", model, {"x": normal(4)}).source.reference
-    assert {name: info.shape for name, info in reference.names.outputs.items()} == {
-        "output_0": (None, 2),
-        "output_1": (None, 3),
-    }
-    assert reference.names.output_aliases == {"second": "output_0", "first": "output_1"}
+    case = make_case("listed", model, {"x": normal(4)})
+    names = case.source.names
+    assert {name: info.shape for name, info in names.outputs.items()} == {"second": (None, 2), "first": (None, 3)}
+    assert names.output_aliases == {"output_0": "second", "output_1": "first"}
+    wanted = dict(zip(("second", "first"), model.predict(case.data["x"], verbose=0), strict=True))
+    for outputs in (case.source.reference.run(case.data), runner(case.tflite("float32"), names).run(case.data)):
+        for name, values in wanted.items():
+            np.testing.assert_allclose(outputs[name], values, rtol=1e-4, atol=1e-6)
+    artifact = Model.read(case.tflite("float32"))
+    assert set(artifact.outputs) == {"output_0", "output_1"}, "as the converter names what a user converts"
+
+
+def test_layers_that_are_named_as_an_export_names_outputs_lend_no_names(make_case: Any) -> None:
+    x = keras.Input((4,), name="x")
+    crossed = [keras.layers.Dense(2, name="output_1")(x), keras.layers.Dense(3, name="output_0")(x)]
+    case = make_case("crossed", keras.Model(x, crossed), {"x": normal(4)})
+    assert case.source.names.outputs["output_0"].shape == (None, 2)
+    assert case.source.reference.run(case.data)["output_1"].shape == (EXAMPLES, 3)
 
 
 def test_the_export_gives_the_same(branches: Case, tmp_path: Path) -> None:
@@ -76,22 +91,20 @@ def test_the_export_gives_the_same(branches: Case, tmp_path: Path) -> None:
 def test_dropout_and_normalization_are_in_inference_mode(make_case: Any) -> None:
     layers = [keras.Input((4,), name="x"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.9)]
     case = make_case("dropped", keras.Sequential(layers), {"x": normal(4)})
-    outputs = case.source.reference.run(case.data)["output_0"]
+    outputs = lone(case.source.reference.run(case.data))
     np.testing.assert_allclose(outputs, case.data["x"] / np.sqrt(1 + 1e-3), rtol=1e-5)
 
 
 def test_state_is_reset_before_every_example(stateful: Case) -> None:
     reference = load_reference(stateful.spec)
-    together = reference.run(stateful.data)["output_0"]
-    alone = [
-        load_reference(stateful.spec).run({"steps": stateful.data["steps"][i : i + 1]})["output_0"] for i in (0, 9)
-    ]
+    together = lone(reference.run(stateful.data))
+    alone = [lone(load_reference(stateful.spec).run({"steps": stateful.data["steps"][i : i + 1]})) for i in (0, 9)]
     np.testing.assert_allclose(together[[0, 9]], np.concatenate(alone), atol=1e-6)
 
 
 def test_a_model_that_takes_one_example_at_a_time_gets_one(fixed: Case) -> None:
     reference = load_reference(fixed.spec)
-    outputs = reference.run(fixed.data)["output_0"]
+    outputs = lone(reference.run(fixed.data))
     model = keras.saving.load_model(fixed.path)
     wanted = np.concatenate([model(fixed.data["x"][i : i + 1]).numpy() for i in range(EXAMPLES)])
     np.testing.assert_allclose(outputs, wanted, atol=1e-6)
@@ -100,7 +113,7 @@ def test_a_model_that_takes_one_example_at_a_time_gets_one(fixed: Case) -> None:
 def test_a_fixed_batch_is_filled_up(make_case: Any) -> None:
     x = keras.Input(batch_shape=(5, 4), name="x")
     case = make_case("five", keras.Model(x, keras.layers.Dense(2)(x)), {"x": normal(4)})
-    outputs = case.source.reference.run(case.data)["output_0"]
+    outputs = lone(case.source.reference.run(case.data))
     assert outputs.shape == (EXAMPLES, 2)
     kernel, bias = keras.saving.load_model(case.path).get_weights()
     np.testing.assert_allclose(outputs, case.data["x"] @ kernel + bias, atol=1e-5)
@@ -112,7 +125,7 @@ def test_input_shapes_fix_unknown_dimensions(make_case: Any) -> None:
     spec = ReferenceSpec("keras", FileSpec(str(case.path)), input_shapes={"image": (1, 9, 7, 1)})
     names = load_reference(spec).names
     assert names.inputs["image"].shape == (None, 9, 7, 1)
-    assert names.outputs["output_0"].shape == (None, 7, 5, 2)
+    assert lone(names.outputs).shape == (None, 7, 5, 2)
     for wrong, message in (
         ({"picture": (1, 9, 7, 1)}, "picture, which is not one of the model.s inputs; name one of image"),
         ({"image": (1, 9, 7, 3)}, r"\[1, 9, 7, 3\], but"),
@@ -136,7 +149,7 @@ def test_data_that_does_not_fit_is_an_error(conv: Case, values: np.ndarray, mess
 def test_keras_3_h5(conv: Case, tmp_path: Path) -> None:
     model = keras.saving.load_model(conv.path)
     model.save(tmp_path / "m.h5")
-    outputs = load_reference(ReferenceSpec("keras", FileSpec(str(tmp_path / "m.h5")))).run(conv.data)["output_0"]
+    outputs = lone(load_reference(ReferenceSpec("keras", FileSpec(str(tmp_path / "m.h5")))).run(conv.data))
     np.testing.assert_allclose(outputs, model.predict(conv.data["image"], verbose=0), atol=1e-6)
 
 
@@ -150,9 +163,9 @@ def test_h5_that_only_keras_2_reads(tmp_path: Path) -> None:
     model.save(path)
     data = {"x": normal(8, 8, 3)}
     reference = load_reference(ReferenceSpec("keras", FileSpec(path)))
-    np.testing.assert_allclose(reference.run(data)["output_0"], model.predict(data["x"], verbose=0), atol=1e-5)
+    np.testing.assert_allclose(lone(reference.run(data)), model.predict(data["x"], verbose=0), atol=1e-5)
     exported = load_reference(ReferenceSpec("saved_model", FileSpec(reference.export(str(tmp_path / "out")))))
-    np.testing.assert_allclose(exported.run(data)["output_0"], reference.run(data)["output_0"], atol=1e-5)
+    np.testing.assert_allclose(lone(exported.run(data)), lone(reference.run(data)), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +356,29 @@ def test_a_waveform_of_any_length_is_one_example_as_long_as_the_data_or_the_mani
         assert reference.names.inputs["wave"].shape == shapes.get("wave", (None,))
         got = reference.run({"wave": data})["y"]
         np.testing.assert_allclose(got, np.stack([data.max(1), data.sum(1)], 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "kept", "scales"),
+    [
+        # A converter folds what it can into a convolution without padding.
+        ([keras.layers.Rescaling(1 / 127.5, -1, name="scaled"), keras.layers.Conv2D(2, 3)], False, "scaled"),
+        (
+            [keras.layers.Rescaling(1 / 127.5, -1, name="scaled"), keras.layers.Conv2D(2, 3, padding="same")],
+            True,
+            "scaled",
+        ),
+        ([keras.layers.Normalization(mean=[1.0] * 3, variance=[4.0] * 3, name="norm")], True, "norm"),
+        ([keras.layers.Conv2D(2, 3), keras.layers.Rescaling(0.1)], True, None),
+        ([keras.layers.Activation("swish")], True, None),
+    ],
+)
+def test_what_scales_inputs_is_found_in_exports_too(
+    layers: Any, kept: bool, scales: str | None, tmp_path: Path
+) -> None:
+    model = keras.Sequential([keras.Input((6, 6, 3), name="image"), *layers, keras.layers.Flatten()])
+    model.export(tmp_path / "exported", verbose=False)
+    exported = load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "exported"))))
+    assert exported.names.scaling == ((scales,) if scales else ())
+    flatbuffer = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    assert Model.read(flatbuffer).names.scaling == ((scales,) if scales and kept else ())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from engine_models import EXAMPLES, Case, edited, normal, runner, runners, without_signature
+from engine_models import EXAMPLES, Case, edited, lone, normal, runner, runners, without_signature
 
 from tflite_guard.datasets import Batch
 from tflite_guard.engine.reference import Reference, load_reference
@@ -181,7 +181,7 @@ def test_the_state_of_keras_layers_is_kept(stateful: Case) -> None:
     batches = [Batch({"steps": stateful.data["steps"]}, {}, groups, 0, range(len(groups)))]
     for running in ([load_reference(stateful.spec)], runners(stateful.tflite("float32"))):
         [(_, got)] = run_batches(running, batches, "kept")
-        np.testing.assert_allclose(got["output_0"], np.concatenate(wanted), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(lone(got), np.concatenate(wanted), rtol=1e-4, atol=1e-6)
 
 
 def test_a_group_in_two_stretches_cannot_keep_its_state(tmp_path: Path) -> None:
@@ -240,8 +240,8 @@ def test_what_has_no_name_goes_by_its_place(conv: Case, tmp_path: Path) -> None:
     model = Model.read(edited(path, tmp_path / "unnamed.tflite", unnamed))
     assert (list(model.inputs), list(model.outputs)) == (["#0"], ["#0"])
     np.testing.assert_array_equal(
-        Runner(model, expected=conv.source.names).run(conv.data)["output_0"],
-        runner(conv.tflite("float32")).run(conv.data)["output_0"],
+        lone(Runner(model, expected=conv.source.names).run(conv.data)),
+        lone(runner(conv.tflite("float32")).run(conv.data)),
     )
 
 
@@ -281,5 +281,5 @@ def test_an_output_whose_shape_the_file_leaves_open_goes_by_its_name(conv: Case,
             content.subgraphs[0].tensors[index].shape = content.subgraphs[0].tensors[index].shapeSignature = []
 
     path = edited(conv.tflite("float32"), tmp_path / "open.tflite", opened)
-    wanted = runner(conv.tflite("float32")).run(conv.data)["output_0"]
-    np.testing.assert_array_equal(runner(path, conv.source.names).run(conv.data)["output_0"], wanted)
+    wanted = lone(runner(conv.tflite("float32")).run(conv.data))
+    np.testing.assert_array_equal(lone(runner(path, conv.source.names).run(conv.data)), wanted)

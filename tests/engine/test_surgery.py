@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from engine_models import Case, edited, normal, runner, single_runs
+from engine_models import Case, edited, lone, normal, runner, single_runs
 
 from tests.plain_loop import raw_outputs
 from tflite_guard.engine import graph
@@ -45,7 +45,7 @@ def widened(case: Case, folder: Path) -> str:
 def noise(path: str, case: Case) -> float:
     """What is lost to the float32 model, as a share of its outputs' spread."""
     wanted = single_runs(case.tflite("float32"), case.data)["output_0"]
-    outputs = runner(path, case.source.names).run(case.data)["output_0"]
+    outputs = lone(runner(path, case.source.names).run(case.data))
     return float(np.sqrt(np.mean(np.square(outputs - wanted))) / np.std(wanted))
 
 

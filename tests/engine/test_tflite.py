@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_models import EXAMPLES, Case, edited, runner, runners, single_runs, without_signature
+from engine_models import EXAMPLES, Case, edited, lone, runner, runners, single_runs, without_signature
 
 from tflite_guard.datasets import Batch
 from tflite_guard.engine import feeds, tflite
@@ -49,7 +49,7 @@ def collected(results: Any) -> dict[str, np.ndarray]:
 def test_batches_in_threads_give_what_a_loop_of_single_examples_gives(conv: Case, quantization: str, io: str) -> None:
     path = conv.tflite(quantization, io)
     results = collected(run_batches(runners(path, conv.source.names), batches(conv.data, 7)))
-    np.testing.assert_array_equal(results["output_0"], single_runs(path, conv.data)["output_0"])
+    np.testing.assert_array_equal(lone(results), single_runs(path, conv.data)["output_0"])
 
 
 def test_inputs_and_outputs_go_by_name(branches: Case) -> None:
@@ -94,7 +94,7 @@ def test_stopping_in_the_middle_leaves_no_thread(conv: Case) -> None:
 def test_state_is_forgotten_before_every_example(stateful: Case) -> None:
     path = stateful.tflite("float32")
     results = collected(run_batches(runners(path, stateful.source.names), batches(stateful.data, 8)))
-    np.testing.assert_array_equal(results["output_0"], single_runs(path, stateful.data)["output_0"])
+    np.testing.assert_array_equal(lone(results), single_runs(path, stateful.data)["output_0"])
 
 
 def test_lstm_operator_with_variable_tensors_is_reset(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_lstm_operator_with_variable_tensors_is_reset(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_resized_goes_one_by_one(fixed: Case) -> None:
     path = fixed.tflite("int8")
     one = runner(path, fixed.source.names)
-    np.testing.assert_array_equal(one.run(fixed.data)["output_0"], single_runs(path, fixed.data)["output_0"])
+    np.testing.assert_array_equal(lone(one.run(fixed.data)), single_runs(path, fixed.data)["output_0"])
     assert one.one_by_one
     assert not one.batch_dependent
 
@@ -156,7 +156,7 @@ def test_a_model_without_batch_axis_gets_one(tmp_path: Path) -> None:
 def test_without_signature_names_come_from_the_reference(conv: Case, tmp_path: Path) -> None:
     path = without_signature(conv.tflite("int8"), tmp_path / "bare.tflite")
     outputs = runner(path, conv.source.names).run(conv.data)
-    np.testing.assert_array_equal(outputs["output_0"], single_runs(conv.tflite("int8"), conv.data)["output_0"])
+    np.testing.assert_array_equal(lone(outputs), single_runs(conv.tflite("int8"), conv.data)["output_0"])
 
 
 def test_without_signature_equal_shapes_are_refused_and_not_guessed(branches: Case, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_an_alias_finds_its_port(conv: Case) -> None:
     info = conv.source.names
     names = Names({"photo": info.inputs["image"]}, info.outputs, input_aliases={"image": "photo"})
     outputs = runner(conv.tflite("float32"), names).run({"photo": conv.data["image"]})
-    assert outputs["output_0"].shape == (EXAMPLES, 10)
+    assert lone(outputs).shape == (EXAMPLES, 10)
 
 
 def test_another_shape_than_the_reference_is_an_error(conv: Case) -> None:
@@ -227,7 +227,7 @@ def test_missing_data_names_the_input(branches: Case) -> None:
 def test_kinds_are_cast_without_a_word_where_nothing_is_lost(conv: Case, branches: Case) -> None:
     one = runner(conv.tflite("float32"))
     np.testing.assert_array_equal(
-        one.run({"image": conv.data["image"].astype("float64")})["output_0"], one.run(conv.data)["output_0"]
+        lone(one.run({"image": conv.data["image"].astype("float64")})), lone(one.run(conv.data))
     )
     large = branches.data | {"ids": branches.data["ids"] + 2**40}
     with pytest.raises(DataError, match=r"input ids: the value \d+ does not fit the model's int32"):
@@ -252,8 +252,8 @@ def test_inputs_are_rounded_and_clipped(io: str, limits: tuple[int, int]) -> Non
 
 def test_kernels_can_be_chosen(conv: Case) -> None:
     path = conv.tflite("int8")
-    reference = Runner(Model.read(path), "reference").run(conv.data)["output_0"]
-    default = Runner(Model.read(path), "default").run(conv.data)["output_0"]
+    reference = lone(Runner(Model.read(path), "reference").run(conv.data))
+    default = lone(Runner(Model.read(path), "default").run(conv.data))
     step = Model.read(conv.tflite("int8", "int8")).outputs["output_0"].scale
     assert np.abs(reference - default).max() <= 4 * step
 
@@ -265,7 +265,7 @@ def test_unknown_sizes_come_from_the_data(make_case: Any) -> None:
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image)))
     case = make_case("sizes", model, {"image": np.random.default_rng(0).normal(size=(6, 9, 7, 1)).astype("float32")})
     outputs = runner(case.tflite("float32"), case.source.names).run(case.data)
-    np.testing.assert_allclose(outputs["output_0"], case.source.reference.run(case.data)["output_0"], atol=1e-6)
+    np.testing.assert_allclose(lone(outputs), lone(case.source.reference.run(case.data)), atol=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x1c\0\0\0TFL3" + b"\0" * 40])
@@ -367,4 +367,4 @@ def test_a_file_is_read_once_for_all_threads(conv: Case, monkeypatch: pytest.Mon
 def test_bytes_run_as_their_file_does(conv: Case) -> None:
     path = conv.tflite("int8")
     held = Runner(Model.read(Path(path).read_bytes()))
-    np.testing.assert_array_equal(held.run(conv.data)["output_0"], runner(path).run(conv.data)["output_0"])
+    np.testing.assert_array_equal(lone(held.run(conv.data)), lone(runner(path).run(conv.data)))

@@ -57,18 +57,18 @@ def numbers(folder: Path, **settings: Any) -> Dataset:
 
 def test_each_example_is_told_as_one_of_those_being_run(tmp_path: Path) -> None:
     seen = told_at(numbers(tmp_path), (None,))
-    assert seen[0] == "ran examples 0 to 63 (from 0)"
-    assert seen[64] == seen[127] == "ran examples 64 to 127 (from 0)"
-    assert seen[199] == "ran examples 192 to 199 (from 0)"
-    assert told_at(numbers(tmp_path), (None,), size=1)[7] == "ran example 7 (from 0)"
+    assert seen[0] == "ran examples 0 to 63 (from 0) of dataset 'd'"
+    assert seen[64] == seen[127] == "ran examples 64 to 127 (from 0) of dataset 'd'"
+    assert seen[199] == "ran examples 192 to 199 (from 0) of dataset 'd'"
+    assert told_at(numbers(tmp_path), (None,), size=1)[7] == "ran example 7 (from 0) of dataset 'd'"
 
 
 def test_examples_go_by_their_places_in_the_source_whatever_is_left_out(tmp_path: Path) -> None:
     few = numbers(tmp_path, limit=10, seed=1)
     first, last = int(few.rows[0]), int(few.rows[-1])
-    assert told_at(few, (None,))[last] == f"ran 10 of examples {first} to {last} (from 0)"
+    assert told_at(few, (None,))[last] == f"ran 10 of examples {first} to {last} (from 0) of dataset 'd'"
     backwards = numbers(tmp_path).in_blocks([np.arange(100, 200), np.arange(100)])
-    assert told_at(backwards, (None,))[0] == "ran examples 0 to 63 (from 0)"
+    assert told_at(backwards, (None,))[0] == "ran examples 0 to 63 (from 0) of dataset 'd'"
 
 
 def test_all_that_runs_at_once_is_told() -> None:
@@ -79,11 +79,11 @@ def test_all_that_runs_at_once_is_told() -> None:
         with data.doing("ran", range(64, 128)), data.doing("read", range(128, 192)):
             pass
         assert told[1:4] == [
-            "ran examples 0 to 127 (from 0)",
-            "ran examples 0 to 127 (from 0) and read examples 128 to 191 (from 0)",
-            "ran examples 0 to 127 (from 0)",
+            "ran examples 0 to 127 (from 0) of dataset 'd'",
+            "ran examples 0 to 127 (from 0) of dataset 'd' and read examples 128 to 191 (from 0) of dataset 'd'",
+            "ran examples 0 to 127 (from 0) of dataset 'd'",
         ]
-        assert told[-1] == "ran examples 0 to 63 (from 0)"
+        assert told[-1] == "ran examples 0 to 63 (from 0) of dataset 'd'"
     assert told[-1] == ""
 
 
@@ -91,8 +91,8 @@ def test_what_is_read_is_told(tmp_path: Path) -> None:
     told: list[str] = []
     data = telling(numbers(tmp_path), told)
     for batch in data.batches(64):
-        assert told[-2:] == [f"read {data.called(batch.rows)}", ""]
-    assert told[0] == "read examples 0 to 63 (from 0)"
+        assert told[-2:] == [f"read {data.called(batch.rows)} of dataset 'd'", ""]
+    assert told[0] == "read examples 0 to 63 (from 0) of dataset 'd'"
 
 
 class Picky(Echo):
@@ -121,5 +121,5 @@ def test_images_are_told_by_their_files(tmp_path: Path) -> None:
         Image.fromarray(np.full((1, 1, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
     data = open_dataset(DatasetSpec("d", "images", FileSpec(str(tmp_path)), "image"), ["x"])
     seen = told_at(data, (None, 1, 1, 3), "uint8", size=2)
-    assert seen[10] == f"ran examples 0 to 1 (from 0: {tmp_path}/a.png to {tmp_path}/b.png)"
-    assert seen[30] == f"ran example 2 (from 0: {tmp_path}/c.png)"
+    assert seen[10] == f"ran examples 0 to 1 (from 0: {tmp_path}/a.png to {tmp_path}/b.png) of dataset 'd'"
+    assert seen[30] == f"ran example 2 (from 0: {tmp_path}/c.png) of dataset 'd'"

@@ -93,6 +93,7 @@ def test_explain_prints_a_page_and_lists_all(run: Run) -> None:
 
 
 def test_explain_takes_the_name_that_alerts_have() -> None:
+    assert explanation.find("could-not-evaluate/crash") is RULES["could-not-evaluate"]
     assert explanation.find("could-not-evaluate/unassigned-variables") is RULES["unassigned-variables"]
 
 

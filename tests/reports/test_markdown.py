@@ -153,6 +153,10 @@ PROVEN = {"require": "proven_pass"}
          "int8 of healthy lost 1.001 points of accuracy (allowed 1.000)"),
         (accuracy(0.979, (0.0, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.0001}),
          "int8 of healthy lost 0.10 points of accuracy (allowed 0.01)"),
+        (accuracy(0.6, (0.3, 0.5), Verdict.FAIL, tolerance={"max_drop": 1 / 3}),
+         "int8 of healthy lost 38.0 points of accuracy (allowed 33.3)"),
+        (accuracy(0.6466, (0.3, 0.5), Verdict.FAIL, tolerance={"max_drop": 1 / 3}),
+         "int8 of healthy lost 33.34 points of accuracy (allowed 33.33)"),
         (accuracy(0.97, (0.0, 0.05), Verdict.FAIL, tolerance={"max_drop": 0.02} | PROVEN, conclusive=False),
          "int8 of healthy lost 1.0 points of accuracy , not proven to be within 2.0"),
         (accuracy(0.9, (0.01, 0.05), Verdict.FAIL, tolerance={"max_relative_drop": 0.02},
@@ -208,7 +212,8 @@ def test_what_failed_is_in_sentences_worst_first() -> None:
     page = github(render(fixed()))
     sentences = [text_of(item) for item in page.findall("ul")[0]]
     assert sentences[0] == (
-        "❌ digits / lost keep_float : no_such_layer matches nothing models/vision/tflite-guard.json:20"
+        "❌ digits / lost keep_float : no_such_layer matches nothing models/vision/tflite-guard.json:20 · "
+        "could-not-evaluate/conversion"
     )
     assert sentences[2] == (
         "❌ digits / int8 accuracy went from 0.9800 to 0.9100, worse by 0.0700; max_drop allows 0.02. "
@@ -231,9 +236,11 @@ def test_each_failure_is_linked_to_its_line_and_its_rule() -> None:
     found = [(problem, links(item)) for problem, item in zip(wording.problems(full()), items, strict=True)]
     for problem, (line, *rules) in found:
         assert line == f"{BLOB}models/vision/tflite-guard.json#L{problem.line}"
-        assert bool(rules) is (problem.rule not in ("conversion", "model-file"))
+        assert rules
         for rule in rules:
             assert (ROOT / rule.removeprefix("https://github.com/tflite-guard/tflite-guard/blob/main/")).exists()
+        if problem.rule in ("conversion", "model-file"):
+            assert [Path(rule).stem for rule in rules] == ["could-not-evaluate"]
     (diagnosed,) = [rules for problem, rules in found if problem.line == 12 and len(rules) == 3]
     assert [Path(rule).stem for rule in diagnosed[1:]] == ["tolerance-exceeded", "calibration-range-mismatch"]
 
@@ -395,7 +402,10 @@ def test_an_error_of_many_variants_names_some_of_them() -> None:
     report = replace(fixed(), models=(replace(fixed().models[0], variants=variants),))
     sentence = text_of(github(render(report)).findall("ul")[0][0])
     named = " , ".join(f"v{place}" for place in range(10))
-    assert sentence == f"❌ digits / {named} and 1,490 more no converter models/vision/tflite-guard.json:20"
+    assert sentence == (
+        f"❌ digits / {named} and 1,490 more no converter models/vision/tflite-guard.json:20 · "
+        "could-not-evaluate/conversion"
+    )
 
 
 def test_findings_and_notes_are_told_once() -> None:

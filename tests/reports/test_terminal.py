@@ -126,6 +126,19 @@ def test_notes_of_models_that_are_folded_are_counted() -> None:
     assert "-v shows all of their figures and 2 notes" in shown(report)
 
 
+def test_a_row_says_what_changed_since_the_baseline_and_how_much_more_did() -> None:
+    since = {"baseline": 0.9800, "regression": 0.001}
+    changed = accuracy(0.979, (-0.01, 0.01), Verdict.PASS, **since)
+    other = metric("agreement", 0.99, Verdict.PASS, baseline=0.98, regression=-0.01)
+    same = metric("sqnr", 30.0, Verdict.PASS, baseline=30.0, regression=0.0)
+    moved = replace(passing("moved"), variants=(variant("int8", Verdict.PASS, changed, other, same),))
+    still = replace(moved, name="still", variants=(variant("int8", Verdict.PASS, same),))
+    text = shown(replace(fixed(), models=(moved, still), verdict=Verdict.PASS, notes=()), 80)
+    assert "was 0.9800" in text
+    assert "was 30" not in text
+    assert "-v shows all of their figures, 2 of which changed since the baseline\n" in text
+
+
 def test_a_lone_model_and_one_that_nothing_is_asked_of_are_shown_whole() -> None:
     alone = replace(fixed(), models=(passing("alone"),), verdict=Verdict.PASS, notes=())
     assert shown(alone).count("[−0.0020, 0.0040]") == 3

@@ -104,7 +104,9 @@ class Dataset(msgspec.Struct, frozen=True):
 
     def doing(self, what: str, rows: Rows) -> AbstractContextManager[None]:
         """Within it, something is done with these of the source's examples, which is told."""
-        return nullcontext() if self.under_way is None else self.under_way.doing(what, rows, self.called)
+        return (
+            nullcontext() if self.under_way is None else self.under_way.doing(what, rows, self.called, self.spec.name)
+        )
 
     def called(self, rows: Iterable[int]) -> str:
         """Some of the source's examples in words, counted from 0, with the files that they are."""

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy.typing as npt
 import tensorflow as tf
 
+from tflite_guard.datasets.under_way import Doing, untold
 from tflite_guard.engine import feeds
 from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.calibrate import inject, measured_ranges, without_ranges
@@ -36,6 +37,8 @@ Calibration = Callable[[], Iterator[dict[str, Array]]]
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 INT16X8 = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
 FAKE_QUANT = "FakeQuant"
+CALIBRATING = "calibrated the model"
+QUANTIZING = "quantized the calibrated model"
 ANOTHER_TENSORFLOW = "install the TensorFlow that `pip install 'tflite-guard[tensorflow]'` chooses"
 LOG = 2
 """The descriptor that TensorFlow prints to."""
@@ -106,11 +109,13 @@ class FloatModel:
         *,
         allow_code: bool = False,
         quantizer: Callable[[bytes, str, Sequence[str]], bytes] = quantize_calibrated,
+        doing: Doing = untold,
     ) -> None:
         self._spec = spec
         self._scratch = scratch
         self._allow_code = allow_code
         self._quantizer = quantizer
+        self._doing = doing
         self._calibrated: dict[tuple[Calibration, CalibrationOptions, tuple[str, ...]], bytes | EvaluationError] = {}
         self._loaded: dict[str, Any] = {}
         self._unsupported: UnsupportedError | None = None
@@ -119,7 +124,8 @@ class FloatModel:
     @Remembered
     def reference(self) -> Reference:
         """The loaded model, where it is one of Keras's or a SavedModel."""
-        return load_reference(self._spec, allow_code=self._allow_code)
+        with self._doing("loaded the model"):
+            return load_reference(self._spec, allow_code=self._allow_code)
 
     @cached_property
     def names(self) -> Names:
@@ -190,7 +196,8 @@ class FloatModel:
             # Experiments on what to leave in float share their ranges, and packing takes as long as quantizing.
             self._injected = (model, ranges, inject(model, ranges))
         try:
-            return self._quantizer(self._injected[2], "float32", float_nodes)
+            with self._doing(QUANTIZING):
+                return self._quantizer(self._injected[2], "float32", float_nodes)
         except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
             raise ConversionError(f"this TensorFlow cannot quantize a float .tflite; {ANOTHER_TENSORFLOW}") from error
 
@@ -214,7 +221,8 @@ class FloatModel:
     def _exported(self, prefix: str, shapes: Shapes | None = None) -> str:
         reference = self.reference
         try:
-            return reference.export(mkdtemp(prefix=prefix, dir=self._scratch), shapes)
+            with self._doing("exported the model for the converter"):
+                return reference.export(mkdtemp(prefix=prefix, dir=self._scratch), shapes)
         except (EvaluationError, OSError, MemoryError):
             raise
         except Exception as error:  # Keras and TensorFlow raise every kind here
@@ -242,11 +250,15 @@ class FloatModel:
 
     def _either_export(self, convert: Callable[[str], bytes]) -> bytes:
         try:
-            return convert(self._export)
+            return self._converted(convert, self._export)
         except ConversionError:
             if fixed_batch(self.names) is not None:
                 raise
-            return convert(self._single_export)
+            return self._converted(convert, self._single_export)
+
+    def _converted(self, convert: Callable[[str], bytes], folder: str) -> bytes:
+        with self._doing("converted the model"):
+            return convert(folder)
 
     def _once(self, folder: str, setup: Callable[[Any], None]) -> bytes:
         def convert() -> bytes:
@@ -281,9 +293,10 @@ class FloatModel:
         _refuse_measured(conversion)
         options = conversion.calibration_options
         if self._spec.kind == "tflite":
-            return _guarded(
-                lambda: _int16x8_flatbuffer(self._flatbuffer, self._listed(calibration, options), conversion.io)
-            )
+            with self._doing(CALIBRATING):
+                return _guarded(
+                    lambda: _int16x8_flatbuffer(self._flatbuffer, self._listed(calibration, options), conversion.io)
+                )
 
         def setup(converter: Any) -> None:
             _optimized(converter)
@@ -298,7 +311,8 @@ class FloatModel:
         calibrated = self._calibrate(calibration, conversion.calibration_options, conversion.equalize)
         nodes = graphs.resolve_keep_float(graphs.read(calibrated), conversion.keep_float)
         try:
-            return _stored_once(self._quantizer(calibrated, conversion.io, nodes))
+            with self._doing(QUANTIZING):
+                return _stored_once(self._quantizer(calibrated, conversion.io, nodes))
         except (ImportError, TypeError, AttributeError) as error:  # the private function has moved
             return self._int8_public(conversion, calibration, nodes, error)
 
@@ -352,12 +366,14 @@ class FloatModel:
         # Variables keep the converter's ranges: they cannot be measured from outside.
         raw = self._calibrate(calibration, CalibrationOptions(samples=options.samples))
         examples = partial(self._samples, calibration, options)
-        model = equalized(FloatFile(raw, examples), equalize).content
-        return inject(model, measured_ranges(model, examples, options.clip_percentile))
+        with self._doing("measured the ranges of activations"):
+            model = equalized(FloatFile(raw, examples), equalize).content
+            return inject(model, measured_ranges(model, examples, options.clip_percentile))
 
     def _calibrated_once(self, calibration: Calibration, options: CalibrationOptions) -> bytes:
         if self._spec.kind == "tflite":
-            return _guarded(lambda: _calibrated_flatbuffer(self._flatbuffer, self._listed(calibration, options)))
+            with self._doing(CALIBRATING):
+                return _guarded(lambda: _calibrated_flatbuffer(self._flatbuffer, self._listed(calibration, options)))
 
         def setup(converter: Any) -> None:
             _optimized(converter)

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from tflite_guard.datasets import Batch, Dataset, about
 from tflite_guard.datasets.functions import find_function, user_code
 from tflite_guard.datasets.sources import Rows
+from tflite_guard.datasets.under_way import Doing, untold
 from tflite_guard.engine import graph
 from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibrate import first_not_finite
@@ -27,7 +28,7 @@ from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
 from tflite_guard.engine.running import run_batches
 from tflite_guard.engine.sequential import Sampling, Scored
-from tflite_guard.engine.tflite import Bound, Model, Port, Runner, dequantize
+from tflite_guard.engine.tflite import PREPARING, Bound, Model, Port, Runner, dequantize
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
@@ -237,6 +238,7 @@ class Subject:
     threads: int
     open_data: Open
     state: StateUse = "reset"
+    doing: Doing = untold
 
     def data(self) -> Dataset:
         """The evaluation data, from its start."""
@@ -250,7 +252,8 @@ class Subject:
 
     def runners(self, kernels: Kernels) -> list[Bound]:
         """An interpreter for each thread."""
-        return opened(self.model, kernels, self.names, self.threads)
+        with self.doing(PREPARING):
+            return opened(self.model, kernels, self.names, self.threads)
 
     def run(self, runners: Sequence[Bound], data: Dataset) -> Generator[tuple[Batch, dict[str, Array]]]:
         """Batches of the evaluation data with the .tflite's outputs by canonical name."""
@@ -363,7 +366,7 @@ class _Scoring:
 
     def _check(self, batch: Batch, outputs: Arrays, reference: Arrays) -> None:
         path = self.subject.model.path
-        _require_finite(self.subject.model, self.runner, outputs, batch)
+        _require_finite(self.subject, self.runner, outputs, batch)
         for name, values in outputs.items():
             _require_shape("output-shape", f"{path}: output {name!r}", values, "the reference's", reference[name])
 
@@ -388,15 +391,17 @@ def _labels(data: Dataset, size: int) -> Iterator[tuple[Batch, int]]:
         yield Batch({}, {}, None, start, rows), len(rows)
 
 
-def _require_finite(model: Model, runner: Bound, outputs: dict[str, Array], batch: Batch) -> None:
+def _require_finite(subject: Subject, runner: Bound, outputs: dict[str, Array], batch: Batch) -> None:
     """Raise EvaluationError of kind `non-finite-output`, with the first tensor that is not finite, where one is not."""
+    model = subject.model
     try:
         require_finite(model.path, outputs, batch.rows, converted=True)
     except EvaluationError as error:
         finite = [np.isfinite(values.reshape(len(values), -1)).all(axis=1) for values in outputs.values()]
         row = int(np.flatnonzero(~np.all(finite, axis=0))[0])
         given = runner.given({name: values[row : row + 1] for name, values in batch.inputs.items()})
-        found = first_not_finite(model.file_bytes(), given) if model.signature.subgraph == 0 else None
+        with subject.doing("looked for the first tensor that is not finite"):
+            found = first_not_finite(model.file_bytes(), given) if model.signature.subgraph == 0 else None
         where = "" if found is None else f"; the first that is not finite is {found[0]} ({found[1]})"
         raise EvaluationError(error.kind, f"{error}{where}") from None
 

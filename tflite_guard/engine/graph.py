@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -354,6 +356,32 @@ def _quantized(operator: Operator, subgraph: Subgraph) -> bool:
     return any(subgraph.tensors[i].scale.size > 0 for i in operator.outputs if i >= 0)
 
 
+def scaling(subgraph: Subgraph) -> list[str]:
+    """The layers, or operators, that multiply or divide an input by constants, one or one a channel, before all else.
+
+    A converter folds some into the weights behind them, where nobody can tell.
+    """
+    carried = {*subgraph.inputs}
+    readers = Counter(i for op in subgraph.operators if op.type not in SHAPE_ONLY for i in {*op.inputs})
+    found = []
+    for op in subgraph.operators:
+        given = [i for i in op.inputs if i >= 0]
+        if op.type not in HANDED_ON or not any(i in carried and readers[i] == 1 for i in given):
+            continue
+        constants = [subgraph.tensors[i] for i in given if i not in carried]
+        if not all(one.constant and math.prod(one.shape[:-1]) == 1 for one in constants):
+            continue
+        if constants and (op.type == "MUL" or (op.type == "DIV" and given[0] in carried)):
+            found.append(layer_of(name := subgraph.tensors[op.outputs[0]].name) or name)
+        else:
+            carried |= {*op.outputs}
+    return list(dict.fromkeys(found))
+
+
+HANDED_ON = CONVERSIONS | {"CAST", "SUB", "ADD", "MUL", "DIV"}
+"""Operators between an input and what scales it."""
+
+
 def has_state(graph: Graph) -> bool:
     """Whether something is carried from one call to the next (LSTM state, variables)."""
     return any(t.is_variable for sub in graph.subgraphs for t in sub.tensors) or has_resources(graph)
@@ -454,7 +482,7 @@ def layer_of(name: str) -> str | None:
 
 NUMBERED = re.compile(r"_\d+$")
 OPERATORS = re.compile(
-    r"(serving_default_.*|StatefulPartitionedCall.*|add|addv2|sub|mul|matmul|biasadd|relu6?|softmax|sigmoid|tanh|mean|max|"
+    r"(serving_default_.*|StatefulPartitionedCall.*|add|addv2|sub|mul|div|realdiv|truediv|matmul|biasadd|relu6?|softmax|sigmoid|tanh|mean|max|"
     r"maxpool2d|avgpool|convolution|conv2d|depthwise|depthwiseconv2d|batchnorm|reshape|transpose|perm|tensordot|concat|"
     r"split|unstack|rsqrt|squareddifference|readvariableop|identity|tfl\..*|arith\..*)[_:]?\d*",
     re.IGNORECASE,

@@ -135,7 +135,9 @@ class EngineLab:
     def outputs(self, handle: Held, samples: Samples, kernels: Kernels | None = None) -> Arrays:
         """A model's outputs, by as many threads as the laboratory has, with the variant's kernels or others."""
         judged = self.kernels if handle is self.artifact else self._litert
-        return _run(self._runners(handle, samples, kernels or judged), samples)
+        runners = self._runners(handle, samples, kernels or judged)
+        with self.subject.doing("ran an experiment's model"):
+            return _run(runners, samples)
 
     @property
     def _litert(self) -> LiteRT:
@@ -144,7 +146,8 @@ class EngineLab:
 
     def _runners(self, handle: Held, samples: Samples, kernels: Kernels) -> list[Bound]:
         if kernels not in handle.runners:
-            made = opened(handle.model, kernels, self.subject.names, self.subject.threads)
+            with self.subject.doing("prepared the operators of an experiment's model"):
+                made = opened(handle.model, kernels, self.subject.names, self.subject.threads)
             if handle.like is None:
                 made[0].self_check(samples.take(range(min(samples.count, 4))).inputs)
             else:

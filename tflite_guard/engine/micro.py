@@ -63,7 +63,7 @@ class MicroRunner(Bound):
         for (shape, dtype), (_, name, values) in zip(process.inputs, given, strict=True):
             if values.shape != shape or values.dtype != dtype:
                 raise EvaluationError(
-                    "input-shape",
+                    "binding",
                     f"{self.path}: TensorFlow Lite Micro takes inputs of the file's own shape alone: {name} has "
                     f"{list(values.shape)} {values.dtype} and the file {list(shape)} {dtype}; convert with a batch of "
                     "1 and the shape that the device feeds",

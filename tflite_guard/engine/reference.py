@@ -14,18 +14,22 @@ import tensorflow as tf
 from msgspec.structs import replace
 
 from tflite_guard.engine.feeds import shape_text
+from tflite_guard.engine.graph import layer_of
 from tflite_guard.engine.refusals import first_line
 from tflite_guard.engine.running import Running
 from tflite_guard.engine.safety import check_model_file, keras_version
-from tflite_guard.engine.saved_model import restores_its_variables, signature_operators
+from tflite_guard.engine.saved_model import restores_its_variables, scaling, signature_operators
 from tflite_guard.errors import EvaluationError, ModelFileError
 from tflite_guard.manifest.types import ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
+from tflite_guard.text.plain import plain
 from tflite_guard.vocabulary import SERVING_DEFAULT
 
 Array = npt.NDArray[Any]
 Serve = Callable[..., dict[str, Any]]
 Shapes = dict[str, tuple[int | None, ...]]
+LONGEST_NODE = 60
+"""Characters of what a message calls a part of a graph."""
 # Operators that change a variable; random generators keep their state in one.
 CHANGES_VARIABLE = re.compile(
     r"^Assign|^Resource(Scatter|Apply|SparseApply|StridedSliceAssign|CountUpTo)|^StridedSliceAssign|^CountUpTo|"
@@ -39,7 +43,7 @@ class Source:
     """How a loaded model is called, exported and reset, whichever kind it is of."""
 
     serve: Serve
-    """Inference on tensors, by keyword, to tensors by canonical output name."""
+    """Inference on tensors, by keyword, to tensors by the signature's names of outputs."""
     save: Callable[[str, Any], None]
     """Writes a SavedModel whose signature is a concrete function."""
     saved_model: str | None
@@ -69,7 +73,7 @@ class Reference(Running):
             outputs = self._compiled(*(tf.constant(tensors[name]) for name in self.names.inputs))
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise EvaluationError("run", f"{self.path} cannot be run: {_reason(error)}") from error
-        return {name: _plain(outputs[name].numpy()) for name in self.names.outputs}
+        return {self.names.output(name): _plain(values.numpy()) for name, values in outputs.items()}
 
     def restart(self) -> None:
         """Forget what earlier calls left."""
@@ -149,7 +153,8 @@ def _from_saved_model(spec: ReferenceSpec) -> Reference:
     function = _signature_function(loaded, spec.path, signature)
     inputs = {name: _info(tensor) for name, tensor in function.structured_input_signature[1].items()}
     outputs = {name: _info(tensor) for name, tensor in function.structured_outputs.items()}
-    names = _fixed(Names(inputs, outputs, signature=signature), spec)
+    scaled = tuple(plain(layer_of(name) or name, LONGEST_NODE) for name in scaling(spec.path, signature))
+    names = _fixed(Names(inputs, outputs, signature=signature, scaling=scaled), spec)
     _refuse_strings(names, spec.path)
 
     def save(folder: str, concrete: Any) -> None:
@@ -270,8 +275,7 @@ def _from_keras(spec: ReferenceSpec, allow_code: bool) -> Reference:
     serve = _keras_serve(keras, model, labels)
     given = _fixed(Names(inputs, {}, _input_aliases(keras, model, labels), signature=SERVING_DEFAULT), spec)
     traced = _with_signature(serve, given.inputs, {})
-    outputs = _outputs(traced, spec.path)
-    aliases = _output_aliases(keras, model, list(outputs))
+    outputs, aliases = _output_names(keras, model, _outputs(traced, spec.path))
     names = replace(given, outputs=outputs, output_aliases=aliases, scaling=_scaling(keras, model))
     _refuse_strings(names, spec.path)
 
@@ -401,13 +405,22 @@ def _input_aliases(keras: Any, model: Any, labels: Sequence[str]) -> dict[str, s
     return {alias: label for alias, label in named if alias not in labels}
 
 
-def _output_aliases(keras: Any, model: Any, outputs: Sequence[str]) -> dict[str, str]:
+def _output_names(
+    keras: Any, model: Any, outputs: dict[str, TensorInfo]
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The outputs by the names that their author gave: keys of a dictionary, else layers; and their other names.
+
+    `outputs` has the signature's names, which stay where layers have none that are unique.
+    """
     last = [layer.name for layer in model.layers[-1:]] if isinstance(model, keras.Sequential) else []
     layers = list(getattr(model, "output_names", None) or last)
     if len(layers) != len(outputs) or len(set(layers)) != len(layers):
-        return {}
-    ordered = sorted(outputs, key=_natural) if not isinstance(getattr(model, "output", None), dict) else sorted(outputs)
-    return {layer: name for layer, name in zip(layers, ordered, strict=True) if layer not in outputs}
+        return outputs, {}
+    keyed = isinstance(getattr(model, "output", None), dict)
+    pairs = list(zip(layers, sorted(outputs) if keyed else sorted(outputs, key=_natural), strict=True))
+    if keyed or set(layers) & set(outputs):
+        return outputs, {layer: name for layer, name in pairs if layer not in outputs}
+    return {layer: outputs[name] for layer, name in pairs}, {name: layer for layer, name in pairs}
 
 
 def _natural(name: str) -> tuple[int, str]:

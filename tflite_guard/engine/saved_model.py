@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from tflite_guard.errors import ModelFileError
 
 INIT_SIGNATURE = "__saved_model_init_op"
 # What tf.saved_model.load calls of an object: tables and other resources are made and filled.
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+HANDED_ON = frozenset({"Identity", "Cast", "Placeholder", "Sub", "Add", "AddV2", "BiasAdd"})
+"""Operators between an input and what scales it."""
 LOAD_FUNCTIONS = frozenset({"_create_resource", "_initialize", "_destroy_resource"})
 
 
@@ -69,6 +72,24 @@ class MetaGraph:
         used = self.signature(signature).nodes - filled
         return sorted(name for name in used if self._nodes[name].op == "VarHandleOp")
 
+    def scaling(self, signature: str) -> list[str]:
+        """The nodes that multiply or divide an input of a signature by what is no input, before all else."""
+        found: list[str] = []
+        seen: set[str] = set()
+        given = self._meta.signature_def[signature].inputs.values() if signature in self._meta.signature_def else ()
+        pending: list[tuple[Sequence[Any], set[str]]] = [(self._meta.graph_def.node, {_node_of(i.name) for i in given})]
+        while pending:
+            nodes, inputs = pending.pop()
+            for node, places in _at_inputs(nodes, inputs):
+                function = self._functions.get(node.attr["f"].func.name) if node.op in CALLS else None
+                if function is not None and function.signature.name not in seen:
+                    seen.add(function.signature.name)
+                    named = function.signature.input_arg
+                    pending.append((function.node_def, {named[place].name for place in places if place < len(named)}))
+                elif node.op == "Mul" or (node.op in ("RealDiv", "Div") and places == [0]):
+                    found.append(node.name)
+        return found
+
     def _load_functions(self) -> Iterator[str]:
         objects = self._meta.object_graph_def.nodes
         for saved in objects:
@@ -125,6 +146,43 @@ def signature_operators(path: str, signature: str) -> set[str]:
 def restores_its_variables(path: str, signature: str) -> bool:
     """Whether a SavedModel's restoring fills all variables that the signature uses, as a conversion needs."""
     return not any(graph.unrestored_variables(signature) for graph in meta_graphs(path))
+
+
+def scaling(path: str, signature: str) -> tuple[str, ...]:
+    """What scales a signature's inputs before all else, as the graph calls it."""
+    return tuple(name for graph in meta_graphs(path) for name in graph.scaling(signature))
+
+
+def _at_inputs(nodes: Sequence[Any], inputs: set[str]) -> Iterator[tuple[Any, list[int]]]:
+    """The nodes that alone take an input as it is, or cast and shifted, and at which places; all such calls, too."""
+    given = {node.name: [_node_of(ref) for ref in node.input if not ref.startswith("^")] for node in nodes}
+    kinds = {node.name: node.op for node in nodes}
+    readers: dict[str, list[str]] = {}
+    for name, refs in given.items():
+        for ref in refs:
+            readers.setdefault(ref, []).append(name)
+    depending = _following(inputs, readers, given)
+    alone = {ref for ref, names in readers.items() if sum(kinds[name] != "Shape" for name in names) == 1}
+    single = {
+        name
+        for name, refs in given.items()
+        if len(read := [r for r in refs if r in depending]) == 1 and read[0] in alone
+    }
+    carried = _following(inputs, readers, {node.name for node in nodes if node.op in HANDED_ON} & single)
+    for node in nodes:
+        places = [place for place, ref in enumerate(given[node.name]) if ref in carried]
+        if places and (node.name in single or node.op in CALLS):
+            yield node, places
+
+
+def _following(start: Collection[str], readers: Mapping[str, Sequence[str]], among: Collection[str]) -> set[str]:
+    """Nodes with those that read them, and those that read these, as far as they are among some."""
+    known, pending = {*start}, [*start]
+    while pending:
+        more = {name for name in readers.get(pending.pop(), ()) if name in among} - known
+        known |= more
+        pending += more
+    return known
 
 
 def _variables(meta: Any, collection: str) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -116,11 +116,12 @@ class Session:
         runners: Sequence[Running]
         beside = None
         if spec.kind == "tflite":
-            from tflite_guard.engine.tflite import Runner
+            from tflite_guard.engine.tflite import PREPARING, Runner
 
             model = _float_model(spec)
             names = model.names
-            runners = [Runner(model) for _ in range(request.threads)]
+            with self._doing(PREPARING):
+                runners = [Runner(model) for _ in range(request.threads)]
         else:
             source = self._source(spec)
             names, runners = source.names, [source.reference]
@@ -157,7 +158,7 @@ class Session:
         calibration = self._calibration(conversion, source.names)
         recipe = _recipe(conversion)
         assert recipe is not None
-        with about(conversion.calibration):
+        with about(conversion.calibration), self._doing("applied the recipe"):
             model = quantize_with_recipe(
                 Path(request.float32).read_bytes(),
                 recipe,
@@ -209,6 +210,7 @@ class Session:
             threads=request.threads,
             open_data=self._open,
             state=request.state,
+            doing=self._doing,
         )
 
     def _diagnose(self, request: Diagnose) -> Diagnosed:
@@ -260,7 +262,8 @@ class Session:
         with about(subject.dataset):
             examples = [*calibration_examples(batches, subject.names.inputs, request.examples)]
         float32, quantized = (Path(path).read_bytes() for path in (request.float32, request.evaluate.tflite))
-        return save_operator(float32, quantized, request.tensor, examples, out)
+        with self._doing("cut the operator out and ran it"):
+            return save_operator(float32, quantized, request.tensor, examples, out)
 
     def _workbench(self, request: Diagnose, subject: Subject) -> Workbench:
         """How this child quantizes: with the converter where there is TensorFlow, else with the LiteRT Quantizer."""
@@ -307,13 +310,13 @@ class Session:
         if key not in self._sources:
             while len(self._sources) >= SOURCES_KEPT:
                 del self._sources[next(iter(self._sources))]
-            self._sources[key] = source(spec, self._scratch, allow_code=self._allow_code)
+            self._sources[key] = source(spec, self._scratch, allow_code=self._allow_code, doing=self._doing)
         return self._sources[key]
 
     def _open(self, spec: DatasetSpec, input_names: list[str]) -> Dataset:
         from tflite_guard.engine.tfrecord import read_tfrecord
 
-        with self._under_way.doing(f"opened dataset {spec.name!r}"):
+        with self._doing(f"opened dataset {spec.name!r}"):
             return open_dataset(
                 spec,
                 input_names,
@@ -322,6 +325,9 @@ class Session:
                 roots=self._roots,
                 under_way=self._under_way,
             )
+
+    def _doing(self, what: str) -> AbstractContextManager[None]:
+        return self._under_way.doing(what)
 
     def _calibration(self, conversion: Conversion, names: Names) -> Calibration | None:
         """The calibration examples, one at a time; the same object for the same data, so that ranges are kept."""

@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 RESOLVERS = {"default": OpResolverType.AUTO, "reference": OpResolverType.BUILTIN_REF}
 INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32"})
 
+PREPARING = "prepared the model's operators, before any example"
+"""What is told while an interpreter is made: kernels check there what they are given, and some abort."""
 LONGEST_SHOWN = 60
 """Characters of a tensor's name in a message."""
 
@@ -92,7 +94,9 @@ class Model:
     def names(self) -> Names:
         """Its names as those of a reference, dequantized."""
         inputs, outputs = ({name: port.info for name, port in side.items()} for side in (self.inputs, self.outputs))
-        return Names(inputs, outputs, signature=self.signature.key)
+        scaling = graphs.scaling(self.graph.subgraphs[self.signature.subgraph])
+        told = tuple(plain(name, LONGEST_SHOWN) for name in scaling)
+        return Names(inputs, outputs, signature=self.signature.key, scaling=told)
 
     def file_bytes(self) -> bytes:
         """The file's content."""

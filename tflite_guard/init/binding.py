@@ -85,24 +85,14 @@ def labels(names: Names, arrays: Mapping[str, Array], data: str, chosen: Mapping
         own = names.output(name) if name or len(names.outputs) != 1 else next(iter(names.outputs))
         if own not in names.outputs:
             written = f"{name}={key}" if name else key
-            listed = ", ".join(called(each, names) for each in names.outputs)
+            listed = ", ".join(names.outputs)
             raise UsageError(f"--labels {written}: say of which output, NAME=KEY; there are {listed}")
         keys[own] = present(f"--labels {key}", key, arrays, data)
         tasks[own] = _task(names.outputs[own], arrays[key], values, key) or "numbers"
     said = _by_name(names, arrays, values, keys, tasks) or _by_values(names, arrays, values, keys, tasks)
     unused = [key for key in arrays if key not in {*keys.values(), *(key for of, _ in said for key in of)}]
     notes = [*(note for _, note in said), *_of_unused(unused, arrays)]
-    return Labels(
-        {called(name, names): key for name, key in keys.items()},
-        {called(name, names): task for name, task in tasks.items()},
-        tuple(f"{data}: {note}" for note in notes),
-    )
-
-
-def called(output: str, names: Names) -> str:
-    """What a user calls an output: its layer or key, where that is its only other name, in place of `output_0`."""
-    others = [alias for alias, own in names.output_aliases.items() if own == output]
-    return others[0] if len(others) == 1 else output
+    return Labels(keys, tasks, tuple(f"{data}: {note}" for note in notes))
 
 
 def _by_name(
@@ -116,7 +106,7 @@ def _by_name(
         meant = _outputs_of(key, names)
         fits = {name: task for name in meant if (task := _task(names.outputs[name], arrays[key], values, key))}
         if not fits:
-            listed = " or ".join(f"{called(name, names)!r} {told(names.outputs[name])}" for name in meant)
+            listed = " or ".join(f"{name!r} {told(names.outputs[name])}" for name in meant)
             why = next(filter(None, (_misfit(names.outputs[name], arrays[key], values, key) for name in meant)), "")
             said.append(([key], f"{key} {arrays[key]} does not fit as labels of {listed}{why}, so it is not used"))
         for name in fits.keys() & fitting.keys():
@@ -155,7 +145,7 @@ def _by_values(
 
 def _contested(found: Sequence[str], output: str, names: Names) -> str:
     what = f"{' and '.join(found)} could {'each ' if len(found) > 1 else ''}be the labels"
-    of = f" of {called(output, names)!r}" if len(names.outputs) > 1 else ""
+    of = f" of {output!r}" if len(names.outputs) > 1 else ""
     return f"{what}{of}; none is used: say which with --labels"
 
 

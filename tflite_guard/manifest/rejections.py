@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ from tflite_guard.errors import ManifestProblem
 from tflite_guard.manifest.jsontext import Pointer, kind_of, quoted
 from tflite_guard.manifest.schema import schema
 from tflite_guard.manifest.tree import Node
-from tflite_guard.vocabulary import ALSO_CALLED, RECIPES
+from tflite_guard.vocabulary import ALSO_CALLED, METRICS, RECIPES
 
 Rejection = tuple[Pointer, ManifestProblem | None]
 """A value that does not conform and what to say of it; None when another problem says it already."""
@@ -138,9 +139,10 @@ def _alternatives(error: Error, tree: Node, node: Node) -> Iterator[Rejection]:
         branches.setdefault(cause.relative_schema_path[0], []).append(cause)
     meant = [causes for causes in branches.values() if not any(map(_wrong_type, causes))]
     if not meant:
-        wrong = [cause for cause in error.context if _wrong_type(cause)]
-        expected = " or ".join(dict.fromkeys(_TYPES[cause.validator_value] for cause in wrong))
-        yield node.pointer, node.problem(f"{_subject(node)} should be {expected}, not {kind_of(node.value())}")
+        types = list(dict.fromkeys(cause.validator_value for cause in error.context if _wrong_type(cause)))
+        expected = " or ".join(_TYPES[one] for one in types)
+        told = f"{_subject(node)} should be {expected}, not {kind_of(node.value())}{_instead(node, types)}"
+        yield node.pointer, node.problem(told)
     if (steps := _steps_by_key(node)) is not None:
         yield node.pointer, node.problem(f'"preprocess" is a list of steps: write [{steps}]')
         return
@@ -181,7 +183,9 @@ def _sentence(error: Error, node: Node) -> str | None:
     subject, value, rule = _subject(node), error.instance, error.validator_value
     match error.validator:
         case "type":
-            return f"{subject} should be {_TYPES[rule]}, not {kind_of(value)}{_as_object(node)}"
+            needs = error.schema.get("required", ()) if rule == "object" else ()
+            wanted = _TYPES[rule] + (f" with {' and '.join(map(quoted, needs))}" if needs else "")
+            return f"{subject} should be {wanted}, not {kind_of(value)}{_instead(node, [rule])}"
         case "required":
             return _missing(error, node)
         case "enum" | "const":
@@ -199,16 +203,52 @@ def _sentence(error: Error, node: Node) -> str | None:
     return f"{subject}: {error.message}"
 
 
-def _as_object(node: Node) -> str:
-    """The end of a message about a model's path where an object should say of which kind it is."""
-    written = node.value()
-    if not node.pointer or node.pointer[-1] not in ("reference", "source") or not isinstance(written, str):
-        return ""
-    kind = next((kind for suffix, kind in _MODELS.items() if written.lower().endswith(suffix)), "saved_model")
-    return f"; write {_shown({kind: written})}"
+def _instead(node: Node, types: Collection[str]) -> str:
+    """The end of a message about a value that is of none of these types: what to write, where that is known."""
+    written, key = node.value(), node.pointer[-1] if node.pointer else ""
+    number = _as_number(written)
+    meant: Any = None
+    if "object" in types and isinstance(written, str) and key in ("reference", "source"):
+        # A model's path, where an object says of which kind it is.
+        kind = next((kind for suffix, kind in _MODELS.items() if written.lower().endswith(suffix)), "saved_model")
+        meant = {kind: written}
+    elif "object" in types and number is not None and node.pointer[-2:-1] == ("tolerances",):
+        meant = {_limit(str(key), number): number}
+    elif "number" in types and number is not None:
+        meant = number
+    elif key == "resize" and isinstance(number, int):
+        meant = [number, number]
+    elif [*types] == ["array"] and isinstance(written, str | dict) and written:
+        meant = [written]
+    return "" if meant is None else f"; write {_shown(meant)}"
 
 
 _MODELS = {".keras": "keras", ".h5": "keras", ".tflite": "tflite", ".npz": "outputs"}
+_NUMBER = re.compile(
+    r"\s*([+-]?\d{1,15}(?:\.\d{0,15})?(?:e[+-]?\d{1,2})?)\s*(?:/\s*(\d{1,15}(?:\.\d{1,15})?)|(%|\w+))?\s*", re.A | re.I
+)
+_UNITS = {None: 1, "%": 0.01, "dB": 1, "B": 1, "bytes": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6}
+LARGE_SHARE = 0.5
+"""Of a metric that is at most 1: whoever writes so much hardly means a drop."""
+
+
+def _as_number(written: Any) -> float | None:
+    """The number that a value is or stands for: 2, `"2"`, `"1/255"`, `"1 %"`, `"20 dB"`."""
+    if isinstance(written, int | float):
+        return None if isinstance(written, bool) else written
+    found = _NUMBER.fullmatch(written) if isinstance(written, str) and len(written) <= _WORD_MAX else None
+    if found is None or found[3] not in _UNITS or (found[2] and float(found[2]) == 0):
+        return None
+    value = float(f"{float(found[1]) / float(found[2] or 1) * _UNITS[found[3]]:.15g}")
+    return int(value) if value.is_integer() else value
+
+
+def _limit(name: str, number: float) -> str:
+    """The limit that a number alone is most likely meant as, by the name of its metric."""
+    traits = METRICS.get(name)
+    if traits is None or (traits.needs_labels and not (traits.higher_is_better and number >= LARGE_SHARE)):
+        return "max_drop"
+    return "min" if traits.higher_is_better else "max"
 
 
 def _steps_by_key(node: Node) -> str | None:

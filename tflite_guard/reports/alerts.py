@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from tflite_guard.reports import wording
 from tflite_guard.results import Finding, MetricResult, ModelResult, Report, Severity, VariantResult, Verdict
+from tflite_guard.rules import NOT_EVALUATED
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
 
@@ -20,8 +21,6 @@ LEVELS: dict[Verdict, Severity] = {Verdict.ERROR: "error", Verdict.FAIL: "error"
 ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 WITHOUT_REFERENCE = ("min", "max", "max_regression")
 """The limits whose failure is told without the float reference."""
-NOT_EVALUATED = "could-not-evaluate/"
-"""What begins the rule of an error; its kind follows."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def rule_of(problem: wording.Problem) -> str:
     if problem.rule == "reference" and problem.metric is not None and problem.metric.error is None:
         return "reference-tolerance"
     if problem.metric is None:
-        return NOT_EVALUATED + plain(problem.rule, 100)
+        return f"{NOT_EVALUATED.id}/{plain(problem.rule, 100)}"
     return "metric-not-computed" if problem.metric.error is not None else "tolerance-exceeded"
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from tflite_guard.errors import UsageError
-from tflite_guard.reports.alerts import NOT_EVALUATED
 from tflite_guard.results import Severity
-from tflite_guard.rules import GROUPS, RULES, Rule
+from tflite_guard.rules import GROUPS, RULES, Rule, explained_by
 from tflite_guard.text.plain import plain
 
 WIDTH = 100
@@ -33,7 +32,7 @@ def find(name: str) -> Rule:
     Raises:
         UsageError: there is none; it names the nearest.
     """
-    rule = RULES.get(name.removeprefix(NOT_EVALUATED))
+    rule = explained_by(name)
     if rule is None:
         near = get_close_matches(name, RULES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`tflite-guard explain` lists all"

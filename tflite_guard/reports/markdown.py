@@ -174,7 +174,7 @@ def _came_out(variants: Sequence[VariantResult]) -> str:
 
 
 def _changed(variant: VariantResult) -> bool:
-    return any(wording.change(metric) in ("worse", "better") for metric in variant.metrics)
+    return any(map(wording.moved, variant.metrics))
 
 
 def _folded(summary: str, parts: Iterable[Item | Block]) -> Block:

@@ -128,7 +128,8 @@ def _dropped(subject: str, metric: MetricResult, allowed: str, voice: _Voice) ->
 
 
 def _points(drop: float, limit: float) -> tuple[str, str]:
-    """Both in hundredths, with the digits that the limit has and those that tell them apart."""
+    """Both in hundredths, with digits that tell them apart, and with all of the limit's where it has few."""
     told = [(f"{100 * drop:.{digits}f}", f"{100 * limit:.{digits}f}") for digits in range(1, MOST_DIGITS + 1)]
-    apart = (pair for pair in told if pair[0] != pair[1] and math.isclose(float(pair[1]), 100 * limit))
-    return next(apart, told[-1])
+    apart = [pair for pair in told if pair[0] != pair[1]]
+    whole = (pair for pair in apart if math.isclose(float(pair[1]), 100 * limit))
+    return next(whole, (apart or told[-1:])[0])

@@ -41,7 +41,7 @@ def _value(metric: MetricResult | None) -> str:
     if metric is None:
         return ""
     small = [] if metric.reference is None else [f"float {figures.number(metric.reference, metric.metric)}"]
-    small += [f"was {wording.baseline_of(metric)}"] if wording.change(metric) in ("worse", "better") else []
+    small += [f"was {wording.baseline_of(metric)}"] if wording.moved(metric) else []
     doubt = f"{NBSP}<b>?</b>" if metric.conclusive is False else ""
     return whole(wording.value_of(metric)) + doubt + "".join(f"<br><sub>{whole(one)}</sub>" for one in small)
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from tflite_guard.reports import json
-from tflite_guard.reports.alerts import NOT_EVALUATED, Alert, alerts
+from tflite_guard.reports.alerts import Alert, alerts
 from tflite_guard.reports.wording import LONGEST_MESSAGE
 from tflite_guard.results import MetricResult, Report, Verdict
-from tflite_guard.rules import RULES, Rule, page
+from tflite_guard.rules import NOT_EVALUATED, RULES, Rule, page
 from tflite_guard.text.plain import plain
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -67,17 +69,10 @@ def _invocation(report: Report, left_out: int) -> dict[str, Any]:
 
 def _unlisted(alert: Alert) -> Rule:
     """The rule of an error, of which there are many kinds, or of a finding of a later version."""
-    kind = alert.rule.removeprefix(NOT_EVALUATED)
     if alert.verdict is None:
-        return Rule(alert.rule, alert.level, kind, f"A finding of the rule {kind}.", "The message says what to do.")
-    return Rule(
-        alert.rule,
-        "error",
-        f"Could not be evaluated: {kind}",
-        "A variant or a whole model could not be evaluated, so nothing is known of its quality.",
-        "The message says what to do.",
-        finding=False,
-    )
+        meaning = f"A finding of the rule {alert.rule}."
+        return Rule(alert.rule, alert.level, alert.rule, meaning, "The message says what to do.")
+    return replace(NOT_EVALUATED, id=alert.rule, title=f"Could not be evaluated: {alert.rule.partition('/')[2]}")
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

@@ -269,9 +269,13 @@ def _explanation(why: Explanation) -> Iterator[Text]:
 
 
 def _unfolding(folded: Sequence[ModelResult], how: str) -> Text:
-    """How to see what models that pass do not show, and whether there is anything to read."""
+    """How to see what models that pass do not show, whether values changed, and whether there is anything to read."""
+    metrics = [metric for model in folded for variant in model.variants for metric in variant.metrics]
+    changed = sum(map(wording.moved, metrics))
     notes = sum(len(wording.findings(model)) + len(model.notes) for model in folded)
-    return Text(f"{how} all of their figures" + (f" and {wording.count(notes, 'note')}" if notes else ""), "dim")
+    since = f", {changed:,} of which changed since the baseline," if changed else ""
+    more = f" and {wording.count(notes, 'note')}" if notes else ""
+    return Text(f"{how} all of their figures{since}{more}".removesuffix(","), "dim")
 
 
 def _ladders(model: ModelResult) -> Iterator[Text]:

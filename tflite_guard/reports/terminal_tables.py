@@ -115,7 +115,10 @@ def _passing_row(model: ModelResult, title: str) -> _Row:
     head = [_mark(Verdict.PASS, metric.conclusive, brief=True), Text(title, "bold")]
     of = f" (of {len(model.variants):,})" if len(model.variants) > 1 else ""
     name = Text.assemble(plain(variant.name), (of, "dim"))
-    return [*head, Text(plain(metric.name)), *_figures(metric, ""), name, Text(_size(variant))]
+    reference, value, drop = _figures(metric, "")
+    if wording.moved(metric):
+        value = _with_baseline(value, metric)
+    return [*head, Text(plain(metric.name)), reference, value, drop, name, Text(_size(variant))]
 
 
 def _table(
@@ -226,7 +229,7 @@ def _cells(metric: MetricResult, prefix: str, beside: bool, layout: _Layout) -> 
     reference, value, drop = _figures(metric, style)
     baseline = Text(wording.baseline_of(metric), "dim")
     if not beside and wording.change(metric):
-        value = Text.assemble(value, "\n", ("was ", "dim"), baseline)
+        value = _with_baseline(value, metric)
     return [
         Text(" " * (not layout.wide) + prefix + plain(metric.name)),
         reference,
@@ -236,6 +239,10 @@ def _cells(metric: MetricResult, prefix: str, beside: bool, layout: _Layout) -> 
         *([baseline] if beside else []),
         Text(wording.tolerance(metric, ",\n"), "dim" if metric.tolerance is None else ""),
     ]
+
+
+def _with_baseline(value: Text, metric: MetricResult) -> Text:
+    return Text.assemble(value, "\n", (f"was {wording.baseline_of(metric)}", "dim"))
 
 
 def _figures(metric: MetricResult, style: str) -> tuple[Text, Text, Text]:

@@ -75,6 +75,11 @@ def change(metric: MetricResult) -> str:
     return "better" if better else "worse"
 
 
+def moved(metric: MetricResult) -> bool:
+    """Whether its value is another than the baseline's in the figures that are shown."""
+    return change(metric) in ("worse", "better")
+
+
 def has_baseline(metrics: Iterable[MetricResult]) -> bool:
     """Whether there is something to show beside an earlier run: a metric that has a value now and had one then."""
     return any(map(change, metrics))

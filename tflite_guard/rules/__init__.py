@@ -13,9 +13,9 @@ from tflite_guard.rules.files import FILES
 from tflite_guard.rules.measured import MEASURED
 from tflite_guard.rules.network import NETWORK
 from tflite_guard.rules.rule import Rule
-from tflite_guard.rules.verdicts import VERDICTS
+from tflite_guard.rules.verdicts import NOT_EVALUATED, VERDICTS
 
-__all__ = ["GROUPS", "RULES", "Rule", "finding", "page"]
+__all__ = ["GROUPS", "NOT_EVALUATED", "RULES", "Rule", "explained_by", "finding", "page"]
 
 GROUPS: dict[str, tuple[Rule, ...]] = {
     "Verdicts and errors": VERDICTS,
@@ -32,9 +32,19 @@ RULES = {rule.id: rule for group in GROUPS.values() for rule in group}
 _PAGES = "https://github.com/tflite-guard/tflite-guard/blob/main/docs/rules"
 
 
-def page(rule: str) -> str | None:
-    """Where a rule is explained; None for one that has no page, whose id may be anything."""
-    return f"{_PAGES}/{rule}.md" if rule in RULES else None
+def explained_by(name: str) -> Rule | None:
+    """The rule of a name in reports; of an error, `could-not-evaluate/KIND`, the kind's own where it has one.
+
+    None for a rule of another version, whose id may be anything.
+    """
+    general, _, kind = name.partition("/")
+    return RULES.get(name) or (RULES.get(kind, NOT_EVALUATED) if general == NOT_EVALUATED.id else None)
+
+
+def page(name: str) -> str | None:
+    """Where what reports call by a name is explained; None where nothing does."""
+    rule = explained_by(name)
+    return None if rule is None else f"{_PAGES}/{rule.id}.md"
 
 
 def finding(rule: str, message: str, severity: Severity | None = None, /, **evidence: Any) -> Finding:

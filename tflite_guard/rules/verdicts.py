@@ -4,6 +4,32 @@ from __future__ import annotations
 
 from tflite_guard.rules.rule import Rule
 
+NOT_EVALUATED = Rule(
+    "could-not-evaluate",
+    "error",
+    "A model or a variant could not be evaluated",
+    "A variant or a whole model could not be evaluated, so nothing is known of its quality. Its verdict is `error`, "
+    "and the exit code 3. Reports name it with the kind of the error, as in `could-not-evaluate/crash`.",
+    "The message says in which step it was, and what to do.",
+    finding=False,
+    details="""The kind says where to look:
+
+- `model-file`, `unsafe-model`, `custom-object`, `too-deep`, `unsupported-type`, `signature`, `input-shapes`: the
+  model's file cannot be read, may not be loaded without `--allow-code`, or does not have what the manifest names.
+- `conversion`, `no-calibration`, `no-kernel`: the converter, the quantizer or the interpreter has nothing for an
+  operator, a type or a shape, or lacks calibration data.
+- `binding`, `output-shape`: inputs or outputs are not those of the reference.
+- `macs`: the file does not tell how much it computes, and the metric `macs` has no value.
+- `data`: examples or labels do not fit the model or a metric.
+- `run`, `non-finite-output`, `crash`: the model fails on an example, gives NaN or infinity, or ends its process;
+  `-v` shows what TensorFlow and LiteRT said.
+- `timeout`, `out-of-memory`, `disk-full`, `limit`: time, memory, disk or what the system allows is used up; raise
+  `--timeout`, evaluate fewer examples (`limit`), or use another machine.
+- `fetch`, `offline`: a file from elsewhere could not be fetched.
+- `missing-package`, `missing-dependency`, `platform`: something is not installed, or does not run on this system.
+- `internal`: an error of this tool or of a library; run again with `-v` and report it.""",
+)
+
 VERDICTS = (
     Rule(
         "tolerance-exceeded",
@@ -56,4 +82,5 @@ model.export("exported")  # not tf.saved_model.save(model, "exported")
 converter = tf.lite.TFLiteConverter.from_saved_model("exported")
 ```""",
     ),
+    NOT_EVALUATED,
 )

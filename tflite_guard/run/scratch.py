@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 
 from tflite_guard.files.removal import remove
@@ -15,6 +16,8 @@ from tflite_guard.files.removal import remove
 _PREFIX = "tflite-guard-"
 _OWNER = "owner"
 """A file that is locked for as long as the folder's process lives, whatever ends it."""
+MAKING_SECONDS = 3600
+"""Within which a process that lives has put its lock into its folder, by far."""
 
 
 class Scratch:
@@ -82,10 +85,28 @@ def _abandoned(folder: str) -> bool:
         try:
             inside = os.open(folder, flags | os.O_DIRECTORY)
             stack.callback(os.close, inside)
-            owner = os.open(_OWNER, flags, dir_fd=inside)
+            if os.fstat(inside).st_uid != os.geteuid():
+                return False
+            name = _owner_in(inside)
+            if name is None:
+                return True
+            owner = os.open(name, flags, dir_fd=inside)
             stack.callback(os.close, owner)
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # it has an owner, or is none of ours
             return False
-        ours = all(os.fstat(one).st_uid == os.geteuid() for one in (inside, owner))
-        return ours and stat.S_ISREG(os.fstat(owner).st_mode)
+        found = os.fstat(owner)
+        return found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode)
+
+
+def _owner_in(folder: int) -> str | None:
+    """What would be locked by a folder's owner; None where nothing is, since its maker was killed before.
+
+    Raises OSError where a folder is not yet owned, or not by a lock.
+    """
+    names = os.listdir(folder)
+    if _OWNER in names:
+        return _OWNER
+    if len(names) > 1 or time.time() - os.fstat(folder).st_mtime < MAKING_SECONDS:
+        raise FileNotFoundError
+    return names[0] if names else None

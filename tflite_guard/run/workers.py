@@ -218,7 +218,7 @@ class Worker:
             raise self._obituary(child, doer, reached) from None
         except TimeoutError:
             self._end(child)
-            raise out_of_time(doer, reached.done) from None
+            raise out_of_time(doer, str(reached)) from None
         except _NoAnswerError as error:
             self._end(child)
             raise EvaluationError("crash", f"{doer} gave {error}") from None
