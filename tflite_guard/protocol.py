@@ -471,6 +471,8 @@ class Aggregate(Request[Evaluation], frozen=True, tag="aggregate"):
     """What all pieces have said alike."""
     collected: tuple[str, ...]
     """The paths of the files, in the order of the examples."""
+    examples: tuple[int, ...]
+    """How many each has."""
     dataset: DatasetSpec
     metrics: tuple[MetricSpec, ...]
 

@@ -30,6 +30,7 @@ from tflite_guard.results import Measurement
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+AGAIN = "run its shard again"
 STATE = "state"
 """The array that holds the rest as JSON, in bytes; others are named by numbers."""
 
@@ -158,8 +159,28 @@ class Collected:
         write_npz(path, {STATE: np.frombuffer(state, np.uint8), **named})
 
 
-def read(path: str) -> Collected:
-    """What was written to a file. Raises DataError where the file holds anything else."""
+def joined(paths: Sequence[str], examples: Sequence[int]) -> Collected:
+    """What was collected on all pieces, by the files that it was written to and how many examples each has.
+
+    Raises DataError where one holds anything else, and EvaluationError where they do not fit together.
+    """
+    first, *others = (read(path, count) for path, count in zip(paths, examples, strict=True))
+    for one in others:
+        first.join(one)
+    return first
+
+
+def read(path: str, examples: int) -> Collected:
+    """What was written to a file of so many examples. Raises DataError where the file holds anything else."""
+    found = _decoded(path)
+    scores = [array for column in found.columns for batch in column.scores for array in batch.values()]
+    numbers = all(array.dtype.kind in "biuf" for array in scores)
+    if not numbers or any(len(array) != examples for array in (*scores, *found.groups)):
+        raise DataError(f"{path}: does not hold a score of each of {examples} examples; {AGAIN}")
+    return found
+
+
+def _decoded(path: str) -> Collected:
     arrays = {key: _array(path, key) for key in npz_headers(path)}
 
     def decoded(kind: Any, value: Any) -> Any:
@@ -170,7 +191,7 @@ def read(path: str) -> Collected:
     try:
         return msgspec.json.decode(arrays.pop(STATE).tobytes(), type=Collected, dec_hook=decoded)
     except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: holds no collected scores ({error})") from None
+        raise DataError(f"{path}: holds no scores that were collected ({error}); {AGAIN}") from None
 
 
 def _array(path: str, key: str) -> Array:

@@ -477,12 +477,10 @@ def _with_state(data: DatasetSpec, state: StateUse) -> DatasetSpec:
 
 
 def _aggregate(request: Aggregate) -> Evaluation:
-    from tflite_guard.engine.collected import read
+    from tflite_guard.engine.collected import joined
 
-    first, *others = map(read, request.collected)
-    for one in others:
-        first.join(one)
-    return first.evaluation(request.evaluation, request.metrics, request.dataset.seed)
+    found = joined(request.collected, request.examples)
+    return found.evaluation(request.evaluation, request.metrics, request.dataset.seed)
 
 
 def _scales(request: ReadScales) -> Scales:

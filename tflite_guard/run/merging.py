@@ -283,12 +283,15 @@ def _require_pieces(held: Mapping[int, _Part], planned: PlannedModel, what: str)
                 f"{one.found.report}: {what} was {made} another model than for {other.found.report}, as can come of "
                 "unlike processors; run all shards on machines of one kind"
             )
+    if not evaluated and len(told) == len(held):
+        raise UsageError(f"{told[0].found.report}: has no examples of {what}, and no other report has; {_AGAIN}")
     # Pieces of other examples than these would make other figures than all of them.
     of_all = max((one.stretch.of for _, one in evaluated if one.stretch is not None), default=0)
     for one in told:
         start, end = Piece(one.found.number, planned.pieces).bounds(of_all)
         found = one.rung.outcome.evaluation
-        if (Stretch(start, end, of_all) if start < end else None) != (None if found is None else found.stretch):
+        stretch = Stretch(start, end, of_all) if start < end else None
+        if stretch != (found and found.stretch) or (found is None) != (one.rung.scores is None):
             raise UsageError(f"{one.found.report}: has other examples of {what} than its piece; {_AGAIN}")
 
 

@@ -199,14 +199,11 @@ def joined(
     Raises:
         UsageError: a file of scores is missing, or another than its piece says.
     """
-    kept = [
-        [pieces.kept(path, rung.scores, workshop.passing) for rung, path in parts if rung.scores is not None]
-        for parts in rungs
-    ]
+    kept = [[_kept(rung, path, workshop) for rung, path in parts if rung.scores is not None] for parts in rungs]
     with workshop.pool.pair() as workers:
         outcomes = [
-            _aggregated(one.model, [rung for rung, _ in parts], paths, workers, workshop)
-            for parts, paths in zip(rungs, kept, strict=True)
+            _aggregated(one.model, [rung for rung, _ in parts], copies, workers, workshop)
+            for parts, copies in zip(rungs, kept, strict=True)
         ]
     names = [rung.name for rung in (*hidden_rungs(one.model), *one.model.variants)]
     seconds = {name: summed(rung.seconds for rung, _ in parts) for name, parts in zip(names, rungs, strict=True)}
@@ -236,19 +233,41 @@ def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {phase: round(seconds, 3) for phase, seconds in total.items()}
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    """Scores of a rung on a piece, copied to where children read them."""
+
+    evaluation: Evaluation
+    examples: int
+    path: str
+    copy: str
+
+
+def _kept(rung: pieces.Rung, path: str, workshop: Workshop) -> _Kept:
+    evaluation = rung.outcome.evaluation
+    assert rung.scores is not None
+    if evaluation is None or evaluation.stretch is None:
+        raise UsageError(f"{path}: are the scores of what was not evaluated; run that shard again")
+    examples = evaluation.stretch.last - evaluation.stretch.first
+    return _Kept(evaluation, examples, path, str(pieces.kept(path, rung.scores, workshop.passing)))
+
+
 def _aggregated(
-    model: ModelSpec, rungs: Sequence[pieces.Rung], scores: Sequence[Path], workers: WorkerPair, workshop: Workshop
+    model: ModelSpec, rungs: Sequence[pieces.Rung], kept: Sequence[_Kept], workers: WorkerPair, workshop: Workshop
 ) -> Outcome:
     """The outcome of a rung on all examples."""
     failed = next((rung.outcome for rung in rungs if rung.outcome.error is not None), None)
     if failed is not None:
         return failed
-    same = next(rung.outcome.evaluation for rung in rungs if rung.outcome.evaluation is not None)
-    request = Aggregate(same, tuple(map(str, scores)), model.evaluation, model.metrics)
+    copies, examples = tuple(one.copy for one in kept), tuple(one.examples for one in kept)
+    request = Aggregate(kept[0].evaluation, copies, examples, model.evaluation, model.metrics)
     try:
         found = workers.litert.request(request, deadline=time.monotonic() + workshop.options.timeout)
     except Exception as error:
-        return Outcome(error=_told(workshop, error))
+        told = _told(workshop, error)
+        message = told.message
+        for one in kept:
+            message = message.replace(one.copy, one.path)
+        return Outcome(error=replace(told, message=message))
     return Outcome(found, cached=all(rung.outcome.cached for rung in rungs))
 
 
