@@ -124,6 +124,7 @@ class Collected:
         Raises EvaluationError where it was collected otherwise.
         """
         for own, theirs in zip(self.columns, other.columns, strict=True):
+            # Pieces that read labels alike read them as all examples together would be: `Probabilities` say so.
             if own.spec != theirs.spec:
                 raise EvaluationError(
                     "pieces",

@@ -212,6 +212,8 @@ def _judged(wholes: Sequence[_Whole]) -> list[ModelResult]:
 
 def _joined(planned: PlannedModel, parts: Sequence[Found]) -> _Whole:
     """All pieces of a model. Raises UsageError where one is missing, there twice, or of something else."""
+    if not parts:
+        raise UsageError(f"no report has a piece of model {planned.name!r}, which {planned.manifest} asks for")
     specs: dict[str, VariantSpec] = {}
     variants: dict[str, dict[int, _Part]] = {name: {} for name in planned.variants}
     hidden: dict[str, dict[int, _Part]] = {}
@@ -237,7 +239,7 @@ def _joined(planned: PlannedModel, parts: Sequence[Found]) -> _Whole:
     job = replace(job, piece=None, model=replace(job.model, variants=tuple(specs[name] for name in planned.variants)))
     own = hidden_rungs(job.model)
     for spec in own:
-        _require_pieces(hidden[spec.name], planned, f"the float conversion of model {planned.name!r}")
+        _require_pieces(hidden.get(spec.name, {}), planned, f"the float conversion of model {planned.name!r}")
     rungs = [hidden[spec.name] for spec in own] + [*variants.values()]
     return _Whole(
         job,
