@@ -9,16 +9,20 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.conftest import EXAMPLES, Run, lighten, manifest_of, run_cli, write_manifest
+from tests.fuzz.mutation import jumbled
 from tflite_guard.checking import merged
 from tflite_guard.datasets.arrays import write_npz
-from tflite_guard.errors import UsageError
+from tflite_guard.errors import GuardError, UsageError
+from tflite_guard.reports import FORMATS
 from tflite_guard.results import Report, Verdict
 
 CLASSES = [
@@ -368,6 +372,25 @@ def test_pieces_that_make_no_whole_are_told_by_name(pair: Path, tmp_path: Path, 
     with pytest.raises(UsageError) as error:
         merged_from(folder)
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_a_piece_says_there_is_a_report_or_an_error(pair: Path, tmp_path: Path, seed: int) -> None:
+    folder, rng = tmp_path / "copy", Random(seed)
+    shutil.copytree(pair, folder)
+
+    def change(piece: dict[str, Any]) -> None:
+        victim = rng.choice(("rungs", "job", "asked", "reference"))
+        try:
+            piece[victim] = json.loads(jumbled(rng, piece[victim]))
+        except (ValueError, RecursionError):
+            piece[victim] = None
+
+    rewritten(folder, change)
+    with suppress(GuardError):
+        found = merged_from(folder)
+        for one in FORMATS.values():
+            one.files(found)
 
 
 def _nan(arrays: dict[str, Any]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from tflite_guard.errors import EvaluationError, UsageError
+from tflite_guard.errors import EvaluationError, GuardError, UsageError
 from tflite_guard.judgement.baseline import compare
 from tflite_guard.manifest.types import VariantSpec
 from tflite_guard.protocol import Piece, Stretch
@@ -50,8 +51,8 @@ def merged(reports: Mapping[str, Report]) -> Report:
     require_distinct(plan)
     found = [one for path, report in shards.items() for one in pieces.read(path, report)]
     _require_one_commit(shards, found)
-    wholes = [_joined(planned, parts) for planned, parts in _by_planned(found, plan)]
-    cut = {(one.manifest, one.name): whole for one, whole in zip(_cut(plan), _judged(wholes), strict=True)}
+    wholes = _wholes(_by_planned(found, plan))
+    cut = {(planned.manifest, planned.name): model for planned, (model, _) in zip(_cut(plan), wholes, strict=True)}
     models = tuple(
         cut[planned.manifest, planned.name] if planned.pieces > 1 else _model(planned, parts)
         for planned, parts in _by_model(shards, plan)
@@ -65,7 +66,7 @@ def merged(reports: Mapping[str, Report]) -> Report:
             *_woven(
                 [
                     *([found for found in one.notes if found != note(_shard(one), one.models)] for one in every),
-                    *(whole.notes(result) for whole, result in zip(wholes, cut.values(), strict=True)),
+                    *(notes for _, notes in wholes),
                 ]
             ),
             *_processors(every),
@@ -195,19 +196,36 @@ class _Whole(msgspec.Struct, frozen=True):
     asked: dict[str, tuple[str, ...]] | None
     diagnose: DiagnoseUse
 
-    def notes(self, result: ModelResult) -> list[str]:
-        """What it differs in from what its manifest's baseline has of it."""
-        if self.asked is None or self.job.baseline is None:
-            return []
-        return [*compare(report_of_models([result]), self.job.baseline, self.asked)]
+    def judged(self, workshop: Workshop) -> tuple[ModelResult, Sequence[str]]:
+        """Its result, with what it and its manifest's baseline differ in."""
+        result = joined(self.job, self.reference, self.rungs, self.diagnose, workshop)
+        baseline = self.job.baseline
+        if self.asked is None or baseline is None:
+            return result, ()
+        return result, compare(report_of_models([result]), baseline, self.asked)
 
 
-def _judged(wholes: Sequence[_Whole]) -> list[ModelResult]:
-    """The results of models by what was scored on their pieces, as a child aggregates it."""
-    if not wholes:
+def _wholes(parts: Sequence[tuple[PlannedModel, list[Found]]]) -> list[tuple[ModelResult, Sequence[str]]]:
+    """The results of the models that were cut, each with its notes on the baseline."""
+    whole = [(planned, _joined(planned, found)) for planned, found in parts]
+    if not whole:
         return []
     with Workshop([], Options()) as workshop:
-        return [joined(one.job, one.reference, one.rungs, one.diagnose, workshop) for one in wholes]
+        return [_judged(planned, one, workshop) for planned, one in whole]
+
+
+def _judged(planned: PlannedModel, whole: _Whole, workshop: Workshop) -> tuple[ModelResult, Sequence[str]]:
+    try:
+        return whole.judged(workshop)
+    except GuardError:
+        raise
+    except Exception as error:  # files from elsewhere can say, with the right types, what no run has said
+        workshop.pool.log(traceback.format_exc())
+        what = f"{type(error).__name__}: {str(error)[:300]}"
+        raise UsageError(
+            f"the pieces of model {planned.name!r} of {planned.manifest} do not fit together ({what}); run all shards "
+            "again"
+        ) from error
 
 
 def _joined(planned: PlannedModel, parts: Sequence[Found]) -> _Whole:

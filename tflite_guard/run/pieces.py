@@ -26,7 +26,8 @@ from tflite_guard.vocabulary import DiagnoseUse
 
 FOLDER = "scores"
 """Beside a report."""
-LARGEST_PIECE = 64 * 2**20
+LARGEST_PIECE = 16 * 2**20
+"""Bytes of what is said of a piece, without scores."""
 LARGEST_SCORES = 2 * 2**30
 """Bytes of one variant's scores on a piece."""
 
@@ -102,16 +103,9 @@ def write(folder: str, piece: Piece, scores: Sequence[Path]) -> ScoredPiece:
     try:
         make_folders(folder)
         for path in scores:
-            content = path.read_bytes()
-            if len(content) > LARGEST_SCORES:
-                raise EvaluationError(
-                    "limit",
-                    f"model {piece.job.model.name!r}: the scores of a piece have {len(content):,} bytes, more than the "
-                    f"{LARGEST_SCORES:,} that `merge` reads; use more shards, or leave out metrics of large outputs",
-                )
-            write_atomically(_place(folder, content, "npz"), content, follow=False)
+            _write(folder, path.read_bytes(), "npz", LARGEST_SCORES, piece)
         content = msgspec.json.encode(piece)
-        write_atomically(_place(folder, content, "json"), content, follow=False)
+        _write(folder, content, "json", LARGEST_PIECE, piece)
     except OSError as error:
         why = "no space left" if is_full(error) else f"cannot be written ({error.strerror})"
         raise EvaluationError("file", f"{folder}: {why}; write elsewhere") from None
@@ -128,6 +122,16 @@ def write(folder: str, piece: Piece, scores: Sequence[Path]) -> ScoredPiece:
     )
 
 
+def _write(folder: str, content: bytes, kind: str, most: int, piece: Piece) -> None:
+    if len(content) > most:
+        raise EvaluationError(
+            "limit",
+            f"model {piece.job.model.name!r}: what was scored on a piece has {len(content):,} bytes, more than the "
+            f"{most:,} that `merge` reads; use more shards, or leave out metrics of large outputs",
+        )
+    write_atomically(os.path.join(folder, f"{hashlib.sha256(content).hexdigest()}.{kind}"), content, follow=False)
+
+
 def kept(path: str, scores: Stored, cache: Cache) -> Path:
     """A copy, for children, of a file of scores. Raises UsageError where it is another than its piece says."""
     try:
@@ -140,10 +144,6 @@ def kept(path: str, scores: Stored, cache: Cache) -> Path:
         if entry.files[COLLECTED] == scores:
             return entry.folder / COLLECTED
     raise UsageError(f"{path}: is not what the shard wrote; {_AGAIN}")
-
-
-def _place(folder: str, content: bytes, kind: str) -> str:
-    return os.path.join(folder, f"{hashlib.sha256(content).hexdigest()}.{kind}")
 
 
 def read(path: str, report: Report) -> Iterator[Found]:
