@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EXAMPLES, Run, manifest_of, write_manifest
-from tflite_guard.engine.calibration_facts import Seen, facts
+from tflite_guard.engine.calibration_facts import Beside, Seen
 from tflite_guard.engine.surgery import pack, unpack
 from tflite_guard.judgement.calibrated import of_data
 from tflite_guard.manifest.types import DatasetSpec
@@ -132,4 +132,6 @@ def halves_told(values: np.ndarray) -> list[str]:
     seen = Seen()
     seen.add({"x": values})
     data = DatasetSpec("data", "npz", None, "x")
-    return [one.message for one in of_data(facts(seen, seen), data, data)]
+    beside = Beside(seen, len(values))
+    beside.add({"x": values})
+    return [one.message for one in of_data(beside.seen().facts(), data, data)]

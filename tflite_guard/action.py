@@ -83,6 +83,7 @@ class Inputs:
             diagnose=self.diagnose,
             shard=self.shard,
             costs=self.costs,
+            scores=checking.scores_folder(self.report_dir),
         )
 
     @property

@@ -14,7 +14,7 @@ from tflite_guard.files.globs import expanded
 from tflite_guard.judgement import baseline as baselines
 from tflite_guard.manifest import load, search
 from tflite_guard.results import Report, Tool, Verdict
-from tflite_guard.run import pipeline, sharding
+from tflite_guard.run import pieces, pipeline, sharding
 from tflite_guard.run.steps import TOOL_NAME, environment, tool_version
 from tflite_guard.vocabulary import REPORT_VERSION
 
@@ -52,6 +52,8 @@ def check(
         EvaluationError: the run cannot be done at all.
     """
     loaded = load_all(manifests, options.data_roots, options.allow_code)
+    if options.scores is not None:
+        pieces.forget(options.scores)
     baselines = recorded([manifest.path for manifest in loaded], baseline, options.data_roots)
     known = _known(options)
     return pipeline.run(loaded, options, baselines=baselines, on_event=on_event, on_log=on_log, known=known)
@@ -211,6 +213,11 @@ def filed(path: str, do: Callable[[], T]) -> T:
     except OSError as error:
         why = "no space left" if is_full(error) else f"cannot be written ({error.strerror})"
         raise EvaluationError("file", f"{path}: {why}; write elsewhere") from None
+
+
+def scores_folder(report_dir: str | None) -> str | None:
+    """Where in a report folder a shard keeps the scores of pieces of evaluation data."""
+    return None if report_dir is None else os.path.join(report_dir, pieces.FOLDER)
 
 
 def without_results(error: GuardError) -> Report:

@@ -280,7 +280,9 @@ def check(
     A MANIFEST is a file, a folder with a tflite-guard.json in it, or a glob. Without one: tflite-guard.json here,
     otherwise every one below that git tracks.
     """
-    from tflite_guard.checking import exit_code, load_all
+    from msgspec.structs import replace
+
+    from tflite_guard.checking import exit_code, load_all, scores_folder
 
     extent = _extent(verbose, quiet, only_failures)
     if apply_remedy and options.diagnose == "never":
@@ -290,6 +292,7 @@ def check(
 
         require_place(save_folder, options)
     targets = _targets(formats, report_dir)
+    options = replace(options, scores=scores_folder(report_dir))
     try:
         meant = _meant(manifests, changed)
         report = _check(meant, options, baseline, verbose, quiet, scheduler)

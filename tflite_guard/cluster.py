@@ -85,7 +85,8 @@ def check(
     request = _Request(
         tuple((os.path.abspath(one.path), jsontext.read(one.path, options.data_roots).decode()) for one in loaded),
         {os.path.abspath(path): found for path, found in recorded.items()},
-        replace(options, data_roots=tuple(map(_absolute, options.data_roots))),
+        # A piece's scores are files beside a report, and a worker's report is all that travels.
+        replace(options, data_roots=tuple(map(_absolute, options.data_roots)), scores=None),
         own_cache=options.cache_dir is not None and options.cache_dir == checking.cache_folder(None),
     )
     reports: dict[str, Report] = {}

@@ -16,6 +16,36 @@ from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptio
 from tflite_guard.results import Artifact, ByClass, Changed, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
 from tflite_guard.vocabulary import StateUse, ToleranceKind
 
+LARGEST_BATCH = 64
+"""Examples that are run at a time, at most; batches of fewer have a power of two."""
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """One of several pieces that evaluation data is cut into, each for a machine of its own."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    def bounds(self, examples: int) -> tuple[int, int]:
+        """Where it begins and ends in data of so many examples.
+
+        At ends of batches, so that all examples are run in the same batches as without pieces. Few examples may leave
+        a piece without any.
+        """
+        blocks = -(-examples // LARGEST_BATCH)
+        first, last = (LARGEST_BATCH * (blocks * number // self.of) for number in (self.number - 1, self.number))
+        return first, min(last, examples)
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """Which examples of the evaluation data were evaluated, by their places from 0."""
+
+    first: int
+    last: int
+    """The place behind the last one."""
+    of: int
+
 
 class TensorInfo(msgspec.Struct, frozen=True):
     """One input or output. `shape` counts the batch axis; None is an unknown dimension. `dtype` is numpy's name."""
@@ -156,6 +186,8 @@ class ReferenceOutputs(msgspec.Struct, frozen=True):
     names: Names | None
     """None where the reference is recorded outputs."""
     facts: Facts = Facts()
+    stretch: Stretch | None = None
+    """None of all examples."""
 
 
 class Converted(msgspec.Struct, frozen=True):
@@ -288,6 +320,12 @@ class Evaluation(msgspec.Struct, frozen=True):
     """None where every example was to be evaluated."""
     scaling: tuple[str, ...] = ()
     """The reference's own layers that scale inputs."""
+    stretch: Stretch | None = None
+    """Of a piece, which examples it has. What was collected on them is then in a file, and nothing is measured."""
+
+
+COLLECTED = "collected.npz"
+"""The file of what was collected on a piece."""
 
 
 class Diagnosed(msgspec.Struct, frozen=True):
@@ -378,6 +416,8 @@ class RunReference(Request[ReferenceOutputs], frozen=True, tag="reference"):
     state: StateUse = "reset"
     convert: bool = False
     """Make the float conversion beside it, which will be asked for next."""
+    piece: Piece | None = None
+    """None runs it on all examples."""
 
     @property
     def doing(self) -> str:
@@ -432,10 +472,30 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     """The path of the reference's float conversion, whose weights a given file should have; None asks for nothing."""
     stopping: Stopping | None = None
     """None evaluates every example."""
+    piece: Piece | None = None
+    """None evaluates all examples; else the reference's outputs are of this piece alone."""
 
     @property
     def doing(self) -> str:
         return f"evaluated {self.tflite}"
+
+
+class Aggregate(Request[Evaluation], frozen=True, tag="aggregate"):
+    """Measure a variant by what was collected on all pieces of its evaluation data."""
+
+    answer: ClassVar[Any] = Evaluation
+    evaluation: Evaluation
+    """What all pieces have said alike."""
+    collected: tuple[str, ...]
+    """The paths of the files, in the order of the examples."""
+    examples: tuple[int, ...]
+    """How many each has."""
+    dataset: DatasetSpec
+    metrics: tuple[MetricSpec, ...]
+
+    @property
+    def doing(self) -> str:
+        return "joined the pieces of an evaluation"
 
 
 class ReadScales(Request[Scales], frozen=True, tag="scales"):
@@ -495,7 +555,9 @@ class SaveOperator(Request[SavedOperator], frozen=True, tag="operator"):
         return f"cut an operator out of {self.evaluate.tflite}"
 
 
-AnyRequest = DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | ReadScales | Diagnose | SaveOperator
+AnyRequest = (
+    DescribeModel | RunReference | Convert | ApplyRecipe | Evaluate | Aggregate | ReadScales | Diagnose | SaveOperator
+)
 
 
 class Limits(msgspec.Struct, frozen=True):

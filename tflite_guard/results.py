@@ -499,6 +499,26 @@ class PlannedModel(msgspec.Struct, frozen=True):
     """Its `repository_path`."""
     name: str
     variants: tuple[str, ...]
+    pieces: int = 1
+    """Into how many its evaluation data is cut."""
+
+
+class ScoredPiece(msgspec.Struct, frozen=True):
+    """A piece of a model's evaluation data that a shard has scored, and no more: `merge` judges the whole."""
+
+    manifest: str
+    """Its `repository_path`."""
+    model: str
+    number: int
+    """From 1."""
+    of: int
+    variants: tuple[str, ...]
+    size: int
+    """Bytes of its file."""
+    sha256: str
+    """Of its file, `scores/SHA256.json` beside the report."""
+    error: str | None = None
+    """Why something could not be evaluated."""
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -509,6 +529,8 @@ class Shard(msgspec.Struct, frozen=True):
     of: int
     plan: tuple[PlannedModel, ...]
     """All that the shards together check, in order."""
+    pieces: tuple[ScoredPiece, ...] = ()
+    """What it has scored of models whose evaluation data is cut, which are not among the report's models."""
 
 
 class Report(msgspec.Struct, frozen=True):

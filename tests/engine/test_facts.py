@@ -15,13 +15,21 @@ from tflite_guard.protocol import Decided, OutputFacts, Stuck
 
 
 def watched(reference: np.ndarray, labels: np.ndarray | None, metric: str, variant=None, **options) -> OutputFacts:
+    """What is seen of all examples, which is what two pieces of them say together."""
     spec = MetricSpec(metric, metric, **options)
-    watch = Watch("out", [(spec, None if labels is None else "")])
     variant = reference if variant is None else variant
-    for start in range(0, len(reference), 7):
-        rows = slice(start, start + 7)
-        watch.add(variant[rows], reference[rows], {} if labels is None else {"": labels[rows]}, start)
-    return watch.facts()
+
+    def looked(first: int, last: int) -> Watch:
+        watch = Watch("out", [(spec, None if labels is None else "")])
+        for start in range(first, last, 7):
+            rows = slice(start, min(start + 7, last))
+            watch.add(variant[rows], reference[rows], {} if labels is None else {"": labels[rows]}, range(start, last))
+        return watch
+
+    whole, joined = looked(0, len(reference)), looked(0, len(reference) // 3)
+    joined.join(looked(len(reference) // 3, len(reference)))
+    assert joined.facts() == whole.facts()
+    return whole.facts()
 
 
 def test_decisions_are_counted_beside_their_labels() -> None:

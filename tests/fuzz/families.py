@@ -381,12 +381,14 @@ def shards(rng: Random, place: Place) -> None:
             "manifest": model["manifest"]["repository_path"],
             "name": model["name"],
             "variants": [variant["name"] for variant in model["variants"]],
+            "pieces": rng.choice((1, 1, 1, 1, 2)),
         }
         for model in whole["models"]
     ]
     wrong, paths = rng.randrange(2), []
     for number in range(2):
-        part = {**whole, "models": whole["models"][number::2], "shard": {"number": number + 1, "of": 2, "plan": plan}}
+        shard = {"number": number + 1, "of": 2, "plan": plan, "pieces": []}
+        part = {**whole, "models": whole["models"][number::2], "shard": shard}
         content = _another(rng, part, whole["models"]) if number == wrong else json.dumps(part).encode()
         paths.append(place.write(f"{number}/report.json", content))
     found, parts = merged(paths), [read_report(path) for path in paths]

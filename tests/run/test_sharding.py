@@ -22,10 +22,13 @@ from tflite_guard.manifest.types import (
     DatasetSpec,
     EvaluationOptions,
     FileSpec,
+    FunctionSpec,
+    MetricSpec,
     ModelSpec,
     ReferenceSpec,
     VariantSpec,
 )
+from tflite_guard.protocol import Piece
 from tflite_guard.reports.json import read, render
 from tflite_guard.results import ManifestInfo, PlannedModel, Report, Verdict
 from tflite_guard.run import sharding
@@ -96,6 +99,67 @@ def test_a_model_that_takes_longer_than_a_shard_should_is_split() -> None:
     work = jobs(["int8"] * 40, ["int8"])
     sizes = [sum(len(job.model.variants) for job in sharding.part(work, number, 3)) for number in (1, 2, 3)]
     assert sizes == [15, 15, 11]  # with two references in the last, 38 seconds each
+
+
+def _long(*seconds: float) -> dict[tuple[str, str, str | None], float]:
+    """An earlier run of models of one variant, int8, whose references took so long and variants a second."""
+    took = {("m.json", f"model {number}", None): each for number, each in enumerate(seconds)}
+    return took | {("m.json", f"model {number}", "0 int8"): 1.0 for number in range(len(seconds))}
+
+
+@given(st.lists(st.floats(1, 5000), min_size=1, max_size=6), st.integers(1, 9))
+def test_every_piece_is_in_one_shard_and_none_is_much_dearer_than_a_share(seconds: list[float], of: int) -> None:
+    work, took = jobs(*[["int8"]] * len(seconds)), _long(*seconds)
+    cut = sharding.cut(work, of, took)
+    assert cut == sharding.cut(work, of, took)
+    dealt = [(job.model.name, job.piece) for part in sharding.parts(cut, of, took) for job in part]
+    assert dealt == [(job.model.name, job.piece) for job in cut]
+    share = max(sum(seconds) + len(seconds), of * sharding.SUITED) / of
+    for number, each in enumerate(seconds):
+        pieces = [job.piece for job in cut if job.model.name == f"model {number}"]
+        if each + 1 <= share:
+            assert pieces == [None]
+        else:
+            count = len(pieces)
+            assert pieces == [Piece(place, count) for place in range(1, count + 1)]
+            assert (each + 1) / count <= share < (each + 1) / (count - 1)
+    assert [(one.name, one.pieces) for one in sharding.plan(cut)] == [
+        (job.model.name, sum(job.model.name == other.model.name for other in cut)) for job in work
+    ]
+
+
+def test_pieces_make_shards_even_that_whole_evaluation_data_does_not() -> None:
+    work, took = jobs(["int8"], ["int8"]), _long(3000.0, 20.0)
+    whole, cut = sharding.parts(work, 3, took), sharding.parts(sharding.cut(work, 3, took), 3, took)
+    assert _names(whole) == [["model 0"], ["model 1"], []]
+    assert _names(cut) == [["model 0"], ["model 0"], ["model 0", "model 1"]]
+
+
+UNCUT: dict[str, Callable[[ModelSpec], ModelSpec]] = {
+    "kept state": lambda model: replace(model, state="kept"),
+    "recorded reference": lambda model: replace(model, reference=ReferenceSpec("outputs", FileSpec("a.npz"))),
+    "data by a function": lambda model: replace(
+        model, evaluation=replace(model.evaluation, source="python", function=FunctionSpec("m:f", "/"))
+    ),
+    "a metric of one's own": lambda model: replace(
+        model, metrics=(MetricSpec("own", "python", python=FunctionSpec("m:f", "/")),)
+    ),
+    "an early end": lambda model: _evaluated(model, EvaluationOptions(confidence=0.95)),
+    "recorded outputs": lambda model: _evaluated(model, EvaluationOptions(observed_outputs=FileSpec("a.npz"))),
+    "no variants": lambda model: replace(model, variants=()),
+}
+
+
+def _evaluated(model: ModelSpec, options: EvaluationOptions) -> ModelSpec:
+    return replace(model, variants=tuple(replace(one, evaluation=options) for one in model.variants))
+
+
+@pytest.mark.parametrize("kind", UNCUT)
+def test_what_looks_at_all_examples_is_not_cut(kind: str) -> None:
+    (job,), took = jobs(["int8"]), _long(3000.0)
+    assert len(sharding.cut([job], 4, took)) == 4
+    whole = replace(job, model=UNCUT[kind](job.model))
+    assert sharding.cut([whole], 4, took) == [whole]
 
 
 def test_a_cluster_gets_some_shards_for_each_that_works_and_none_that_is_short() -> None:

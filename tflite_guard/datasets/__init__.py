@@ -67,6 +67,8 @@ class Dataset(msgspec.Struct, frozen=True):
     """The file of each of the source's examples, where each has one."""
     under_way: UnderWay | None = None
     """Told which examples are being read."""
+    whole: Dataset | None = None
+    """What this is a piece of; None where it is all."""
 
     @property
     def examples(self) -> int:
@@ -77,6 +79,14 @@ class Dataset(msgspec.Struct, frozen=True):
         """The same examples in another order: `blocks` are their places, rising within each block."""
         rows = [np.asarray(self.rows)[block] for block in blocks]
         return replace(self, rows=np.concatenate(rows), blocks=rows)
+
+    def piece(self, first: int, last: int) -> Dataset:
+        """The examples at the places from `first` to before `last`, as a dataset of its own."""
+        return replace(self, rows=self.rows[first:last], whole=self)
+
+    def first_of_all(self, size: int) -> Batch | None:
+        """The first examples of what this is a piece of, at most so many; None where this is all."""
+        return None if self.whole is None else next(self.whole.batches(size))
 
     def batches(self, size: int, *, with_labels: bool = True) -> Iterator[Batch]:
         """Yields the examples in order, `size` at a time, fewer at the end of a block and at the end.

@@ -97,6 +97,21 @@ class Answers:
             for one in self._worst[:MOST_PICTURES]
         ]
 
+    def join(self, other: Answers) -> None:
+        """Take in what was collected on the examples behind."""
+        self._single = self._single and other._single
+        for own, theirs in (
+            (self._actual, other._actual),
+            (self._reference_right, other._reference_right),
+            (self._variant_right, other._variant_right),
+        ):
+            own.update(theirs)
+        self._examples += other._examples
+        self._changed += other._changed
+        self._lost += other._lost
+        self._gained += other._gained
+        self._worst = sorted([*self._worst, *other._worst], key=_badness)[:MOST_CHANGED]
+
     def _tally(self, numbers: Array, counted: Array, decided: Array, answers: Array) -> None:
         theirs, ours, differ = counted & (decided == numbers), counted & (answers == numbers), decided != answers
         for counter, which in (

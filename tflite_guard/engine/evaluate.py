@@ -20,7 +20,8 @@ from tflite_guard.datasets.under_way import Doing, untold
 from tflite_guard.engine import graph
 from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibrate import first_not_finite
-from tflite_guard.engine.calibration_facts import Seen, evaluation_seen, facts
+from tflite_guard.engine.calibration_facts import Beside, Seen
+from tflite_guard.engine.collected import Collected, Column, Looks, ordered
 from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
 from tflite_guard.engine.macs import macs
 from tflite_guard.engine.micro import MicroRunner
@@ -32,15 +33,17 @@ from tflite_guard.engine.tflite import PREPARING, Bound, Model, Port, Runner, de
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
-from tflite_guard.metrics import NamedArrays, Scores, concatenate, measure, measure_python, per_example, statistic
+from tflite_guard.metrics import NamedArrays, Scores, concatenate, measure_python
 from tflite_guard.protocol import (
+    COLLECTED,
     Evaluation,
     Measured,
     Names,
     ObservedMeasured,
-    OutputFacts,
+    Piece,
     Sequential,
     Stopping,
+    Stretch,
     TensorInfo,
 )
 from tflite_guard.results import Artifact, Measurement
@@ -49,39 +52,6 @@ from tflite_guard.vocabulary import METRICS, Kernels, StateUse
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 OnProgress = Callable[[int, int], None]
-
-
-@dataclass
-class _Column:
-    """One metric of one output, collected batch by batch."""
-
-    spec: MetricSpec
-    output: str
-    labels: str | None
-    title: str
-    scores: list[Scores] = field(default_factory=list)
-
-    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, rows: Rows) -> None:
-        wanted = None if self.labels is None else labels[self.labels]
-        scores = per_example(self.spec, outputs[self.output], reference[self.output], wanted, rows)
-        self.scores.append(scores)
-
-    def measured(self, groups: Array | None, seed: int) -> Measurement:
-        output = self.output if self.title != self.spec.name else self.spec.output
-        measurement = measure(self.spec, concatenate(self.scores), groups=groups, seed=seed)
-        return replace(measurement, name=self.title, output=output)
-
-    def arrange(self, index: Array) -> None:
-        self.scores = [{key: values[index] for key, values in concatenate(self.scores).items()}]
-
-    def reference(self) -> float | None:
-        """The reference's own value; None where it has none."""
-        scores = concatenate(self.scores)
-        try:
-            value = float(statistic(self.spec, scores)(np.ones((1, len(scores["identical"]))))[0, 0])
-        except EvaluationError:
-            return None
-        return value if np.isfinite(value) else None
 
 
 @dataclass
@@ -132,7 +102,7 @@ class Scorer:
         self._dataset = dataset
         self._reading = reading
         self._groups: list[Array] = []
-        self._columns: list[_Column | _Whole] = []
+        self._columns: list[Column | _Whole] = []
         self._watches: dict[str, Watch] = {}
         labels = [""] if isinstance(dataset.labels, str) else list(dataset.labels or ())
         for key in labels:
@@ -151,10 +121,10 @@ class Scorer:
             for output in _outputs_of(spec, list(names.outputs), labels):
                 self._columns.append(self._column(spec, output, labels, alone=len(names.outputs) == 1))
         for output in names.outputs:
-            own = [(one.spec, one.labels) for one in self._columns if isinstance(one, _Column) and one.output == output]
+            own = [(one.spec, one.labels) for one in self._columns if isinstance(one, Column) and one.output == output]
             self._watches[output] = Watch(output, own)
 
-    def _column(self, spec: MetricSpec, output: str, labels: Sequence[str], *, alone: bool) -> _Column:
+    def _column(self, spec: MetricSpec, output: str, labels: Sequence[str], *, alone: bool) -> Column:
         needs = METRICS[spec.metric].needs_labels
         wanted = _labels_of(spec, output, labels) if needs else None
         if needs and wanted is None:
@@ -163,7 +133,7 @@ class Scorer:
             )
         named = alone or needs or spec.output is not None
         spec = self._reading.settled(spec, output, _labels_of(spec, output, labels))
-        return _Column(spec, output, wanted, spec.name if named else f"{spec.name}[{output}]")
+        return Column(spec, output, wanted, spec.name if named else f"{spec.name}[{output}]")
 
     def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
         """Score one batch; every array's first axis is the batch's."""
@@ -186,14 +156,14 @@ class Scorer:
     @property
     def scored(self) -> list[Scored]:
         """Each measurement's name with its metric and the scores so far; without users' own metrics."""
-        columns = (one for one in self._columns if isinstance(one, _Column))
+        columns = (one for one in self._columns if isinstance(one, Column))
         return [(one.title, one.spec, concatenate(one.scores)) for one in columns]
 
     @property
     def reference_values(self) -> dict[str, float]:
         """The reference's own value of each measurement that it has one of, on what was added."""
         values = {
-            one.title if isinstance(one, _Column) else one.spec.name: one.reference()
+            one.title if isinstance(one, Column) else one.spec.name: one.reference()
             for one in self._columns
             if isinstance(one, _Whole) or one.labels is not None
         }
@@ -205,8 +175,8 @@ class Scorer:
             column.arrange(index)
         self._groups = [np.concatenate(self._groups)[index]] if self._groups else []
 
-    def _titled(self, title: str) -> _Column:
-        return {one.title: one for one in self._columns if isinstance(one, _Column)}[title]
+    def _titled(self, title: str) -> Column:
+        return {one.title: one for one in self._columns if isinstance(one, Column)}[title]
 
     def measurements(self) -> list[tuple[str, Measurement]]:
         """Each metric's name in the manifest with its measurement."""
@@ -216,13 +186,17 @@ class Scorer:
 
     def answers(self, data: Dataset) -> Answers | None:
         """A collector of decisions on `data`; None where no metric decides."""
-        columns = [(one.spec, one.output, one.labels) for one in self._columns if isinstance(one, _Column)]
+        columns = [(one.spec, one.output, one.labels) for one in self._columns if isinstance(one, Column)]
         return Answers.first(columns, data)
 
-    def facts(self) -> tuple[OutputFacts, ...]:
-        """What each output is like."""
-        read = self._reading.found
-        return tuple(replace(one.facts(), multi_label=name in read) for name, one in self._watches.items())
+    def looks(self, ranges: Ranges, answers: Answers | None, beside: Beside | None) -> Looks:
+        """What was seen of the examples that were added, with what was seen of their inputs and by decisions."""
+        seen = None if beside is None else beside.seen()
+        return Looks(self._watches, self._reading.probabilities, ranges, answers, seen)
+
+    def collected(self, looks: Looks) -> Collected:
+        """All that was added. Not for users' own metrics, which see whole arrays."""
+        return Collected([one for one in self._columns if isinstance(one, Column)], self._groups, looks)
 
 
 @dataclass(frozen=True)
@@ -239,10 +213,17 @@ class Subject:
     open_data: Open
     state: StateUse = "reset"
     doing: Doing = untold
+    piece: Piece | None = None
+    """None evaluates all examples."""
+
+    def whole(self) -> Dataset:
+        """All evaluation data, from its start."""
+        return self.open_data(self.dataset, list(self.names.inputs))
 
     def data(self) -> Dataset:
-        """The evaluation data, from its start."""
-        data = self.open_data(self.dataset, list(self.names.inputs))
+        """The evaluation data, or the piece of it, from its start."""
+        data = self.whole()
+        data = data if self.piece is None else data.piece(*self.piece.bounds(data.examples))
         if data.examples != self.recorded.examples:
             raise DataError(
                 f"dataset {self.dataset.name!r} has {data.examples} examples and the reference has outputs of "
@@ -258,8 +239,8 @@ class Subject:
     def run(self, runners: Sequence[Bound], data: Dataset) -> Generator[tuple[Batch, dict[str, Array]]]:
         """Batches of the evaluation data with the .tflite's outputs by canonical name."""
         with about(self.dataset):
-            batches = data.batches(batch_size(data, self.recorded.example_bytes))
-            yield from run_batches(runners, batches, self.state, data)
+            size = batch_size(data, self.recorded.example_bytes)
+            yield from run_batches(runners, data.batches(size), self.state, data, data.first_of_all(size))
 
     def scorer(self) -> Scorer:
         """A collector of this subject's metrics."""
@@ -267,7 +248,7 @@ class Subject:
 
     @cached_property
     def _reading(self) -> LabelReading:
-        return LabelReading(self.recorded, self.data)
+        return LabelReading(self.recorded, self.whole)
 
     def reference_rows(self, batch: Batch, count: int) -> dict[str, Array]:
         """The reference's outputs for a batch."""
@@ -297,50 +278,83 @@ def evaluate(
     `calibration` is what it was calibrated on, to be compared with the inputs. With `stopping` no more examples are
     evaluated than it takes to be certain of the verdict.
     """
-    model = subject.model
     data, scorer = subject.data(), subject.scorer()
     sampling = None if stopping is None else Sampling(stopping, data.examples, subject.dataset.seed)
     data = data if sampling is None else data.in_blocks(sampling.blocks)
+    looks, same, done = _scored(subject, scorer, data, options, progress, calibration, sampling)
+    observed = _observe(subject, options) if options.observed_outputs is not None else None
+    measured = scorer.measurements() if sampling is None else sampling.measurements(done, scorer)
+    measurements = ordered(measured, same.measurements, subject.metrics)
+    found = looks.told(replace(same, measurements=measurements, observed=observed))
+    if stopping is None:
+        return found
+    sequential = Sequential(done, data.examples, stopping.confidence)
+    if not sequential.early:
+        return replace(found, sequential=sequential)
+    whole, reference = _of_reference(subject)
+    seen = {one.output: one.stuck for one in found.outputs}
+    outputs = tuple(replace(one, stuck=seen[one.output]) for one in reference.outputs())
+    return replace(found, outputs=outputs, sequential=replace(sequential, reference=whole.reference_values))
+
+
+def collect(
+    subject: Subject,
+    options: EvaluationOptions,
+    progress: OnProgress,
+    calibration: Seen | None,
+    path: str,
+) -> Evaluation:
+    """Evaluate a .tflite on a piece: what was collected goes to a file, and what is no example's is given."""
+    assert subject.piece is not None
+    data, scorer = subject.data(), subject.scorer()
+    looks, same, _ = _scored(subject, scorer, data, options, progress, calibration, None)
+    scorer.collected(looks).write(path)
+    assert data.whole is not None
+    of = data.whole.examples
+    return replace(same, stretch=Stretch(*subject.piece.bounds(of), of), files=(COLLECTED,))
+
+
+def _scored(
+    subject: Subject,
+    scorer: Scorer,
+    data: Dataset,
+    options: EvaluationOptions,
+    progress: OnProgress,
+    calibration: Seen | None,
+    sampling: Sampling | None,
+) -> tuple[Looks, Evaluation, int]:
+    """Run a .tflite and score it: what was seen, what is no example's, and how many examples there were."""
+    model = subject.model
     runners = subject.runners(options.kernels)
     scoring = _Scoring(subject, scorer, scorer.answers(data), runners[0], sampling)
-    inputs = None if calibration is None else evaluation_seen(subject.recorded.examples)
+    beside = None if calibration is None else _beside(subject, data, calibration)
     ranges = Ranges()
     done = 0
     with closing(subject.run(runners, data)) as stream:
         for batch, outputs in stream:
             ranges.add(batch.inputs)
-            if inputs is not None:
-                inputs.add(batch.inputs)
+            if beside is not None:
+                beside.add(batch.inputs)
             scoring.add(batch, outputs)
             done = batch.start + _length(outputs)
             progress(done, subject.recorded.examples)
             if sampling is not None and sampling.certain(done, scorer):
                 break
     size = Path(model.path).stat().st_size
-    measured = scorer.measurements() if sampling is None else sampling.measurements(done, scorer)
-    answers = scoring.answers
-    found = Evaluation(
-        measurements=_ordered([*measured, *_of_file(subject, size, runners[0])], subject.metrics),
+    same = Evaluation(
+        measurements=_of_file(subject, size, runners[0]),
         artifact=_artifact(model.graph, size, sha256_of(model.path), options.integer),
-        observed=_observe(subject, options) if options.observed_outputs is not None else None,
+        observed=None,
         facts=runners[0].facts(subject.state),
-        outputs=scorer.facts(),
-        inputs=ranges.facts(),
-        calibration=None if calibration is None or inputs is None else facts(calibration, inputs),
         scales=scales(model.graph, model.file_bytes),
-        by_class=None if answers is None else answers.by_class(),
-        changed=None if answers is None else answers.changed(),
         scaling=subject.names.scaling,
     )
-    if stopping is None:
-        return found
-    sequential = Sequential(done, data.examples, stopping.confidence)
-    if not sequential.early:
-        return replace(found, sequential=sequential)
-    whole = _of_reference(subject)
-    seen = {one.output: one.stuck for one in found.outputs}
-    looks = tuple(replace(one, stuck=seen[one.output]) for one in whole.facts())
-    return replace(found, outputs=looks, sequential=replace(sequential, reference=whole.reference_values))
+    return scorer.looks(ranges, scoring.answers, beside), same, done
+
+
+def _beside(subject: Subject, data: Dataset, calibration: Seen) -> Beside:
+    of = (data.whole or data).examples
+    return Beside(calibration, of, 0 if subject.piece is None else subject.piece.bounds(of)[0])
 
 
 @dataclass
@@ -371,13 +385,13 @@ class _Scoring:
             _require_shape("output-shape", f"{path}: output {name!r}", values, "the reference's", reference[name])
 
 
-def _of_reference(subject: Subject) -> Scorer:
-    """The reference's outputs on all examples, scored as if they were a variant's."""
+def _of_reference(subject: Subject) -> tuple[Scorer, Looks]:
+    """The reference's outputs on all examples, scored as if they were a variant's, and what was seen of them."""
     scorer = subject.scorer()
     for batch, count in _labels(subject.data(), subject.recorded.at_once):
         reference = subject.reference_rows(batch, count)
         scorer.add(batch, reference, reference)
-    return scorer
+    return scorer, scorer.looks(Ranges(), None, None)
 
 
 def _labels(data: Dataset, size: int) -> Iterator[tuple[Batch, int]]:
@@ -438,7 +452,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
             if kernels == options.kernels:
                 scorer.add(batch, observed, subject.reference_rows(batch, count))
         steps[kernels] = round(largest, 6)
-    return ObservedMeasured(_ordered(scorer.measurements(), subject.metrics), steps)
+    return ObservedMeasured(ordered(scorer.measurements(), (), subject.metrics), steps)
 
 
 def named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]:
@@ -501,8 +515,9 @@ class _Rows:
         return taken
 
 
-def _of_file(subject: Subject, size: int, runner: Bound) -> Iterator[tuple[str, Measurement]]:
+def _of_file(subject: Subject, size: int, runner: Bound) -> tuple[Measured, ...]:
     """What is measured of the file, whatever the examples; the arena of a microcontroller's interpreter alone."""
+    found = []
     for spec in subject.metrics:
         if spec.metric == "size_bytes":
             value = size
@@ -512,18 +527,11 @@ def _of_file(subject: Subject, size: int, runner: Bound) -> Iterator[tuple[str, 
             value = runner.arena_bytes()
         else:
             continue
-        yield (
-            spec.name,
-            Measurement(
-                spec.name, spec.metric, None, float(value), higher_is_better=False, interval_note="it is exact"
-            ),
+        exact = Measurement(
+            spec.name, spec.metric, None, float(value), higher_is_better=False, interval_note="it is exact"
         )
-
-
-def _ordered(measured: list[tuple[str, Measurement]], metrics: Sequence[MetricSpec]) -> tuple[Measured, ...]:
-    order = [spec.name for spec in metrics]
-    measured.sort(key=lambda item: order.index(item[0]))
-    return tuple(Measured(name, measurement) for name, measurement in measured)
+        found.append(Measured(spec.name, exact))
+    return tuple(found)
 
 
 def _artifact(model: graph.Graph, size: int, sha256: str, integer: bool | None) -> Artifact:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from tflite_guard.engine import graph
 from tflite_guard.engine.surgery import unpack
@@ -42,23 +44,21 @@ NARROWER = 1e-5
 """Of its operator's widest input; an activation of small values has small inputs as well."""
 
 
+@dataclass
 class Watch:
     """Looks at one output of a variant and of its reference, batch by batch."""
 
-    def __init__(self, output: str, specs: Sequence[tuple[MetricSpec, str | None]]) -> None:
-        """`specs` are the metrics of this output, each with the key of its labels."""
-        self._output = output
-        self._decided = _first(specs, DECISIONS)
-        self._agreeing = next((spec for spec, _ in specs if spec.metric == "agreement"), None)
-        self._valued = _first(specs, VALUES)
-        self._bounded = any(spec.metric in (*DECISIONS, "agreement") and not spec.from_logits for spec, _ in specs)
-        self._examples = self._saturated = 0
-        self._near: set[int] = set()
-        self._logits = any(spec.from_logits for spec, _ in specs)
-        self._constancy = _Constancy()
-        self._whole, self._channels = _Stuck(channels=False), _Stuck(channels=True)
-        self._tally = _Tally()
-        self._fit = _Fit()
+    output: str
+    specs: Sequence[tuple[MetricSpec, str | None]]
+    """The metrics of this output, each with the key of its labels."""
+    _examples: int = 0
+    _saturated: int = 0
+    _near: set[int] = field(default_factory=set)
+    _constancy: _Constancy = field(default_factory=lambda: _Constancy())
+    _whole: _Stuck = field(default_factory=lambda: _Stuck(by_channel=False))
+    _channels: _Stuck = field(default_factory=lambda: _Stuck(by_channel=True))
+    _tally: _Tally = field(default_factory=lambda: _Tally())
+    _fit: _Fit = field(default_factory=lambda: _Fit())
 
     def add(self, values: Array, reference: Array, labels: Mapping[str, Array], rows: Rows) -> None:
         """One batch, (n, ...) each; `rows` are its examples' in the data's source."""
@@ -72,31 +72,54 @@ class Watch:
             self._saturated += int((zeros | ones).all(1).sum())
             # What is 0 or 1 to the last bit may be a mask by design; a function that saturates comes near both.
             self._near |= {end for end, seen in ((0, zeros & (units != 0)), (1, ones)) if seen.any()}
-        if self._decided is not None:
-            self._tally.add(_compared(self._decided, reference, labels, rows))
-        elif self._agreeing is not None:
-            self._tally.add_unlabelled(Compared(self._agreeing, reference, reference, None, rows))
-        if self._valued is not None:
-            self._fit.add(_compared(self._valued, reference, labels, rows))
+        decided, agreeing, valued = self._decided, self._agreeing, _first(self.specs, VALUES)
+        if decided is not None:
+            self._tally.add(_compared(decided, reference, labels, rows))
+        elif agreeing is not None:
+            self._tally.add_unlabelled(Compared(agreeing, reference, reference, None, rows))
+        if valued is not None:
+            self._fit.add(_compared(valued, reference, labels, rows))
+
+    def join(self, other: Watch) -> None:
+        """Take in what was seen of the examples behind."""
+        self._examples += other._examples
+        self._saturated += other._saturated
+        self._near |= other._near
+        self._constancy.join(other._constancy)
+        self._whole.join(other._whole)
+        self._channels.join(other._channels)
+        self._tally.join(other._tally)
+        self._fit.join(other._fit)
+
+    @property
+    def _decided(self) -> tuple[MetricSpec, str] | None:
+        return _first(self.specs, DECISIONS)
+
+    @property
+    def _agreeing(self) -> MetricSpec | None:
+        return next((spec for spec, _ in self.specs if spec.metric == "agreement"), None)
 
     def facts(self) -> OutputFacts:
         """What was seen in all batches."""
+        specs = [spec for spec, _ in self.specs]
+        bounded = any(one.metric in (*DECISIONS, "agreement") and not one.from_logits for one in specs)
+        logits = any(one.from_logits for one in specs)
         return OutputFacts(
-            output=self._output,
+            output=self.output,
             examples=self._examples,
             constant=self._constancy.constant,
             stuck=self._whole.found() or self._channels.found(),
-            saturated=self._saturated if self._bounded or (self._near == {0, 1} and not self._logits) else 0,
+            saturated=self._saturated if bounded or (self._near == {0, 1} and not logits) else 0,
             decided=None if self._decided is None and self._agreeing is None else self._tally.facts(),
             r2=self._fit.r2(),
         )
 
 
+@dataclass
 class Ranges:
     """Looks at the float inputs, batch by batch."""
 
-    def __init__(self) -> None:
-        self._ranges: dict[str, InputRange] = {}
+    _ranges: dict[str, InputRange] = field(default_factory=dict)
 
     def add(self, inputs: Mapping[str, Array]) -> None:
         """One batch, (n, ...) each."""
@@ -104,8 +127,17 @@ class Ranges:
             if values.dtype.kind == "f" and values.size:
                 smallest, largest = float(values.min()), float(values.max())
                 image = values.ndim == 4 and not {1, 3, 4}.isdisjoint((values.shape[1], values.shape[3]))
-                seen = self._ranges.get(name, InputRange(name, smallest, largest, image))
-                self._ranges[name] = InputRange(name, min(seen.smallest, smallest), max(seen.largest, largest), image)
+                self._take(InputRange(name, smallest, largest, image))
+
+    def join(self, other: Ranges) -> None:
+        """Take in what was seen of the examples behind."""
+        for one in other._ranges.values():
+            self._take(one)
+
+    def _take(self, found: InputRange) -> None:
+        seen = self._ranges.get(found.input, found)
+        smallest, largest = min(seen.smallest, found.smallest), max(seen.largest, found.largest)
+        self._ranges[found.input] = replace(found, smallest=smallest, largest=largest)
 
     def facts(self) -> tuple[InputRange, ...]:
         """What was seen in all batches."""
@@ -194,12 +226,12 @@ def _compared(of: tuple[MetricSpec, str], reference: Array, labels: Mapping[str,
     return Compared(spec, reference, reference, labels[key], rows)
 
 
+@dataclass
 class _Constancy:
     """Whether every example's outputs, of a float output, equal the first one's."""
 
-    def __init__(self) -> None:
-        self.constant = False
-        self._first: Array | None = None
+    constant: bool = False
+    _first: Array | None = None
 
     def add(self, values: Array) -> None:
         # Whole numbers are decisions or counts, few of which may well be the same.
@@ -207,64 +239,84 @@ class _Constancy:
             return
         if self._first is None:
             self._first = values[:1].copy()
-        self.constant = np.array_equal(np.broadcast_to(self._first, values.shape), values)
+        self.constant = bool(np.array_equal(np.broadcast_to(self._first, values.shape), values))
+
+    def join(self, other: _Constancy) -> None:
+        if other._first is not None:
+            self.add(other._first)
+            self.constant = self.constant and other.constant
 
 
+@dataclass
 class _Stuck:
     """Values of a float output that the variant gives every example alike, and how far the reference's lie apart.
 
     Looked at are the whole output or its channels. Whatever has varied once is not looked at again.
     """
 
-    def __init__(self, *, channels: bool) -> None:
-        self._by_channel = channels
-        self._left: Array | None = None
-        """Positions of an example, or channels, that never varied in the variant; None before the first batch."""
-        self._of = 0
-        self._ends = np.empty((2, 2, 0))
-        """The least and the largest value of the variant and of the reference there, (2, 2, left) float64."""
-        self._least, self._most = np.inf, -np.inf
-        """Values of the reference anywhere."""
+    by_channel: bool
+    _left: Array | None = None
+    """Positions of an example, or channels, that never varied in the variant; None before the first batch."""
+    _of: int = 0
+    _ends: Array | None = None
+    """The least and the largest value of the variant and of the reference there, (2, 2, left)."""
+    _reach: Array | None = None
+    """The least and the largest value of the reference anywhere, (2,)."""
 
     def add(self, values: Array, reference: Array) -> None:
         """One batch, (n, ...) each."""
-        axis = _channel_axis(values.shape) if self._by_channel else None
+        axis = _channel_axis(values.shape) if self.by_channel else None
         # Whole numbers are decisions or counts, few of which may well be the same.
-        if values.dtype.kind != "f" or not values.size or (self._by_channel and axis is None):
+        if values.dtype.kind != "f" or not values.size or (self.by_channel and axis is None):
             return
         if self._left is None:
             self._of = int(np.prod(values.shape[1:])) if axis is None else values.shape[axis]
             self._left = np.arange(self._of)
-            self._ends = np.broadcast_to(np.array([[[np.inf]], [[-np.inf]]]), (2, 2, self._of))
-        if not self._left.size:
+        if self._left.size:
+            parts = [_parts(one, axis, self._left).astype(np.float64) for one in (values, reference)]
+            ends = np.array([[one.min(1) for one in parts], [one.max(1) for one in parts]])
+            self._extend(ends, np.array([reference.min(), reference.max()], np.float64))
+
+    def join(self, other: _Stuck) -> None:
+        if other._left is None or other._ends is None or other._reach is None:
             return
-        parts = [_parts(one, axis, self._left) for one in (values, reference)]
-        low = np.minimum(self._ends[0], [one.min(1) for one in parts])
-        high = np.maximum(self._ends[1], [one.max(1) for one in parts])
-        same = low[0] == high[0]
-        if axis is None:
+        if self._left is None or self._ends is None:
+            self._left, self._of, self._ends, self._reach = other._left, other._of, other._ends, other._reach
+            return
+        own, theirs = np.isin(self._left, other._left), np.isin(other._left, self._left)
+        self._left, self._ends = self._left[own], self._ends[..., own]
+        if self._left.size:
+            self._extend(other._ends[..., theirs], other._reach)
+
+    def _extend(self, ends: Array, reach: Array) -> None:
+        """Take in values between these ends, and leave out what varies."""
+        assert self._left is not None
+        if self._ends is not None and self._reach is not None:
+            ends = np.stack([np.minimum(ends[0], self._ends[0]), np.maximum(ends[1], self._ends[1])])
+            reach = np.array([min(reach[0], self._reach[0]), max(reach[1], self._reach[1])])
+        same = ends[0, 0] == ends[1, 0]
+        if not self.by_channel:
             same &= same.all()
-        self._left, self._ends = self._left[same], np.stack([low, high])[..., same]
-        self._least, self._most = min(self._least, float(reference.min())), max(self._most, float(reference.max()))
+        self._left, self._ends, self._reach = self._left[same], ends[..., same], reach
 
     def found(self) -> Stuck | None:
         """What never varies though the reference's does; of channels those alone whose reference clearly does."""
-        if self._left is None or not self._left.size:
+        if self._left is None or self._ends is None or self._reach is None or not self._left.size:
             return None
         spread = self._ends[1, 1] - self._ends[0, 1]
-        width = self._most - self._least
+        width = float(self._reach[1] - self._reach[0])
         clear = spread >= CLEARLY * min(1, width)
-        told = spread > 0 if not self._by_channel else (spread > 0) & clear
+        told = spread > 0 if not self.by_channel else (spread > 0) & clear
         if not told.any():
             return None
-        numbers = tuple(self._left[told].tolist()) if self._by_channel else ()
+        numbers = tuple(self._left[told].tolist()) if self.by_channel else ()
         return Stuck(
-            spread=float(spread.max()),
+            spread=float(spread[told].max()),
             width=width,
             clear=bool(clear.any()),
             channels=numbers[:MOST_NAMES],
             count=len(numbers),
-            of=self._of if self._by_channel else 0,
+            of=self._of if self.by_channel else 0,
         )
 
 
@@ -285,13 +337,13 @@ def _parts(outputs: Array, axis: int | None, which: Array) -> Array:
     return np.moveaxis(taken, -1 if axis is None else axis, 0).reshape(len(which), -1)
 
 
+@dataclass
 class _Tally:
     """Decisions by class, and labels by class."""
 
-    def __init__(self) -> None:
-        self._labels: Counter[int] = Counter()
-        self._decided: Counter[int] = Counter()
-        self._right = 0
+    _labels: Counter[int] = field(default_factory=Counter)
+    _decided: Counter[int] = field(default_factory=Counter)
+    _right: int = 0
 
     def add(self, batch: Compared) -> None:
         decided, _ = decisions(batch.spec, batch.reference)
@@ -306,6 +358,11 @@ class _Tally:
         if not is_decided(batch.outputs) and not is_one_unit(batch.outputs) and not batch.spec.multi_label:
             self._decided.update(decisions(batch.spec, batch.reference)[0].reshape(-1).tolist())
 
+    def join(self, other: _Tally) -> None:
+        self._labels.update(other._labels)
+        self._decided.update(other._decided)
+        self._right += other._right
+
     def facts(self) -> Decided:
         return Decided(
             decisions=self._labels.total(),
@@ -316,34 +373,42 @@ class _Tally:
         )
 
 
+@dataclass
 class _Fit:
     """Squared differences from the labels, and of the labels from their mean, for each value of an output."""
 
-    def __init__(self) -> None:
-        self._examples = 0
-        self._shift: Array | None = None
-        self._sums: Array | None = None
+    _examples: int = 0
+    _residual: Array | None = None
+    _mean: Array | None = None
+    _spread: Array | None = None
 
     def add(self, batch: Compared) -> None:
         labels = flat(value_labels(batch))
-        if not len(labels):
-            return
-        if self._shift is None:
-            self._shift = labels[0].copy()
-        # Labels less the first, so that the difference of squares below keeps its digits.
-        moved = labels - self._shift
-        residuals = np.square(flat(batch.reference).astype(np.float64) - labels)
-        sums = np.stack([residuals.sum(0), moved.sum(0), np.square(moved).sum(0)])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._examples += len(labels)
+        if len(labels):
+            mean = labels.mean(0)
+            residual = np.square(flat(batch.reference).astype(np.float64) - labels).sum(0)
+            self.join(_Fit(len(labels), residual, mean, np.square(labels - mean).sum(0)))
+
+    def join(self, other: _Fit) -> None:
+        """Chan, Golub and LeVeque 1983: sums of squares around the means of two samples to that of both."""
+        if self._residual is None or self._mean is None or self._spread is None:
+            self._residual, self._mean, self._spread = other._residual, other._mean, other._spread
+        elif other._residual is not None and other._mean is not None and other._spread is not None:
+            share = other._examples / (self._examples + other._examples)
+            apart = other._mean - self._mean
+            self._residual = self._residual + other._residual
+            self._spread = self._spread + other._spread + np.square(apart) * (self._examples * share)
+            self._mean = self._mean + apart * share
+        self._examples += other._examples
 
     def r2(self) -> float | None:
-        """The mean of the values' R2; None where the labels of a value never vary, or nothing was seen."""
-        if self._sums is None:
+        """The mean of the values' R2; None where the labels of a value never vary, or nothing was seen.
+
+        Rounded to what does not depend on where batches and pieces end.
+        """
+        if self._residual is None or self._mean is None or self._spread is None:
             return None
-        residual, first, second = self._sums
-        total = second - np.square(first) / self._examples
-        if not (total > 1e-12 * second).all():
+        if not (self._spread > 1e-24 * self._examples * np.square(self._mean)).all():
             return None
-        found = float((1 - residual / total).mean())
-        return found if np.isfinite(found) else None
+        found = float((1 - self._residual / self._spread).mean())
+        return round(float(f"{found:.9g}"), 9) if np.isfinite(found) else None

@@ -18,7 +18,7 @@ from tflite_guard.datasets.sources import Rows, runs
 from tflite_guard.engine.running import require_shape
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import DatasetSpec, FileSpec
-from tflite_guard.protocol import TensorInfo
+from tflite_guard.protocol import LARGEST_BATCH, TensorInfo
 
 Array = npt.NDArray[Any]
 Open = Callable[[DatasetSpec, list[str]], Dataset]
@@ -215,6 +215,7 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
 
 def batch_size(dataset: Dataset, output_bytes: int) -> int:
     """Examples to run at a time, of outputs of so many bytes each."""
-    first = next(iter(dataset.batches(1, with_labels=False)), None)
+    first = next(iter((dataset.whole or dataset).batches(1, with_labels=False)), None)
     size = 0 if first is None else sum(array.nbytes for array in first.inputs.values())
-    return rows_within(size + output_bytes, most=64)
+    # Powers of two, so that pieces of the data, which begin at multiples of the largest, have the same batches.
+    return 1 << (rows_within(size + output_bytes, most=LARGEST_BATCH).bit_length() - 1)

@@ -174,10 +174,12 @@ def run_batches(
     batches: Iterable[Batch],
     state: StateUse = "reset",
     data: Dataset | None = None,
+    checked: Batch | None = None,
 ) -> Iterator[tuple[Batch, Arrays]]:
     """Each batch with its outputs, in order, computed by as many threads as there are runners of the same model.
 
-    `data` is what they are of, and tells which of its examples are run. Where state is kept, one runner does it all, in
+    `data` is what they are of, and tells which of its examples are run. `checked` are those that show whether a batch
+    gives what its examples give singly; None means the first batch. Where state is kept, one runner does it all, in
     order: state is then forgotten where another group begins. At most two batches per runner are held at a time, so
     memory does not grow with the data.
     """
@@ -188,8 +190,9 @@ def run_batches(
     leader = runners[0]
     kept = leader.stateful and state == "kept"
     if not leader.one_by_one:
-        with _running(data, first.rows[:SELF_CHECKED]):
-            leader.self_check(first.inputs)
+        checked = checked or first
+        with _running(data, checked.rows[:SELF_CHECKED]):
+            leader.self_check(checked.inputs)
     idle: queue.SimpleQueue[Running] = queue.SimpleQueue()
     for runner in runners[: 1 if kept else None]:
         runner.one_by_one = leader.one_by_one

@@ -22,6 +22,8 @@ from tflite_guard.datasets.under_way import UnderWay
 from tflite_guard.errors import ConversionError, DataError, ModelFileError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, DatasetSpec, FileSpec, ReferenceSpec
 from tflite_guard.protocol import (
+    COLLECTED,
+    Aggregate,
     AnyRequest,
     ApplyRecipe,
     Convert,
@@ -38,6 +40,7 @@ from tflite_guard.protocol import (
     SavedOperator,
     SaveOperator,
     Scales,
+    Stretch,
     WeightFacts,
 )
 from tflite_guard.results import Remedy
@@ -90,7 +93,9 @@ class Session:
             case ApplyRecipe():
                 return self._recipe(request, out)
             case Evaluate():
-                return self._evaluate(request)
+                return self._evaluate(request, out)
+            case Aggregate():
+                return _aggregate(request)
             case ReadScales():
                 return _scales(request)
             case Diagnose():
@@ -132,11 +137,18 @@ class Session:
         if request.state == "reset":
             data = replace(data, group=None)
         opened = self._open(canonical(data, names), list(names.inputs))
+        stretch = None
+        if request.piece is not None:
+            stretch = Stretch(*request.piece.bounds(opened.examples), opened.examples)
+            opened = opened.piece(stretch.first, stretch.last)
+            if not opened.examples:
+                return ReferenceOutputs((), 0, names, stretch=stretch)
         with about(data), _beside(beside):
-            batches = opened.batches(batch_size(opened, example_bytes(names.outputs.values())))
-            stream = ((batch.rows, outputs) for batch, outputs in run_batches(runners, batches, request.state, opened))
+            size = batch_size(opened, example_bytes(names.outputs.values()))
+            ran = run_batches(runners, opened.batches(size), request.state, opened, opened.first_of_all(size))
+            stream = ((batch.rows, outputs) for batch, outputs in ran)
             files, examples = write_outputs(stream, out, self._progress, spec.path, opened.examples)
-        return ReferenceOutputs(files, examples, names, runners[0].facts(request.state))
+        return ReferenceOutputs(files, examples, names, runners[0].facts(request.state), stretch)
 
     def _convert(self, request: Convert, out: str) -> Converted:
         conversion = request.conversion
@@ -168,12 +180,15 @@ class Session:
             )
         return _written(model, out)
 
-    def _evaluate(self, request: Evaluate) -> Evaluation:
-        from tflite_guard.engine.evaluate import evaluate
+    def _evaluate(self, request: Evaluate, out: str) -> Evaluation:
+        from tflite_guard.engine.evaluate import collect, evaluate
 
         subject = self._subject(request)
         seen = self._calibration_seen(request, subject.names)
-        found = evaluate(subject, request.options, self._progress, seen, request.stopping)
+        if request.piece is None:
+            found = evaluate(subject, request.options, self._progress, seen, request.stopping)
+        else:
+            found = collect(subject, request.options, self._progress, seen, str(Path(out) / COLLECTED))
         weights = None if request.float32 is None else _weights(request.float32, subject.model)
         return replace(found, reference=request.facts, weights=weights)
 
@@ -211,6 +226,7 @@ class Session:
             open_data=self._open,
             state=request.state,
             doing=self._doing,
+            piece=request.piece,
         )
 
     def _diagnose(self, request: Diagnose) -> Diagnosed:
@@ -464,6 +480,13 @@ def _with_state(data: DatasetSpec, state: StateUse) -> DatasetSpec:
             "in order; remove `limit`"
         )
     return data
+
+
+def _aggregate(request: Aggregate) -> Evaluation:
+    from tflite_guard.engine.collected import joined
+
+    found = joined(request.collected, request.examples)
+    return found.evaluation(request.evaluation, request.metrics, request.dataset.seed)
 
 
 def _scales(request: ReadScales) -> Scales:

@@ -58,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True):
         """Whether the content of one file is what was stored."""
         stored = self.files[name]
         try:
-            with _regular(self.folder / name) as stream:
+            with regular(self.folder / name) as stream:
                 # The size first: a file that has grown may be larger than anybody wants to read.
                 if os.fstat(stream.fileno()).st_size != stored.size:
                     return False
@@ -282,7 +282,7 @@ def _read_index(folder: Path, key: str) -> _Content | None:
     if folder.is_symlink():
         return None
     try:
-        with _regular(folder / _INDEX) as stream:
+        with regular(folder / _INDEX) as stream:
             index = msgspec.json.decode(stream.read(_LARGEST_INDEX), type=_Index)
         return msgspec.json.decode(index.content, type=_Content) if index.check == _check(key, index.content) else None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -313,13 +313,13 @@ def _copy(source: str | Path, target: Path, folder: int | None, pause: Pause) ->
 def _result(source: str | Path, folder: int | None) -> BufferedReader:
     """A file that a child left, opened to read."""
     try:
-        return _regular(source, folder)
+        return regular(source, folder)
     except OSError as error:
         told = f"left, {os.path.basename(source)}, cannot be read ({error.strerror})"
         raise EvaluationError("crash", f"a file that the model's process {told}") from None
 
 
-def _regular(path: str | Path, folder: int | None = None) -> BufferedReader:
+def regular(path: str | Path, folder: int | None = None) -> BufferedReader:
     """A regular file, opened to read. Raises OSError for anything else; links are not followed."""
     # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)

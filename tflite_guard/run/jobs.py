@@ -13,6 +13,7 @@ from tflite_guard.errors import UsageError
 from tflite_guard.files import repository_path
 from tflite_guard.judgement.baseline import Baseline
 from tflite_guard.manifest.types import Conversion, FileSpec, FunctionSpec, Manifest, ModelSpec, VariantSpec
+from tflite_guard.protocol import Piece
 from tflite_guard.results import ManifestInfo
 from tflite_guard.vocabulary import DiagnoseUse
 
@@ -47,6 +48,8 @@ class Options(msgspec.Struct, frozen=True):
     """A report of an earlier run, by whose times the parts are made even."""
     offline: bool = False
     """Fetch nothing: files elsewhere are taken from the cache alone."""
+    scores: str | None = None
+    """The folder for the scores of pieces of evaluation data; None has a shard do whole evaluation data alone."""
     every_example: bool = False
     """Evaluate all of them, whatever `stop_when` says: what is recorded must not be of a part."""
 
@@ -60,6 +63,8 @@ class Job(msgspec.Struct, frozen=True):
     data_roots: tuple[str, ...]
     model: ModelSpec
     baseline: Baseline | None = None
+    piece: Piece | None = None
+    """Of its evaluation data; None means all."""
 
 
 def jobs(manifests: Sequence[Manifest], options: Options, baselines: Mapping[str, Baseline] | None = None) -> list[Job]:

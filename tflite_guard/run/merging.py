@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from tflite_guard.errors import EvaluationError, UsageError
+from tflite_guard.errors import EvaluationError, GuardError, UsageError
+from tflite_guard.judgement.baseline import compare
+from tflite_guard.manifest.types import VariantSpec
+from tflite_guard.protocol import Piece, Stretch
 from tflite_guard.results import (
     MOST_LISTED,
     ModelResult,
@@ -19,34 +23,52 @@ from tflite_guard.results import (
     VariantResult,
     Verdict,
 )
+from tflite_guard.run import pieces
+from tflite_guard.run.jobs import Job, Options, hidden_rungs
+from tflite_guard.run.pieces import Found, Rung
+from tflite_guard.run.pipeline import Scored, joined, report_of_models, summed
 from tflite_guard.run.sharding import note, require_distinct
 from tflite_guard.run.steps import environment, tool_version
+from tflite_guard.run.workshop import Workshop
+from tflite_guard.vocabulary import DiagnoseUse
 
 PROCESSOR = "processor"
 """What of the environment may differ between shards."""
 
 
 def merged(reports: Mapping[str, Report]) -> Report:
-    """One report of all shards, by the paths that they were read from.
+    """One report of all shards, by the paths that they were read from, with what they have scored beside them.
 
     Raises:
-        UsageError: a shard is missing or there twice, or they are not of one run.
+        UsageError: a shard or a piece is missing or there twice, or they are not of one run.
         EvaluationError: a shard has no results.
     """
     shards = _in_order(reports)
     path, first = next(iter(shards.items()))
     for other, one in shards.items():
         _require_alike(path, first, other, one)
-    _require_one_commit(shards)
-    require_distinct(_shard(first).plan)
-    models = tuple(_model(planned, parts) for planned, parts in _by_model(shards, _shard(first).plan))
+    plan = _shard(first).plan
+    require_distinct(plan)
+    found = [one for path, report in shards.items() for one in pieces.read(path, report)]
+    _require_one_commit(shards, found)
+    wholes = _wholes(_by_planned(found, plan))
+    cut = {(planned.manifest, planned.name): model for planned, (model, _) in zip(_cut(plan), wholes, strict=True)}
+    models = tuple(
+        cut[planned.manifest, planned.name] if planned.pieces > 1 else _model(planned, parts)
+        for planned, parts in _by_model(shards, plan)
+    )
     every = shards.values()
     return replace(
         first,
         verdict=Verdict.worst(model.verdict for model in models),
         models=models,
         notes=(
-            *_woven([[found for found in one.notes if found != note(_shard(one), one.models)] for one in every]),
+            *_woven(
+                [
+                    *([found for found in one.notes if found != note(_shard(one), one.models)] for one in every),
+                    *(notes for _, notes in wholes),
+                ]
+            ),
             *_processors(every),
         ),
         shard=None,
@@ -131,15 +153,166 @@ def _require_alike(first: str, report: Report, path: str, other: Report) -> None
         raise UsageError(f"{path}: is a shard of another run than {first}; run all shards with the same arguments")
 
 
-def _require_one_commit(shards: Mapping[str, Report]) -> None:
+def _require_one_commit(shards: Mapping[str, Report], found: Iterable[Found]) -> None:
     """Raise UsageError where two reports are of different texts of one manifest."""
     met: dict[str, tuple[str, str]] = {}
-    for path, one in shards.items():
-        for model in one.models:
-            name, sha256 = model.manifest.repository_path, model.manifest.sha256
-            first, known = met.setdefault(name, (path, sha256))
-            if known != sha256:
-                raise UsageError(f"{path}: {name} is another than in {first}; run all shards on the same commit")
+    told = [(path, model.manifest) for path, one in shards.items() for model in one.models]
+    told += [(one.report, one.piece.job.manifest) for one in found]
+    for path, manifest in told:
+        name, sha256 = manifest.repository_path, manifest.sha256
+        first, known = met.setdefault(name, (path, sha256))
+        if known != sha256:
+            raise UsageError(f"{path}: {name} is another than in {first}; run all shards on the same commit")
+
+
+def _cut(plan: Iterable[PlannedModel]) -> list[PlannedModel]:
+    return [one for one in plan if one.pieces > 1]
+
+
+def _by_planned(found: Iterable[Found], plan: Sequence[PlannedModel]) -> list[tuple[PlannedModel, list[Found]]]:
+    """What was scored of each model whose evaluation data is cut. Raises UsageError for what is not of the plan."""
+    held: dict[tuple[str, str], tuple[PlannedModel, list[Found]]] = {
+        (one.manifest, one.name): (one, []) for one in _cut(plan)
+    }
+    for one in found:
+        job = one.piece.job
+        planned, parts = held.get((job.manifest.repository_path, job.model.name), (None, []))
+        number = job.piece
+        if planned is None or number is None or number.of != planned.pieces or not 1 <= number.number <= number.of:
+            raise UsageError(f"{one.report}: has a piece of model {job.model.name!r} that is not of its run; {_AGAIN}")
+        parts.append(one)
+    return [*held.values()]
+
+
+_AGAIN = "run that shard again"
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    """A model whose evaluation data was cut, put together and not judged."""
+
+    job: Job
+    reference: ReferenceResult
+    rungs: list[list[Scored]]
+    asked: dict[str, tuple[str, ...]] | None
+    diagnose: DiagnoseUse
+
+    def judged(self, workshop: Workshop) -> tuple[ModelResult, Sequence[str]]:
+        """Its result, with what it and its manifest's baseline differ in."""
+        result = joined(self.job, self.reference, self.rungs, self.diagnose, workshop)
+        baseline = self.job.baseline
+        if self.asked is None or baseline is None:
+            return result, ()
+        return result, compare(report_of_models([result]), baseline, self.asked)
+
+
+def _wholes(parts: Sequence[tuple[PlannedModel, list[Found]]]) -> list[tuple[ModelResult, Sequence[str]]]:
+    """The results of the models that were cut, each with its notes on the baseline."""
+    whole = [(planned, _joined(planned, found)) for planned, found in parts]
+    if not whole:
+        return []
+    with Workshop([], Options()) as workshop:
+        return [_judged(planned, one, workshop) for planned, one in whole]
+
+
+def _judged(planned: PlannedModel, whole: _Whole, workshop: Workshop) -> tuple[ModelResult, Sequence[str]]:
+    try:
+        return whole.judged(workshop)
+    except GuardError:
+        raise
+    except Exception as error:  # files from elsewhere can say, with the right types, what no run has said
+        workshop.pool.log(traceback.format_exc())
+        what = f"{type(error).__name__}: {str(error)[:300]}"
+        raise UsageError(
+            f"the pieces of model {planned.name!r} of {planned.manifest} do not fit together ({what}); run all shards "
+            "again"
+        ) from error
+
+
+def _joined(planned: PlannedModel, parts: Sequence[Found]) -> _Whole:
+    """All pieces of a model. Raises UsageError where one is missing, there twice, or of something else."""
+    if not parts:
+        raise UsageError(f"no report has a piece of model {planned.name!r}, which {planned.manifest} asks for")
+    specs: dict[str, VariantSpec] = {}
+    variants: dict[str, dict[int, _Part]] = {name: {} for name in planned.variants}
+    hidden: dict[str, dict[int, _Part]] = {}
+    references: dict[int, ReferenceResult] = {}
+    for one in parts:
+        model, number = one.piece.job.model, one.number
+        references.setdefault(number, one.piece.reference)
+        own = hidden_rungs(model)
+        for spec, rung in zip(own, one.piece.rungs, strict=False):
+            hidden.setdefault(spec.name, {}).setdefault(number, _Part(one, rung))
+        for spec, rung in zip(model.variants, one.piece.rungs[len(own) :], strict=True):
+            what = f"{one.report}: has piece {number} of variant {spec.name!r} of model {planned.name!r}"
+            if spec.name not in variants:
+                raise UsageError(f"{what}, which is not of its run; {_AGAIN}")
+            if number in variants[spec.name]:
+                first = variants[spec.name][number].found.report
+                raise UsageError(f"{what}, as {first} has; run all shards with the same arguments")
+            specs[spec.name] = spec
+            variants[spec.name][number] = _Part(one, rung)
+    for name, held in variants.items():
+        _require_pieces(held, planned, f"variant {name!r} of model {planned.name!r}")
+    job = parts[0].piece.job
+    job = replace(job, piece=None, model=replace(job.model, variants=tuple(specs[name] for name in planned.variants)))
+    own = hidden_rungs(job.model)
+    for spec in own:
+        _require_pieces(hidden.get(spec.name, {}), planned, f"the float conversion of model {planned.name!r}")
+    rungs = [hidden[spec.name] for spec in own] + [*variants.values()]
+    return _Whole(
+        job,
+        replace(parts[0].piece.reference, seconds=summed(one.seconds for one in references.values())),
+        [[held[number].scored for number in sorted(held)] for held in rungs],
+        parts[0].piece.asked,
+        parts[0].piece.diagnose,
+    )
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """A rung on one piece, and where it was."""
+
+    found: Found
+    rung: Rung
+
+    @property
+    def scored(self) -> Scored:
+        return self.rung, self.found.scores(self.rung)
+
+
+def _require_pieces(held: Mapping[int, _Part], planned: PlannedModel, what: str) -> None:
+    """Raise UsageError unless all pieces of a variant are there, of the same artifact on the same data."""
+    absent = next((number for number in range(1, planned.pieces + 1) if number not in held), None)
+    if absent is not None:
+        raise UsageError(
+            f"no report has piece {absent} of {planned.pieces} of the evaluation data of {what}, which "
+            f"{planned.manifest} asks for; run it again"
+        )
+    told = [one for _, one in sorted(held.items()) if one.rung.outcome.error is None]
+    for one in told:
+        if one.rung.subject != told[0].rung.subject:
+            first = told[0].found.report
+            raise UsageError(
+                f"{one.found.report}: has {what} on other data, or of other files, than {first}; run both again"
+            )
+    evaluated = [(one, one.rung.outcome.evaluation) for one in told if one.rung.outcome.evaluation is not None]
+    for one, evaluation in evaluated:
+        other, of = evaluated[0]
+        if replace(evaluation, stretch=None) != replace(of, stretch=None):
+            made = "made" if evaluation.artifact.sha256 != of.artifact.sha256 else "seen to be"
+            raise UsageError(
+                f"{one.found.report}: {what} was {made} another model than for {other.found.report}, as can come of "
+                "unlike processors; run all shards on machines of one kind"
+            )
+    if not evaluated and len(told) == len(held):
+        raise UsageError(f"{told[0].found.report}: has no examples of {what}, and no other report has; {_AGAIN}")
+    # Pieces of other examples than these would make other figures than all of them.
+    of_all = max((one.stretch.of for _, one in evaluated if one.stretch is not None), default=0)
+    for one in told:
+        start, end = Piece(one.found.number, planned.pieces).bounds(of_all)
+        found = one.rung.outcome.evaluation
+        stretch = Stretch(start, end, of_all) if start < end else None
+        if stretch != (found and found.stretch) or (found is None) != (one.rung.scores is None):
+            raise UsageError(f"{one.found.report}: has other examples of {what} than its piece; {_AGAIN}")
 
 
 def _by_model(

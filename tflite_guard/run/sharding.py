@@ -11,8 +11,9 @@ import msgspec
 from msgspec.structs import replace
 
 from tflite_guard.errors import UsageError
-from tflite_guard.manifest.types import VariantSpec
-from tflite_guard.results import ModelResult, PlannedModel, Report, Shard
+from tflite_guard.manifest.types import ModelSpec, VariantSpec
+from tflite_guard.protocol import Piece
+from tflite_guard.results import MOST_LISTED, ModelResult, PlannedModel, Report, ScoredPiece, Shard
 from tflite_guard.run.jobs import Job
 from tflite_guard.vocabulary import MOST_SHARDS
 
@@ -47,11 +48,45 @@ def parse(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
+def cut(work: Sequence[Job], of: int, known: Measured | None = None) -> list[Job]:
+    """A run's jobs with one for each piece in place of those that take longer than a shard should.
+
+    Of such a model the reference and the dearest variant alone, which no other cut divides, cost more than an even
+    share, or than a shard should take at least.
+    """
+    costs = _costs(work, known or {})
+    share = max(_total(work, costs) / of, SUITED)
+    found: list[Job] = []
+    for one in work:
+        least = costs[_key(one)] + max((costs[_key(one, each.name)] for each in one.model.variants), default=0.0)
+        count = min(of, math.ceil(least / share)) if _divisible(one.model) else 1
+        pieces = [Piece(number, count) for number in range(1, count + 1)]
+        found += [one] if count == 1 else [replace(one, piece=piece) for piece in pieces]
+    return found
+
+
+def _divisible(model: ModelSpec) -> bool:
+    """Whether the examples can be evaluated in pieces: by none of what looks at all, or depends on those before."""
+    return bool(model.variants) and not (
+        model.state == "kept"
+        or model.reference.kind == "outputs"
+        or model.evaluation.function is not None
+        or any(metric.python is not None for metric in model.metrics)
+        or any(one.evaluation.confidence or one.evaluation.observed_outputs for one in model.variants)
+    )
+
+
 def plan(work: Sequence[Job]) -> tuple[PlannedModel, ...]:
     """All that a run is to check. Raises UsageError where reports of shards could not tell it apart."""
     found = tuple(
-        PlannedModel(one.manifest.repository_path, one.model.name, tuple(found.name for found in one.model.variants))
+        PlannedModel(
+            one.manifest.repository_path,
+            one.model.name,
+            tuple(found.name for found in one.model.variants),
+            1 if one.piece is None else one.piece.of,
+        )
         for one in work
+        if one.piece is None or one.piece.number == 1
     )
     require_distinct(found)
     return found
@@ -74,10 +109,13 @@ def suited(work: Sequence[Job], slots: int) -> int:
     At least as many as they are; some for each of them where there are as many models, and each takes long.
     """
     costs = _costs(work, {})
-    units = [unit for place, one in enumerate(work) for unit in _units(place, one, costs)]
-    cost = sum(unit.cost for unit in units) + sum({unit.job: unit.reference for unit in units}.values())
-    most = min(len(units), MOST_SHARDS)
-    return max(1, min(max(slots, min(EACH * slots, len(work), math.ceil(cost / SUITED))), most))
+    most = min(sum(len(one.model.variants) or 1 for one in work), MOST_SHARDS)
+    return max(1, min(max(slots, min(EACH * slots, len(work), math.ceil(_total(work, costs) / SUITED))), most))
+
+
+def _total(work: Sequence[Job], costs: Measured) -> float:
+    """The cost of a run with every reference once."""
+    return sum(costs[_key(one)] + sum(costs[_key(one, each.name)] for each in one.model.variants) for one in work)
 
 
 def measured(report: Report) -> dict[tuple[str, str, str | None], float]:
@@ -123,10 +161,15 @@ def _jobs(work: Sequence[Job], stretch: Sequence[_Unit]) -> list[Job]:
 def note(shard: Shard, models: Sequence[ModelResult]) -> str:
     """What a report says of being a part."""
     mine, every = sum(len(one.variants) for one in models), sum(len(one.variants) for one in shard.plan)
-    return (
-        f"this is shard {shard.number} of {shard.of}, with {mine} of {every} variants; `tflite-guard merge` makes one "
-        "report of all shards"
-    )
+    scored = [f"{_scored(one)}, to be judged by `merge`" for one in shard.pieces[:MOST_LISTED]]
+    scored += ["and more"] if len(shard.pieces) > MOST_LISTED else []
+    told = (f"this is shard {shard.number} of {shard.of}, with {mine} of {every} variants", *scored)
+    return f"{'; '.join(told)}; `tflite-guard merge` makes one report of all shards"
+
+
+def _scored(one: ScoredPiece) -> str:
+    failed = "" if one.error is None else f", where something could not be evaluated: {one.error}"
+    return f"piece {one.number} of {one.of} of the evaluation data of model {one.model!r}{failed}"
 
 
 class _Unit(msgspec.Struct, frozen=True):
@@ -141,9 +184,20 @@ class _Unit(msgspec.Struct, frozen=True):
 
 
 def _units(place: int, one: Job, costs: Measured) -> list[_Unit]:
-    reference = costs[_key(one)]
-    found = [_Unit(place, (each,), costs[_key(one, each.name)], reference) for each in one.model.variants]
+    reference = _of_piece(one, costs[_key(one)], START)
+    found = [
+        _Unit(place, (each,), _of_piece(one, costs[_key(one, each.name)], A_VARIANT), reference)
+        for each in one.model.variants
+    ]
     return found or [_Unit(place, (), 0.0, reference)]
+
+
+def _of_piece(one: Job, cost: float, start: float) -> float:
+    """What a piece costs of what all examples cost, of which some seconds are spent whatever their number."""
+    if one.piece is None:
+        return cost
+    start = min(start, cost)
+    return start + (cost - start) / one.piece.of
 
 
 def _key(one: Job, variant: str | None = None) -> tuple[str, str, str | None]:

@@ -48,7 +48,9 @@ from tflite_guard.vocabulary import METRICS, ToleranceKind
 
 TOOL_NAME = "tflite-guard"
 # The names that children give their files; anything else is not taken from them.
-_FILE = re.compile(r"outputs\.json|[0-9]{1,6}\.npy|model\.tflite|operator(_int8)?\.tflite|(in|out)puts\.npz")
+_FILE = re.compile(
+    r"outputs\.json|collected\.npz|[0-9]{1,6}\.npy|model\.tflite|operator(_int8)?\.tflite|(in|out)puts\.npz"
+)
 FINAL = frozenset({"conversion", "no-kernel", "custom-object"})
 """Kinds of failed conversions that would fail again, whatever the machine; so they are remembered."""
 A = TypeVar("A", ReferenceOutputs, Converted, Evaluation, Diagnosed, SavedOperator)
@@ -105,7 +107,9 @@ class Steps:
         """The reference's outputs over the evaluation data."""
         model = self.job.model
         worker = self.workers.tensorflow if model.reference.kind in OF_TENSORFLOW else self.workers.litert
-        request = RunReference(model.reference, model.evaluation, self.workshop.threads, model.state)
+        request = RunReference(
+            model.reference, model.evaluation, self.workshop.threads, model.state, piece=self.job.piece
+        )
         if self._convert_beside:
             both = replace(request, convert=True)
             try:
@@ -224,6 +228,7 @@ class Steps:
             samples=variant.conversion.calibration_options.samples,
             float32=self._float32() if variant.conversion.tflite is not None else None,
             stopping=self._stopping(variant),
+            piece=self.job.piece,
         )
 
     def _stopping(self, variant: VariantSpec) -> Stopping | None:
@@ -259,30 +264,46 @@ class Steps:
     def known(self, variant: VariantSpec) -> Evaluation | None:
         """The variant's measurements if they are in the cache."""
         key = self._evaluation_key(variant)
-        entry = key.cache.peek(key.hash)
+        # Of a piece a file is needed, of a whole the measurements alone.
+        entry = key.cache.peek(key.hash) if self.job.piece is None else key.cache.get(key.hash, self._pause)
         found: Evaluation | None = None if entry is None else _answer(key, entry, Evaluation)
         return found
 
     @cached_property
     def _reference_key(self) -> _Key:
-        return self._key("reference", self.job.model.reference, self.job.model.evaluation, self.job.model.state)
+        model = self.job.model
+        return self._key("reference", model.reference, model.evaluation, model.state, self.job.piece)
 
     def _evaluation_key(self, variant: VariantSpec) -> _Key:
         """Depends on everything but what is allowed, so that changing a tolerance runs nothing again.
 
         Only where the verdict decides how far an evaluation goes does it depend on what the verdict depends on.
         """
+        return self._key("evaluation", *self._evaluated(variant), self._stopping(variant), self.job.piece)
+
+    def _evaluated(self, variant: VariantSpec) -> tuple[Any, ...]:
         model = self.job.model
-        parts = (model.reference, model.evaluation, model.metrics, model.state, variant.conversion, variant.evaluation)
-        return self._key("evaluation", *parts, self._stopping(variant))
+        return model.reference, model.evaluation, model.metrics, model.state, variant.conversion, variant.evaluation
+
+    def subject(self, variant: VariantSpec) -> str:
+        """The hash of what is evaluated on which data, whatever piece of it, machine and versions."""
+        return key_of(self._contents(self._evaluated(variant)))
+
+    def collected(self, variant: VariantSpec) -> Entry | None:
+        """The entry with the file of what was collected on the piece; None of a variant that was not evaluated."""
+        key = self._evaluation_key(variant)
+        return key.cache.peek(key.hash)
 
     def _key(self, step: str, *parts: Any) -> _Key:
         """What a step's result is kept under: the hash of all that it depends on."""
-        contents = [content(part, partial(self.workshop.hashes, pause=self._pause)) for part in parts]
+        contents = self._contents(parts)
         # What is refused without --allow-code must not be answered without it either.
         found = key_of(step, contents, self.workshop.options.allow_code, _code())
         python = any(isinstance(named, FunctionSpec) for named in named_files(parts))
         return _Key(found, self.workshop.passing if python else self.workshop.cache)
+
+    def _contents(self, parts: Sequence[Any]) -> list[Any]:
+        return [content(part, partial(self.workshop.hashes, pause=self._pause)) for part in parts]
 
     def _step(self, key: _Key, worker: Worker, request: Request[A], variant: str | None, phase: Phase) -> Done:
         entry = key.cache.get(key.hash, self._pause)
