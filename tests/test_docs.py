@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import re
 import shlex
@@ -226,6 +227,17 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
         return {kind.exit_code} | {code for sub in kind.__subclasses__() for code in codes(sub)}
 
     assert codes(GuardError) == {2, 3}
+
+
+def test_the_readme_lists_every_command() -> None:
+    table = README.partition("## Commands")[2].partition("\n\nA MANIFEST")[0]
+    assert set(re.findall(r"^\| `tflite-guard (\w+)", table, re.MULTILINE)) == set(cli.commands)
+
+
+def test_the_page_on_python_lists_every_argument() -> None:
+    listed = (ROOT / "docs/python.md").read_text().partition("options of the command line: ")[2].partition(";")[0]
+    (_, *arguments) = inspect.signature(tflite_guard.check).parameters
+    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(arguments)
 
 
 def test_the_extras_of_the_readme_exist() -> None:

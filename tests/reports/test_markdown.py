@@ -330,7 +330,7 @@ def test_what_failed_is_in_sight_without_a_table_and_figures_are_folded() -> Non
     page = github(render(full()))
     shown = list(in_sight(page))
     (table,) = [one for one in shown if one.tag == "table"]
-    assert [row[0] for row in rows(table)] == ["model", "✅ healthy 1 variant"]
+    assert [row[0] for row in rows(table)] == ["model", "✅ healthy int8"]
     assert "pre" not in {one.tag for one in shown}  # which a phone would not wrap
     assert not [one for one in page.iter("details") if "open" in one.attrib]
     folded = [text_of(one) for one in page.iter("summary")]
@@ -362,11 +362,11 @@ def test_models_that_pass_are_a_row_each_with_the_variant_that_does_worst() -> N
     )
     page = github(render(replace(fixed(), models=models, verdict=Verdict.PASS, notes=())))
     assert rows(page.findall("table")[0])[1:] == [
-        ["✅ labelled 2 variants", "b accuracy", "0.9700 ? float 0.9800", "24.0 kB 3.5× smaller"],
-        ["✅ unlabelled 2 variants", "b sqnr", "30.00 dB was 31.00 dB", "24.0 kB 3.5× smaller"],
-        ["✅ same 1 variant", "a sqnr", "identical", "24.0 kB 3.5× smaller"],
-        ["– nothing 1 variant", "a", "", ""],
-        ["– none 0 variants", "", "", ""],
+        ["✅ labelled b of 2", "0.9700 ? accuracy float 0.9800", "24.0 kB 3.5× smaller"],
+        ["✅ unlabelled b of 2", "30.00 dB sqnr was 31.00 dB", "24.0 kB 3.5× smaller"],
+        ["✅ same a", "identical sqnr", "24.0 kB 3.5× smaller"],
+        ["– nothing a", "", ""],
+        ["– none", "", ""],
     ]
 
 
@@ -474,6 +474,13 @@ def test_keys_and_values_of_a_foreign_report_stay_text(parse: Callable[[str], El
     page = parse(render(foreign(text)))
     assert skeleton(page) == skeleton(parse(render(foreign("harmless"))))
     assert not re.search(DANGEROUS, said(page))
+
+
+def test_a_foreign_reports_limit_that_is_no_number_is_told_without_it() -> None:
+    one = accuracy(0.9, (0.05, 0.1), Verdict.FAIL, tolerance={"max_drop": 0.02, "require": "x"}, failed_limit="require")
+    assert "accuracy went from 0.9800 to 0.9000, worse by 0.0800" in text_of(
+        github(render(with_metrics(one, verdict=Verdict.FAIL)))
+    )
 
 
 @pytest.mark.parametrize("limit", [2000, 5000, COMMENT_LIMIT, SUMMARY_LIMIT])

@@ -366,7 +366,8 @@ def scaling(subgraph: Subgraph) -> list[str]:
     found = []
     for op in subgraph.operators:
         given = [i for i in op.inputs if i >= 0]
-        if op.type not in HANDED_ON or not any(i in carried and readers[i] == 1 for i in given):
+        alone = any(i in carried and readers[i] == 1 for i in given)
+        if op.type not in HANDED_ON or not alone or not op.outputs:
             continue
         constants = [subgraph.tensors[i] for i in given if i not in carried]
         if not all(one.constant and math.prod(one.shape[:-1]) == 1 for one in constants):
@@ -482,7 +483,8 @@ def layer_of(name: str) -> str | None:
 
 NUMBERED = re.compile(r"_\d+$")
 OPERATORS = re.compile(
-    r"(serving_default_.*|StatefulPartitionedCall.*|add|addv2|sub|mul|div|realdiv|truediv|matmul|biasadd|relu6?|softmax|sigmoid|tanh|mean|max|"
+    r"(serving_default_.*|StatefulPartitionedCall.*|add|addv2|sub|mul|div|realdiv|truediv|matmul|biasadd|relu6?|softmax|"
+    r"sigmoid|tanh|mean|max|"
     r"maxpool2d|avgpool|convolution|conv2d|depthwise|depthwiseconv2d|batchnorm|reshape|transpose|perm|tensordot|concat|"
     r"split|unstack|rsqrt|squareddifference|readvariableop|identity|tfl\..*|arith\..*)[_:]?\d*",
     re.IGNORECASE,

@@ -11,7 +11,7 @@ from tflite_guard.reports.variant_table import NBSP, whole
 from tflite_guard.results import MetricResult, ModelResult, VariantResult, Verdict
 from tflite_guard.text import figures
 
-_HEAD = "".join(f"<th>{title}</th>" for title in ("model", "worst variant", "value", "size"))
+_HEAD = "".join(f"<th>{title}</th>" for title in ("model", "worst value", "size"))
 
 
 def table(models: Sequence[tuple[ModelResult, str]]) -> Block:
@@ -20,14 +20,12 @@ def table(models: Sequence[tuple[ModelResult, str]]) -> Block:
 
 
 def _row(model: ModelResult, title: str) -> Item:
-    counted = f"<br><sub>{wording.count(len(model.variants), 'variant')}</sub>"
-    named = f"{MARKS[_judged(model)]}{NBSP}{code(title)}{counted}"
     variant, metric = wording.closest(model) or (next(iter(model.variants), None), None)
-    name = "" if variant is None else code(variant.name)
-    shown = "" if metric is None else f"<br><sub>{code(metric.name)}</sub>"
-    cells = [named, name + shown, _value(metric), "" if variant is None else _size(model, variant)]
-    sides = ("left", "left", "right", "right")
-    row = "".join(f'<td align="{side}">{cell}</td>' for side, cell in zip(sides, cells, strict=True))
+    of = f" of {len(model.variants):,}" if len(model.variants) > 1 else ""
+    shown = "" if variant is None else f"<br><sub>{code(variant.name)}{of}</sub>"
+    named = f"{MARKS[_judged(model)]}{NBSP}{code(title)}{shown}"
+    figures_of = [_value(metric), "" if variant is None else _size(model, variant)]
+    row = f"<td>{named}</td>" + "".join(f'<td align="right">{one}</td>' for one in figures_of)
     return Item(f"<tr>{row}</tr>\n")
 
 
@@ -37,13 +35,14 @@ def _judged(model: ModelResult) -> Verdict | None:
 
 
 def _value(metric: MetricResult | None) -> str:
-    """The variant's value, and below it the reference's, and what the baseline had where that was another."""
+    """The variant's value; below it of what, the reference's, and what the baseline had where that was another."""
     if metric is None:
         return ""
     small = [] if metric.reference is None else [f"float {figures.number(metric.reference, metric.metric)}"]
     small += [f"was {wording.baseline_of(metric)}"] if wording.moved(metric) else []
     doubt = f"{NBSP}<b>?</b>" if metric.conclusive is False else ""
-    return whole(wording.value_of(metric)) + doubt + "".join(f"<br><sub>{whole(one)}</sub>" for one in small)
+    below = [code(metric.name), *map(whole, small)]
+    return whole(wording.value_of(metric)) + doubt + "".join(f"<br><sub>{one}</sub>" for one in below)
 
 
 def _size(model: ModelResult, variant: VariantResult) -> str:

@@ -141,7 +141,8 @@ def failure(metric: MetricResult) -> str:
     name = plain(metric.name)
     if metric.error is not None:
         return f"{name} could not be computed: {plain(metric.error)}"
-    limit = (metric.tolerance or {}).get(metric.failed_limit or "")
+    named = (metric.tolerance or {}).get(metric.failed_limit or "")
+    limit = named if isinstance(named, int | float) else None  # of a report from elsewhere it may be anything
     allowed = next((figure for name, figure in limits(metric) if name == metric.failed_limit), "")
     ends = metric.confidence_interval
     within = f" 95 % interval {figures.interval(ends, metric.metric)}." if ends else ""
