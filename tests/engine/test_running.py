@@ -12,12 +12,13 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from engine_models import EXAMPLES, Case, edited, lone, normal, runner, runners, without_signature
 
-from tflite_guard.datasets import Batch
+from tflite_guard.datasets import Batch, open_dataset
+from tflite_guard.engine.outputs import batch_size
 from tflite_guard.engine.reference import Reference, load_reference
 from tflite_guard.engine.running import Running, run_batches
 from tflite_guard.engine.tflite import Model, Port, Runner, bind
 from tflite_guard.errors import DataError, EvaluationError
-from tflite_guard.manifest.types import FileSpec, ReferenceSpec
+from tflite_guard.manifest.types import DatasetSpec, FileSpec, ReferenceSpec
 from tflite_guard.protocol import Facts, Names, TensorInfo
 
 Serve = Callable[[Any], dict[str, Any]]
@@ -69,6 +70,26 @@ def test_what_depends_on_its_batch_is_run_one_by_one_and_told(tmp_path: Path) ->
         got = outputs([one], data)["y"]
         np.testing.assert_allclose(got, np.repeat(data.max(axis=1, keepdims=True), 4, axis=1))
         assert one.facts("reset") == Facts(batch_dependent=True)
+
+
+def test_a_piece_is_run_as_all_examples_are(tmp_path: Path) -> None:
+    """Whether a batch gives what its examples give singly is seen of the first of all, in every piece."""
+
+    def serve(x: Any) -> dict[str, Any]:
+        return {"y": x + tf.nn.relu(tf.reduce_max(x) - 5.0)}
+
+    values = np.random.default_rng(0).random((150, 4)).astype("float32")
+    values[3] = 6.0  # none behind the first batch is coupled
+    np.savez(tmp_path / "data.npz", x=values)
+    data = open_dataset(DatasetSpec("data", "npz", FileSpec(str(tmp_path / "data.npz")), "x"), ["x"])
+    size = batch_size(data, 16)
+    for one, again in zip(both(tmp_path, serve, (None, 4)), both(tmp_path, serve, (None, 4)), strict=True):
+        whole = [found["y"] for _, found in run_batches([one], data.batches(size), data=data)]
+        piece = data.piece(64, 150)
+        assert batch_size(piece, 16) == size
+        stream = run_batches([again], piece.batches(size), data=piece, checked=piece.first_of_all(size))
+        np.testing.assert_array_equal(np.concatenate([found["y"] for _, found in stream]), np.concatenate(whole)[64:])
+        assert again.facts("reset") == one.facts("reset") == Facts(batch_dependent=True)
 
 
 def test_what_does_not_is_run_together(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from tflite_guard.results import (
 from tflite_guard.run import pieces, sharding
 from tflite_guard.run.jobs import Job, Options, hidden_rungs, job, jobs
 from tflite_guard.run.steps import TOOL_NAME, Event, OnEvent, Steps, environment, shown, tool_version
-from tflite_guard.run.workers import NO_ANSWER, Confinement, OnLog, WorkerPair, WorkerPool, memory_limit
+from tflite_guard.run.workers import NO_ANSWER, Confinement, OnLog, WorkerPool, memory_limit
 from tflite_guard.run.workshop import Workshop
 from tflite_guard.text.naming import titles
 from tflite_guard.vocabulary import REPORT_VERSION, DiagnoseUse
@@ -200,11 +200,16 @@ def joined(
         UsageError: a file of scores is missing, or another than its piece says.
     """
     kept = [[_kept(rung, path, workshop) for rung, path in parts if rung.scores is not None] for parts in rungs]
-    with workshop.pool.pair() as workers:
-        outcomes = [
-            _aggregated(one.model, [rung for rung, _ in parts], copies, workers, workshop)
-            for parts, copies in zip(rungs, kept, strict=True)
-        ]
+    with ThreadPoolExecutor(workshop.threads, thread_name_prefix="rung") as executor:
+        try:
+            futures = [
+                executor.submit(_aggregated, one.model, [rung for rung, _ in parts], copies, workshop)
+                for parts, copies in zip(rungs, kept, strict=True)
+            ]
+            outcomes = _wait_all(futures, lambda: None)
+        except BaseException:
+            workshop.pool.kill()
+            raise
     names = [rung.name for rung in (*hidden_rungs(one.model), *one.model.variants)]
     seconds = {name: summed(rung.seconds for rung, _ in parts) for name, parts in zip(names, rungs, strict=True)}
     result = _model_result(one, reference, _results(one, seconds, outcomes), outcomes)
@@ -251,9 +256,7 @@ def _kept(rung: pieces.Rung, path: str, workshop: Workshop) -> _Kept:
     return _Kept(evaluation, examples, path, str(pieces.kept(path, rung.scores, workshop.passing)))
 
 
-def _aggregated(
-    model: ModelSpec, rungs: Sequence[pieces.Rung], kept: Sequence[_Kept], workers: WorkerPair, workshop: Workshop
-) -> Outcome:
+def _aggregated(model: ModelSpec, rungs: Sequence[pieces.Rung], kept: Sequence[_Kept], workshop: Workshop) -> Outcome:
     """The outcome of a rung on all examples."""
     failed = next((rung.outcome for rung in rungs if rung.outcome.error is not None), None)
     if failed is not None:
@@ -261,7 +264,8 @@ def _aggregated(
     copies, examples = tuple(one.copy for one in kept), tuple(one.examples for one in kept)
     request = Aggregate(kept[0].evaluation, copies, examples, model.evaluation, model.metrics)
     try:
-        found = workers.litert.request(request, deadline=time.monotonic() + workshop.options.timeout)
+        with workshop.pool.pair() as workers:
+            found = workers.litert.request(request, deadline=time.monotonic() + workshop.options.timeout)
     except Exception as error:
         told = _told(workshop, error)
         message = told.message
