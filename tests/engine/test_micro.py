@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +129,22 @@ def test_a_model_whose_arena_is_large_gets_it(make_case: Callable[..., Case]) ->
     x = keras.Input((1000, 1000, 1), name="x")
     wide = make_case("wide", keras.Model(x, keras.layers.Conv2D(8, 1)(x)), {"x": normal(2, 2)})
     assert MicroRunner(Model.read(wide.tflite("float32"))).arena_bytes() > 36_000_000
+
+
+def test_without_the_package_all_else_runs_and_says_what_to_install(tmp_path: Path) -> None:
+    program = f"""
+import sys
+sys.modules["tflite_micro"] = None
+import tflite_guard.engine.evaluate
+from tflite_guard.engine.__main__ import _explain
+from tflite_guard.engine.tflite import Model
+try:
+    tflite_guard.engine.evaluate.opened(Model.read({str(SHIPPED)!r}), "micro", Model.read({str(SHIPPED)!r}).names, 1)
+except ModuleNotFoundError as error:
+    print(_explain(error, "")["message"])
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'tflite-guard[micro]'" in said
 
 
 def test_a_process_ends_with_its_runner() -> None:

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.engine import graph as graphs
-from tflite_guard.engine import micro_process
 from tflite_guard.engine.tflite import Bound, Model, dequantize
 from tflite_guard.errors import EvaluationError, ModelFileError
 from tflite_guard.protocol import Names
@@ -26,6 +25,8 @@ from tflite_guard.text.plain import plain
 
 Array = npt.NDArray[Any]
 PACKAGE = "tflite_micro"
+SCRIPT = Path(__file__).with_name("micro_process.py")
+"""Not imported: it loads the package, which need not be there."""
 ARENAS = (1 << 24, 1 << 27, 1 << 30)
 """Bytes of arena to try. What is not used takes no memory."""
 MOST_SAID = 1 << 16
@@ -103,9 +104,8 @@ class _Process:
     def __init__(self, path: str, arena: int) -> None:
         # A file, since nobody reads a pipe while the process computes.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        script = str(Path(micro_process.__file__))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", script, path, str(arena)],
+            [sys.executable, "-P", str(SCRIPT), path, str(arena)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
