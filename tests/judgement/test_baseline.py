@@ -6,7 +6,6 @@ import json
 import math
 import os
 import stat
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -48,34 +47,6 @@ def variant(name: str, metrics: dict[str, float | None], error: ErrorInfo | None
     )
 
 
-def test_what_the_baseline_was_recorded_on_is_told_where_it_differs(tmp_path: Path) -> None:
-    then = {
-        "tensorflow": "2.20.0",
-        "processor": "avx2",
-        "numpy": "1.0",
-        "tflite_micro": None,
-        "ai_edge_litert": "2.3.0",
-    }
-    earlier = replace(report(one=[variant("int8", {"sqnr": 20.0})]), environment=then)
-    recorded = baseline.from_report(earlier)
-    assert recorded["environment"] == {"tensorflow": "2.20.0", "processor": "avx2", "ai_edge_litert": "2.3.0"}
-    path = str(tmp_path / "tflite-guard.baseline.json")
-    baseline.write(path, recorded)
-    recorded = baseline.read(path)
-    assert baseline.compare(earlier, recorded) == ()
-    now = replace(earlier, environment=then | {"tensorflow": "2.21.0", "processor": "avx512_vnni", "numpy": "2.0"})
-    assert baseline.compare(now, recorded) == (
-        "numbers can differ from the baseline's without a change of the model: TensorFlow was 2.20.0 and is 2.21.0, "
-        "the processor was avx2 and is avx512_vnni",
-    )
-    assert "\n  recorded with LiteRT 2.3.0, the processor avx2, TensorFlow 2.20.0\n" in baseline.describe(path)
-    assert baseline.compare(now, {**recorded, "environment": {}}) == ()
-    for broken in ("2.20", {"tensorflow": 2.2}, {"tensorflow": "a\nb"}, {"tensorflow": "2" * 101}):
-        Path(path).write_text(json.dumps({**recorded, "environment": broken}))
-        with pytest.raises(UsageError, match="environment must be an object of versions"):
-            baseline.read(path)
-
-
 def report(**models: list[VariantResult]) -> Report:
     results = [
         ModelResult(
@@ -98,7 +69,6 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path):
     assert baseline.read(path) == {
         "schema_version": 1,
         "tool": {"name": "tflite-guard", "version": "1.2.3"},
-        "environment": {},
         "models": {
             "digits": {
                 "variants": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,20 +17,9 @@ from tflite_guard.text import figures
 
 SCHEMA_VERSION = 1
 LARGEST = 16 * 2**20
-LONGEST_VERSION = 100
 
 Baseline = dict[str, Any]
-"""{schema_version, tool, environment, models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
-MOVING = {
-    "tensorflow": "TensorFlow",
-    "keras": "Keras",
-    "tf_keras": "tf-keras",
-    "ai_edge_litert": "LiteRT",
-    "litert_quantizer": "the LiteRT Quantizer",
-    "tflite_micro": "TensorFlow Lite Micro",
-    "processor": "the processor",
-}
-"""What of the environment moves numbers without a change of the model, and what it is called."""
+"""{schema_version, tool, models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
 IDENTICAL = "identical"
 """Stands for the infinite value of outputs that equal the reference's, which JSON has no number for."""
 
@@ -98,8 +87,7 @@ def from_report(report: Report) -> Baseline:
             raise UsageError(f"two models are named {model.name!r}; a baseline needs different names")
         models[model.name] = {"variants": {variant.name: _recorded(variant) for variant in _measured(model)}}
     tool = {"name": report.tool.name, "version": report.tool.version}
-    environment = {name: found for name in MOVING if (found := report.environment.get(name)) is not None}
-    return {"schema_version": SCHEMA_VERSION, "tool": tool, "environment": environment, "models": models}
+    return {"schema_version": SCHEMA_VERSION, "tool": tool, "models": models}
 
 
 def value(baseline: Baseline | None, model: str, variant: str, metric: str) -> float | None:
@@ -124,13 +112,12 @@ Asked = Mapping[str, Collection[str]]
 
 
 def compare(report: Report, baseline: Baseline, asked: Asked | None = None) -> tuple[str, ...]:
-    """Sentences on every model, variant and metric that only one of a report and a baseline has, and one on what each
-    ran on, where that differs.
+    """Sentences on every model, variant and metric that only one of a report and a baseline has.
 
     `asked` is what the manifest asks for, where the report has a part of it. A variant that could not be evaluated is
     not missing: its error is already reported.
     """
-    notes = [*_other_environment(report.environment, baseline.get("environment", {}))]
+    notes: list[str] = []
     asked = {model.name: [*model] for model in report.models} if asked is None else asked
     for model in report.models:
         if model.name not in baseline.get("models", {}):
@@ -143,20 +130,10 @@ def compare(report: Report, baseline: Baseline, asked: Asked | None = None) -> t
 
 def describe(path: str, data_roots: Sequence[str] = ()) -> str:
     """A baseline file in lines for people: every variant with its size and metrics."""
-    found = read(path, data_roots)
-    ran = [f"{MOVING[name]} {version}" for name, version in found.get("environment", {}).items() if name in MOVING]
-    lines = [path, *([f"  recorded with {', '.join(ran)}"] if ran else [])]
-    for model, entry in sorted(found["models"].items()):
+    lines = [path]
+    for model, entry in sorted(read(path, data_roots)["models"].items()):
         lines += [f"  {model} / {name}: {_in_words(found)}" for name, found in sorted(entry["variants"].items())]
     return "\n".join(lines)
-
-
-def _other_environment(now: Mapping[str, Any], then: Mapping[str, str]) -> Iterator[str]:
-    """At most one sentence; what only one of them has says nothing of numbers that both have."""
-    known = {name: now[name] for name in MOVING if now.get(name) is not None and name in then}
-    moved = [f"{MOVING[name]} was {then[name]} and is {one}" for name, one in known.items() if then[name] != one]
-    if moved:
-        yield f"numbers can differ from the baseline's without a change of the model: {', '.join(moved)}"
 
 
 def _in_words(recorded: dict[str, Any]) -> str:
@@ -225,9 +202,6 @@ def _problem(found: Any) -> str | None:
         return f"is not a baseline of schema_version {SCHEMA_VERSION} (it has {version!r})"
     if not isinstance(found.get("models"), dict):
         return "is damaged: models must be an object"
-    environment = found.get("environment", {})
-    if not isinstance(environment, dict) or not all(map(_is_version, environment.values())):
-        return "is damaged: environment must be an object of versions"
     problems = (_model_problem(name, model) for name, model in found["models"].items())
     return next((problem for problem in problems if problem is not None), None)
 
@@ -246,10 +220,6 @@ def _variant_problem(name: str, recorded: Any) -> str | None:
     numbers = {**values, "size_bytes": recorded.get("size_bytes", 0)}
     wrong = [metric for metric, number in numbers.items() if not _is_number(number)]
     return f"is damaged: no number for {wrong[0]!r} of variant {name}" if wrong else None
-
-
-def _is_version(found: Any) -> bool:
-    return isinstance(found, str) and found.isascii() and found.isprintable() and len(found) <= LONGEST_VERSION
 
 
 def _is_number(number: Any) -> bool:
