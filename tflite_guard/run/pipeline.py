@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError, GuardError, UsageError
 from tflite_guard.files import shortage
-from tflite_guard.judgement.baseline import Baseline, compare, value
+from tflite_guard.judgement.baseline import Baseline, compare, other_environment, value
 from tflite_guard.judgement.judging import Outcome, loss_of, reference_result, variant_result, with_diagnosis
 from tflite_guard.manifest.schema import check_numbers, validator
 from tflite_guard.manifest.types import Manifest, ReferenceSpec, VariantSpec
@@ -79,7 +79,11 @@ def run(
             if manifest.path in baselines:
                 asked = {one.name: tuple(variant.name for variant in one.variants) for one in manifest.models}
                 notes += compare(report_of(report, manifest.path), baselines[manifest.path], asked)
-    return replace(report, notes=tuple(notes))
+    compared = [
+        baselines[one.path] for one in manifests if one.path in baselines and report_of(report, one.path).models
+    ]
+    told = [other_environment(report.environment, recorded) for recorded in compared]
+    return replace(report, notes=tuple(dict.fromkeys([*notes, *(one for one in told if one is not None)])))
 
 
 def _report(results: Sequence[ModelResult], shard: Shard | None = None) -> Report:
