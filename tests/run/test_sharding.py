@@ -182,7 +182,7 @@ def test_the_merged_report_is_the_unsharded_runs(run: Run, folder: Path) -> None
     results = {name: json.loads((folder / name / "report.json").read_text()) for name in ("whole", "merged")}
     assert untimed(results["merged"]) == untimed(results["whole"])
     gone = "model 'gone' is in the baseline but was not checked"
-    *notes, environment = results["whole"]["notes"]
+    environment, *notes = results["whole"]["notes"]
     assert notes == ["model 'again' is not in the baseline", gone]
     assert environment.startswith("the baseline was recorded with ai-edge-litert 2.0.0, this ran with ai-edge-litert ")
     for name in ("report.md", "report.html"):

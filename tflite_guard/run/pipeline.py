@@ -83,7 +83,7 @@ def run(
         baselines[one.path] for one in manifests if one.path in baselines and report_of(report, one.path).models
     ]
     told = [other_environment(report.environment, recorded) for recorded in compared]
-    return replace(report, notes=tuple(dict.fromkeys([*notes, *(one for one in told if one is not None)])))
+    return replace(report, notes=tuple(dict.fromkeys([*(one for one in told if one is not None), *notes])))
 
 
 def _report(results: Sequence[ModelResult], shard: Shard | None = None) -> Report:
