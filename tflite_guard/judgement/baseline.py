@@ -35,6 +35,8 @@ ENVIRONMENT = {
 }
 """What measured numbers depend on, of a report's environment, to what stands before its value in a sentence."""
 LONGEST_VERSION = 100
+RECORDED_WITH = "the baseline was recorded with"
+"""How the sentence begins that tells what differs."""
 IDENTICAL = "identical"
 """Stands for the infinite value of outputs that equal the reference's, which JSON has no number for."""
 
@@ -158,7 +160,7 @@ def other_environment(environment: Mapping[str, Any], baseline: Baseline) -> str
     if not differing:
         return None
     return (
-        f"the baseline was recorded with {_versions(then, differing)}, this ran with "
+        f"{RECORDED_WITH} {_versions(then, differing)}, this ran with "
         f"{_versions(environment, differing)}: numbers move between them without a change of the model"
     )
 
