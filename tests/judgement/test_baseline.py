@@ -69,6 +69,7 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path):
     assert baseline.read(path) == {
         "schema_version": 1,
         "tool": {"name": "tflite-guard", "version": "1.2.3"},
+        "environment": {},
         "models": {
             "digits": {
                 "variants": {
@@ -156,6 +157,38 @@ def test_a_baseline_is_described_in_lines(tmp_path):
     ]
 
 
+THEN = {
+    "ai_edge_litert": "2.2.0",
+    "processor": "avx2",
+    "tensorflow": "2.20.0",
+    "tflite_micro": None,
+    "python": "3.11.1",
+}
+NOW = {**THEN, "ai_edge_litert": "2.3.0", "processor": "avx512_vnni", "tflite_micro": "0.9", "python": "3.12.0"}
+
+
+def test_what_the_baseline_was_recorded_with_is_compared_with_what_ran():
+    recorded = baseline.from_report(replace(FOUND, environment=THEN))
+    assert recorded["environment"] == {"ai_edge_litert": "2.2.0", "processor": "avx2", "tensorflow": "2.20.0"}
+    assert baseline.other_environment(THEN, recorded) is None
+    assert baseline.other_environment(NOW, recorded) == (
+        "the baseline was recorded with ai-edge-litert 2.2.0 and avx2, this ran with ai-edge-litert 2.3.0 and "
+        "avx512_vnni: numbers move between them without a change of the model"
+    )
+
+
+def test_a_baseline_that_does_not_tell_its_environment_says_nothing_of_it():
+    assert baseline.other_environment(NOW, {"schema_version": 1, "models": {}}) is None
+
+
+def test_a_description_tells_what_a_baseline_was_recorded_with(tmp_path):
+    path = str(tmp_path / "b.json")
+    baseline.write(path, baseline.from_report(replace(FOUND, environment=THEN)))
+    assert (
+        baseline.describe(path).splitlines()[1] == "  recorded with tensorflow 2.20.0 and ai-edge-litert 2.2.0 and avx2"
+    )
+
+
 def test_a_metric_that_became_identical_is_new_and_one_in_error_is_not():
     recorded = baseline.from_report(report(digits=[variant("int8", {"accuracy": 0.9})]))
     now = report(digits=[variant("int8", {"accuracy": 0.9, "sqnr": None})])
@@ -209,6 +242,10 @@ def with_variant(recorded) -> str:
         ('{"schema_version": 2}', r"schema_version 1 \(it has 2\)"),
         ('{"schema_version": true, "models": {}}', "it has True"),
         ('{"schema_version": 1, "schema_version": 1}', "names a key twice"),
+        ('{"schema_version": 1, "environment": [], "models": {}}', "environment must be an object"),
+        ('{"schema_version": 1, "environment": {"numpy": 2}, "models": {}}', "environment must be an object"),
+        ('{"schema_version": 1, "environment": {"numpy": "2\\n3"}, "models": {}}', "a line each"),
+        (json.dumps({"schema_version": 1, "environment": {"numpy": "2" * 101}, "models": {}}), "at most 100"),
         ('{"schema_version": 1, "models": []}', "models must be an object"),
         ('{"schema_version": 1, "models": {"m": 3}}', "variants of model 'm' must be an object"),
         (with_variant(3), "metrics of variant 'v' of model 'm' must be an object"),

@@ -25,6 +25,7 @@ from tests.conftest import ROOT
 from tests.sample import HOSTILE, accuracy, fixed, full, metric, named, variant
 from tflite_guard.checking import without_results
 from tflite_guard.errors import GuardError, ManifestError, ManifestProblem
+from tflite_guard.judgement.baseline import other_environment
 from tflite_guard.reports import chart, wording
 from tflite_guard.reports.commit import Commit
 from tflite_guard.reports.markdown import COMMENT_LIMIT, SUMMARY_LIMIT, has_news, render
@@ -607,6 +608,17 @@ def test_news_is_a_problem_or_a_figure_that_changed(one: MetricResult, verdict: 
     report = with_metrics(one, verdict=verdict)
     assert has_news(report) is news
     assert has_news(replace(report, notes=("model 'gone' is in the baseline but was not checked",)))
+
+
+def test_another_machine_than_the_baselines_is_no_news_by_itself() -> None:
+    other = other_environment({"processor": "avx512_vnni"}, {"environment": {"processor": "avx2"}})
+    assert other is not None
+    same = metric("accuracy", 0.98, Verdict.PASS, baseline=0.98)
+    assert not has_news(replace(with_metrics(same), notes=(other,)))
+    moved = metric("accuracy", 0.97, Verdict.PASS, baseline=0.98, regression=0.01)
+    report = replace(with_metrics(moved), notes=(other,))
+    assert has_news(report)
+    assert prose(other) in render(report)
 
 
 def test_a_value_that_is_missing_is_no_change_since_the_baseline() -> None:

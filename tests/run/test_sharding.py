@@ -234,6 +234,7 @@ def test_the_merged_report_is_the_unsharded_runs(run: Run, folder: Path) -> None
     recorded = folder / "tflite-guard.baseline.json"
     baseline = json.loads(recorded.read_text())
     baseline["models"]["gone"] = baseline["models"].pop("again")
+    baseline["environment"]["ai_edge_litert"] = "2.0.0"
     recorded.write_text(json.dumps(baseline))
     asked = ("check", folder, "--diagnose", "never", "--report-dir")
     whole = run(*asked, folder / "whole")
@@ -245,7 +246,13 @@ def test_the_merged_report_is_the_unsharded_runs(run: Run, folder: Path) -> None
     results = {name: json.loads((folder / name / "report.json").read_text()) for name in ("whole", "merged")}
     assert untimed(results["merged"]) == untimed(results["whole"])
     gone = "model 'gone' is in the baseline but was not checked"
-    assert results["whole"]["notes"] == ["model 'again' is not in the baseline", gone]
+    environment, *notes = results["whole"]["notes"]
+    assert notes == ["model 'again' is not in the baseline", gone]
+    assert environment.startswith("the baseline was recorded with ai-edge-litert 2.0.0, this ran with ai-edge-litert ")
+    for name in ("report.md", "report.html"):
+        assert "recorded with ai-edge-litert 2.0.0" in (folder / "merged" / name).read_text(), name
+    assert "recorded with ai-edge-litert 2.0.0" in done.out
+    assert "ai-edge-litert 2.0.0" in run("baseline", "show", folder).out
 
 
 def test_shards_are_made_even_by_the_report_of_an_earlier_run(run: Run, folder: Path) -> None:

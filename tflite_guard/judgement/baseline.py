@@ -19,7 +19,24 @@ SCHEMA_VERSION = 1
 LARGEST = 16 * 2**20
 
 Baseline = dict[str, Any]
-"""{schema_version, tool, models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
+"""{schema_version, tool, environment: {name: version},
+models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
+ENVIRONMENT = {
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "tf_keras": "tf-keras",
+    "ai_edge_litert": "ai-edge-litert",
+    "litert_quantizer": "litert-quantizer",
+    "tflite_micro": "tflite-micro",
+    "numpy": "numpy",
+    "pillow": "pillow",
+    "platform": "",
+    "processor": "",
+}
+"""What measured numbers depend on, of a report's environment, to what stands before its value in a sentence."""
+LONGEST_VERSION = 100
+RECORDED_WITH = "the baseline was recorded with"
+"""How the sentence begins that tells what differs."""
 IDENTICAL = "identical"
 """Stands for the infinite value of outputs that equal the reference's, which JSON has no number for."""
 
@@ -87,7 +104,8 @@ def from_report(report: Report) -> Baseline:
             raise UsageError(f"two models are named {model.name!r}; a baseline needs different names")
         models[model.name] = {"variants": {variant.name: _recorded(variant) for variant in _measured(model)}}
     tool = {"name": report.tool.name, "version": report.tool.version}
-    return {"schema_version": SCHEMA_VERSION, "tool": tool, "models": models}
+    environment = {name: report.environment[name] for name in ENVIRONMENT if report.environment.get(name) is not None}
+    return {"schema_version": SCHEMA_VERSION, "tool": tool, "environment": environment, "models": models}
 
 
 def value(baseline: Baseline | None, model: str, variant: str, metric: str) -> float | None:
@@ -128,11 +146,37 @@ def compare(report: Report, baseline: Baseline, asked: Asked | None = None) -> t
     return (*notes, *(f"model {name!r} is in the baseline but was not checked" for name in gone))
 
 
+def other_environment(environment: Mapping[str, Any], baseline: Baseline) -> str | None:
+    """A sentence on what the baseline was measured with and this run was not; None where nothing is known to differ.
+
+    What only one side has is not compared: a package that was not installed has measured nothing.
+    """
+    then = baseline.get("environment", {})
+    differing = [
+        name
+        for name in ENVIRONMENT
+        if then.get(name) is not None and environment.get(name) is not None and then[name] != environment[name]
+    ]
+    if not differing:
+        return None
+    return (
+        f"{RECORDED_WITH} {_versions(then, differing)}, this ran with "
+        f"{_versions(environment, differing)}: numbers move between them without a change of the model"
+    )
+
+
+def _versions(environment: Mapping[str, Any], names: Iterable[str]) -> str:
+    return " and ".join(f"{ENVIRONMENT[name]} {environment[name]}".strip() for name in names)
+
+
 def describe(path: str, data_roots: Sequence[str] = ()) -> str:
-    """A baseline file in lines for people: every variant with its size and metrics."""
-    lines = [path]
-    for model, entry in sorted(read(path, data_roots)["models"].items()):
-        lines += [f"  {model} / {name}: {_in_words(found)}" for name, found in sorted(entry["variants"].items())]
+    """A baseline file in lines for people: what it was recorded with, every variant with its size and metrics."""
+    lines, found = [path], read(path, data_roots)
+    environment = found.get("environment", {})
+    if known := [name for name in ENVIRONMENT if name in environment]:
+        lines.append(f"  recorded with {_versions(environment, known)}")
+    for model, entry in sorted(found["models"].items()):
+        lines += [f"  {model} / {name}: {_in_words(one)}" for name, one in sorted(entry["variants"].items())]
     return "\n".join(lines)
 
 
@@ -200,6 +244,11 @@ def _problem(found: Any) -> str | None:
     version = found.get("schema_version") if isinstance(found, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:
         return f"is not a baseline of schema_version {SCHEMA_VERSION} (it has {version!r})"
+    environment = found.get("environment", {})
+    if not isinstance(environment, dict) or not all(map(_is_version, environment.values())):
+        return (
+            f"is damaged: environment must be an object of texts of at most {LONGEST_VERSION} characters, a line each"
+        )
     if not isinstance(found.get("models"), dict):
         return "is damaged: models must be an object"
     problems = (_model_problem(name, model) for name, model in found["models"].items())
@@ -220,6 +269,10 @@ def _variant_problem(name: str, recorded: Any) -> str | None:
     numbers = {**values, "size_bytes": recorded.get("size_bytes", 0)}
     wrong = [metric for metric, number in numbers.items() if not _is_number(number)]
     return f"is damaged: no number for {wrong[0]!r} of variant {name}" if wrong else None
+
+
+def _is_version(told: Any) -> bool:
+    return isinstance(told, str) and len(told) <= LONGEST_VERSION and told.isprintable()
 
 
 def _is_number(number: Any) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from tflite_guard.judgement.baseline import RECORDED_WITH
 from tflite_guard.reports import chart, diagnosis_tables, wording
 from tflite_guard.reports.alerts import rule_of
 from tflite_guard.reports.commit import Commit
@@ -54,9 +55,13 @@ def render(report: Report, limit: int = SUMMARY_LIMIT, rest: str = REST, commit:
 
 
 def has_news(report: Report) -> bool:
-    """Whether there is something to say: a problem, a note, or a figure that is not the baseline's."""
+    """Whether there is something to say: a problem, a note, or a figure that is not the baseline's.
+
+    Another machine than the baseline's is none by itself: hosted runners differ from day to day.
+    """
     changed = any(_changed(variant) for model in report.models for variant in model.variants)
-    return report.verdict is not Verdict.PASS or bool(report.notes) or changed
+    noted = any(not note.startswith(RECORDED_WITH) for note in report.notes)
+    return report.verdict is not Verdict.PASS or noted or changed
 
 
 def _parts(report: Report, problems: list[Problem], commit: Commit | None) -> Iterator[Item | Block]:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError, GuardError, UsageError
 from tflite_guard.files import shortage
-from tflite_guard.judgement.baseline import Baseline, compare, value
+from tflite_guard.judgement.baseline import Baseline, compare, other_environment, value
 from tflite_guard.judgement.judging import Loss, Outcome, loss_of, reference_result, variant_result, with_diagnosis
 from tflite_guard.manifest.schema import check_numbers, validator
 from tflite_guard.manifest.types import Manifest, ModelSpec, ReferenceSpec, VariantSpec
@@ -91,7 +91,11 @@ def run(
     for path, models in asked.items():
         if path in baselines:
             notes += compare(report_of(report, path), baselines[path], models)
-    return replace(report, notes=tuple(notes))
+    compared = [
+        baselines[one.path] for one in manifests if one.path in baselines and report_of(report, one.path).models
+    ]
+    told = [other_environment(report.environment, recorded) for recorded in compared]
+    return replace(report, notes=tuple(dict.fromkeys([*(one for one in told if one is not None), *notes])))
 
 
 Asked = dict[str, tuple[str, ...]]
