@@ -6,6 +6,7 @@ each, and its efficiency: the time of one machine, divided by that of all times 
 shard and up to the merged report. Shards are planned by what files say, by what an earlier run took (`--costs`), and as
 for a cluster (`--scheduler`), where each machine does one small shard after the other. Each step takes what was
 measured, times a random factor of the spread that was measured, another one in each run; one seed gives one result.
+Evaluation data that takes longer than a shard should is cut into pieces; what `merge` takes to join them is left out.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def simulate(models: int, examples: int, workers: Sequence[int], seed: int) -> I
         merging = CONSTANTS["merge"] * len(work) * len(QUANTIZATIONS)
         for number in workers:
             plans = {
-                BY_FILES: sharding.parts(work, number),
-                BY_RUN: sharding.parts(work, number, known),
+                BY_FILES: sharding.parts(sharding.cut(work, number), number),
+                BY_RUN: sharding.parts(sharding.cut(work, number, known), number, known),
                 BY_SCHEDULER: sharding.parts(work, sharding.suited(work, number)),
             }
             for by, shards in plans.items():
@@ -191,17 +192,21 @@ def spans(work: Mapping[str, Step]) -> dict[str, tuple[float, float]]:
 
 def played(shard: Sequence[Job], costs: Costs) -> list[float]:
     """The seconds of each model of a shard on one machine."""
-    return [
-        max(end for _, end in spans(steps(costs[one.model.name], [each.name for each in one.model.variants])).values())
-        for one in shard
-    ]
+    return [max(end for _, end in spans(_steps_of(one, costs[one.model.name])).values()) for one in shard]
+
+
+def _steps_of(one: Job, costs: Mapping[str, float]) -> dict[str, Step]:
+    """What a check of a model, or of a piece of its evaluation data, does."""
+    of = 1 if one.piece is None else one.piece.of
+    data = {name: seconds / of for name, seconds in costs.items() if name.startswith(("reference", "evaluate "))}
+    return steps({**costs, **data}, [each.name for each in one.model.variants])
 
 
 def reported(work: Sequence[Job], costs: Costs) -> sharding.Measured:
     """What the report of a run says that references and variants took."""
     found = {}
     for one in work:
-        took = spans(steps(costs[one.model.name], [each.name for each in one.model.variants]))
+        took = spans(_steps_of(one, costs[one.model.name]))
         seconds = {name: end - start for name, (start, end) in took.items()}
         place, model = one.manifest.repository_path, one.model.name
         found[place, model, None] = seconds["load"] + seconds["reference"]

@@ -121,7 +121,7 @@ def collected(
             beside.add(inputs)
         groups.append(np.array([f"g{row // 3}" for row in rows]))
     seen = None if beside is None else beside.seen()
-    return Collected(columns, groups, Looks({"out": watch}, {}, ranges, answers if deciding else None, seen))
+    return Collected(columns, groups, Looks({"out": watch}, frozenset(), ranges, answers if deciding else None, seen))
 
 
 def calibration() -> Seen:

@@ -21,7 +21,6 @@ from tflite_guard.datasets.sources import Rows
 from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibration_facts import SeenBeside
 from tflite_guard.engine.facts import Ranges, Watch
-from tflite_guard.engine.multi_label import Probabilities
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import Scores, concatenate, measure, per_example, statistic
@@ -75,8 +74,8 @@ class Looks:
     """What was seen of examples, beside their scores."""
 
     watches: dict[str, Watch]
-    probabilities: dict[str, Probabilities]
-    """Of outputs whose labels name several units, or none, of an example, where the manifest leaves it open."""
+    several: frozenset[str]
+    """Outputs whose labels were seen to name several units, or none, of an example."""
     ranges: Ranges
     answers: Answers | None
     beside: SeenBeside | None
@@ -85,8 +84,6 @@ class Looks:
         """Take in what was seen of the examples behind."""
         for name, watch in self.watches.items():
             watch.join(other.watches[name])
-        for name, seen in self.probabilities.items():
-            seen.join(other.probabilities[name])
         self.ranges.join(other.ranges)
         if self.answers is not None and other.answers is not None:
             self.answers.join(other.answers)
@@ -95,8 +92,7 @@ class Looks:
 
     def outputs(self) -> tuple[OutputFacts, ...]:
         """What each output is like."""
-        independent = {name for name, seen in self.probabilities.items() if seen.independent}
-        return tuple(replace(one.facts(), multi_label=name in independent) for name, one in self.watches.items())
+        return tuple(replace(one.facts(), multi_label=name in self.several) for name, one in self.watches.items())
 
     def told(self, evaluation: Evaluation) -> Evaluation:
         """An evaluation with what was seen."""
@@ -124,7 +120,8 @@ class Collected:
         Raises EvaluationError where it was collected otherwise.
         """
         for own, theirs in zip(self.columns, other.columns, strict=True):
-            # Pieces that read labels alike read them as all examples together would be: `Probabilities` say so.
+            # Every piece looks at all labels, and at the reference's outputs that it has (`LabelReading`). Where pieces
+            # find the same, all outputs together show it, too.
             if own.spec != theirs.spec:
                 raise EvaluationError(
                     "pieces",

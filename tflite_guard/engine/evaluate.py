@@ -192,7 +192,7 @@ class Scorer:
     def looks(self, ranges: Ranges, answers: Answers | None, beside: Beside | None) -> Looks:
         """What was seen of the examples that were added, with what was seen of their inputs and by decisions."""
         seen = None if beside is None else beside.seen()
-        return Looks(self._watches, self._reading.probabilities, ranges, answers, seen)
+        return Looks(self._watches, self._reading.found, ranges, answers, seen)
 
     def collected(self, looks: Looks) -> Collected:
         """All that was added. Not for users' own metrics, which see whole arrays."""

@@ -20,31 +20,6 @@ Array = npt.NDArray[Any]
 
 
 @dataclass
-class Probabilities:
-    """Whether outputs, (n, …, units), are probabilities of units that are independent of one another."""
-
-    outside: bool = False
-    """A value is below 0 or above 1."""
-    apart: bool = False
-    """Units do not add up to one."""
-
-    def add(self, values: Array) -> None:
-        """Some examples' outputs."""
-        self.outside |= bool((values < 0).any() or (values > 1).any())
-        self.apart |= bool((np.abs(values.sum(-1, dtype=np.float64) - 1) > PROBABILITIES_SUM_WITHIN).any())
-
-    def join(self, other: Probabilities) -> None:
-        """Take in what was seen of other examples."""
-        self.outside |= other.outside
-        self.apart |= other.apart
-
-    @property
-    def independent(self) -> bool:
-        """As far as was seen."""
-        return self.apart and not self.outside
-
-
-@dataclass
 class LabelReading:
     """Decides a metric's `multi_label` where the manifest leaves it open, by all labels and all reference outputs.
 
@@ -55,8 +30,6 @@ class LabelReading:
     recorded: Outputs
     data: Callable[[], Dataset]
     """Opens the evaluation data, where it has to be looked at."""
-    probabilities: dict[str, Probabilities] = field(default_factory=dict)
-    """Of the outputs whose labels name several units, or none, of an example: what the reference's are like."""
     _read: dict[tuple[str, str, int | None], bool] = field(default_factory=dict)
 
     def settled(self, spec: MetricSpec, output: str, labels: str | None) -> MetricSpec:
@@ -67,22 +40,25 @@ class LabelReading:
             return replace(spec, multi_label=False)
         key = (output, labels, spec.ignore_index)
         if key not in self._read:
-            self._read[key] = self._several(output, *key[1:]) and self._independent(output)
+            self._read[key] = self._independent(output) and self._several(output, *key[1:])
         return replace(spec, multi_label=self._read[key])
+
+    @property
+    def found(self) -> frozenset[str]:
+        """Outputs whose labels were seen to name several units, or none, of an example."""
+        return frozenset(output for (output, _, _), several in self._read.items() if several)
 
     def _independent(self, output: str) -> bool:
         """Whether the reference's outputs are probabilities of several units that do not add up to one."""
         shape, dtype = self.recorded.kind(output)
         if len(shape) < 2 or (shape[-1] or 0) < 2 or np.dtype(dtype).kind != "f":
             return False
-        if output not in self.probabilities:
-            seen = Probabilities()
-            for values in self._outputs(output):
-                seen.add(values)
-                if seen.outside:
-                    break
-            self.probabilities[output] = seen
-        return self.probabilities[output].independent
+        apart = False
+        for values in self._outputs(output):
+            if (values < 0).any() or (values > 1).any():
+                return False
+            apart |= bool((np.abs(values.sum(-1, dtype=np.float64) - 1) > PROBABILITIES_SUM_WITHIN).any())
+        return apart
 
     def _outputs(self, output: str) -> Iterator[Array]:
         size = self.recorded.at_once

@@ -30,6 +30,8 @@ SUITED = 60.0
 EACH = 4
 """Shards of a cluster for each that works at the same time: what one has too much, others do meanwhile, and little is
 lost with a worker."""
+FINENESS = 2
+"""Pieces of evaluation data in an even share, at least: whole ones would fill few shards evenly."""
 HALVINGS = 40
 """Of the range in which the cost of the dearest shard is looked for."""
 LONGEST = 1e6
@@ -51,15 +53,15 @@ def parse(text: str) -> tuple[int, int]:
 def cut(work: Sequence[Job], of: int, known: Measured | None = None) -> list[Job]:
     """A run's jobs with one for each piece in place of those that take longer than a shard should.
 
-    Of such a model the reference and the dearest variant alone, which no other cut divides, cost more than an even
-    share, or than a shard should take at least.
+    Of such a model the reference and the dearest variant alone, which no other cut divides, cost more than half an even
+    share, and than a shard should take at least.
     """
     costs = _costs(work, known or {})
-    share = max(_total(work, costs) / of, SUITED)
+    most = max(_total(work, costs) / of / FINENESS, SUITED)
     found: list[Job] = []
     for one in work:
         least = costs[_key(one)] + max((costs[_key(one, each.name)] for each in one.model.variants), default=0.0)
-        count = min(of, math.ceil(least / share)) if _divisible(one.model) else 1
+        count = min(of, math.ceil(least / most)) if _divisible(one.model) else 1
         pieces = [Piece(number, count) for number in range(1, count + 1)]
         found += [one] if count == 1 else [replace(one, piece=piece) for piece in pieces]
     return found
