@@ -91,10 +91,8 @@ def run(
     for path, models in asked.items():
         if path in baselines:
             notes += compare(report_of(report, path), baselines[path], models)
-    compared = [
-        baselines[one.path] for one in manifests if one.path in baselines and report_of(report, one.path).models
-    ]
-    told = [other_environment(report.environment, recorded) for recorded in compared]
+    mine = dict.fromkeys(one.manifest.path for one in work)
+    told = [other_environment(report.environment, baselines[path]) for path in mine if path in baselines]
     return replace(report, notes=tuple(dict.fromkeys([*(one for one in told if one is not None), *notes])))
 
 
