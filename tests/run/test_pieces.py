@@ -374,6 +374,20 @@ def test_pieces_that_make_no_whole_are_told_by_name(pair: Path, tmp_path: Path, 
     assert told in str(error.value)
 
 
+def test_pieces_of_unlike_processors_make_a_whole_with_a_note(pair: Path, tmp_path: Path) -> None:
+    """Their conversions differ in last bits, and hosted runners are not all alike."""
+    folder = tmp_path / "copy"
+    shutil.copytree(pair, folder)
+    whole = merged_from(folder)
+    rewritten(folder, _another_file)
+    report = read(folder / "2/report.json")
+    report["environment"]["processor"] = "another"
+    (folder / "2/report.json").write_text(json.dumps(report))
+    found = merged_from(folder)
+    assert [one.metrics for one in found.models[0].variants] == [one.metrics for one in whole.models[0].variants]
+    assert any("the shards ran on different processors" in one for one in found.notes)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_a_piece_says_there_is_a_report_or_an_error(pair: Path, tmp_path: Path, seed: int) -> None:
     folder, rng = tmp_path / "copy", Random(seed)

@@ -280,7 +280,10 @@ class _Part(msgspec.Struct, frozen=True):
 
 
 def _require_pieces(held: Mapping[int, _Part], planned: PlannedModel, what: str) -> None:
-    """Raise UsageError unless all pieces of a variant are there, of the same artifact on the same data."""
+    """Raise UsageError unless all pieces of a variant are there, of the same artifact on the same data.
+
+    What is not an example's is told of the first piece.
+    """
     absent = next((number for number in range(1, planned.pieces + 1) if number not in held), None)
     if absent is not None:
         raise UsageError(
@@ -297,11 +300,13 @@ def _require_pieces(held: Mapping[int, _Part], planned: PlannedModel, what: str)
     evaluated = [(one, one.rung.outcome.evaluation) for one in told if one.rung.outcome.evaluation is not None]
     for one, evaluation in evaluated:
         other, of = evaluated[0]
-        if replace(evaluation, stretch=None) != replace(of, stretch=None):
+        # Unlike processors round a conversion otherwise; a note says that they are unlike.
+        alike = one.found.processor == other.found.processor
+        if alike and replace(evaluation, stretch=None) != replace(of, stretch=None):
             made = "made" if evaluation.artifact.sha256 != of.artifact.sha256 else "seen to be"
             raise UsageError(
-                f"{one.found.report}: {what} was {made} another model than for {other.found.report}, as can come of "
-                "unlike processors; run all shards on machines of one kind"
+                f"{one.found.report}: {what} was {made} another model than for {other.found.report}, on a processor of "
+                "the same kind; run both again"
             )
     if not evaluated and len(told) == len(held):
         raise UsageError(f"{told[0].found.report}: has no examples of {what}, and no other report has; {_AGAIN}")

@@ -68,6 +68,8 @@ class Found(msgspec.Struct, frozen=True):
 
     report: str
     """The path of the report."""
+    processor: str | None
+    """What it was scored on."""
     piece: Piece
 
     @property
@@ -154,7 +156,8 @@ def read(path: str, report: Report) -> Iterator[Found]:
             piece = msgspec.json.decode(_content(place, told), type=Piece)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{place}: is no piece of an evaluation ({error}); {_AGAIN}") from None
-        yield Found(path, _of(place, piece, told))
+        processor = report.environment.get("processor")
+        yield Found(path, processor if isinstance(processor, str) else None, _of(place, piece, told))
 
 
 _AGAIN = f"copy the shard's whole report folder, with `{FOLDER}` in it, or run that shard again"
