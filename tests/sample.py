@@ -214,7 +214,7 @@ def examples(one: VariantResult) -> VariantResult:
                                        ClassAccuracy(0, 300, 291, 290)))  # fmt: skip
     worst = (
         ChangedAnswer(657, 7, 7, 4, 0.9986, 0.0, PICTURE),
-        ChangedAnswer(20, 7, 7, 1, 0.871, 0.25),
+        ChangedAnswer(20, 7, 7, 1, 0.871, 0.25, file="seven/<b>20</b>.png"),
         ChangedAnswer(3, None, 0, 1, None, None),
     )
     return replace(one, by_class=by_class, changed=Changed("accuracy", 1000, 86, 78, 8, worst))

@@ -341,6 +341,8 @@ class ChangedAnswer(msgspec.Struct, frozen=True):
     variant_margin: float | None
     picture: str | None = None
     """A small PNG of its input in base64, where that is an image."""
+    file: str | None = None
+    """The file that it is, from the dataset's folder, where each example is one."""
 
 
 class Changed(msgspec.Struct, frozen=True):

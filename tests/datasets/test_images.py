@@ -41,6 +41,18 @@ def test_classes_are_read_in_their_order_and_files_by_name(folder, opened, whole
     assert batch.labels[""].dtype == np.int64
 
 
+def test_an_example_is_called_by_its_file_in_the_folder(folder, opened):
+    path, _ = folder
+    data = opened("images", path, "image", labels="label", class_order=("dog", "cat"))
+    assert [data.file_of(row) for row in range(3)] == ["dog/c.png", "cat/a.png", "cat/b.png"]
+    assert opened("npz", saved_npz(path), "x").file_of(0) is None
+
+
+def saved_npz(folder):
+    np.savez(folder.parent / "x.npz", x=np.zeros((2, 3), np.float32))
+    return folder.parent / "x.npz"
+
+
 def test_limit_reads_only_what_it_chose(folder, opened, whole):
     path, saved = folder
     rows = np.sort(np.random.default_rng(3).choice(3, 2, replace=False))

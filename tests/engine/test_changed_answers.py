@@ -115,6 +115,18 @@ def test_a_single_unit_is_as_sure_as_it_is_far_from_the_threshold() -> None:
     assert (found.lost, found.gained) == (1, 1)
 
 
+def test_changed_answers_have_their_files_unless_examples_are_not_to_be_shown() -> None:
+    reference, outputs = np.array([[0.9], [0.2]]), np.array([[0.4], [0.1]])
+    for shown, file in ((True, "cat/5.png"), (False, None)):
+        answers = Answers(MetricSpec("accuracy", "accuracy"), "out", None, pictures=shown)
+        answers.add(
+            Batch({"x": np.zeros((2, 3))}, {}, None, 0, [5, 7]), outputs, reference, lambda row: f"cat/{row}.png"
+        )
+        found = answers.changed()
+        assert found is not None
+        assert [(one.example, one.file) for one in found.worst] == [(5, file)]
+
+
 def test_decisions_without_scores_have_no_margin() -> None:
     found = collected(np.array([3, 1]), np.array([2, 1]), np.array([2, 1])).changed()
     assert found is not None

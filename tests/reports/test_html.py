@@ -293,7 +293,7 @@ def test_what_changed_is_told_with_a_picture_and_without() -> None:
     rows = [[words(cell) for cell in row] for row in table.findall("tbody/tr")]
     assert rows == [
         ["657", "7", "7", "0.999", "4", "0"],
-        ["20", "7", "7", "0.871", "1", "0.25"],
+        ["20seven/<b>20</b>.png", "7", "7", "0.871", "1", "0.25"],
         ["3", "–", "0", "–", "1", "–"],
     ]
 

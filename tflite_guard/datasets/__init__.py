@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, assert_never
@@ -25,6 +26,7 @@ from tflite_guard.datasets.sources import (
 )
 from tflite_guard.datasets.under_way import UnderWay
 from tflite_guard.errors import DataError
+from tflite_guard.manifest.location import displayed
 from tflite_guard.manifest.types import DatasetSpec
 from tflite_guard.protocol import Names
 
@@ -49,6 +51,10 @@ class Batch(msgspec.Struct, frozen=True):
     """The first example's place among those that are evaluated, from 0."""
     rows: Rows
     """Each example's row in the source, from 0: what messages count by."""
+
+
+LONGEST_FILE = 200
+"""Characters of a file's name in a report, from its end."""
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -127,6 +133,12 @@ class Dataset(msgspec.Struct, frozen=True):
         files = f": {self.files[first]} to {self.files[last]}" if self.files else ""
         which = f"examples {first} to {last}" if last - first + 1 == count else f"{count} of examples {first} to {last}"
         return f"{which} (from 0{files})"
+
+    def file_of(self, row: int) -> str | None:
+        """The file of the example at a row, from the dataset's folder; None where examples are no files."""
+        if not self.files:
+            return None
+        return displayed(os.path.relpath(self.files[row], os.path.realpath(self.spec.path)))[-LONGEST_FILE:]
 
     def labels_of(self, name: str, size: int) -> Iterator[Array]:
         """The labels of one output, `size` examples at a time, without reading anything else where the source can."""

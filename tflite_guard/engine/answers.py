@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +58,13 @@ class Answers:
         found = next(labelled, None) or next(agreeing, None)
         return None if found is None else Answers(*found, data.spec.pictures)
 
-    def add(self, batch: Batch, outputs: Array, reference: Array) -> None:
-        """One batch with the variant's and the reference's values of the output, (n, ...) each."""
+    def add(
+        self, batch: Batch, outputs: Array, reference: Array, named: Callable[[int], str | None] = lambda _: None
+    ) -> None:
+        """One batch with the variant's and the reference's values of the output, (n, ...) each.
+
+        `named` gives the file of the example at a row of the source.
+        """
         decided = decisions(self.spec, reference)[0]
         self._single = self._single and decided.size == len(decided)
         if not self._single:
@@ -85,6 +90,7 @@ class Answers:
                 variant=int(answers.flat[at]),
                 reference_margin=_finite(margins[0], at),
                 variant_margin=_finite(margins[1], at),
+                file=named(int(batch.rows[at])) if self.pictures else None,
             )
             for at in changed.tolist()
         ]

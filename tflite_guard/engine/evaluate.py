@@ -326,7 +326,7 @@ def _scored(
     """Run a .tflite and score it: what was seen, what is no example's, and how many examples there were."""
     model = subject.model
     runners = subject.runners(options.kernels)
-    scoring = _Scoring(subject, scorer, scorer.answers(data), runners[0], sampling)
+    scoring = _Scoring(subject, scorer, scorer.answers(data), runners[0], sampling, data.file_of)
     beside = None if calibration is None else _beside(subject, data, calibration)
     ranges = Ranges()
     done = 0
@@ -366,6 +366,7 @@ class _Scoring:
     answers: Answers | None
     runner: Bound
     sampling: Sampling | None
+    named: Callable[[int], str | None]
 
     def add(self, batch: Batch, outputs: Arrays) -> None:
         count = _length(outputs)
@@ -376,7 +377,8 @@ class _Scoring:
         self._check(batch, outputs, reference)
         self.scorer.add(batch, outputs, reference)
         if self.answers is not None:
-            self.answers.add(batch, outputs[self.answers.output], reference[self.answers.output])
+            own = self.answers.output
+            self.answers.add(batch, outputs[own], reference[own], self.named)
 
     def _check(self, batch: Batch, outputs: Arrays, reference: Arrays) -> None:
         path = self.subject.model.path

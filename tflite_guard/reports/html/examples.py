@@ -119,7 +119,8 @@ def described(one: ChangedAnswer, classes: Sequence[str] = ()) -> str:
     """An example with its answers, for those who do not see its picture."""
     given = "" if one.label is None else f"label {called(one.label, classes)}, "
     reference, variant = (called(answer, classes) for answer in (one.reference, one.variant))
-    return f"Input of example {one.example}: {given}reference {reference}, this variant {variant}"
+    file = "" if one.file is None else f" ({phrases.name(one.file, LONGEST_CLASS)})"
+    return f"Input of example {one.example}{file}: {given}reference {reference}, this variant {variant}"
 
 
 def margin(value: float | None) -> str:
