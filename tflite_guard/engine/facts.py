@@ -269,13 +269,17 @@ class _Stuck:
         # Whole numbers are decisions or counts, few of which may well be the same.
         if values.dtype.kind != "f" or not values.size or (self.by_channel and axis is None):
             return
+        if self._left is not None and not self._left.size:
+            return
+        self._of = int(np.prod(values.shape[1:])) if axis is None else values.shape[axis]
+        if axis is None and not np.array_equal(np.broadcast_to(values[:1], values.shape), values):
+            # Most outputs vary in their first batch, and of large ones nothing is then kept.
+            self._left, self._ends, self._reach = np.arange(0), np.empty((2, 2, 0), values.dtype), np.zeros(2)
+            return
         if self._left is None:
-            self._of = int(np.prod(values.shape[1:])) if axis is None else values.shape[axis]
             self._left = np.arange(self._of)
-        if self._left.size:
-            parts = [_parts(one, axis, self._left).astype(np.float64) for one in (values, reference)]
-            ends = np.array([[one.min(1) for one in parts], [one.max(1) for one in parts]])
-            self._extend(ends, np.array([reference.min(), reference.max()], np.float64))
+        ends = np.array([_ends(one, axis, self._left) for one in (values, reference)])
+        self._extend(ends.swapaxes(0, 1), np.array([reference.min(), reference.max()], np.float64))
 
     def join(self, other: _Stuck) -> None:
         if other._left is None or other._ends is None or other._reach is None:
@@ -303,7 +307,7 @@ class _Stuck:
         """What never varies though the reference's does; of channels those alone whose reference clearly does."""
         if self._left is None or self._ends is None or self._reach is None or not self._left.size:
             return None
-        spread = self._ends[1, 1] - self._ends[0, 1]
+        spread = self._ends[1, 1].astype(np.float64) - self._ends[0, 1]
         width = float(self._reach[1] - self._reach[0])
         clear = spread >= CLEARLY * min(1, width)
         told = spread > 0 if not self.by_channel else (spread > 0) & clear
@@ -331,10 +335,13 @@ def _channel_axis(shape: Sequence[int]) -> int | None:
     return 1 if shape[1] < shape[-1] else len(shape) - 1
 
 
-def _parts(outputs: Array, axis: int | None, which: Array) -> Array:
-    """Some values of an example, or some channels along an axis, with all that they are in a batch: (which, values)."""
-    taken = flat(outputs)[:, which] if axis is None else np.take(outputs, which, axis)
-    return np.moveaxis(taken, -1 if axis is None else axis, 0).reshape(len(which), -1)
+def _ends(outputs: Array, axis: int | None, which: Array) -> tuple[Array, Array]:
+    """The least and the largest value of each position of an example, or of some channels along an axis, (which,)."""
+    if axis is None:
+        return outputs.min(0).reshape(-1), outputs.max(0).reshape(-1)
+    taken = outputs if len(which) == outputs.shape[axis] else np.take(outputs, which, axis)
+    others = tuple(one for one in range(outputs.ndim) if one != axis)
+    return taken.min(others), taken.max(others)
 
 
 @dataclass
