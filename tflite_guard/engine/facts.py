@@ -255,11 +255,17 @@ class _Stuck:
     """
 
     by_channel: bool
-    _left: Array | None = None
-    """Positions of an example, or channels, that never varied in the variant; None before the first batch."""
     _of: int = 0
-    _ends: Array | None = None
-    """The least and the largest value of the variant and of the reference there, (2, 2, left)."""
+    """How many channels there are; 0 of the whole output, or before the first batch."""
+    _varied: bool = False
+    """Nothing is left that never varied."""
+    _left: Array | None = None
+    """The channels that never varied in the variant, (left,)."""
+    _value: Array | None = None
+    """What the variant gives at each position of an example, or in each channel that is left; None where it varied."""
+    _low: Array | None = None
+    _high: Array | None = None
+    """Between what the reference's values lie there."""
     _reach: Array | None = None
     """The least and the largest value of the reference anywhere, (2,)."""
 
@@ -267,60 +273,85 @@ class _Stuck:
         """One batch, (n, ...) each."""
         axis = _channel_axis(values.shape) if self.by_channel else None
         # Whole numbers are decisions or counts, few of which may well be the same.
-        if values.dtype.kind != "f" or not values.size or (self.by_channel and axis is None):
+        if self._varied or values.dtype.kind != "f" or not values.size or (self.by_channel and axis is None):
             return
-        if self._left is not None and not self._left.size:
+        reach = np.array([reference.min(), reference.max()], np.float64)
+        if axis is None:
+            first = values[0].reshape(-1) if self._value is None else self._value
+            if np.array_equal(np.broadcast_to(first, flat(values).shape), flat(values)):
+                low, high = _by_position(flat(reference))
+                self._extend(first, low, high, reach)
+            else:
+                self._end()
             return
-        self._of = int(np.prod(values.shape[1:])) if axis is None else values.shape[axis]
-        if axis is None and not np.array_equal(np.broadcast_to(values[:1], values.shape), values):
-            # Most outputs vary in their first batch, and of large ones nothing is then kept.
-            self._left, self._ends, self._reach = np.arange(0), np.empty((2, 2, 0), values.dtype), np.zeros(2)
-            return
-        if self._left is None:
-            self._left = np.arange(self._of)
-        ends = np.array([_ends(one, axis, self._left) for one in (values, reference)])
-        self._extend(ends.swapaxes(0, 1), np.array([reference.min(), reference.max()], np.float64))
+        self._of = values.shape[axis]
+        left = np.arange(self._of) if self._left is None else self._left
+        (least, most), (low, high) = (_by_channel(one, axis, left) for one in (values, reference))
+        same = least == most if self._value is None else (least == self._value) & (most == self._value)
+        self._keep(left, same)
+        self._extend(least[same], low[same], high[same], reach)
 
     def join(self, other: _Stuck) -> None:
-        if other._left is None or other._ends is None or other._reach is None:
+        """Take in what was seen of the examples behind."""
+        if self._varied or other._varied:
+            self._end()
             return
-        if self._left is None or self._ends is None:
-            self._left, self._of, self._ends, self._reach = other._left, other._of, other._ends, other._reach
+        if other._value is None or other._low is None or other._high is None or other._reach is None:
             return
-        own, theirs = np.isin(self._left, other._left), np.isin(other._left, self._left)
-        self._left, self._ends = self._left[own], self._ends[..., own]
-        if self._left.size:
-            self._extend(other._ends[..., theirs], other._reach)
+        if self._value is None:
+            self._of, self._left, self._value = other._of, other._left, other._value
+            self._low, self._high, self._reach = other._low, other._high, other._reach
+        elif self._left is None or other._left is None:
+            if np.array_equal(self._value, other._value):
+                self._extend(other._value, other._low, other._high, other._reach)
+            else:
+                self._end()
+        else:
+            theirs = np.isin(other._left, self._left)
+            self._keep(self._left, np.isin(self._left, other._left))
+            same = self._value == other._value[theirs]
+            self._keep(self._left, same)
+            value, low, high = (one[theirs][same] for one in (other._value, other._low, other._high))
+            self._extend(value, low, high, other._reach)
 
-    def _extend(self, ends: Array, reach: Array) -> None:
-        """Take in values between these ends, and leave out what varies."""
-        assert self._left is not None
-        if self._ends is not None and self._reach is not None:
-            ends = np.stack([np.minimum(ends[0], self._ends[0]), np.maximum(ends[1], self._ends[1])])
+    def _keep(self, left: Array, which: Array) -> None:
+        """Go on with some of the channels that are left alone."""
+        self._left = left[which]
+        if self._value is not None and self._low is not None and self._high is not None:
+            self._value, self._low, self._high = self._value[which], self._low[which], self._high[which]
+
+    def _extend(self, value: Array, low: Array, high: Array, reach: Array) -> None:
+        """Take in what the variant gave where it never varied, and between what the reference's values lay there."""
+        if not value.size:
+            self._end()
+            return
+        if self._low is not None and self._high is not None and self._reach is not None:
+            low, high = np.minimum(low, self._low), np.maximum(high, self._high)
             reach = np.array([min(reach[0], self._reach[0]), max(reach[1], self._reach[1])])
-        same = ends[0, 0] == ends[1, 0]
-        if not self.by_channel:
-            same &= same.all()
-        self._left, self._ends, self._reach = self._left[same], ends[..., same], reach
+        self._value, self._low, self._high, self._reach = value, low, high, reach
+
+    def _end(self) -> None:
+        self._varied = True
+        self._left = self._value = self._low = self._high = self._reach = None
 
     def found(self) -> Stuck | None:
         """What never varies though the reference's does; of channels those alone whose reference clearly does."""
-        if self._left is None or self._ends is None or self._reach is None or not self._left.size:
+        if self._low is None or self._high is None or self._reach is None:
             return None
-        spread = self._ends[1, 1].astype(np.float64) - self._ends[0, 1]
+        spread = self._high.astype(np.float64) - self._low
         width = float(self._reach[1] - self._reach[0])
         clear = spread >= CLEARLY * min(1, width)
-        told = spread > 0 if not self.by_channel else (spread > 0) & clear
+        told = spread > 0 if self._left is None else (spread > 0) & clear
         if not told.any():
             return None
-        numbers = tuple(self._left[told].tolist()) if self.by_channel else ()
+        numbers = () if self._left is None else tuple(self._left[told].tolist())
         return Stuck(
             spread=float(spread[told].max()),
             width=width,
             clear=bool(clear.any()),
             channels=numbers[:MOST_NAMES],
             count=len(numbers),
-            of=self._of if self.by_channel else 0,
+            of=self._of,
         )
 
 
@@ -335,10 +366,13 @@ def _channel_axis(shape: Sequence[int]) -> int | None:
     return 1 if shape[1] < shape[-1] else len(shape) - 1
 
 
-def _ends(outputs: Array, axis: int | None, which: Array) -> tuple[Array, Array]:
-    """The least and the largest value of each position of an example, or of some channels along an axis, (which,)."""
-    if axis is None:
-        return outputs.min(0).reshape(-1), outputs.max(0).reshape(-1)
+def _by_position(values: Array) -> tuple[Array, Array]:
+    """The least and the largest of (n, values) at each place; of one example itself, without a copy."""
+    return (values[0], values[0]) if len(values) == 1 else (values.min(0), values.max(0))
+
+
+def _by_channel(outputs: Array, axis: int, which: Array) -> tuple[Array, Array]:
+    """The least and the largest value of some channels along an axis, (which,) each."""
     taken = outputs if len(which) == outputs.shape[axis] else np.take(outputs, which, axis)
     others = tuple(one for one in range(outputs.ndim) if one != axis)
     return taken.min(others), taken.max(others)
