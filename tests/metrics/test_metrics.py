@@ -16,7 +16,7 @@ from scipy.stats import entropy
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.judgement.intervals import newcombe_paired, wilson
 from tflite_guard.manifest.types import FunctionSpec, MetricSpec
-from tflite_guard.metrics import BY_NAME, concatenate, measure, measure_python, per_example
+from tflite_guard.metrics import BY_NAME, NamedArrays, concatenate, measure, measure_python, per_example
 from tflite_guard.metrics.bootstrap import resample
 from tflite_guard.metrics.labels import Compared, class_labels
 from tflite_guard.results import Measurement
@@ -69,8 +69,9 @@ def targets(seed: int = 0, shape: tuple[int, ...] = (N, 3)):
     return (reference + rng.normal(0.2, 0.5, shape)).astype(np.float32), reference.astype(np.float32), wanted
 
 
-def test_every_metric_of_the_vocabulary_but_the_size_is_here():
-    assert set(BY_NAME) == set(METRICS) - {"size_bytes"}
+def test_every_metric_of_the_vocabulary_but_those_of_a_file_is_here():
+    assert set(BY_NAME) == {name for name, traits in METRICS.items() if not traits.of_file}
+    assert {*METRICS} - {*BY_NAME} == {"size_bytes", "arena_bytes", "macs"}
 
 
 def top_k(labels, scores):
@@ -676,7 +677,9 @@ def test_tied_scores_are_ranked_as_scikit_learn_does(rows):
 def own(function, labels=None, groups=None, **options):
     outputs, reference, _ = models()
     spec = MetricSpec(name="own", metric="python", python=FunctionSpec("pkg.own:score", ""), **options)
-    return measure_python(spec, function, {"y": outputs}, {"y": reference}, labels, groups=groups)
+    return measure_python(
+        spec, function, NamedArrays({"y": outputs}), NamedArrays({"y": reference}), labels, groups=groups
+    )
 
 
 def test_scores_of_a_users_function_are_averaged_and_resampled():
