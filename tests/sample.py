@@ -210,8 +210,15 @@ PICTURE = png.picture(bytes([255, 0, 255, 0, 255, 0, 0, 255, 0, 255, 0, 255]), 2
 
 def examples(one: VariantResult) -> VariantResult:
     """With what it decides otherwise than the reference, by class and by example."""
-    by_class = ByClass("accuracy", 3, (ClassAccuracy(7, 300, 297, 240), ClassAccuracy(1, 400, 392, 380),
-                                       ClassAccuracy(0, 300, 291, 290)))  # fmt: skip
+    by_class = ByClass(
+        "accuracy",
+        3,
+        (
+            ClassAccuracy(7, 300, 297, 240, 60, (0.1, 0.3)),
+            ClassAccuracy(1, 400, 392, 380, 20, (-0.01, 0.07)),
+            ClassAccuracy(0, 300, 291, 290),
+        ),
+    )
     worst = (
         ChangedAnswer(657, 7, 7, 4, 0.9986, 0.0, PICTURE),
         ChangedAnswer(20, 7, 7, 1, 0.871, 0.25, file="seven/<b>20</b>.png"),

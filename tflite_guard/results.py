@@ -301,6 +301,10 @@ class ClassAccuracy(msgspec.Struct, frozen=True):
     """How many of them the reference has right."""
     variant: int
     """How many of them the variant has right."""
+    lost: int = 0
+    """How many the reference has right and the variant has not."""
+    interval: tuple[float, float] | None = None
+    """Of `drop`, at 95 % for all classes at once; None where examples come in groups, or not all were evaluated."""
 
     def accuracy(self, right: int) -> float:
         """Which fraction of the class's examples so many are."""

@@ -78,7 +78,7 @@ def test_of_many_classes_those_that_lost_most_are_kept() -> None:
     found = collected(outputs, reference, labels).by_class()
     assert found is not None
     assert (found.classes, len(found.worst)) == (150, 100)
-    assert found.worst[0] == ClassAccuracy(140, 2, 2, 0)
+    assert found.worst[0] == ClassAccuracy(140, 2, 2, 0, 2)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 80), st.booleans())
@@ -139,7 +139,7 @@ def test_examples_without_a_label_are_of_no_class_and_come_last() -> None:
     by_class, changed = answers.by_class(), answers.changed()
     assert by_class is not None
     assert changed is not None
-    assert by_class.worst == (ClassAccuracy(0, 1, 1, 0),)
+    assert by_class.worst == (ClassAccuracy(0, 1, 1, 0, 1),)
     assert [(one.example, one.label) for one in changed.worst] == [(1, 0), (0, None)]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from random import Random
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from msgspec.structs import replace
 
 from tests.sample import PICTURE
 from tflite_guard.judgement.findings import accepted, of_reference, of_variant
+from tflite_guard.judgement.intervals import newcombe_paired, simultaneous
 from tflite_guard.judgement.judging import Outcome, reference_result, variant_result
 from tflite_guard.manifest.types import (
     Conversion,
@@ -271,6 +275,36 @@ def test_an_output_that_stopped_varying_is_told() -> None:
     barely = replace(HEALTHY, stuck=replace(stuck, spread=0.001, clear=False))
     assert rules(evaluation(accuracy(), outputs=(barely,))) == [("constant-output", "warning")]
     assert rules(evaluation(accuracy(), outputs=(replace(HEALTHY, examples=1, stuck=stuck),))) == []
+
+
+def test_the_class_that_lost_most_is_named_where_chance_does_not_explain_it() -> None:
+    classes = (ClassAccuracy(1, 10, 10, 8, 2), ClassAccuracy(3, 100, 95, 80, 17), ClassAccuracy(0, 100, 95, 94, 3))
+    found = replace(evaluation(accuracy()), by_class=ByClass("accuracy", 3, classes))
+    told = judged(found)
+    (one,) = [one for one in told.findings if one.rule == "class-lost"]
+    low, high = newcombe_paired(78, 17, 2, 3, NormalDist().inv_cdf(1 - 0.05 / 6))
+    assert (one.severity, one.evidence["label"], one.evidence["interval"]) == ("note", 3, [low, high])
+    assert "class 3 lost most: 0.9500 of its 100 examples were right, and 0.8000 are" in one.message
+    assert told.by_class is not None
+    assert [one.interval is not None for one in told.by_class.worst] == [True, True, True]
+    by_chance = replace(found, by_class=ByClass("accuracy", 3, (classes[0], classes[2])))
+    assert "class-lost" not in [rule for rule, _ in rules(by_chance)]
+    impossible = ByClass("accuracy", 1, (ClassAccuracy(0, 3, 2, 1, 9), ClassAccuracy(1, 0, 0, 0, 0)))
+    assert [one.interval for one in judged(replace(found, by_class=impossible)).by_class.worst] == [None, None]
+
+
+def test_intervals_of_classes_hold_at_once() -> None:
+    """Ten classes of 50 examples, of which the variant decides 1 in 25 otherwise, right or wrong by the same chance."""
+    draws, excluding, runs = Random(5), 0, 1000
+    z = simultaneous(10)
+    for _ in range(runs):
+        lows = []
+        for _ in range(10):
+            kinds = Counter(draws.choices("bfsn", (0.88, 0.02, 0.02, 0.08), k=50))
+            low, high = newcombe_paired(*(kinds[kind] for kind in "bfsn"), z)
+            lows.append(low > 0 or high < 0)
+        excluding += any(lows)
+    assert excluding / runs <= 0.05
 
 
 APART = {"default": 80.0, "reference": 11.0, "micro": 0.0}

@@ -251,7 +251,7 @@ def test_the_class_that_lost_most_is_named_and_every_class_is_in_the_table() -> 
     assert "Class 7 lost most: its accuracy went from 0.9900 to 0.8000, on 300 examples." in sentences
     (table, _) = [one for one in document.iter("table") if one.getparent().get("aria-label") == "Accuracy by class"]
     rows = [[words(cell) for cell in row] for row in table.findall("tbody/tr")]
-    assert rows[0] == ["7", "300", "297", "240", "0.9900", "0.8000", "0.1900"]
+    assert rows[0] == ["7", "300", "297", "240", "0.9900", "0.8000", "0.1900", "[0.1000, 0.3000]"]
     assert [row[0] for row in rows] == ["7", "1", "0"]
 
 

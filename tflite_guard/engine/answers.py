@@ -41,6 +41,7 @@ class Answers:
     _actual: Counter[int] = field(default_factory=Counter)
     _reference_right: Counter[int] = field(default_factory=Counter)
     _variant_right: Counter[int] = field(default_factory=Counter)
+    _lost_of: Counter[int] = field(default_factory=Counter)
     _changed: int = 0
     _lost: int = 0
     _gained: int = 0
@@ -110,6 +111,7 @@ class Answers:
             (self._actual, other._actual),
             (self._reference_right, other._reference_right),
             (self._variant_right, other._variant_right),
+            (self._lost_of, other._lost_of),
         ):
             own.update(theirs)
         self._examples += other._examples
@@ -124,6 +126,7 @@ class Answers:
             (self._actual, counted),
             (self._reference_right, theirs),
             (self._variant_right, ours),
+            (self._lost_of, theirs & ~ours),
         ):
             counter.update(numbers[which].tolist())
         self._examples += len(numbers)
@@ -136,7 +139,7 @@ class Answers:
         if not self._single or not self._actual:
             return None
         every = [
-            ClassAccuracy(label, count, self._reference_right[label], self._variant_right[label])
+            ClassAccuracy(label, count, self._reference_right[label], self._variant_right[label], self._lost_of[label])
             for label, count in self._actual.items()
         ]
         every.sort(key=lambda one: (-one.drop, -one.examples, one.label))

@@ -19,7 +19,7 @@ from tflite_guard.protocol import (
     Stuck,
     WeightFacts,
 )
-from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult
+from tflite_guard.results import Artifact, ByClass, ErrorInfo, Finding, Measurement, MetricResult
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
 from tflite_guard.vocabulary import Kernels
@@ -66,6 +66,8 @@ def of_variant(
     yield from _coarse(evaluation, metrics)
     if evaluation.calibration is not None and variant.conversion.calibration is not None and data is not None:
         yield from calibrated.of_data(evaluation.calibration, variant.conversion.calibration, data)
+    if evaluation.by_class is not None:
+        yield from _class_lost(evaluation.by_class, () if data is None else data.class_order or ())
     yield from _stale(evaluation.weights)
     if evaluation.observed is not None:
         yield from _nearest_kernels(evaluation.observed, variant.evaluation.kernels)
@@ -370,6 +372,28 @@ def _stale(weights: WeightFacts | None) -> Iterator[Finding]:
             steps=weights.steps,
             cosine=weights.cosine,
         )
+
+
+def _class_lost(found: ByClass, names: Sequence[str]) -> Iterator[Finding]:
+    """The class that lost most of those that have certainly lost."""
+    certain = [one for one in found.worst if one.interval is not None and one.interval[0] > 0]
+    if not certain:
+        return
+    most = max(certain, key=lambda one: one.drop)
+    assert most.interval is not None
+    called = f"class {most.label}" + (f" ({names[most.label]!r})" if 0 <= most.label < len(names) else "")
+    others = f"; {len(certain) - 1} more have lost, too" if len(certain) > 1 else ""
+    reference, variant = (figures.number(most.accuracy(one), "accuracy") for one in (most.reference, most.variant))
+    yield finding(
+        "class-lost",
+        f"{called} lost most: {reference} of its {most.examples:,} examples were right, and {variant} are, worse by "
+        f"{figures.interval(most.interval, 'accuracy')} at 95 % for all classes at once{others}",
+        label=most.label,
+        examples=most.examples,
+        drop=most.drop,
+        interval=list(most.interval),
+        classes=len(certain),
+    )
 
 
 def _nearest_kernels(observed: ObservedMeasured, own: Kernels) -> Iterator[Finding]:

@@ -10,12 +10,15 @@ from msgspec.structs import replace
 
 from tflite_guard.files import png
 from tflite_guard.judgement import findings
+from tflite_guard.judgement.intervals import Interval, newcombe_paired, simultaneous
 from tflite_guard.judgement.verdict import judge, within_steps
 from tflite_guard.manifest.types import DatasetSpec, Ignore, Tolerance, VariantSpec
 from tflite_guard.protocol import Diagnosed, Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
+    ByClass,
     Changed,
+    ClassAccuracy,
     ErrorInfo,
     Finding,
     Measurement,
@@ -67,6 +70,12 @@ def variant_result(
         return VariantResult(
             variant.name, how, Verdict.ERROR, False, None, (), told, (), outcome.error, seconds, line=variant.line
         )
+    # Examples of a group are not independent, and where the evaluation stopped depends on them.
+    early = evaluation.sequential is not None and evaluation.sequential.early
+    by_class = evaluation.by_class
+    if by_class is not None and not early and (data is None or data.group is None):
+        by_class = _with_intervals(by_class)
+        evaluation = replace(evaluation, by_class=by_class)
     metrics, found = _judged(evaluation.measurements, variant, baseline)
     made = evaluation.artifact
     observed = _observed(evaluation.observed, variant)
@@ -89,9 +98,23 @@ def variant_result(
         seconds=seconds,
         observed=observed,
         line=variant.line,
-        by_class=evaluation.by_class,
+        by_class=by_class,
         changed=_redrawn(evaluation.changed),
     )
+
+
+def _with_intervals(found: ByClass) -> ByClass:
+    """With an interval of each class's drop, all of which hold at once."""
+    z = simultaneous(found.classes)
+    return replace(found, worst=tuple(replace(one, interval=_of_class(one, z)) for one in found.worst))
+
+
+def _of_class(one: ClassAccuracy, z: float) -> Interval | None:
+    """None of counts that no examples give, as an untrusted child could say."""
+    both, gained = one.reference - one.lost, one.variant - (one.reference - one.lost)
+    neither = one.examples - both - one.lost - gained
+    possible = one.examples > 0 and min(both, one.lost, gained, neither) >= 0
+    return newcombe_paired(both, one.lost, gained, neither, z) if possible else None
 
 
 def _redrawn(changed: Changed | None) -> Changed | None:

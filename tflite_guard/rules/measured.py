@@ -117,6 +117,18 @@ MEASURED = (
         accept="this output is a version number",
     ),
     Rule(
+        "class-lost",
+        "note",
+        "A class has lost accuracy",
+        "The variant decides examples of one class worse than the reference, beyond what chance explains, whatever the "
+        "average says. The message names the class that lost most.",
+        "Look at its examples on the page (`report.html`), and whether the calibration data holds enough of the class. "
+        "A tolerance on `f1_macro`, in which every class counts alike, gates it.",
+        proof="The paired interval of each class's accuracy, at a level that holds for all classes at once "
+        "(Bonferroni); see `docs/metrics.md`. Not where examples come in groups.",
+        accept="this class is not used in the product",
+    ),
+    Rule(
         "observed-kernels",
         "note",
         "Which kernels the device agrees with",
