@@ -233,7 +233,7 @@ def test_a_bad_model_is_red_on_its_line_with_outputs_summary_and_comment(
     inputs = {"manifest": BROKEN, "cache-dir": ".cache/tflite-guard"}
     step = runner().run(inputs)
     assert step.exit_code == 1, step.log
-    accuracy, agreement, ties = step.annotations
+    accuracy, agreement, ties, worst = step.annotations
     assert accuracy.name == "error"
     assert accuracy.properties["file"] == BROKEN
     assert int(accuracy.properties["line"]) == line_of(workspace / BROKEN, '"accuracy": {"max_drop"')
@@ -250,6 +250,7 @@ def test_a_bad_model_is_red_on_its_line_with_outputs_summary_and_comment(
     assert told[0] > 0
     assert int(agreement.properties["line"]) == line_of(workspace / BROKEN, '"agreement": {"min"')
     assert (ties.name, ties.properties["title"]) == ("warning", "digits / int8: coarse-output")
+    assert (worst.name, worst.properties["title"]) == ("notice", "digits / int8: class-lost")
     counts = {name: step.outputs[name] for name in ("verdict", "failed-count", "warned-count", "checked-count")}
     assert counts == {"verdict": "fail", "failed-count": "1", "warned-count": "0", "checked-count": "2"}
     (comment,) = github.of(7, "github-actions[bot]")
