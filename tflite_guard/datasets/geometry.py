@@ -1,4 +1,4 @@
-"""Where a step that resizes, crops or pads puts an image's points: for the step itself, and for boxes on the image."""
+"""Where steps that crop and pad put an image."""
 
 from __future__ import annotations
 
@@ -21,26 +21,10 @@ class Framing(NamedTuple):
     """Row and column of its first pixel on the canvas; below zero where it is cut."""
     canvas: tuple[int, int]
 
-    def point(self, size: tuple[int, int], y: float, x: float) -> tuple[float, float]:
-        """Where a point (row, column) of an image of this size comes to lie; pixels' borders are whole numbers."""
-        return (
-            y * self.scaled[0] / size[0] + self.corner[0],
-            x * self.scaled[1] / size[1] + self.corner[1],
-        )
 
-
-def framing(name: str, argument: Any, size: tuple[int, int], where: str) -> Framing | None:
-    """What a preprocessing step does to images (height, width); None where it moves nothing.
-
-    Raises DataError where it cannot be done, and for a step that moves points in another way.
-    """
-    if name not in ("resize", "center_crop", "pad", "letterbox"):
-        if name in ("reshape", "transpose", "expand_dims"):
-            raise DataError(f"{where}: boxes cannot be followed through it; leave the images' axes as they are")
-        return None
+def framing(name: str, argument: Any, size: tuple[int, int], where: str) -> Framing:
+    """What `center_crop`, `pad` or `letterbox` does to images (height, width). Raises DataError where it cannot be."""
     canvas = target(argument, where)
-    if name == "resize":
-        return Framing(canvas, (0, 0), canvas)
     if name == "center_crop":
         if canvas[0] > size[0] or canvas[1] > size[1]:
             raise DataError(f"{where}: an image of {list(size)} is smaller than {list(canvas)}; resize or pad it first")

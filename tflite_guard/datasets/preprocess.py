@@ -147,9 +147,7 @@ def letterbox(array: Array, argument: Any, where: str) -> Array:
 def _framed(array: Array, name: str, argument: Any, where: str) -> Framing:
     if array.ndim not in (3, 4) or 0 in array.shape[1:]:
         raise DataError(f"{where}: needs images of shape (h, w) or (h, w, channels), not {array.shape[1:]}")
-    found = framing(name, argument, (array.shape[1], array.shape[2]), where)
-    assert found is not None
-    return found
+    return framing(name, argument, (array.shape[1], array.shape[2]), where)
 
 
 def _on_canvas(array: Array, found: Framing, argument: Any, default: int, where: str) -> Array:
