@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,10 @@ settings.register_profile("long", settings.get_profile("calm"), max_examples=200
 settings.load_profile("calm")
 
 ROOT = Path(__file__).parents[1]
+on_micro = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64",
+    reason="TensorFlow Lite Micro has wheels for Linux on x86-64 alone",
+)
 EXAMPLES = ROOT / "examples"
 Manifest = dict[str, Any]
 

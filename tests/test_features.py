@@ -15,7 +15,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from tests.conftest import Run, manifest_of, write_manifest
+from tests.conftest import Run, manifest_of, on_micro, write_manifest
 from tests.plain_loop import raw_outputs
 
 
@@ -141,7 +141,9 @@ def test_reference_kernels_are_the_interpreters_reference_kernels(run: Run, digi
 
 def micro_outputs(path: Path, images: np.ndarray) -> np.ndarray:
     """Raw outputs of TensorFlow Lite Micro's interpreter, example by example."""
-    interpreter = pytest.importorskip("tflite_micro.python.tflite_micro.runtime").Interpreter.from_file(str(path))
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_file(str(path))
     given = interpreter.get_input_details(0)
     scale, zero = (given["quantization_parameters"][key][0] for key in ("scales", "zero_points"))
     results = []
@@ -153,6 +155,7 @@ def micro_outputs(path: Path, images: np.ndarray) -> np.ndarray:
     return np.stack(results)
 
 
+@on_micro
 def test_a_microcontrollers_kernels_judge_and_tell_what_a_device_runs(
     run: Run, digits: Path, images: np.ndarray
 ) -> None:
@@ -187,6 +190,39 @@ def test_a_microcontrollers_kernels_judge_and_tell_what_a_device_runs(
         assert "micro" in told[0]["evidence"]["nearest"]
     else:
         assert told == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_recording_is_compared_with_the_kernels_that_run_the_file_to_its_end(run: Run, tmp_path: Path) -> None:
+    """TensorFlow Lite Micro prepares an embedding of integers, and fails when it is run."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    layers = [keras.Input((3,), dtype="int32", name="ids"), keras.layers.Embedding(5, 2), keras.layers.Flatten()]
+    keras.Sequential([*layers, keras.layers.Dense(2)]).save(tmp_path / "ids.keras")
+    ids = np.random.default_rng(3).integers(0, 5, (40, 3)).astype(np.int32)
+    np.savez(tmp_path / "data.npz", ids=ids)
+    variant = {"name": "float32", "quantization": "float32"}
+    model = {"name": "ids", "reference": {"keras": "ids.keras"}, "evaluation": "d", "metrics": ["sqnr"]}
+    manifest = {"schema_version": 1, "datasets": {"d": {"source": "npz", "path": "data.npz", "inputs": "ids"}}}
+    path = write_manifest(tmp_path, manifest | {"models": [model | {"variants": [variant]}]})
+    made = run("convert", "ids", "float32", "-o", tmp_path / "ids.tflite", "--manifest", path)
+    assert made.code == 0, made.err
+    interpreter = Interpreter(str(tmp_path / "ids.tflite"))
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    recorded = []
+    for example in ids:
+        interpreter.set_tensor(source["index"], example[np.newaxis])
+        interpreter.invoke()
+        recorded.append(interpreter.get_tensor(target["index"])[0])
+    np.savez(tmp_path / "phone.npz", out=np.stack(recorded))
+    variant |= {"observed_outputs": "phone.npz"}
+    path = write_manifest(tmp_path, manifest | {"models": [model | {"variants": [variant]}]})
+    found = run("check", path, "--format", "json").variant("float32")
+    assert found["error"] is None
+    assert found["observed"]["max_steps"]["default"] == 0
+    assert "micro" not in found["observed"]["max_steps"]
 
 
 @pytest.mark.parametrize("raw", [True, False])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,17 +16,15 @@ import pytest
 import tensorflow as tf
 from engine_models import Case, normal
 
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, on_micro
 from tflite_guard.engine import graph
 from tflite_guard.engine.macs import macs
+from tflite_guard.engine.micro import MicroRunner
 from tflite_guard.engine.tflite import Model, Runner
 from tflite_guard.errors import EvaluationError
 from tflite_guard.protocol import TensorInfo
 
-pytest.importorskip("tflite_micro")
-from tflite_micro.python.tflite_micro import runtime
-
-from tflite_guard.engine.micro import MicroRunner
+pytestmark = on_micro
 
 SHIPPED = EXAMPLES / "digits/app/digits_int8.tflite"
 
@@ -35,9 +34,16 @@ def images() -> np.ndarray:
     return np.load(EXAMPLES / "digits/data/evaluation.npz")["image"][:60].astype(np.float32) / 16
 
 
+def interpreted(path: str) -> Any:
+    """TensorFlow Lite Micro's own interpreter."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    return runtime.Interpreter.from_file(path, arena_size=1 << 20)
+
+
 def test_outputs_are_those_of_a_plain_loop(images: np.ndarray) -> None:
     runner = MicroRunner(Model.read(str(SHIPPED)))
-    interpreter = runtime.Interpreter.from_file(str(SHIPPED), arena_size=1 << 20)
+    interpreter = interpreted(str(SHIPPED))
     given, returned = (one(0) for one in (interpreter.get_input_details, interpreter.get_output_details))
     expected = []
     for image in images:
@@ -74,7 +80,7 @@ def test_state_is_forgotten_before_each_example(stateful: Case) -> None:
     runner = MicroRunner(Model.read(path))
     expected = []
     for steps in stateful.data["steps"]:
-        interpreter = runtime.Interpreter.from_file(path, arena_size=1 << 20)
+        interpreter = interpreted(path)
         interpreter.set_input(steps[np.newaxis], 0)
         interpreter.invoke()
         expected.append(interpreter.get_output(0)[0])
@@ -119,7 +125,7 @@ def test_an_example_of_another_shape_is_refused_with_both(conv: Case) -> None:
 
 
 def test_the_arena_is_what_the_interpreter_says(capfd: pytest.CaptureFixture[str]) -> None:
-    interpreter = runtime.Interpreter.from_file(str(SHIPPED), arena_size=1 << 20)
+    interpreter = interpreted(str(SHIPPED))
     interpreter.print_allocations()
     (total,) = re.findall(r"Arena allocation total (\d+) bytes", capfd.readouterr().err)
     assert MicroRunner(Model.read(str(SHIPPED))).arena_bytes() == int(total)

@@ -432,29 +432,35 @@ def names_for(model: Model, described: Names | None, recorded: Outputs) -> Names
 def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
     """What the user's own application gave for this artifact, scored, and its distance from all kernels that run it."""
     assert options.observed_outputs is not None
-    path = options.observed_outputs.path
     scorer = subject.scorer()
     steps = {}
     for kernels in get_args(Kernels):
+        own = kernels == options.kernels
         try:
-            runners = subject.runners(kernels)
+            largest = _distance(subject, options.observed_outputs.path, kernels, scorer if own else None)
         except (EvaluationError, ModelFileError, ModuleNotFoundError):
-            if kernels == options.kernels:
+            if own:
                 raise
             continue  # not installed, or without the operators; the comparison is with what can run it
-        largest = 0.0
-        theirs = _Rows(batch.inputs for batch in recorded_outputs(path, subject.dataset, subject.open_data))
-        ports = runners[0].outputs
-        for batch, outputs in subject.run(runners, subject.data()):
-            count = _length(outputs)
-            observed = _dequantized(named(theirs.take(count), subject.names, path), ports)
-            for name, ours in outputs.items():
-                _require_shape("data", f"{path}:", observed[name], f"the model's output {name!r}", ours)
-                largest = max(largest, _steps(observed[name], ours, ports[name]))
-            if kernels == options.kernels:
-                scorer.add(batch, observed, subject.reference_rows(batch, count))
         steps[kernels] = round(largest, 6)
     return ObservedMeasured(ordered(scorer.measurements(), (), subject.metrics), steps)
+
+
+def _distance(subject: Subject, path: str, kernels: Kernels, scorer: Scorer | None) -> float:
+    """The largest difference of a recording from what some kernels give, in quantization steps. It may be scored, too."""
+    largest = 0.0
+    theirs = _Rows(batch.inputs for batch in recorded_outputs(path, subject.dataset, subject.open_data))
+    runners = subject.runners(kernels)
+    ports = runners[0].outputs
+    for batch, outputs in subject.run(runners, subject.data()):
+        count = _length(outputs)
+        observed = _dequantized(named(theirs.take(count), subject.names, path), ports)
+        for name, ours in outputs.items():
+            _require_shape("data", f"{path}:", observed[name], f"the model's output {name!r}", ours)
+            largest = max(largest, _steps(observed[name], ours, ports[name]))
+        if scorer is not None:
+            scorer.add(batch, observed, subject.reference_rows(batch, count))
+    return largest
 
 
 def named(arrays: dict[str, Array], names: Names, path: str) -> dict[str, Array]:
