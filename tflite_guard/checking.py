@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from tflite_guard.errors import EvaluationError, GuardError, ManifestError, UsageError
 from tflite_guard.files import is_full, make_folders, uris, write_atomically
 from tflite_guard.files.globs import expanded
+from tflite_guard.files.removal import remove_own
 from tflite_guard.judgement import baseline as baselines
 from tflite_guard.manifest import load, search
 from tflite_guard.results import Report, Tool, Verdict
@@ -195,15 +195,7 @@ def forget_node_data(folder: str) -> None:
     """Remove the node data of a report folder, which is of an earlier run or came with the commit."""
     from tflite_guard.reports import model_explorer
 
-    own = os.path.join(folder, model_explorer.FOLDER)
-    with suppress(OSError):  # what cannot be removed cannot be written either, which tells
-        if os.path.islink(own):
-            os.unlink(own)
-            return
-        for name in os.listdir(own):
-            if name.endswith(".json"):
-                os.unlink(os.path.join(own, name))
-        os.rmdir(own)
+    remove_own(os.path.join(folder, model_explorer.FOLDER), (".json",))
 
 
 def filed(path: str, do: Callable[[], T]) -> T:

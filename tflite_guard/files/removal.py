@@ -29,6 +29,21 @@ def remove(path: str | Path) -> None:
             os.unlink(name, dir_fd=parent)
 
 
+def remove_own(folder: str, endings: tuple[str, ...]) -> None:
+    """Remove a folder of files with such endings, which an earlier run has written, and a link in its place.
+
+    What else is in it stays, and so the folder. What cannot be removed cannot be written either, which tells.
+    """
+    with contextlib.suppress(OSError):
+        if os.path.islink(folder):
+            os.unlink(folder)
+            return
+        for name in os.listdir(folder):
+            if name.endswith(endings):
+                os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+
+
 def is_in_the_way(folder: str | Path) -> bool:
     """Whether something is in the place of a folder and is none; a link is none either."""
     return os.path.lexists(folder) and (os.path.islink(folder) or not os.path.isdir(folder))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from tflite_guard.errors import EvaluationError, UsageError
 from tflite_guard.files import is_full, make_folders, write_atomically
+from tflite_guard.files.removal import remove_own
 from tflite_guard.judgement.judging import Outcome
 from tflite_guard.protocol import COLLECTED
 from tflite_guard.results import ReferenceResult, Report, ScoredPiece
@@ -87,14 +87,7 @@ class Found(msgspec.Struct, frozen=True):
 
 def forget(folder: str) -> None:
     """Remove the scores of an earlier run from their folder, and a link in its place."""
-    with suppress(OSError):  # what cannot be removed cannot be written either, which tells
-        if os.path.islink(folder):
-            os.unlink(folder)
-            return
-        for name in os.listdir(folder):
-            if name.endswith((".json", ".npz")):
-                os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
+    remove_own(folder, (".json", ".npz"))
 
 
 def write(folder: str, piece: Piece, scores: Sequence[Path]) -> ScoredPiece:
