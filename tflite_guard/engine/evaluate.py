@@ -447,7 +447,7 @@ def _observe(subject: Subject, options: EvaluationOptions) -> ObservedMeasured:
 
 
 def _distance(subject: Subject, path: str, kernels: Kernels, scorer: Scorer | None) -> float:
-    """The largest difference of a recording from what some kernels give, in quantization steps. It may be scored, too."""
+    """How far a recording is from what some kernels give, at most, in quantization steps; a scorer scores it."""
     largest = 0.0
     theirs = _Rows(batch.inputs for batch in recorded_outputs(path, subject.dataset, subject.open_data))
     runners = subject.runners(kernels)
