@@ -25,9 +25,12 @@ SERVING_DEFAULT = "serving_default"
 """TensorFlow's own name for the signature of a model that has one."""
 
 ReferenceKind = Literal["keras", "saved_model", "tflite", "outputs"]
-SourceKind = Literal["npz", "npy", "images", "csv", "tfrecord", "python"]
+SourceKind = Literal["npz", "npy", "images", "coco", "csv", "tfrecord", "python"]
 LiteRT = Literal["default", "reference"]
 Kernels = Literal["default", "reference", "micro"]
+BoxFormat = Literal["yxyx", "xyxy", "xywh", "cxcywh"]
+Decode = Literal["yolo", "yolo_end2end"]
+BoxUnits = Literal["relative", "pixels"]
 Ranges = Literal["converter", "measured"]
 StateUse = Literal["reset", "kept"]
 StopUse = Literal["conclusive", "never"]
@@ -116,7 +119,26 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """Between what each example's score lies, where the metric is their mean; None of any other metric."""
     of_file: bool = False
     """Told by the file alone, whatever the examples."""
+    of_boxes: bool = False
+    """Of a detector's boxes, which several outputs may hold together."""
 
+
+DETECTION_OPTIONS = (
+    "boxes",
+    "scores",
+    "classes",
+    "count",
+    "box_format",
+    "decode",
+    "objectness",
+    "box_axis",
+    "units",
+    "size",
+    "score_threshold",
+    "nms_iou",
+    "iou",
+)
+"""How a detector's outputs are read, and at which overlap a box is found."""
 
 METRICS = {
     m.name: m
@@ -144,6 +166,15 @@ METRICS = {
         MetricTraits("roc_auc", "area under the ROC curve", True, True, True, options=("average",)),
         MetricTraits("average_precision", "average precision", True, True, True, options=("average",)),
         MetricTraits("mean_iou", "mean IoU", True, True, True, options=("threshold", "from_logits", "ignore_index")),
+        MetricTraits(
+            "mean_average_precision",
+            "mean average precision of boxes",
+            True,
+            True,
+            True,
+            options=DETECTION_OPTIONS,
+            of_boxes=True,
+        ),
         MetricTraits("mae", "mean absolute error to labels", False, True, True),
         MetricTraits("rmse", "root mean squared error to labels", False, True, True),
         MetricTraits("r2", "coefficient of determination", True, True, True),
@@ -155,6 +186,15 @@ METRICS = {
             True,
             options=("threshold", "from_logits", "multi_label"),
             bounds=(0.0, 1.0),
+        ),
+        MetricTraits(
+            "detection_agreement",
+            "mean average precision, the reference's boxes being the truth",
+            True,
+            False,
+            True,
+            options=(*DETECTION_OPTIONS, "threshold"),
+            of_boxes=True,
         ),
         MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
         MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True, bounds=(-1.0, 1.0)),

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from tflite_guard.datasets import arrays, functions, images, tables
+from tflite_guard.datasets import arrays, coco, functions, images, tables
 from tflite_guard.datasets.preprocess import Step, prepare
 from tflite_guard.datasets.sources import (
     NEEDS_TENSORFLOW,
@@ -185,11 +185,11 @@ def open_dataset(
     inputs = _bind(spec, input_names)
     labels = {"": spec.labels} if isinstance(spec.labels, str) else dict(spec.labels or {})
     steps = _steps(spec, list(inputs))
-    reader = _open(spec, inputs, labels, allow_code, tfrecord, roots)
+    reader = _open(spec, inputs, labels, steps, allow_code, tfrecord, roots)
     rows = select(reader.examples, spec.limit, spec.seed)
     if not len(rows):
         raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
-    files = reader.files if isinstance(reader, images.ImageReader) else ()
+    files = reader.files if isinstance(reader, images.ImageReader | coco.CocoReader) else ()
     return Dataset(spec, inputs, labels, steps, reader, rows, files=files, under_way=under_way)
 
 
@@ -265,6 +265,7 @@ def _open(
     spec: DatasetSpec,
     inputs: Mapping[str, str],
     labels: Mapping[str, str],
+    steps: Mapping[str, Sequence[Step]],
     allow_code: bool,
     tfrecord: TfrecordOpener | None,
     roots: Sequence[str],
@@ -278,6 +279,16 @@ def _open(
         case "images":
             listed = None if spec.labels_file is None else spec.labels_file.path
             return images.open_images(spec.path, keys, spec.class_order, listed, roots)
+        case "coco":
+            assert spec.labels_file is not None
+            ways = [steps[name] for name, key in inputs.items() if key == images.IMAGE]
+            if len(ways) > 1 and any(one != ways[0] for one in ways) and labels:
+                raise DataError(
+                    f"{spec.path}: boxes cannot follow images that are prepared in two ways; give both alike"
+                )
+            return coco.open_coco(
+                spec.path, keys, spec.labels_file.path, spec.class_order, ways[0] if ways else (), roots
+            )
         case "csv":
             return tables.open_table(spec.path, _roles(spec, inputs, labels), spec.columns)
         case "tfrecord":

@@ -1,10 +1,13 @@
-"""Where steps that crop and pad put an image."""
+"""Where steps that resize, crop and pad put an image, and the boxes in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from tflite_guard.datasets.sources import Array
 from tflite_guard.errors import DataError
 
 PLACES = ("center", "top_left")
@@ -41,6 +44,38 @@ def framing(name: str, argument: Any, size: tuple[int, int], where: str) -> Fram
     if at not in PLACES:
         raise DataError(f"{where}: {at!r} is not one of {', '.join(map(repr, PLACES))}")
     return Framing(scaled, (free[0] // 2, free[1] // 2) if at == "center" else (0, 0), canvas)
+
+
+FRAMED = ("center_crop", "pad", "letterbox")
+
+
+def boxes_after(steps: Sequence[Mapping[str, Any]], boxes: Array, size: tuple[int, int], where: str) -> Array:
+    """Boxes (k, 4 and more) in pixels of an image (height, width) as fractions of what preprocessing makes of it.
+
+    The first four values are xmin, ymin, xmax, ymax. Boxes are cut at the image's edges; what lies beyond is left out.
+    Raises DataError for steps that boxes cannot follow.
+    """
+    corners, turned = boxes[:, :4].copy(), False
+    for step in steps:
+        ((name, argument),) = step.items()
+        place = f"{where}: {name}"
+        if name == "reshape":
+            raise DataError(f"{place}: boxes cannot follow it; use resize, center_crop, pad or letterbox")
+        turned = turned or name == "transpose"
+        if name == "transpose" and [axis for axis in argument if axis in (0, 1)] != [0, 1]:
+            raise DataError(f"{place}: boxes cannot follow an image whose height and width change places")
+        if name != "resize" and name not in FRAMED:
+            continue
+        if turned:
+            raise DataError(f"{place}: boxes cannot follow it after transpose; put it before")
+        after = target(argument, place)
+        found = Framing(after, (0, 0), after) if name == "resize" else framing(name, argument, size, place)
+        ratio, corner = np.divide(found.scaled, size)[::-1], np.array(found.corner)[::-1]
+        corners = corners * np.tile(ratio, 2) + np.tile(corner, 2)
+        size = found.canvas
+    fractions = np.clip(corners / np.tile(size[::-1], 2), 0, 1)
+    cut = (fractions[:, 2:] <= fractions[:, :2]).any(1) & (corners[:, 2:] > corners[:, :2]).all(1)
+    return np.asarray(np.concatenate([fractions, boxes[:, 4:]], 1)[~cut])
 
 
 def target(argument: Any, where: str) -> tuple[int, int]:

@@ -140,7 +140,7 @@ def _unlabelled(path: str, roots: Sequence[str]) -> ImageReader:
 
 def _files(folder: str, root: str, roots: Sequence[str]) -> list[str]:
     """The images of one folder by name. Hidden files, which operating systems leave behind, are passed over."""
-    return [_inside(os.path.join(folder, name), root, roots) for name in _entries(folder)]
+    return [inside(os.path.join(folder, name), root, roots) for name in _entries(folder)]
 
 
 def _entries(folder: str) -> list[str]:
@@ -150,7 +150,7 @@ def _entries(folder: str) -> list[str]:
         raise DataError(f"{folder}: the folder cannot be read ({error.strerror})") from error
 
 
-def _inside(file: str, root: str, roots: Sequence[str]) -> str:
+def inside(file: str, root: str, roots: Sequence[str]) -> str:
     """The real path of an image, which must be a file below `root`, or below one of `roots`."""
     real = os.path.realpath(file)
     if not contained(real, [root, *roots]):
@@ -178,7 +178,7 @@ def _listed(path: str, labels_file: str, class_order: Sequence[str] | None, root
                     raise DataError(f"{place}: {quoted(row[0])} is not the name of a file")
                 if os.path.isabs(row[0]):
                     raise DataError(f"{place}: {quoted(row[0])} is absolute; give it relative to {path}")
-                files.append(_inside(os.path.join(path, row[0]), path, roots))
+                files.append(inside(os.path.join(path, row[0]), path, roots))
                 labels.append(_label(row[1].strip(), class_order, place))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{labels_file}: the list of labels cannot be read ({error})") from error

@@ -146,6 +146,7 @@ _EXTRAS = {
     "ai_edge_litert": "litert",
     "litert_quantizer": "recipes",
     "tflite_micro": "micro",
+    "pycocotools": "detection",
 }
 
 

@@ -23,7 +23,7 @@ from tflite_guard.engine.calibration_facts import SeenBeside
 from tflite_guard.engine.facts import Ranges, Watch
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import MetricSpec
-from tflite_guard.metrics import Scores, concatenate, measure, per_example, statistic
+from tflite_guard.metrics import Scores, concatenate, looked_at, measure, per_example, statistic
 from tflite_guard.protocol import Evaluation, Measured, OutputFacts
 from tflite_guard.results import Measurement
 
@@ -47,7 +47,11 @@ class Column:
     def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, rows: Rows) -> None:
         """One batch by outputs and labels, (n, …) each; `rows` are its examples' in the data's source."""
         wanted = None if self.labels is None else labels[self.labels]
-        self.scores.append(per_example(self.spec, outputs[self.output], reference[self.output], wanted, rows))
+        ours, theirs = (
+            looked_at(self.spec, arrays, self.output, whose, rows)
+            for arrays, whose in ((outputs, "the variant's"), (reference, "the reference's"))
+        )
+        self.scores.append(per_example(self.spec, ours, theirs, wanted, rows))
 
     def measured(self, groups: Array | None, seed: int) -> Measurement:
         """The metric on what was added."""

@@ -32,7 +32,7 @@ from tflite_guard.engine.sequential import Sampling, Scored
 from tflite_guard.engine.tflite import PREPARING, Bound, Model, Port, Runner, dequantize
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.files import sha256_of
-from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
+from tflite_guard.manifest.types import DatasetSpec, Detection, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import NamedArrays, Scores, concatenate, measure_python
 from tflite_guard.protocol import (
     COLLECTED,
@@ -557,13 +557,59 @@ def _listed(names: Iterable[str]) -> str:
 
 def _canonical(spec: MetricSpec, names: Names) -> MetricSpec:
     """The metric with its output and labels by canonical name. Raises DataError for an output that there is not."""
-    output = None if spec.output is None else names.output(spec.output)
-    if output is not None and output not in names.outputs:
+    output = None if spec.output is None else _known(spec, spec.output, names)
+    labels = None if spec.labels is None else names.output(spec.labels)
+    if spec.detection is not None:
+        options = _detector(spec, spec.detection, names)
+        output = output or options.boxes or _known(spec, "#0" if len(names.outputs) == 1 else None, names)
+        return replace(spec, output=output, labels=labels, detection=options)
+    return replace(spec, output=output, labels=labels)
+
+
+def _known(spec: MetricSpec, written: str | None, names: Names) -> str:
+    """An output by its canonical name. Raises DataError for one that there is not, and for none."""
+    if written is None:
         raise DataError(
-            f"metric {spec.name!r} names output {spec.output!r}, which the model does not have; name one of "
+            f'metric {spec.name!r} does not say which output it is for; add "output": one of {_listed(names.outputs)}'
+        )
+    output = names.output(written)
+    if output not in names.outputs:
+        raise DataError(
+            f"metric {spec.name!r} names output {written!r}, which the model does not have; name one of "
             f"{_listed(names.outputs)}"
         )
-    return replace(spec, output=output, labels=None if spec.labels is None else names.output(spec.labels))
+    return output
+
+
+def _detector(spec: MetricSpec, options: Detection, names: Names) -> Detection:
+    """How boxes are read, with outputs by canonical name, and the size that boxes in pixels are of."""
+    roles = {role: getattr(options, role) for role in ("boxes", "scores", "classes", "count")}
+    known = {role: None if name is None else _known(spec, name, names) for role, name in roles.items()}
+    size = options.size
+    if options.units == "pixels" and size is None:
+        size = _image_size(names)
+        if size is None:
+            raise DataError(
+                f'metric {spec.name!r}: the inputs do not say how large an image is; add "size": [height, width]'
+            )
+    return replace(options, **known, size=size)
+
+
+CHANNELS = (1, 3, 4)
+"""How many an image has, to tell the order of its axes by."""
+
+
+def _image_size(names: Names) -> tuple[int, int] | None:
+    """Height and width of the only input that is an image; None where that is not told."""
+    sizes = []
+    for info in names.inputs.values():
+        if len(info.shape) != 4:
+            continue
+        _, *sides = info.shape
+        height, width = sides[1:] if sides[0] in CHANNELS and sides[2] not in CHANNELS else sides[:2]
+        if height and width:
+            sizes.append((height, width))
+    return sizes[0] if len(sizes) == 1 else None
 
 
 def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -10,7 +10,17 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from tflite_guard.vocabulary import Kernels, Ranges, ReferenceKind, SourceKind, StateUse, ToleranceKind
+from tflite_guard.vocabulary import (
+    BoxFormat,
+    BoxUnits,
+    Decode,
+    Kernels,
+    Ranges,
+    ReferenceKind,
+    SourceKind,
+    StateUse,
+    ToleranceKind,
+)
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -96,6 +106,29 @@ class DatasetSpec(Spec, frozen=True):
         return self.shards if self.file is None else (self.file,)
 
 
+class Detection(Spec, frozen=True):
+    """Which outputs hold a detector's boxes and how they are read: lists of boxes, or one head that is decoded."""
+
+    boxes: str | None = None
+    scores: str | None = None
+    classes: str | None = None
+    """None where all are of one class."""
+    count: str | None = None
+    """How many of the boxes count; None counts all."""
+    box_format: BoxFormat = "yxyx"
+    decode: Decode | None = None
+    objectness: bool = False
+    box_axis: int | None = None
+    """Of a head, the axis that counts its boxes, 1 or 2; None is the longer."""
+    units: BoxUnits = "relative"
+    size: tuple[int, int] | None = None
+    """Height and width of the model's input, which boxes in pixels are divided by; None takes the input's shape."""
+    score_threshold: float = 0.0
+    nms_iou: float = 0.7
+    iou: float | None = None
+    """None averages over those of COCO, 0.50 to 0.95."""
+
+
 class MetricSpec(Spec, frozen=True):
     """One metric to compute. `name` labels it in reports, `metric` says which it is."""
 
@@ -110,6 +143,8 @@ class MetricSpec(Spec, frozen=True):
     """Each unit of the output is a binary decision of its own; None leaves it to what labels and outputs are like."""
     ignore_index: int | None = None
     average: Literal["macro", "weighted"] = "macro"
+    detection: Detection | None = None
+    """Of metrics of boxes."""
     python: FunctionSpec | None = None
     higher_is_better: bool = True
 

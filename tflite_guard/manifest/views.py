@@ -12,12 +12,23 @@ from typing import Any, cast
 import msgspec
 
 from tflite_guard.manifest.tree import Node
-from tflite_guard.manifest.types import FunctionSpec, MetricSpec
-from tflite_guard.vocabulary import CONFIDENCE, METRICS, PYTHON_METRIC, QUANTIZATIONS, RECIPES, Kernels, MetricTraits
+from tflite_guard.manifest.types import Detection, FunctionSpec, MetricSpec
+from tflite_guard.vocabulary import (
+    CONFIDENCE,
+    DETECTION_OPTIONS,
+    METRICS,
+    PYTHON_METRIC,
+    QUANTIZATIONS,
+    RECIPES,
+    Kernels,
+    MetricTraits,
+)
 
 INHERITED = ("calibration", "require_integer", "kernels", "stop_when")
 LABELLED_DEFAULT = ("accuracy", "agreement")
 UNLABELLED_DEFAULT = ("sqnr", "cosine_similarity")
+LEAST_SCORE = 0.001
+"""From which score on boxes of a decoded head are looked at, as in the validation of YOLO models."""
 REFERENCE_KINDS = ("keras", "saved_model", "tflite", "outputs")
 
 
@@ -238,14 +249,14 @@ def _metrics(node: Node | None, dataset: Node | None, folder: str) -> Iterator[M
 
 def _default_metrics(dataset: Node | None) -> tuple[str, ...]:
     labels = label_keys(dataset)
+    if dataset is not None and dataset.content["source"].value() == "coco":
+        return UNLABELLED_DEFAULT  # whose boxes no metric can compare with that is not told which outputs hold some
     one = isinstance(labels, str) or (isinstance(labels, dict) and len(labels) == 1)
     return LABELLED_DEFAULT if one else UNLABELLED_DEFAULT
 
 
 def _metric_spec(written: str | dict[str, Any], labels: str | dict[str, str] | None, folder: str) -> MetricSpec:
-    if isinstance(written, str):
-        return MetricSpec(written, written, higher_is_better=METRICS[written].higher_is_better)
-    options = dict(written)
+    options: dict[str, Any] = {"metric": written} if isinstance(written, str) else dict(written)
     python: str | None = options.pop("python", None)
     metric = "python" if python else options["metric"]
     options.setdefault("name", python.rpartition(":")[2] if python else metric)
@@ -253,9 +264,22 @@ def _metric_spec(written: str | dict[str, Any], labels: str | dict[str, str] | N
     for key in ("k", "ignore_index"):
         if key in options:
             options[key] = int(options[key])
+    detection = {key: options.pop(key) for key in DETECTION_OPTIONS if key in options}
+    if python is None and METRICS[metric].of_boxes:
+        options["detection"] = _detection(detection)
     function = None if python is None else FunctionSpec(python, folder)
     options |= {"metric": metric, "labels": _output_of(options.get("labels"), labels), "python": function}
     return MetricSpec(**options)
+
+
+def _detection(written: dict[str, Any]) -> Detection:
+    if "size" in written:
+        written["size"] = tuple(map(int, written["size"]))
+    if "box_axis" in written:
+        written["box_axis"] = int(written["box_axis"])
+    if written.get("decode") == "yolo":
+        written.setdefault("score_threshold", LEAST_SCORE)
+    return Detection(**written)
 
 
 def _output_of(wanted: str | None, labels: str | dict[str, str] | None) -> str | None:

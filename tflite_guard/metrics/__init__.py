@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.judgement import intervals
 from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.metrics import detection, statistics
 from tflite_guard.metrics import scores as scoring
-from tflite_guard.metrics import statistics
 from tflite_guard.metrics.bootstrap import Statistic, has_width, percentile_interval, replicates
-from tflite_guard.metrics.labels import Compared, Rows, flat
+from tflite_guard.metrics.labels import Compared, Rows, flat, require_finite
 from tflite_guard.metrics.scores import Scores
 from tflite_guard.results import Measurement
 from tflite_guard.vocabulary import METRICS
@@ -50,7 +50,7 @@ _NOT_FINITE = (
     "for float64"
 )
 
-__all__ = ["BY_NAME", "Scores", "concatenate", "measure", "measure_python", "per_example", "statistic"]
+__all__ = ["BY_NAME", "Scores", "concatenate", "looked_at", "measure", "measure_python", "per_example", "statistic"]
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,30 @@ BY_NAME = {
     "roc_auc": _Metric(scoring.ranking, statistics.roc_auc),
     "average_precision": _Metric(scoring.ranking, statistics.average_precision),
     "mean_iou": _Metric(scoring.confusion, statistics.mean_iou),
+    "mean_average_precision": _Metric(detection.against_labels, detection.mean_average_precision),
     "mae": _Metric(scoring.absolute_to_labels, statistics.mean),
     "rmse": _Metric(scoring.squared_to_labels, statistics.root_mean),
     "r2": _Metric(scoring.residuals, statistics.determination),
     "agreement": _Metric(scoring.agreement, statistics.mean),
+    "detection_agreement": _Metric(detection.against_reference, detection.mean_average_precision),
     "sqnr": _Metric(scoring.powers, statistics.signal_to_noise),
     "cosine_similarity": _Metric(scoring.cosine_similarity, statistics.mean),
     "max_abs_error": _Metric(scoring.largest_difference, statistics.largest),
     "mean_abs_error": _Metric(scoring.mean_difference, statistics.mean),
     "kl_divergence": _Metric(scoring.kl_divergence, statistics.mean),
 }
+
+
+def looked_at(spec: MetricSpec, arrays: Mapping[str, Array], output: str, whose: str, rows: Rows) -> Array:
+    """What a metric looks at of a model's outputs, (n, ...): an output as it is, or a detector's boxes.
+
+    `whose` and `rows` are for messages, as in `per_example`, which takes what comes of it and raises the same errors.
+    """
+    if spec.detection is None:
+        return arrays[output]
+    for name in detection.outputs_of(spec.detection, output):
+        require_finite(spec, arrays[name], f"{whose} output {name!r}", rows)
+    return detection.detections(spec, arrays, output)
 
 
 def per_example(
@@ -100,8 +114,8 @@ def per_example(
     if len(outputs) and not outputs.size:
         raise EvaluationError("output-shape", f"{spec.name}: an output of shape {outputs.shape} holds no values")
     batch = Compared(spec, outputs, reference, labels, range(len(outputs)) if rows is None else rows)
-    _check_finite(batch, reference, "the reference's output")
-    _check_finite(batch, outputs, "the variant's output")
+    require_finite(spec, reference, "the reference's output", batch.rows)
+    require_finite(spec, outputs, "the variant's output", batch.rows)
     identical = np.asarray(flat(np.equal(outputs, reference)).all(1))
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by `measure`
         return {**BY_NAME[spec.metric].score(batch), "identical": identical}
@@ -308,19 +322,6 @@ def _blank(spec: MetricSpec, scores: Scores) -> Measurement:
         ties=int(scores["tie"].sum()) if "tie" in scores else 0,
         reference_ties=int(scores["reference_tie"].sum()) if "reference_tie" in scores else 0,
         identical=bool(scores["identical"].all()) if examples and "identical" in scores else False,
-    )
-
-
-def _check_finite(batch: Compared, values: Array, whose: str) -> None:
-    finite = np.isfinite(values)
-    if finite.all():
-        return
-    first = batch.example(np.flatnonzero(~flat(finite).all(1))[0])
-    count = int((~finite).sum())
-    raise EvaluationError(
-        "non-finite-output",
-        f"{batch.spec.name}: {whose} holds NaN or infinity, first in {first}, in {count} of {values.size} values of "
-        "its batch; such outputs cannot be judged",
     )
 
 

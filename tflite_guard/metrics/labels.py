@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tflite_guard.errors import DataError
+from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.vocabulary import METRICS
 
@@ -34,7 +34,25 @@ class Compared:
 
     def example(self, position: int | np.integer[Any]) -> str:
         """One of the examples in words."""
-        return f"example {self.rows[int(position)]} (from 0)"
+        return _example(self.rows, position)
+
+
+def _example(rows: Rows, position: int | np.integer[Any]) -> str:
+    return f"example {rows[int(position)]} (from 0)"
+
+
+def require_finite(spec: MetricSpec, values: Array, whose: str, rows: Rows) -> None:
+    """Raise EvaluationError of kind `non-finite-output` for a batch (n, ...) with NaN or infinity in it."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    first = _example(rows, np.flatnonzero(~flat(finite).all(1))[0])
+    count = int((~finite).sum())
+    raise EvaluationError(
+        "non-finite-output",
+        f"{spec.name}: {whose} holds NaN or infinity, first in {first}, in {count} of {values.size} values of its "
+        "batch; such outputs cannot be judged",
+    )
 
 
 def is_decided(outputs: Array) -> bool:

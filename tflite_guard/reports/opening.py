@@ -16,7 +16,15 @@ from tflite_guard.rules import RULES
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
 
-IN_POINTS = {"accuracy", "top_k_accuracy", "f1_macro", "roc_auc", "average_precision", "mean_iou"}
+IN_POINTS = {
+    "accuracy",
+    "top_k_accuracy",
+    "f1_macro",
+    "roc_auc",
+    "average_precision",
+    "mean_iou",
+    "mean_average_precision",
+}
 """Metrics from 0 to 1, of which people say that so many points of a hundred are lost."""
 MOST_NAMES = 2
 LONGEST_REASON = 120

@@ -453,6 +453,7 @@ def environment() -> dict[str, Any]:
         "litert_quantizer": _version("litert-quantizer"),
         "tflite_micro": _version("tflite-micro"),
         "numpy": _version("numpy"),
+        "pycocotools": _version("pycocotools"),
         "pillow": _version("pillow"),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _instructions(),

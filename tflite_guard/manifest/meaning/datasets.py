@@ -19,13 +19,14 @@ _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 # Keys of a dataset that concern some kinds of source only.
 _SOURCE_KEYS = {
-    "class_order": ("images",),
-    "labels_file": ("images", "npy"),
+    "class_order": ("images", "coco"),
+    "labels_file": ("images", "coco", "npy"),
     "columns": ("csv",),
     "features": ("tfrecord",),
 }
 # What the only array of these sources goes by where `inputs` does not say.
-ONLY_KEY = {"npy": "array", "images": "image"}
+ONLY_KEY = {"npy": "array", "images": "image", "coco": "image"}
+_LABELS_FILE = {"images": "csv", "coco": "annotations", "npy": "npy"}
 SHARDED = ("tfrecord",)
 """Sources whose path may be a pattern of several files."""
 _HEADER_MAX = 1 << 20
@@ -54,7 +55,7 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
             context.say_key(pin, '"sha256" does not apply to source "python", which is not a file')
         return None
     if "labels_file" in node.content and source in _SOURCE_KEYS["labels_file"]:
-        check_file(node, "labels_file", "csv" if source == "images" else "npy", context, pin="labels_sha256")
+        check_file(node, "labels_file", _LABELS_FILE[source], context, pin="labels_sha256")
     if source in SHARDED and context.matching(str(path.value())) is not None:
         check_files(path, source, context, node.get("sha256"))
         return None
@@ -75,7 +76,7 @@ def _known_keys(node: Node, source: str, path: str | None, context: Context) -> 
     match source:
         case "npz":
             return None if path is None else context.once(_arrays, path)
-        case "images":
+        case "images" | "coco":
             return _IMAGE_KEYS
         case "csv" if "columns" not in node.content.keys() | node.removed:
             return None if path is None else context.once(_header, path)

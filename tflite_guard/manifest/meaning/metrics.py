@@ -35,6 +35,8 @@ def check_metric(metric: MetricView, evaluation: Node | None, context: Context) 
             hint = f"; it has {offered}" if offered else ""
             what = "a python metric" if metric.spec.python else metric.spec.metric
             context.say_key(option, f"{what} has no option {quoted(key)}{hint}")
+    if metric.traits.of_boxes:
+        _check_boxes(metric, metric.node, context)
     if evaluation is not None and "labels" not in evaluation.removed:
         _check_metric_labels(metric, metric.node, evaluation, context)
 
@@ -63,6 +65,32 @@ def _check_metric_labels(metric: MetricView, node: Node, evaluation: Node, conte
             context.say(wanted, f"{dataset} has no labels {quoted(name)}{did_you_mean(name, known, known='it has')}")
     elif isinstance(labels, dict) and metric.traits.needs_labels and not spec.python:
         _check_output_labels(spec.output, node, labels, context)
+
+
+_LISTED = ("boxes", "scores", "classes", "count", "box_format")
+_DECODED = ("output", "objectness", "box_axis", "nms_iou")
+
+
+def _check_boxes(metric: MetricView, node: Node, context: Context) -> None:
+    """Add the problems of how boxes are read: neither listed nor decoded, or options of the other way."""
+    if any(key in node.removed for key in (*_LISTED, "decode")):
+        return
+    options = metric.spec.detection
+    assert options is not None
+    keys, decode = dict(node.members()), options.decode
+    if decode is None and not {"boxes", "scores"} <= keys.keys():
+        context.say(
+            node,
+            f'{metric.spec.metric} needs to know which outputs hold the boxes: name "boxes" and "scores" (and '
+            '"classes" and "count" where there are such), or say with "decode" how one output is read',
+        )
+        return
+    wrong = _DECODED if decode is None else (*_LISTED, *(_DECODED[1:] if decode == "yolo_end2end" else ()))
+    for key in (one for one in wrong if one in keys):
+        when = 'without "decode"' if decode is None else f'with "decode": {quoted(decode)}'
+        context.say_key(keys[key], f"{quoted(key)} does not apply {when}")
+    if "size" in keys and "units" not in node.removed and options.units != "pixels":
+        context.say_key(keys["size"], '"size" is for boxes in pixels; add "units": "pixels", or remove it')
 
 
 def _labels(evaluation: Node) -> str:

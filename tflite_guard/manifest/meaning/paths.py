@@ -40,6 +40,8 @@ _EXPECTED = {
     "npz": (("npz",), "an .npz file of arrays"),
     "npy": (("npy",), "an .npy file"),
     "images": (("folder",), "a folder of images"),
+    "coco": (("folder",), "a folder of images"),
+    "annotations": (("unknown",), "an annotations file (.json)"),
     "csv": (("unknown",), "a CSV file"),
     # A record's length can look like the first bytes of anything.
     "tfrecord": (("unknown", "pickle", "tflite", "broken-zip"), "a TFRecord file"),
@@ -68,7 +70,7 @@ _MOST_ENTRIES = 100_000
 _MOST_SHARDS = 10_000
 _SUFFIXES = {"keras": (".keras",), "hdf5": (".h5", ".hdf5")}
 _KERAS = (".keras", ".h5", ".hdf5")
-_FOLDERS = ("saved_model", "images")
+_FOLDERS = ("saved_model", "images", "coco")
 _PATH_MAX = 4096  # bytes that Linux takes; resolving links takes time for every folder of a path
 T = TypeVar("T")
 
@@ -261,7 +263,7 @@ def _names(folder: str) -> list[str] | None:
 def _wrong_kind(path: str, kind: str, roots: Sequence[str]) -> str | None:
     try:
         found = files.sniff(path)
-        if found == "saved_model" or (kind == "images" and found == "folder"):
+        if found == "saved_model" or (kind in ("images", "coco") and found == "folder"):
             found = _folder_of_pointers(path, roots) or found
     except OSError as error:
         return _unreadable(error)

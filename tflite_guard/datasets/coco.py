@@ -1,0 +1,165 @@
+"""Images with annotated boxes: a folder and an annotations file in COCO's format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tflite_guard.datasets.geometry import boxes_after
+from tflite_guard.datasets.images import IMAGE, LABEL, decode_file, inside
+from tflite_guard.datasets.preprocess import Step
+from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, quoted, require_keys
+from tflite_guard.errors import DataError
+
+MAX_BYTES = 1 << 30
+"""Of an annotations file; COCO's own largest has 470 MB."""
+NO_BOX = (0.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    iscrowd: int | bool = 0
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+@dataclass(frozen=True)
+class CocoReader:
+    """Annotated images in the order of their file."""
+
+    files: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    """Height and width of each image, as annotated."""
+    boxes: Sequence[Array]
+    """Of each image (k, 6): xmin, ymin, xmax, ymax as fractions of the model's input, class, 1 for a crowd."""
+
+    @property
+    def examples(self) -> int:
+        return len(self.files)
+
+    def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
+        most = max(len(boxes) for boxes in self.boxes)
+        for chunk in chunks(rows, size):
+            columns: dict[str, Column] = {}
+            if IMAGE in keys:
+                columns |= columns_of([{IMAGE: self._image(row)} for row in chunk], [IMAGE])
+            if LABEL in keys:
+                columns[LABEL] = np.tile(np.array(NO_BOX, np.float32), (len(chunk), most, 1))
+                for place, row in enumerate(chunk):
+                    columns[LABEL][place][: len(self.boxes[row])] = self.boxes[row]
+            yield columns
+
+    def _image(self, row: int) -> Array:
+        image = decode_file(self.files[row])
+        if image.shape[:2] != self.sizes[row]:
+            (height, width), (told_height, told_width) = image.shape[:2], self.sizes[row]
+            raise DataError(
+                f"{self.files[row]}: is {width} by {height} pixels, and annotated as {told_width} by {told_height}; "
+                "its boxes are of another version of the image"
+            )
+        return image
+
+
+def open_coco(
+    path: str,
+    keys: Sequence[str],
+    annotations: str,
+    class_order: Sequence[str] | None,
+    steps: Sequence[Step],
+    roots: Sequence[str] = (),
+) -> CocoReader:
+    """Reads which images are annotated with which boxes, and moves those as `steps` move the images.
+
+    A class is the category's place in `class_order`, or among the categories by their ids. Raises DataError for a file
+    of another format, for images that are missing or outside `path` and `roots`, and for steps that boxes cannot
+    follow.
+    """
+    if not os.path.isdir(path):
+        raise DataError(f"{path}: there is no such folder of images")
+    require_keys(path, keys, [IMAGE, LABEL])
+    found = _decoded(annotations)
+    classes = _classes(annotations, found.categories, class_order)
+    places = {image.id: place for place, image in enumerate(found.images)}
+    if len(places) < len(found.images):
+        raise DataError(f"{annotations}: two images have the same id; give each its own")
+    boxes: list[list[tuple[float, ...]]] = [[] for _ in found.images]
+    for number, one in enumerate(found.annotations):
+        if one.image_id not in places or one.category_id not in classes:
+            what = "image" if one.image_id not in places else "category"
+            wanted = one.image_id if what == "image" else one.category_id
+            raise DataError(f"{annotations}: annotation {number} (from 0) is of {what} {wanted}, which is not listed")
+        left, top, width, height = one.bbox
+        if not (np.isfinite(one.bbox).all() and width >= 0 and height >= 0):
+            raise DataError(
+                f"{annotations}: annotation {number} (from 0) has the box {list(one.bbox)}; it must be [x, y, width, "
+                "height] in pixels"
+            )
+        corners = (left, top, left + width, top + height)
+        boxes[places[one.image_id]].append((*corners, classes[one.category_id], float(one.iscrowd != 0)))
+    files, sizes, moved = [], [], []
+    for image, own in zip(found.images, boxes, strict=True):
+        if image.width < 1 or image.height < 1:
+            raise DataError(f"{annotations}: image {image.id} is said to be {image.width} by {image.height} pixels")
+        files.append(_file(path, image.file_name, annotations, roots))
+        sizes.append((image.height, image.width))
+        array = np.array(own, np.float64).reshape(-1, len(NO_BOX))
+        moved.append(boxes_after(steps, array, sizes[-1], path) if LABEL in keys else array[:0])
+    return CocoReader(files, sizes, moved)
+
+
+def _file(path: str, name: str, annotations: str, roots: Sequence[str]) -> str:
+    if "\0" in name or os.path.isabs(name):
+        raise DataError(f"{annotations}: {quoted(name)} is not the name of a file in {path}")
+    return inside(os.path.join(path, name), path, roots)
+
+
+def _decoded(path: str) -> _File:
+    try:
+        size = os.stat(path).st_size
+        if size > MAX_BYTES:
+            raise DataError(
+                f"{path}: has {size:,} bytes, more than {MAX_BYTES:,}; split it, or use a part of the images"
+            )
+        return msgspec.json.decode(Path(path).read_bytes(), type=_File)
+    except OSError as error:
+        raise DataError(f"{path}: the annotations cannot be read ({error.strerror or error})") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: is no file of boxes in COCO's format ({error})") from error
+
+
+def _classes(path: str, categories: Sequence[Any], class_order: Sequence[str] | None) -> dict[int, float]:
+    """Category id to class number."""
+    if len({one.id for one in categories}) < len(categories):
+        raise DataError(f"{path}: two categories have the same id; give each its own")
+    if class_order is None:
+        return {id: float(place) for place, id in enumerate(sorted(one.id for one in categories))}
+    for one in categories:
+        if class_order.count(one.name) != 1:
+            several = "twice" if one.name in class_order else "not"
+            hint = "" if one.name in class_order else near(one.name, class_order)
+            raise DataError(f"{path}: the category {quoted(one.name)} is {several} in class_order{hint}")
+    return {one.id: float(class_order.index(one.name)) for one in categories}
