@@ -80,6 +80,10 @@ def save_models(folder: Path) -> None:
         folder / "segmentation.keras"
     )
 
+    framed = keras.Input((64, 64, 3), name="images")
+    head = layers.Conv2D(7, 8, strides=8, activation="sigmoid")(framed)
+    keras.Model(framed, layers.Reshape((64, 7))(head)).export(folder / "yolo_saved_model", verbose=False)
+
     tokens = keras.Input((12,), dtype="int32", name="tokens")
     averaged = layers.GlobalAveragePooling1D()(layers.Embedding(50, 8)(tokens))
     classifier(tokens, averaged).save(folder / "text.keras")
@@ -130,6 +134,25 @@ def save_files(folder: Path) -> None:
             rows = csv.writer(file)
             rows.writerow(["pressure", "temperature", "humidity", "power"])
             rows.writerows(RNG.normal([1013, 18, 50, 4], [9, 6, 20, 1], (EXAMPLES, 4)).tolist())
+    save_scenes(folder / "scenes")
+
+
+def save_scenes(folder: Path) -> None:
+    """Photographs of several sizes, of which some are annotated with boxes of three categories."""
+    annotated = []
+    for part in ("images", "train"):
+        (folder / part).mkdir(parents=True)
+        for number in range(24):
+            width, height = 40 + number, 60 - number
+            Image.fromarray(RNG.integers(0, 256, (height, width, 3)).astype(np.uint8)).save(
+                folder / part / f"{number}.png"
+            )
+            if part == "images":
+                annotated.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+    boxes = [{"id": n, "image_id": n // 2, "category_id": n % 3, "bbox": [3, 4, 9 + n % 20, 20]} for n in range(40)]
+    categories = [{"id": number, "name": name} for number, name in enumerate("abc")]
+    text = json.dumps({"images": annotated, "annotations": boxes, "categories": categories})
+    (folder / "boxes.json").write_text(text)
 
 
 def message(image: np.ndarray, label: int, camera: bytes) -> bytes:
@@ -149,7 +172,16 @@ def recorded(folder: Path) -> np.ndarray:
 
 
 def test_every_recipe_of_the_list_has_its_manifest() -> None:
-    expected = ["Images in folders", "CSV", "TFRecord", "tf.data", "Several inputs", "Autoencoder", "Segmentation"]
+    expected = [
+        "Images in folders",
+        "CSV",
+        "TFRecord",
+        "tf.data",
+        "Several inputs",
+        "Autoencoder",
+        "Segmentation",
+        "Object detection",
+    ]
     assert [*expected, "Text", "Audio", "Recorded outputs", "PyTorch", "JAX"] == TITLES
     assert len(MANIFESTS) == len(TITLES)
 

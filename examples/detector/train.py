@@ -1,8 +1,9 @@
 """Trains the example's detector and draws its scenes: python examples/detector/train.py
 
-Squares, circles and triangles on a noisy ground, 64 by 64 pixels. Each of the 8 by 8 cells says whether a shape has its
+Circles, squares and triangles among lines, 160 by 160 pixels. Each of the 10 by 10 cells says whether a shape has its
 centre there. The head has the layout of a YOLO v8 export: for each box centre and size, here in pixels, then the scores
-of the classes, in one output. In int8 that output has one scale for both, and 64 pixels leave little of scores up to 1.
+of the classes, in one output. In int8 that output has one scale for both, so that 160 pixels leave two steps or three
+to scores up to 1.
 """
 
 import json
@@ -12,23 +13,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE, CELL, CLASSES = 64, 8, ("circle", "square", "triangle")
+SIDE, CELL, CLASSES = 160, 16, ("circle", "square", "triangle")
 CELLS = SIDE // CELL
 
 
 def scene(rng):
-    """An image (64, 64, 3) uint8 and its boxes [xmin, ymin, xmax, ymax, class] in pixels."""
+    """An image (160, 160, 3) uint8 and its boxes [xmin, ymin, xmax, ymax, class] in pixels."""
     ground = rng.integers(0, 256, 3)
-    image = Image.fromarray(np.clip(ground + rng.normal(0, 6, (SIDE, SIDE, 1)), 0, 255).astype(np.uint8))
+    image = Image.new("RGB", (SIDE, SIDE), tuple(map(int, ground)))
     draw, boxes, taken = ImageDraw.Draw(image), [], np.zeros((SIDE, SIDE), bool)
-    for _ in range(rng.integers(1, 5)):
-        width, height = rng.integers(10, 29, 2)
+    for _ in range(rng.integers(2, 7)):
+        draw.line(tuple(map(int, rng.integers(0, SIDE, 4))), _near(ground, rng), int(rng.integers(1, 5)))
+    for _ in range(rng.integers(1, 6)):
+        width, height = rng.integers(20, 71, 2)
         left, top = rng.integers(0, SIDE - width), rng.integers(0, SIDE - height)
         if taken[top : top + height, left : left + width].any():
             continue
         taken[top : top + height, left : left + width] = True
         label, right, bottom = int(rng.integers(len(CLASSES))), left + width - 1, top + height - 1
-        colour = tuple(int(c) for c in (ground + rng.integers(70, 186, 3)) % 256)
+        colour = _near(ground, rng)
         if label == 0:
             draw.ellipse((left, top, right, bottom), fill=colour)
         elif label == 1:
@@ -39,8 +42,14 @@ def scene(rng):
     return np.asarray(image), boxes
 
 
+def _near(ground, rng):
+    """Another colour, some hard to tell from the ground."""
+    apart = rng.integers(8, 120) * rng.choice([-1, 1], 3)
+    return tuple(int(c) for c in np.clip(ground + apart, 0, 255))
+
+
 def targets(boxes):
-    """What the head should say of a scene, (64, 7): centre and size in pixels, and 1 for the class."""
+    """What the head should say of a scene, (100, 7): centre and size in pixels, and 1 for the class."""
     wanted = np.zeros((CELLS, CELLS, 4 + len(CLASSES)), np.float32)
     for xmin, ymin, xmax, ymax, label in boxes:
         x, y = (xmin + xmax) / 2, (ymin + ymax) / 2
@@ -54,7 +63,7 @@ def network(keras):
     """A small convolutional network; each cell gives a centre, counted from its own, a size and scores."""
     layers = keras.layers
     image = x = keras.Input((SIDE, SIDE, 3), name="image")
-    for width, stride in ((16, 2), (24, 2), (48, 2), (48, 1), (64, 1)):
+    for width, stride in ((12, 2), (16, 2), (32, 2), (48, 2), (48, 1), (64, 1)):
         x = layers.Conv2D(width, 3, stride, "same", use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization()(x))
     middles = (np.arange(CELLS, dtype=np.float32) + 0.5) * CELL
@@ -68,7 +77,7 @@ def network(keras):
     return keras.Model(image, head)
 
 
-def train(folder, scenes=6000, epochs=25, seed=7):
+def train(folder, scenes=6000, epochs=20, seed=7):
     """Writes model.keras into a folder."""
     import keras
 
@@ -102,7 +111,7 @@ def write_scenes(folder, count, seed):
     for number in range(count):
         image, boxes = scene(rng)
         name = f"{number:03}.png"
-        Image.fromarray(image).quantize(32).save(folder / "images" / name, optimize=True)
+        Image.fromarray(image).quantize(16).save(folder / "images" / name, optimize=True)
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
         for xmin, ymin, xmax, ymax, label in boxes:
             size = [xmax - xmin, ymax - ymin]

@@ -19,7 +19,7 @@ from tflite_guard.engine.calibration_facts import Beside, Seen
 from tflite_guard.engine.collected import Collected, Column, Looks, joined
 from tflite_guard.engine.facts import Ranges, Watch
 from tflite_guard.errors import EvaluationError
-from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.manifest.types import Detection, MetricSpec
 from tflite_guard.protocol import LARGEST_BATCH, Evaluation, Piece
 from tflite_guard.results import Artifact
 
@@ -68,6 +68,16 @@ def _labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return outputs, reference, rng.integers(0, 2, (N, 4))
 
 
+def _boxes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a detector with scores and classes, and true boxes, of some examples none."""
+    corners = rng.random((N, 12, 2)) * 0.7
+    reference = np.concatenate([corners, corners + 0.2, rng.random((N, 12, 1)), rng.integers(0, 3, (N, 12, 1))], -1)
+    labels = np.concatenate([reference[:, :3, :4], np.where(rng.random((N, 3, 1)) < 0.2, -1, reference[:, :3, 5:])], -1)
+    outputs = reference + rng.normal(0, 0.02, reference.shape) * (np.arange(6) < 5)
+    return outputs.astype(np.float32), reference.astype(np.float32), labels
+
+
+BOXES = Detection(decode="yolo_end2end")
 RANKED = [spec("roc_auc"), spec("average_precision")]
 KINDS: dict[str, tuple[Any, list[MetricSpec]]] = {
     "classes": (
@@ -89,6 +99,10 @@ KINDS: dict[str, tuple[Any, list[MetricSpec]]] = {
     "segments": (_segments, [spec("mean_iou", ignore_index=255), spec("accuracy", ignore_index=255)]),
     "values": (_values, [spec("mae"), spec("rmse"), spec("r2")]),
     "decided": (_decided, [spec("mean_iou"), spec("f1_macro"), spec("accuracy")]),
+    "boxes": (
+        _boxes,
+        [spec("mean_average_precision", detection=BOXES), spec("detection_agreement", detection=BOXES)],
+    ),
     "labels": (_labels, [spec("f1_macro", multi_label=True), spec("accuracy", multi_label=True), *RANKED]),
 }
 
