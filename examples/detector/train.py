@@ -7,7 +7,6 @@ to scores up to 1.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +131,6 @@ def write_scenes(folder, count, seed):
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    sys.path.insert(0, str(here))
-    write_scenes(here / "data", 150, seed=1)
+    write_scenes(here / "data/evaluation", 150, seed=1)
+    write_scenes(here / "data/calibration", 50, seed=2)
     train(here)

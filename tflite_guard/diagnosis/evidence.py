@@ -18,6 +18,8 @@ BINS = 64
 """Of a histogram."""
 STEPS = 255
 """From one end of a quantized range to the other."""
+UNITS = 30.0
+"""Times as large as another's are values of a channel that has another unit."""
 BIT = 6.02
 """Decibels between a rounding and one of twice as many steps."""
 ROBUST = (1.0, 99.0)
@@ -29,13 +31,35 @@ SAME_FUNCTION = 40.0
 
 
 def noise(outputs: Arrays, reference: Arrays) -> float:
-    """The mean power of the difference, over all values of all outputs, each scaled to its reference's own power."""
+    """The mean power of the difference, over all values of all outputs, each scaled to its reference's own power.
+
+    Where an output's channels have powers of different units, as boxes in pixels beside scores, each is scaled to its
+    own.
+    """
     parts = []
     for name, wanted in reference.items():
         exact = wanted.astype(np.float64)
-        power = float(np.mean(np.square(exact - exact.mean(0)))) or 1.0
-        parts.append(float(np.mean(np.square(outputs[name].astype(np.float64) - exact))) / power)
+        lost = np.square(outputs[name].astype(np.float64) - exact)
+        parts.append(float(np.mean(lost / _power(exact))))
     return float(np.mean(parts))
+
+
+def _power(exact: Array) -> Array:
+    """The mean square around each value's mean over examples (n, ...), of channels of several units that of each.
+
+    Probabilities have one unit, however seldom a class has more than a little.
+    """
+    squares = np.square(exact - exact.mean(0))
+    whole = squares.mean(keepdims=True)
+    best, widest = np.where(whole > 0, whole, 1.0), UNITS**2
+    if exact.min() >= 0 and exact.max() <= 1:
+        return best
+    for axis in range(1, squares.ndim):
+        each = squares.mean(tuple(other for other in range(squares.ndim) if other != axis), keepdims=True)
+        alive = each[each > 0]
+        if len(alive) > 1 and alive.max() / alive.min() >= widest:
+            best, widest = np.where(each > 0, each, 1.0), alive.max() / alive.min()
+    return best
 
 
 def sqnr(outputs: Arrays, reference: Arrays) -> float | None:

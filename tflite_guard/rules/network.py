@@ -92,7 +92,9 @@ layer.set_weights([np.clip(kernel, -most, most), bias])
         "All inputs of a concatenation get one scale, and one branch has a far wider range than the others, which "
         "lose most of their integers.",
         "Normalize the branches before they meet (batch normalization, or one factor per branch that the next "
-        "layer's weights undo), or keep the concatenation in float with `keep_float`.",
+        "layer's weights undo), or keep the concatenation in float with `keep_float`. A detector's head with boxes in "
+        "pixels beside scores: divide the boxes by the image's size before they meet, or give the two as outputs of "
+        "their own, which costs nothing.",
         proof=_TENSOR + "; one factor for each branch, undone in the next layer, has the same effect.",
         accept="the narrow branch is an auxiliary input",
     ),

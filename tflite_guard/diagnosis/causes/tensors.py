@@ -42,7 +42,6 @@ The second is for networks with larger ones that matter.
 MASK = 500.0
 MASKED = 30.0
 """What an exponential still takes for nothing."""
-UNITS = 30.0
 T = TypeVar("T")
 
 
@@ -134,7 +133,7 @@ def sensitive(bench: Bench) -> Cause | None:
 def _undecided(bench: Bench, views: Mapping[str, TensorView], trials: Mapping[str, Trial]) -> Cause | None:
     """An output whose steps are as large as what decides: ties are lost decisions, whatever noise there is besides."""
     tied = evidence.tied(bench.bad, bench.reference)
-    even = [name for name in trials if evidence.channel_spread(views[name].channels) < UNITS]
+    even = [name for name in trials if evidence.channel_spread(views[name].channels) < evidence.UNITS]
     # Where the noise goes too, this is as any other tensor.
     gains = [name for name in even if trials[name].recovered >= HALF > trials[name].quieter]
     deciding = [name for name in gains if _decides(bench, name)]
@@ -377,16 +376,9 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
     for operator in around:
         if operator.type != "CONCATENATION":
             continue
-        sizes = {name: max(abs(end) for end in bench.real[name]) for name in operator.inputs if name in bench.real}
-        if len(sizes) == len(operator.inputs) and max(sizes.values()) >= BRANCHES * min(sizes.values()):
-            ratio = max(sizes.values()) / max(min(sizes.values()), 1e-12)
-            whole = operator.outputs[0]
-            if (changed := rewrites.branches_scaled(lab, whole, sizes)) is not None:
-                why = (
-                    f"The branches that {lab.place(whole)} concatenates differ in range by a factor of {ratio:,.0f} "
-                    "and share one scale."
-                )
-                yield Rewrite("concat-range-mismatch", changed, why, whole, spread)
+        sizes, whole = _branches(bench, operator), operator.outputs[0]
+        if sizes and (changed := rewrites.branches_scaled(lab, whole, sizes)) is not None:
+            yield Rewrite("concat-range-mismatch", changed, _branches_differ(bench, whole, sizes), whole, spread)
     for operator, times in product(around, OUTLIERS):
         if (changed := rewrites.clipped_weights(lab, operator, times)) is not None:
             weights = _channels_first(lab.constant(operator.constants[0]), operator.type)
@@ -402,6 +394,19 @@ def _rewrites(bench: Bench, view: TensorView) -> Iterator[Rewrite]:
     )
     for changed in rewrites.equalized(lab, view.name, view.channels):
         yield Rewrite("channel-imbalance", changed, why, view.name, spread)
+
+
+def _branches(bench: Bench, operator: Operator) -> dict[str, float]:
+    """The largest value of each branch of a concatenation, where they are far apart; else none."""
+    sizes = {name: max(abs(end) for end in bench.real[name]) for name in operator.inputs if name in bench.real}
+    apart = len(sizes) == len(operator.inputs) > 1 and max(sizes.values()) >= BRANCHES * min(sizes.values())
+    return sizes if apart else {}
+
+
+def _branches_differ(bench: Bench, whole: str, sizes: Mapping[str, float]) -> str:
+    ratio = max(sizes.values()) / max(min(sizes.values()), 1e-12)
+    place = bench.lab.place(whole)
+    return f"The branches that {place} concatenates differ in range by a factor of {ratio:,.0f} and share one scale."
 
 
 def _same_function(bench: Bench, constants: Arrays) -> bool:
@@ -427,7 +432,10 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str] | None:
             f"The channels of the input {place} have different units (ranges differ by a factor of {spread:,.0f}) "
             f"and share one scale.",
         )
-    if view.name in graph.outputs and spread >= UNITS:
+    for operator in operators_around(bench, view.name):
+        if operator.type == "CONCATENATION" and (sizes := _branches(bench, operator)):
+            return ("concat-range-mismatch", _branches_differ(bench, operator.outputs[0], sizes))
+    if view.name in graph.outputs and spread >= evidence.UNITS:
         return (
             "output-outlier",
             f"One value of the output {place} has a range {spread:,.0f} times the typical one, and sets the scale.",
@@ -441,7 +449,7 @@ def _by_look(bench: Bench, view: TensorView) -> tuple[str, str] | None:
 
 def _has_units(bench: Bench, view: TensorView) -> bool:
     """Whether a tensor is an input whose channels have different units."""
-    return bench.lab.graph.producer(view.name) is None and evidence.channel_spread(view.channels) >= UNITS
+    return bench.lab.graph.producer(view.name) is None and evidence.channel_spread(view.channels) >= evidence.UNITS
 
 
 def _stands_out(bench: Bench, name: str) -> bool:
