@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import resource
@@ -31,6 +32,7 @@ from unittest import mock
 import msgspec
 import numpy as np
 from msgspec.structs import replace
+from PIL import Image
 
 from tests.fuzz import samples
 from tests.fuzz.mutation import flipped, jumbled, rewritten, rezipped
@@ -56,6 +58,8 @@ from tflite_guard.run.cache import Cache, key_of
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import run
 
+FOLDERS = ("images", "coco")
+"""Sources whose path is a folder."""
 SECONDS = 20.0
 """Of the processor's time; what is read takes hundredths."""
 CHILD_SECONDS = 60.0
@@ -320,6 +324,22 @@ def labels(rng: Random, place: Place) -> None:
     _data(place, "images", "labels.csv", rewritten(rng, text.replace("file,0", "file,label")), PIXELS, **settings)
 
 
+def boxes(rng: Random, place: Place) -> None:
+    images = []
+    for number, (name, content) in enumerate(samples.pictures().items()):
+        place.write(f"data/{name}", content)
+        width, height = Image.open(io.BytesIO(content)).size
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+    annotations = [
+        {"id": n, "image_id": n % len(images), "category_id": n % 2, "bbox": [0, 1, 2, 3.5], "iscrowd": n % 3 == 0}
+        for n in range(6)
+    ]
+    categories = [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]
+    text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    wrong = jumbled(rng, json.loads(text)) if rng.random() < 0.7 else flipped(rng, text.encode())
+    _data(place, "coco", "boxes.json", wrong, PIXELS, labels_file="boxes.json")
+
+
 def tfrecord(rng: Random, place: Place) -> None:
     messages = list(samples.records())
     if rng.random() < 0.7:
@@ -337,7 +357,7 @@ def _data(place: Place, source: str, file: str, content: bytes, names: Names, **
     """Read data as a check does, then look at it as `init` does."""
     _project(place)
     path = place.write(file, content)
-    named = "data" if source == "images" else file
+    named = "data" if source in FOLDERS else file
     try:
         checked = load(place.write("tflite-guard.json", json.dumps(_manifest(source, named, **settings)).encode()))
         spec = checked.models[0].evaluation
@@ -350,7 +370,7 @@ def _data(place: Place, source: str, file: str, content: bytes, names: Names, **
                 pass
     finally:
         with contextlib.suppress(GuardError):
-            dataset_of(str(place.folder / "data") if source == "images" else path, str(place.folder), names)
+            dataset_of(str(place.folder / "data") if source in FOLDERS else path, str(place.folder), names)
 
 
 # What is written and read again
@@ -694,6 +714,7 @@ FAMILIES: dict[str, Family] = {
     "csv": table,
     "images": pictures,
     "labels": labels,
+    "coco": boxes,
     "tfrecord": tfrecord,
     "report": report,
     "shards": shards,
