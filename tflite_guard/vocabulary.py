@@ -6,7 +6,7 @@ tested to equal these tables.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -32,7 +32,9 @@ Ranges = Literal["converter", "measured"]
 StateUse = Literal["reset", "kept"]
 StopUse = Literal["conclusive", "never"]
 DiagnoseUse = Literal["auto", "always", "never"]
-ToleranceKind = Literal["max_drop", "max_relative_drop", "min", "max", "max_regression"]
+ToleranceKind = Literal[
+    "max_drop", "max_relative_drop", "max_class_drop", "max_slice_drop", "min", "max", "max_regression"
+]
 
 
 class Quantization(msgspec.Struct, frozen=True):
@@ -116,6 +118,8 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """Between what each example's score lies, where the metric is their mean; None of any other metric."""
     of_file: bool = False
     """Told by the file alone, whatever the examples."""
+    mean: bool = False
+    """It is the mean of examples' scores, so it has a value on any of them."""
 
 
 METRICS = {
@@ -129,9 +133,17 @@ METRICS = {
             True,
             options=("threshold", "from_logits", "multi_label", "ignore_index"),
             bounds=(0.0, 1.0),
+            mean=True,
         ),
         MetricTraits(
-            "top_k_accuracy", "top-k accuracy", True, True, True, options=("k", "ignore_index"), bounds=(0.0, 1.0)
+            "top_k_accuracy",
+            "top-k accuracy",
+            True,
+            True,
+            True,
+            options=("k", "ignore_index"),
+            bounds=(0.0, 1.0),
+            mean=True,
         ),
         MetricTraits(
             "f1_macro",
@@ -144,7 +156,7 @@ METRICS = {
         MetricTraits("roc_auc", "area under the ROC curve", True, True, True, options=("average",)),
         MetricTraits("average_precision", "average precision", True, True, True, options=("average",)),
         MetricTraits("mean_iou", "mean IoU", True, True, True, options=("threshold", "from_logits", "ignore_index")),
-        MetricTraits("mae", "mean absolute error to labels", False, True, True),
+        MetricTraits("mae", "mean absolute error to labels", False, True, True, mean=True),
         MetricTraits("rmse", "root mean squared error to labels", False, True, True),
         MetricTraits("r2", "coefficient of determination", True, True, True),
         MetricTraits(
@@ -155,11 +167,14 @@ METRICS = {
             True,
             options=("threshold", "from_logits", "multi_label"),
             bounds=(0.0, 1.0),
+            mean=True,
         ),
         MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
-        MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True, bounds=(-1.0, 1.0)),
+        MetricTraits(
+            "cosine_similarity", "cosine similarity to the reference", True, False, True, bounds=(-1.0, 1.0), mean=True
+        ),
         MetricTraits("max_abs_error", "largest absolute difference from the reference", False, False, False),
-        MetricTraits("mean_abs_error", "mean absolute difference from the reference", False, False, True),
+        MetricTraits("mean_abs_error", "mean absolute difference from the reference", False, False, True, mean=True),
         MetricTraits(
             "kl_divergence",
             "Kullback-Leibler divergence from the reference",
@@ -168,6 +183,7 @@ METRICS = {
             True,
             "nats",
             ("from_logits",),
+            mean=True,
         ),
         MetricTraits("size_bytes", "size of the .tflite file", False, False, False, "bytes", of_file=True),
         MetricTraits(
@@ -179,4 +195,7 @@ METRICS = {
 
 PYTHON_METRIC = MetricTraits("python", "user's own metric", True, True, True)
 
-TOLERANCES: tuple[ToleranceKind, ...] = ("max_drop", "max_relative_drop", "min", "max", "max_regression")
+OF_CLASSES = ("accuracy", "top_k_accuracy")
+"""Metrics that may have a `max_class_drop`: a decision is right or wrong, and counts for its label's class alone."""
+
+TOLERANCES: tuple[ToleranceKind, ...] = get_args(ToleranceKind)

@@ -1,8 +1,7 @@
-"""Decisions of a variant beside its reference's: accuracy by class, and the examples whose answer has changed."""
+"""Decisions of a variant beside its reference's: the examples whose answer has changed."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +14,11 @@ from tflite_guard.datasets import Batch, Dataset
 from tflite_guard.files import png
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, binary_threshold, class_labels, decisions, is_decided, is_one_unit
-from tflite_guard.results import ByClass, Changed, ChangedAnswer, ClassAccuracy
+from tflite_guard.results import Changed, ChangedAnswer
 
 Array = npt.NDArray[Any]
 LABELLED = ("accuracy", "f1_macro", "top_k_accuracy")
 """Metrics whose labels say of an example which class is right."""
-MOST_CLASSES = 100
 MOST_CHANGED = 20
 MOST_PICTURES = 12
 
@@ -38,10 +36,6 @@ class Answers:
     """Examples may be shown."""
     _single: bool = True
     _examples: int = 0
-    _actual: Counter[int] = field(default_factory=Counter)
-    _reference_right: Counter[int] = field(default_factory=Counter)
-    _variant_right: Counter[int] = field(default_factory=Counter)
-    _lost_of: Counter[int] = field(default_factory=Counter)
     _changed: int = 0
     _lost: int = 0
     _gained: int = 0
@@ -107,13 +101,6 @@ class Answers:
     def join(self, other: Answers) -> None:
         """Take in what was collected on the examples behind."""
         self._single = self._single and other._single
-        for own, theirs in (
-            (self._actual, other._actual),
-            (self._reference_right, other._reference_right),
-            (self._variant_right, other._variant_right),
-            (self._lost_of, other._lost_of),
-        ):
-            own.update(theirs)
         self._examples += other._examples
         self._changed += other._changed
         self._lost += other._lost
@@ -122,28 +109,10 @@ class Answers:
 
     def _tally(self, numbers: Array, counted: Array, decided: Array, answers: Array) -> None:
         theirs, ours, differ = counted & (decided == numbers), counted & (answers == numbers), decided != answers
-        for counter, which in (
-            (self._actual, counted),
-            (self._reference_right, theirs),
-            (self._variant_right, ours),
-            (self._lost_of, theirs & ~ours),
-        ):
-            counter.update(numbers[which].tolist())
         self._examples += len(numbers)
         self._changed += int(differ.sum())
         self._lost += int((theirs & differ).sum())
         self._gained += int((ours & differ).sum())
-
-    def by_class(self) -> ByClass | None:
-        """Accuracy by class; None without labels, or where an example has several decisions."""
-        if not self._single or not self._actual:
-            return None
-        every = [
-            ClassAccuracy(label, count, self._reference_right[label], self._variant_right[label], self._lost_of[label])
-            for label, count in self._actual.items()
-        ]
-        every.sort(key=lambda one: (-one.drop, -one.examples, one.label))
-        return ByClass(self.spec.name, len(every), tuple(every[:MOST_CLASSES]))
 
     def changed(self) -> Changed | None:
         """What has another answer than the reference's; None where an example has several decisions."""

@@ -110,7 +110,7 @@ def _check_columns(node: Node, path: str | None, context: Context) -> None:
 
 def _check_keys(node: Node, known: Collection[str] | None, context: Context) -> None:
     written = str(node.content["path"].value())
-    for role in ("inputs", "labels", "group"):
+    for role in ("inputs", "labels", "group", "slices"):
         for key in _leaves(node.get(role)):
             name = str(key.value())
             if known is not None and name not in known:
@@ -119,7 +119,8 @@ def _check_keys(node: Node, known: Collection[str] | None, context: Context) -> 
 
 def _leaves(node: Node | None) -> Iterator[Node]:
     if node is not None:
-        yield from (child for _, child in node.members()) if isinstance(node.content, dict) else (node,)
+        inner = [child for _, child in node.members()] if isinstance(node.content, dict) else node.elements()
+        yield from inner or (node,)
 
 
 def _check_labels(node: Node, source: str, context: Context) -> None:
@@ -134,8 +135,9 @@ def _check_labels(node: Node, source: str, context: Context) -> None:
 def _check_one_array(node: Node, context: Context) -> None:
     """An .npy file is one array: labels are that array itself, or another .npy."""
     inputs = {str(leaf.value()) for leaf in _leaves(node.get("inputs"))} or {ONLY_KEY["npy"]}
-    if (group := node.get("group")) is not None:
-        context.say_key(group, 'an .npy file holds one array and no "group"; use source "npz"')
+    for key in ("group", "slices"):
+        if (found := node.get(key)) is not None:
+            context.say_key(found, f'an .npy file holds one array and no {quoted(key)}; use source "npz"')
     if len(inputs) > 1:
         context.say(node.content["inputs"], 'an .npy file holds one array; use source "npz" for several inputs')
     other = any(str(leaf.value()) not in inputs for leaf in _leaves(node.get("labels")))
