@@ -302,7 +302,7 @@ def test_slices_stand_beside_classes_with_a_chart_where_they_are_shares() -> Non
     assert fidelity == ["night", "7", "–", "0.7500", "–", "[0.5000, 0.9000]"]
     told = spoken(document)
     assert "Night lost most: it went from 0.9600 to 0.7000, on 200 examples." in told
-    assert "Night fares worst of 1 slices: 0.7500, on 7 examples." in told
+    assert "Night fares worst of 1 slice: 0.7500, on 7 examples." in told
     titles = [words(one) for one in document.iter("title")]
     assert "accuracy by lighting, of the reference and of this variant" in titles
     assert "mae by lighting, of the reference and of this variant" not in titles

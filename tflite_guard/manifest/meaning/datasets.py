@@ -35,13 +35,13 @@ _IMAGE_KEYS = ("image", "label")
 def check_dataset(node: Node, context: Context) -> None:
     """Add the problems of a dataset: its path, keys, labels and preprocessing."""
     source = str(node.content["source"].value())
-    path = _check_source(node, source, context)
+    path, labels = _check_source(node, source, context), _check_labels_file(node, source, context)
     for key, only in _SOURCE_KEYS.items():
         if source not in only and (found := node.get(key)) is not None:
             context.say_key(found, f"{quoted(key)} does not apply to source {quoted(source)}, only to {listed(only)}")
     if source == "csv":
         _check_columns(node, path, context)
-    _check_keys(node, _known_keys(node, source, path, context), context)
+    _check_keys(node, _known_keys(node, source, path, labels, context), context)
     _check_labels(node, source, context)
     _check_preprocess(node, context)
 
@@ -53,12 +53,16 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
         if (pin := node.get("sha256")) is not None:
             context.say_key(pin, '"sha256" does not apply to source "python", which is not a file')
         return None
-    if "labels_file" in node.content and source in _SOURCE_KEYS["labels_file"]:
-        check_file(node, "labels_file", "csv" if source == "images" else "npy", context, pin="labels_sha256")
     if source in SHARDED and context.matching(str(path.value())) is not None:
         check_files(path, source, context, node.get("sha256"))
         return None
     return check_file(node, "path", source, context)
+
+
+def _check_labels_file(node: Node, source: str, context: Context) -> str | None:
+    if "labels_file" not in node.content or source not in _SOURCE_KEYS["labels_file"]:
+        return None
+    return check_file(node, "labels_file", "csv" if source == "images" else "npy", context, pin="labels_sha256")
 
 
 def check_function(node: Node, context: Context) -> None:
@@ -70,13 +74,17 @@ def check_function(node: Node, context: Context) -> None:
         context.say(node, f"{written} is your own code, which runs only with --allow-code")
 
 
-def _known_keys(node: Node, source: str, path: str | None, context: Context) -> Collection[str] | None:
-    """The keys that a source holds, where that is known without loading it."""
+def _known_keys(
+    node: Node, source: str, path: str | None, labels: str | None, context: Context
+) -> Collection[str] | None:
+    """The keys that a source holds, where that is known without loading it; `labels` is its `labels_file`."""
     match source:
         case "npz":
             return None if path is None else context.once(_arrays, path)
         case "images":
-            return _IMAGE_KEYS
+            if "labels_file" not in node.content.keys() | node.removed:
+                return _IMAGE_KEYS
+            return None if labels is None else (*_IMAGE_KEYS, *_further(context.once(_header, labels)))
         case "csv" if "columns" not in node.content.keys() | node.removed:
             return None if path is None else context.once(_header, path)
     declared = node.get({"csv": "columns", "tfrecord": "features"}.get(source, ""))
@@ -96,6 +104,12 @@ def _header(path: str) -> Collection[str] | None:
     except (OSError, ValueError, csv.Error):
         return None
     return None if names is None else dict.fromkeys(names).keys()
+
+
+def _further(header: Collection[str] | None) -> list[str]:
+    """What a list of images names beside the file and its label."""
+    names = list(header or ())
+    return names[2:] if [name.strip().lower() for name in names[:2]] == ["file", "label"] else []
 
 
 def _check_columns(node: Node, path: str | None, context: Context) -> None:

@@ -121,7 +121,8 @@ def _row(one: Slice, name: str, axis: Axis, y: int, found: Slices) -> Row:
 def lost_most(found: Slices, classes: Sequence[str] = ()) -> str:
     """What lost most, in a sentence."""
     first = found.worst[0]
-    several = f"{found.count:,} {'classes' if found.key is None else 'slices'}"
+    one = "class" if found.key is None else "slice"
+    several = f"{found.count:,} {one if found.count == 1 else 'classes' if found.key is None else 'slices'}"
     named = _slice(first, classes)
     examples = wording.count(first.examples, "example")
     reference, variant = (figures.number(value, found.kind) for value in (first.reference, first.variant))
