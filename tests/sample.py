@@ -12,6 +12,7 @@ from tflite_guard.results import (
     Artifact,
     Changed,
     ChangedAnswer,
+    Confidence,
     Diagnosis,
     ErrorInfo,
     Experiment,
@@ -243,7 +244,13 @@ def examples(one: VariantResult) -> VariantResult:
         ChangedAnswer(20, 7, 7, 1, 0.871, 0.25, file="seven/<b>20</b>.png"),
         ChangedAnswer(3, None, 0, 1, None, None),
     )
-    return replace(one, by_class=by_class, by_slice=by_slice, changed=Changed("accuracy", 1000, 86, 78, 8, worst))
+    return replace(
+        one,
+        by_class=by_class,
+        by_slice=by_slice,
+        changed=Changed("accuracy", 1000, 86, 78, 8, worst),
+        confidence=Confidence("accuracy", 1000, 0.97, 0.62, 0.012, 0.29),
+    )
 
 
 def diagnosed(one: VariantResult) -> VariantResult:

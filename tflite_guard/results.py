@@ -378,6 +378,22 @@ class Changed(msgspec.Struct, frozen=True):
     """What the reference had right first, then by its margin, the largest first; at most 20."""
 
 
+class Confidence(msgspec.Struct, frozen=True):
+    """How sure both models are of their answers, one decision an example."""
+
+    metric: str
+    """The name of the metric whose output and labels these are."""
+    examples: int
+    """That were looked at; with labels, those that have one that counts."""
+    reference: float
+    """The reference's mean confidence: the probability of its answer."""
+    variant: float
+    """The variant's, of its own answer."""
+    reference_error: float | None
+    """Its expected calibration error, in 15 bins of equal width (Guo et al. 2017); None without labels."""
+    variant_error: float | None
+
+
 class VariantResult(msgspec.Struct, frozen=True):
     """One variant of one model."""
 
@@ -401,6 +417,8 @@ class VariantResult(msgspec.Struct, frozen=True):
     """Each metric that is a mean of examples' scores, by each key of the evaluation data's `slices`."""
     changed: Changed | None = None
     """None where no metric compares one decision an example."""
+    confidence: Confidence | None = None
+    """None, too, where the output is not known to be probabilities or logits."""
 
     def __repr__(self) -> str:
         """Without what fills pages."""

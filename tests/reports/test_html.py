@@ -30,6 +30,7 @@ from tflite_guard.reports.html.page import BOUNDS, page
 from tflite_guard.results import (
     Changed,
     ChangedAnswer,
+    Confidence,
     Diagnosis,
     Experiment,
     Finding,
@@ -306,6 +307,16 @@ def test_slices_stand_beside_classes_with_a_chart_where_they_are_shares() -> Non
     titles = [words(one) for one in document.iter("title")]
     assert "accuracy by lighting, of the reference and of this variant" in titles
     assert "mae by lighting, of the reference and of this variant" not in titles
+
+
+def test_how_sure_both_are_stands_beside_accuracy() -> None:
+    told = "Mean confidence 0.6200 (float 0.9700), expected calibration error 0.2900 (float 0.0120), on 1000 examples."
+    report = diagnosed()
+    assert told in spoken(parsed(report))
+    sure = Confidence("agreement", 9, 0.97, 0.62, None, None)
+    changed = replace(report, models=(replace(report.models[0], variants=(replace(failing(), confidence=sure),)),))
+    assert "Mean confidence 0.6200 (float 0.9700), on 9 examples." in spoken(parsed(changed))
+    assert "mean confidence 0.6200 (float 0.9700)" in FORMATS["markdown"].text(changed)
 
 
 def test_what_changed_is_told_with_a_picture_and_without() -> None:
@@ -599,7 +610,7 @@ def test_every_format_renders_a_diagnosis(name: str) -> None:
 
 def test_the_sample_fills_every_field_of_a_diagnosis() -> None:
     filled = {(type(holder), name) for holder, name, value in holders(failing()) if value not in (None, (), {})}
-    for kind in (Changed, ChangedAnswer, Experiment, Histogram, Remedy, Slice, Slices, TensorLoss):
+    for kind in (Changed, ChangedAnswer, Confidence, Experiment, Histogram, Remedy, Slice, Slices, TensorLoss):
         assert {(kind, field.name) for field in fields(kind)} <= filled
     assert Verdict.FAIL is failing().verdict
 

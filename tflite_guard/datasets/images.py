@@ -181,9 +181,8 @@ def _listed(path: str, labels_file: str, class_order: Sequence[str] | None, root
                     header = row
                     for name in row[2:]:
                         if row.count(name) > 1 or name in (IMAGE, LABEL):
-                            raise DataError(
-                                f"{labels_file}: line {rows.line_num}: names {quoted(name)}, which is a key already; rename it"
-                            )
+                            place = f"{labels_file}: line {rows.line_num}"
+                            raise DataError(f"{place}: names {quoted(name)}, which is a key already; rename it")
                     continue
                 place = f"{labels_file}: line {rows.line_num}"
                 if len(row) != len(header):

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from tflite_guard.datasets import Batch, Dataset
+from tflite_guard.engine.confidence import Confidences
 from tflite_guard.files import png
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, binary_threshold, class_labels, decisions, is_decided, is_one_unit
-from tflite_guard.results import Changed, ChangedAnswer
+from tflite_guard.results import Changed, ChangedAnswer, Confidence
 
 Array = npt.NDArray[Any]
 LABELLED = ("accuracy", "f1_macro", "top_k_accuracy")
@@ -34,6 +35,7 @@ class Answers:
     """The key of the output's labels; None without any."""
     pictures: bool = True
     """Examples may be shown."""
+    confidences: Confidences = field(default_factory=lambda: Confidences(from_logits=False))
     _single: bool = True
     _examples: int = 0
     _changed: int = 0
@@ -51,7 +53,10 @@ class Answers:
         labelled = (one for one in deciding if one[0].metric in LABELLED and one[2] is not None)
         agreeing = ((spec, output, None) for spec, output, _ in deciding if spec.metric == "agreement")
         found = next(labelled, None) or next(agreeing, None)
-        return None if found is None else Answers(*found, data.spec.pictures)
+        if found is None:
+            return None
+        from_logits = any(spec.from_logits for spec, output, _ in columns if output == found[1])
+        return Answers(*found, data.spec.pictures, Confidences(from_logits))
 
     def add(
         self, batch: Batch, outputs: Array, reference: Array, named: Callable[[int], str | None] = lambda _: None
@@ -69,7 +74,11 @@ class Answers:
         if labels is not None:
             numbers, counted = class_labels(Compared(self.spec, outputs, reference, labels, batch.rows), decided.shape)
         answers = decisions(self.spec, outputs)[0]
-        self._tally(*(values.reshape(-1) for values in (numbers, counted, decided, answers)))
+        plain = [values.reshape(-1) for values in (decided, answers, numbers, counted)]
+        self._tally(*plain)
+        if not is_decided(outputs):
+            plain[3] = plain[3] if labels is not None else np.ones(len(plain[3]), bool)
+            self.confidences.add(reference, outputs, *plain)
         changed = np.flatnonzero(decided.reshape(-1) != answers.reshape(-1))
         if not len(changed):
             return
@@ -101,18 +110,23 @@ class Answers:
     def join(self, other: Answers) -> None:
         """Take in what was collected on the examples behind."""
         self._single = self._single and other._single
+        self.confidences.join(other.confidences)
         self._examples += other._examples
         self._changed += other._changed
         self._lost += other._lost
         self._gained += other._gained
         self._worst = sorted([*self._worst, *other._worst], key=_badness)[:MOST_CHANGED]
 
-    def _tally(self, numbers: Array, counted: Array, decided: Array, answers: Array) -> None:
+    def _tally(self, decided: Array, answers: Array, numbers: Array, counted: Array) -> None:
         theirs, ours, differ = counted & (decided == numbers), counted & (answers == numbers), decided != answers
         self._examples += len(numbers)
         self._changed += int(differ.sum())
         self._lost += int((theirs & differ).sum())
         self._gained += int((ours & differ).sum())
+
+    def confidence(self) -> Confidence | None:
+        """How sure both are; None where an example has several decisions, and of outputs that are no probabilities."""
+        return self.confidences.found(self.spec.name, labelled=self.labels is not None) if self._single else None
 
     def changed(self) -> Changed | None:
         """What has another answer than the reference's; None where an example has several decisions."""

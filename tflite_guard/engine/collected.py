@@ -135,6 +135,7 @@ class Looks:
             outputs=self.outputs(),
             inputs=self.ranges.facts(),
             calibration=None if self.beside is None else self.beside.facts(),
+            confidence=None if self.answers is None else self.answers.confidence(),
             changed=None if self.answers is None else self.answers.changed(),
         )
 

@@ -94,6 +94,7 @@ def variant_result(
         by_class=_by_class(evaluation.measurements, metrics),
         by_slice=tuple(one for item in evaluation.measurements for one in item.measurement.by_slice),
         changed=_redrawn(evaluation.changed),
+        confidence=evaluation.confidence,
     )
 
 

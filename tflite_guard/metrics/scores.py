@@ -208,11 +208,17 @@ def _probabilities(spec: MetricSpec, outputs: Array) -> Array:
     return np.where(total > 0, values / np.where(total > 0, total, 1.0), 1 / values.shape[-1])
 
 
-def _check_probabilities(batch: Compared) -> None:
-    values = batch.reference.astype(np.float64)
+def improbable(outputs: Array) -> Array:
+    """Which outputs, (n, ...), are no distribution of probabilities; one unit is that of the second class."""
+    values = outputs.astype(np.float64)
     wrong = (values < -PROBABILITIES_SUM_WITHIN) | (values > 1 + PROBABILITIES_SUM_WITHIN)
     if not is_one_unit(values):
         wrong = wrong.any(-1) | (np.abs(values.sum(-1) - 1) > PROBABILITIES_SUM_WITHIN)
+    return np.asarray(wrong)
+
+
+def _check_probabilities(batch: Compared) -> None:
+    wrong = improbable(batch.reference)
     if wrong.any():
         raise DataError(
             f"{batch.spec.name}: the reference's output of {batch.example(np.argwhere(wrong)[0][0])} is not "

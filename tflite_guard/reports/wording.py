@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tflite_guard.results import (
+    Confidence,
     Diagnosis,
     Experiment,
     Finding,
@@ -222,6 +223,18 @@ def brief_failure(metric: MetricResult) -> str:
     if metric.failed_limit == "max_regression":
         before = f"{baseline_of(metric)} → "
     return f"{name} {before}{value}" + (f" ({allowed})" if allowed else "")
+
+
+def confidence(found: Confidence) -> str:
+    """How sure both are of their answers, in a few words."""
+    told = f"mean confidence {_beside(found.variant, found.reference)}"
+    if found.variant_error is None or found.reference_error is None:
+        return told
+    return f"{told}, expected calibration error {_beside(found.variant_error, found.reference_error)}"
+
+
+def _beside(variant: float, reference: float) -> str:
+    return f"{figures.number(variant, '')} (float {figures.number(reference, '')})"
 
 
 def titles(report: Report) -> dict[int, str]:

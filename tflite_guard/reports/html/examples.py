@@ -9,7 +9,7 @@ from tflite_guard.files import png
 from tflite_guard.reports import wording
 from tflite_guard.reports.html import phrases
 from tflite_guard.reports.html.geometry import LEFT, RIGHT, Axis, Tick, across, label, percent
-from tflite_guard.results import Changed, ChangedAnswer, Slice, Slices, VariantResult
+from tflite_guard.results import Changed, ChangedAnswer, Confidence, Slice, Slices, VariantResult
 from tflite_guard.text import figures
 
 MOST_DRAWN = 10
@@ -131,6 +131,15 @@ def lost_most(found: Slices, classes: Sequence[str] = ()) -> str:
     if first.drop <= 0:
         return f"None of {several} has lost."
     return f"{named[:1].upper()}{named[1:]} lost most: it went from {reference} to {variant}, on {examples}."
+
+
+def sureness(found: Confidence) -> str:
+    """How sure both models are, in sentences."""
+    told = wording.confidence(found)
+    told = f"{told[:1].upper()}{told[1:]}, on {wording.count(found.examples, 'example')}."
+    if found.reference_error is None:
+        return told
+    return f"{told} The error is how far accuracy is from confidence, in 15 bins of it."
 
 
 def changes(found: Changed) -> str:
