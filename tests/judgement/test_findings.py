@@ -284,9 +284,9 @@ def test_the_class_that_lost_most_is_named_where_chance_does_not_explain_it() ->
     assert told.by_class == found.by_class
     (one,) = [one for one in told.findings if one.rule == "class-lost"]
     assert (one.severity, one.evidence["label"], one.evidence["interval"]) == ("note", 3, [0.02, 0.28])
-    assert "class 3 lost most: accuracy of its 100 examples went from 0.9500 to 0.8000" in one.message
+    assert "class 3 has lost beyond chance: accuracy of its 100 examples went from 0.9500 to 0.8000" in one.message
     # Of 400 classes a report lists 100, and all that have lost are counted.
-    assert one.message.endswith("at 95 % for all classes at once; 119 more have lost, too")
+    assert one.message.endswith("at 95 % for all classes at once; 119 more have, too")
     by_chance = accuracy(by_class=Slices("accuracy", "accuracy", None, 2, 0, (small,)))
     assert "class-lost" not in [rule for rule, _ in rules(evaluation(by_chance))]
 
@@ -303,7 +303,7 @@ def test_of_each_key_the_slice_that_lost_most_is_named() -> None:
         ("device", "night"),
     ]
     assert told[0].message.startswith(
-        "lighting 'night' lost most: accuracy of its 50 examples went from 1.0000 to 0.7000"
+        "lighting 'night' has lost beyond chance: accuracy of its 50 examples went from 1.0000 to 0.7000"
     )
 
 

@@ -463,6 +463,13 @@ def test_without_intervals_few_examples_decide_too():
     assert (result.verdict, result.conclusive) == (FAIL, None)
 
 
+def test_without_an_interval_no_class_is_proven():
+    lost = replace(part(3, 0, 100), interval=None)
+    result, (told,) = judge(by_class(lost), Tolerance(max_class_drop=0.05, require="proven_pass"), None)
+    assert (result.verdict, told.rule) == (FAIL, "not-proven")
+    assert "prove it with: classes and slices have none where examples come in groups" in told.message
+
+
 def test_how_many_examples_of_a_class_would_tell():
     result, (told,) = judge(by_class(part(3, 9, 100)), Tolerance(max_class_drop=0.05), None, ("a", "b", "c", "cat"))
     assert (told.rule, result.conclusive) == ("underpowered-evaluation", False)

@@ -382,17 +382,18 @@ def _lost(evaluation: Evaluation, names: Sequence[str]) -> Iterator[Finding]:
             certain = [] if found is None else [one for one in found.worst if one.interval and one.interval[0] > 0]
             if found is not None and found.lost and certain and found.key not in told:
                 told.add(found.key)
-                yield _lost_most(found, max(certain, key=lambda one: one.drop or 0.0), names)
+                yield _certainly_lost(found, max(certain, key=lambda one: one.drop or 0.0), names)
 
 
-def _lost_most(found: Slices, most: Slice, names: Sequence[str]) -> Finding:
-    others = f"; {found.lost - 1:,} more {'has' if found.lost == 2 else 'have'} lost, too" if found.lost > 1 else ""
+def _certainly_lost(found: Slices, most: Slice, names: Sequence[str]) -> Finding:
+    others = f"; {found.lost - 1:,} more {'has' if found.lost == 2 else 'have'}, too" if found.lost > 1 else ""
     reference, variant = (figures.number(value, found.kind) for value in (most.reference, most.variant))
+    all_of_them = "classes" if found.key is None else "slices"
     return finding(
         "class-lost" if found.key is None else "slice-lost",
-        f"{called(found.key, most, names)} lost most: {found.metric} of its {most.examples:,} examples went from "
-        f"{reference} to {variant}, worse by {figures.interval(most.interval, found.kind)} at 95 % for all "
-        f"{'classes' if found.key is None else 'slices'} at once{others}",
+        f"{called(found.key, most, names)} has lost beyond chance: {found.metric} of its {most.examples:,} examples "
+        f"went from {reference} to {variant}, worse by {figures.interval(most.interval, found.kind)} at 95 % for all "
+        f"{all_of_them} at once{others}",
         metric=found.metric,
         label=most.label,
         examples=most.examples,

@@ -283,6 +283,8 @@ def _counted(examples: int) -> str:
 
 def _not_proven(measurement: Measurement, tolerance: Tolerance, bound: _Bound) -> Finding:
     why = measurement.interval_note or "this metric has none"
+    if bound.slice is not None:
+        why = "classes and slices have none where examples come in groups, or where scores are few or all alike"
     return finding(
         "not-proven",
         f"{measurement.name}: {bound.kind} requires a proven pass, but there is no confidence interval to "
