@@ -10,10 +10,9 @@ from msgspec.structs import replace
 from tflite_guard.files import png
 from tflite_guard.results import (
     Artifact,
-    ByClass,
     Changed,
     ChangedAnswer,
-    ClassAccuracy,
+    Confidence,
     Diagnosis,
     ErrorInfo,
     Experiment,
@@ -27,6 +26,8 @@ from tflite_guard.results import (
     Remedy,
     Report,
     Rung,
+    Slice,
+    Slices,
     TensorLoss,
     Tool,
     VariantResult,
@@ -210,21 +211,46 @@ PICTURE = png.picture(bytes([255, 0, 255, 0, 255, 0, 0, 255, 0, 255, 0, 255]), 2
 
 def examples(one: VariantResult) -> VariantResult:
     """With what it decides otherwise than the reference, by class and by example."""
-    by_class = ByClass(
+    by_class = Slices(
         "accuracy",
+        "accuracy",
+        None,
         3,
+        1,
         (
-            ClassAccuracy(7, 300, 297, 240, 60, (0.1, 0.3)),
-            ClassAccuracy(1, 400, 392, 380, 20, (-0.01, 0.07)),
-            ClassAccuracy(0, 300, 291, 290),
+            Slice(7, 300, 0.99, 0.8, 0.19, (0.1, 0.3), (237, 60, 3, 0)),
+            Slice(1, 400, 0.98, 0.95, 0.03, (-0.01, 0.07), (372, 20, 8, 0)),
+            Slice(0, 300, 0.97, 290 / 300, 1 / 300),
         ),
+    )
+    by_slice = (
+        Slices(
+            "accuracy",
+            "accuracy",
+            "lighting",
+            2,
+            1,
+            (
+                Slice("night", 200, 0.96, 0.7, 0.26, (0.2, 0.33), (138, 54, 2, 6)),
+                Slice("day <b>", 800, 0.985, 0.9625, 0.0225, (-0.01, 0.05), (770, 18, 0, 12)),
+            ),
+        ),
+        Slices("top3", "top_k_accuracy", "lighting", 1, 0, (Slice("night", 7, 1.0, 1.0, 0.0),)),
+        Slices("mae", "mae", "lighting", 1, 0, (Slice("night", 7, 2.0, 2.5, 0.5),)),
+        Slices("agreement", "agreement", "lighting", 1, 0, (Slice("night", 7, None, 0.75, None, (0.5, 0.9)),)),
     )
     worst = (
         ChangedAnswer(657, 7, 7, 4, 0.9986, 0.0, PICTURE),
         ChangedAnswer(20, 7, 7, 1, 0.871, 0.25, file="seven/<b>20</b>.png"),
         ChangedAnswer(3, None, 0, 1, None, None),
     )
-    return replace(one, by_class=by_class, changed=Changed("accuracy", 1000, 86, 78, 8, worst))
+    return replace(
+        one,
+        by_class=by_class,
+        by_slice=by_slice,
+        changed=Changed("accuracy", 1000, 86, 78, 8, worst),
+        confidence=Confidence("accuracy", 1000, 0.97, 0.62, 0.012, 0.29),
+    )
 
 
 def diagnosed(one: VariantResult) -> VariantResult:
@@ -411,9 +437,15 @@ def named(text: str) -> Report:
             observed=observed,
             error=error,
             diagnosis=one.diagnosis and diagnosis(one.diagnosis),
-            by_class=one.by_class and replace(one.by_class, metric=text),
+            by_class=one.by_class and cut(one.by_class),
+            by_slice=tuple(map(cut, one.by_slice)),
             changed=one.changed and changed(one.changed),
         )
+
+    def cut(one: Slices) -> Slices:
+        named = one.key is not None
+        worst = tuple(replace(part, label=text) if named else part for part in one.worst)
+        return replace(one, metric=text, key=text if named else None, worst=worst)
 
     def changed(one: Changed) -> Changed:
         worst = tuple(replace(answer, picture=answer.picture and text) for answer in one.worst)

@@ -58,19 +58,57 @@ def test_classes_are_scikit_learns_recall(
     checked: Finished, int8: np.ndarray, reference: np.ndarray, labels: np.ndarray
 ) -> None:
     found = checked.variant("int8")["by_class"]
-    assert (found["metric"], found["classes"]) == ("accuracy", 10)
+    assert (found["metric"], found["key"], found["count"]) == ("accuracy", None, 10)
     theirs, ours = (recall_score(labels, one.argmax(1), average=None) for one in (reference, int8))
     told = {one["label"]: one for one in found["worst"]}
     for label in range(10):
         one = told[label]
         assert one["examples"] == int((labels == label).sum())
-        assert one["reference"] / one["examples"] == pytest.approx(theirs[label])
-        assert one["variant"] / one["examples"] == pytest.approx(ours[label])
+        assert (one["reference"], one["variant"]) == pytest.approx((theirs[label], ours[label]))
     assert found["worst"][0]["label"] == int(np.argmax(theirs - ours))
     assert (theirs - ours).max() > 0.1, "the example is broken enough to tell"
     accuracy = checked.metric("int8", "accuracy")
-    assert sum(one["variant"] for one in told.values()) == round(accuracy["value"] * len(labels))
-    assert sum(one["reference"] for one in told.values()) == round(accuracy["reference"] * len(labels))
+    both, lost, gained, _ = np.array([one["counts"] for one in told.values()]).sum(0)
+    assert both + gained == round(accuracy["value"] * len(labels))
+    assert both + lost == round(accuracy["reference"] * len(labels))
+
+
+def test_slices_are_those_of_a_plain_loop_and_the_worst_fails(
+    run: Run, light_digits: Path, reference: np.ndarray, labels: np.ndarray, pixels: np.ndarray
+) -> None:
+    path = light_digits / "data/evaluation.npz"
+    dark = np.random.default_rng(0).random(len(labels)) < 0.3
+    device = np.arange(len(labels)) % 3
+    np.savez(path, image=pixels, label=labels, dark=dark, device=device)
+    ours = real_outputs(light_digits / "app/digits_int8.tflite", pixels.astype(np.float32) / 16).argmax(1)
+    theirs = reference.argmax(1)
+    expected = {}
+    for key, values in (("dark", dark), ("device", device)):
+        for value in np.unique(values):
+            own = values == value
+            right = [float(np.mean(answers[own] == labels[own])) for answers in (theirs, ours)]
+            name = str(value).lower()
+            expected[key, name] = (int(own.sum()), *right)
+    manifest = manifest_of(light_digits)
+    manifest["datasets"]["test"]["slices"] = ["dark", "device"]
+    drops = {name: before - after for name, (_, before, after) in expected.items()}
+    worst = max(drops, key=lambda one: drops[one])
+    manifest["models"][0]["tolerances"] = {"accuracy": {"max_slice_drop": drops[worst] - 1e-6}}
+    finished = run("check", write_manifest(light_digits, manifest), "--format", "json", "--diagnose", "never")
+    told = {
+        (found["key"], one["label"]): (one["examples"], one["reference"], one["variant"])
+        for found in finished.variant("shipped")["by_slice"]
+        for one in found["worst"]
+        if found["metric"] == "accuracy"
+    }
+    assert told.keys() == expected.keys()
+    for name, figures in expected.items():
+        assert told[name] == pytest.approx(figures)
+    failed = finished.metric("shipped", "accuracy")
+    assert (finished.code, failed["verdict"], failed["failed_limit"]) == (1, "fail", "max_slice_drop")
+    assert failed["failed_slice"]["name"] == f"{worst[0]} {worst[1]!r}"
+    manifest["models"][0]["tolerances"] = {"accuracy": {"max_slice_drop": drops[worst]}}
+    assert run("check", write_manifest(light_digits, manifest), "--diagnose", "never").code == 0
 
 
 def test_examples_that_changed_are_those_of_a_plain_loop(

@@ -19,7 +19,7 @@ def grown(light_digits: Path) -> Path:
     """The light example on its evaluation data eight times over, so that a part is enough."""
     path = light_digits / "data/evaluation.npz"
     with np.load(path) as data:
-        np.savez(path, **{key: np.concatenate([data[key]] * 8) for key in data.files})
+        np.savez(path, **{key: np.concatenate([data[key]] * 8) for key in data.files}, half=np.arange(SIZE) % 2)
     return light_digits
 
 
@@ -27,6 +27,7 @@ def manifest(folder: Path, *variants: Manifest, **model: object) -> Path:
     """The light manifest with the shipped .tflite under several names."""
     written = manifest_of(folder)
     (shipped,) = written["models"][0]["variants"]
+    written["datasets"]["test"]["slices"] = ["half"]
     written["models"][0] |= {"variants": [shipped | one for one in variants], "tolerances": DECIDED, **model}
     return write_manifest(folder, written)
 
@@ -57,6 +58,9 @@ def test_it_stops_when_the_verdict_is_certain_and_says_after_how_many_examples(r
     # What allows for no early end has no interval then, and says so.
     assert finished.metric("stops", "sqnr")["confidence_interval"] is None
     assert "stopped early" in finished.metric("stops", "sqnr")["interval_note"]
+    for cut in (finished.variant("stops")["by_class"], *finished.variant("stops")["by_slice"]):
+        assert sum(one["examples"] for one in cut["worst"]) == used
+        assert (cut["lost"], {one["interval"] and tuple(one["interval"]) for one in cut["worst"]}) == (0, {None})
     # The changed answers are those of the examples seen, and have their place in the source.
     changed = finished.variant("stops")["changed"]
     assert changed["examples"] == used
@@ -84,7 +88,7 @@ def test_where_all_examples_are_needed_the_numbers_are_those_of_a_plain_evaluati
         near, whole = (finished.metric(variant, name) | {"tolerance": None} for variant in ("near", "whole"))
         assert near == whole
     assert finished.metric("near", "accuracy")["drop"] == pytest.approx(8 / SIZE)
-    for key in ("changed", "by_class", "artifact"):
+    for key in ("changed", "by_class", "by_slice", "artifact"):
         assert finished.variant("near")[key] == finished.variant("whole")[key]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec, Tolerance
-from tflite_guard.results import Artifact, ByClass, Changed, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
+from tflite_guard.results import Artifact, Changed, Confidence, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
 from tflite_guard.vocabulary import StateUse, ToleranceKind
 
 LARGEST_BATCH = 64
@@ -314,8 +314,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     weights: WeightFacts | None = None
     """None but of a given file whose weights can be paired with the reference's."""
     scales: Scales = Scales(())
-    by_class: ByClass | None = None
     changed: Changed | None = None
+    confidence: Confidence | None = None
     sequential: Sequential | None = None
     """None where every example was to be evaluated."""
     scaling: tuple[str, ...] = ()

@@ -48,6 +48,50 @@ def missing(holder: str, what: str, name: object, known: Collection[str]) -> Key
     return KeyError(f"{holder} has no {what} {name!r}{hint} It has {listed}{more}.")
 
 
+class Slice(msgspec.Struct, frozen=True):
+    """How a metric fares on the examples of one class, or of one value of a dataset's slices."""
+
+    label: int | str
+    """The class's number, or the value as text."""
+    examples: int
+    reference: float | None
+    """The reference's own value on them; None of fidelity metrics."""
+    variant: float
+    """The variant's value on them."""
+    drop: float | None
+    """How much worse the variant is on them; negative where it is better, None without a reference value."""
+    interval: tuple[float, float] | None = None
+    """Of `drop`, else of `variant`, at 95 % for all slices at once; None where examples come in groups, where not all
+    were evaluated, and of fewer than 20 scores that are not right or wrong."""
+    counts: tuple[int, int, int, int] | None = None
+    """Paired proportions: both right, only the reference, only the variant, neither."""
+
+
+class Slices(msgspec.Struct, frozen=True):
+    """One metric by class, or by one key of the evaluation data."""
+
+    metric: str
+    """The measurement's name."""
+    kind: str
+    """The metric itself."""
+    key: str | None
+    """The source's key whose values cut the examples into slices; None where labels do, a class a slice."""
+    count: int
+    """How many classes or values there are."""
+    lost: int
+    """How many of them have certainly lost: their interval is above 0."""
+    worst: tuple[Slice, ...]
+    """What fares worst first, by `drop`; at most 100, among which are all that can decide a tolerance."""
+
+
+class FailedSlice(msgspec.Struct, frozen=True):
+    """The class or the slice by which a metric is out of its tolerance."""
+
+    name: str
+    """`class 3 ('cat')`, `lighting 'night'`."""
+    slice: Slice
+
+
 class Measurement(msgspec.Struct, frozen=True):
     """One metric of one variant, before any tolerance is applied. Cached, so judging again is free."""
 
@@ -86,6 +130,10 @@ class Measurement(msgspec.Struct, frozen=True):
     """95 %, two-sided, of `value` itself, what `min` and `max` are held against; None where there is none."""
     settled: bool = False
     """On which side of its limits all examples are is certain, although only a part of them was looked at."""
+    by_class: Slices | None = None
+    """None where an example has no single class as its label."""
+    by_slice: tuple[Slices, ...] = ()
+    """By each key of the dataset's `slices`, of a mean of examples' scores."""
 
 
 class MetricResult(msgspec.Struct, frozen=True):
@@ -119,6 +167,8 @@ class MetricResult(msgspec.Struct, frozen=True):
     regression: float | None = None
     """How much worse than the baseline, positive is worse; None too where it is infinite."""
     error: str | None = None
+    failed_slice: FailedSlice | None = None
+    """Whose drop is beyond `max_class_drop` or `max_slice_drop`, where that is the limit that decided."""
 
     @property
     def problem(self) -> Verdict | None:
@@ -290,43 +340,6 @@ class Observed(msgspec.Struct, frozen=True):
     verdict: Verdict
 
 
-class ClassAccuracy(msgspec.Struct, frozen=True):
-    """How the examples of one class are decided."""
-
-    label: int
-    """The class's number."""
-    examples: int
-    """That have it as their label."""
-    reference: int
-    """How many of them the reference has right."""
-    variant: int
-    """How many of them the variant has right."""
-    lost: int = 0
-    """How many the reference has right and the variant has not."""
-    interval: tuple[float, float] | None = None
-    """Of `drop`, at 95 % for all classes at once; None where examples come in groups, or not all were evaluated."""
-
-    def accuracy(self, right: int) -> float:
-        """Which fraction of the class's examples so many are."""
-        return right / max(self.examples, 1)
-
-    @property
-    def drop(self) -> float:
-        """How much less of them the variant has right; negative where it has more."""
-        return self.accuracy(self.reference) - self.accuracy(self.variant)
-
-
-class ByClass(msgspec.Struct, frozen=True):
-    """Accuracy by class, of one decision an example."""
-
-    metric: str
-    """The name of the metric whose output and labels these are."""
-    classes: int
-    """How many classes occur as labels."""
-    worst: tuple[ClassAccuracy, ...]
-    """By `drop`, the largest first; at most 100."""
-
-
 class ChangedAnswer(msgspec.Struct, frozen=True):
     """An example that the variant decides otherwise than the reference.
 
@@ -365,6 +378,22 @@ class Changed(msgspec.Struct, frozen=True):
     """What the reference had right first, then by its margin, the largest first; at most 20."""
 
 
+class Confidence(msgspec.Struct, frozen=True):
+    """How sure both models are of their answers, one decision an example."""
+
+    metric: str
+    """The name of the metric whose output and labels these are."""
+    examples: int
+    """That were looked at; with labels, those that have one that counts."""
+    reference: float
+    """The reference's mean confidence: the probability of its answer."""
+    variant: float
+    """The variant's, of its own answer."""
+    reference_error: float | None
+    """Its expected calibration error, in 15 bins of equal width (Guo et al. 2017); None without labels."""
+    variant_error: float | None
+
+
 class VariantResult(msgspec.Struct, frozen=True):
     """One variant of one model."""
 
@@ -382,14 +411,18 @@ class VariantResult(msgspec.Struct, frozen=True):
     line: int = 0
     diagnosis: Diagnosis | None = None
     """None where none was asked for or needed."""
-    by_class: ByClass | None = None
+    by_class: Slices | None = None
     """None without labels of one decision an example."""
+    by_slice: tuple[Slices, ...] = ()
+    """Each metric that is a mean of examples' scores, by each key of the evaluation data's `slices`."""
     changed: Changed | None = None
     """None where no metric compares one decision an example."""
+    confidence: Confidence | None = None
+    """None, too, where the output is not known to be probabilities or logits."""
 
     def __repr__(self) -> str:
         """Without what fills pages."""
-        told = [one for one in self.__struct_fields__ if one not in ("diagnosis", "by_class", "changed")]
+        told = [one for one in self.__struct_fields__ if one not in ("diagnosis", "by_class", "by_slice", "changed")]
         return f"VariantResult({', '.join(f'{one}={getattr(self, one)!r}' for one in told)})"
 
     def __getitem__(self, name: str) -> MetricResult:

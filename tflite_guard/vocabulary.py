@@ -6,7 +6,7 @@ tested to equal these tables.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -35,7 +35,9 @@ Ranges = Literal["converter", "measured"]
 StateUse = Literal["reset", "kept"]
 StopUse = Literal["conclusive", "never"]
 DiagnoseUse = Literal["auto", "always", "never"]
-ToleranceKind = Literal["max_drop", "max_relative_drop", "min", "max", "max_regression"]
+ToleranceKind = Literal[
+    "max_drop", "max_relative_drop", "max_class_drop", "max_slice_drop", "min", "max", "max_regression"
+]
 
 
 class Quantization(msgspec.Struct, frozen=True):
@@ -121,6 +123,8 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """Told by the file alone, whatever the examples."""
     of_boxes: bool = False
     """Of a detector's boxes, which several outputs may hold together."""
+    mean: bool = False
+    """It is the mean of examples' scores, so it has a value on any of them."""
 
 
 DETECTION_OPTIONS = (
@@ -151,9 +155,17 @@ METRICS = {
             True,
             options=("threshold", "from_logits", "multi_label", "ignore_index"),
             bounds=(0.0, 1.0),
+            mean=True,
         ),
         MetricTraits(
-            "top_k_accuracy", "top-k accuracy", True, True, True, options=("k", "ignore_index"), bounds=(0.0, 1.0)
+            "top_k_accuracy",
+            "top-k accuracy",
+            True,
+            True,
+            True,
+            options=("k", "ignore_index"),
+            bounds=(0.0, 1.0),
+            mean=True,
         ),
         MetricTraits(
             "f1_macro",
@@ -175,7 +187,7 @@ METRICS = {
             options=DETECTION_OPTIONS,
             of_boxes=True,
         ),
-        MetricTraits("mae", "mean absolute error to labels", False, True, True),
+        MetricTraits("mae", "mean absolute error to labels", False, True, True, mean=True),
         MetricTraits("rmse", "root mean squared error to labels", False, True, True),
         MetricTraits("r2", "coefficient of determination", True, True, True),
         MetricTraits(
@@ -186,6 +198,7 @@ METRICS = {
             True,
             options=("threshold", "from_logits", "multi_label"),
             bounds=(0.0, 1.0),
+            mean=True,
         ),
         MetricTraits(
             "detection_agreement",
@@ -197,9 +210,11 @@ METRICS = {
             of_boxes=True,
         ),
         MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
-        MetricTraits("cosine_similarity", "cosine similarity to the reference", True, False, True, bounds=(-1.0, 1.0)),
+        MetricTraits(
+            "cosine_similarity", "cosine similarity to the reference", True, False, True, bounds=(-1.0, 1.0), mean=True
+        ),
         MetricTraits("max_abs_error", "largest absolute difference from the reference", False, False, False),
-        MetricTraits("mean_abs_error", "mean absolute difference from the reference", False, False, True),
+        MetricTraits("mean_abs_error", "mean absolute difference from the reference", False, False, True, mean=True),
         MetricTraits(
             "kl_divergence",
             "Kullback-Leibler divergence from the reference",
@@ -208,6 +223,7 @@ METRICS = {
             True,
             "nats",
             ("from_logits",),
+            mean=True,
         ),
         MetricTraits("size_bytes", "size of the .tflite file", False, False, False, "bytes", of_file=True),
         MetricTraits(
@@ -219,4 +235,7 @@ METRICS = {
 
 PYTHON_METRIC = MetricTraits("python", "user's own metric", True, True, True)
 
-TOLERANCES: tuple[ToleranceKind, ...] = ("max_drop", "max_relative_drop", "min", "max", "max_regression")
+OF_CLASSES = ("accuracy", "top_k_accuracy")
+"""Metrics that may have a `max_class_drop`: a decision is right or wrong, and counts for its label's class alone."""
+
+TOLERANCES: tuple[ToleranceKind, ...] = get_args(ToleranceKind)

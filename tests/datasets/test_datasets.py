@@ -72,8 +72,27 @@ def test_groups_come_with_the_batch(npz, opened, whole, groups):
 
 @pytest.mark.parametrize("groups", [np.array([0.5, 1, 2]), np.ones((3, 1), int)])
 def test_a_group_is_one_integer_or_string(npz, opened, whole, groups):
-    with pytest.raises(DataError, match="g: a group must be one integer or string"):
+    with pytest.raises(DataError, match="g: a group must be one integer, boolean or string"):
         whole(opened("npz", npz(x=np.ones((3, 2)), g=groups), group="g"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.array([1, 1, 2]), np.array(["a", "a", "b"]), np.array([b"a", b"a", b"b"]), np.array([True, False, True])],
+)
+def test_slices_come_with_the_batch_and_with_no_labels_not(npz, opened, values):
+    dataset = opened("npz", npz(x=np.ones((3, 2)), g=values, h=np.arange(3)), slices=("g", "h"))
+    (batch,) = dataset.batches(3)
+    wanted = np.char.decode(values) if values.dtype.kind == "S" else values
+    assert {key: found.tolist() for key, found in batch.slices.items()} == {"g": wanted.tolist(), "h": [0, 1, 2]}
+    (plain,) = dataset.batches(3, with_labels=False)
+    assert plain.slices == {}
+
+
+@pytest.mark.parametrize("values", [np.array([0.5, 1, 2]), np.ones((3, 1), int)])
+def test_a_slice_is_one_integer_boolean_or_string(npz, opened, values):
+    with pytest.raises(DataError, match="g: a slice must be one integer, boolean or string for each example"):
+        list(opened("npz", npz(x=np.ones((3, 2)), g=values), slices=("g",)).batches(3))
 
 
 @given(n=st.integers(1, 200), limit=st.integers(1, 250), seed=st.integers(0, 2**31))

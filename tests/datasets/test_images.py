@@ -88,6 +88,33 @@ def test_a_list_gives_files_and_labels_in_its_order(folder, tmp_path, opened, wh
     assert batch.labels[""].dtype == dtype
 
 
+def test_further_columns_of_a_list_are_slices_and_groups(folder, tmp_path, opened):
+    path, _ = folder
+    (tmp_path / "l.csv").write_text("file,label,lighting,room\ndog/c.png,1,dark,7\ncat/a.png,0,day,8\n")
+    options = {"labels": "label", "labels_file": str(tmp_path / "l.csv")}
+    (batch,) = opened("images", path, "image", slices=("lighting", "room"), group="room", **options).batches(9)
+    assert {key: values.tolist() for key, values in batch.slices.items()} == {
+        "lighting": ["dark", "day"],
+        "room": ["7", "8"],
+    }
+    assert batch.groups.tolist() == ["7", "8"]
+    with pytest.raises(DataError, match="lightning"):
+        opened("images", path, "image", slices=("lightning",), **options)
+    (tmp_path / "l.csv").write_text("file,label,lighting\ndog/c.png,1\n")
+    with pytest.raises(
+        DataError, match="line 2: has 2 cells; each line is a file and its label, and what the header names: lighting"
+    ):
+        opened("images", path, "image", **options)
+
+
+@pytest.mark.parametrize("name", ["label", "image", "room"])
+def test_a_further_column_hides_no_other(folder, tmp_path, opened, name):
+    path, _ = folder
+    (tmp_path / "l.csv").write_text(f"file,label,room,{name}\ndog/c.png,1,7,7\n")
+    with pytest.raises(DataError, match=f"line 1: names '{name}', which is a key already; rename it"):
+        opened("images", path, "image", labels="label", labels_file=str(tmp_path / "l.csv"))
+
+
 def test_a_list_may_name_classes(folder, tmp_path, opened, whole):
     path, _ = folder
     (tmp_path / "l.csv").write_text("dog/c.png,dog\ncat/a.png,cat\n")

@@ -32,6 +32,14 @@ def test_columns_become_inputs_labels_and_groups(table, opened, whole, size, tex
     assert list(batch.groups) == ["x", "x", "y", "z"]
 
 
+def test_columns_become_slices_as_they_are_written(table, opened):
+    (batch,) = opened("csv", table(TABLE), "a", slices=("who", "class"), group="who").batches(9)
+    assert {key: values.tolist() for key, values in batch.slices.items()} == {
+        "who": ["x", "x", "y", "z"],
+        "class": ["0", "1", "2", "0"],
+    }
+
+
 def test_a_key_is_a_columns_name_without_columns(table, opened, whole):
     batch = whole(opened("csv", table(TABLE), "b", labels="a"))
     np.testing.assert_array_equal(batch.inputs["image"], np.array([2.5, 40, 6, 8], np.float32))

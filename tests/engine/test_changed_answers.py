@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.metrics import recall_score
 
 from tflite_guard.datasets import Batch, Dataset
 from tflite_guard.engine.answers import Answers
 from tflite_guard.manifest.types import DatasetSpec, MetricSpec
-from tflite_guard.results import ChangedAnswer, ClassAccuracy
+from tflite_guard.results import ChangedAnswer
 
 
 def collected(
@@ -46,39 +45,6 @@ def scores(seed: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray,
     generator = np.random.default_rng(seed)
     reference = generator.random((count, classes), np.float32)
     return reference + generator.normal(0, 0.2, reference.shape), reference, generator.integers(0, classes, count)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 6), st.booleans())
-def test_classes_are_scikit_learns_recall_in_any_batches(seed: int, count: int, classes: int, one_hot: bool) -> None:
-    outputs, reference, labels = scores(seed, count, classes)
-    given = np.eye(classes)[labels] if one_hot else labels
-    found = collected(outputs, reference, given, batch=1 + seed % 9).by_class()
-    assert found is not None
-    there = sorted(set(labels.tolist()))
-    expected = zip(
-        there,
-        *(recall_score(labels, s.argmax(1), labels=there, average=None, zero_division=0) for s in (reference, outputs)),
-        strict=True,
-    )
-    told = {one.label: one for one in found.worst}
-    assert found.classes == len(told) == len(there)
-    for label, theirs, ours in expected:
-        one = told[label]
-        assert one.examples == (labels == label).sum()
-        assert (one.reference / one.examples, one.variant / one.examples) == pytest.approx((theirs, ours))
-    drops = [one.drop for one in found.worst]
-    assert drops == sorted(drops, reverse=True)
-
-
-def test_of_many_classes_those_that_lost_most_are_kept() -> None:
-    labels = np.arange(150).repeat(2)
-    reference = np.eye(150)[labels]
-    outputs = reference.copy()
-    outputs[labels == 140] = np.eye(150)[0]
-    found = collected(outputs, reference, labels).by_class()
-    assert found is not None
-    assert (found.classes, len(found.worst)) == (150, 100)
-    assert found.worst[0] == ClassAccuracy(140, 2, 2, 0, 2)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 80), st.booleans())
@@ -133,19 +99,17 @@ def test_decisions_without_scores_have_no_margin() -> None:
     assert found.worst == (ChangedAnswer(0, 2, 2, 3, None, None),)
 
 
-def test_examples_without_a_label_are_of_no_class_and_come_last() -> None:
+def test_examples_without_a_label_come_last() -> None:
     reference = np.eye(2)[[0, 0]] * [[9.0], [1.0]]
     answers = collected(np.eye(2)[[1, 1]], reference, np.array([255, 0]), ignore_index=255)
-    by_class, changed = answers.by_class(), answers.changed()
-    assert by_class is not None
+    changed = answers.changed()
     assert changed is not None
-    assert by_class.worst == (ClassAccuracy(0, 1, 1, 0, 1),)
     assert [(one.example, one.label) for one in changed.worst] == [(1, 0), (0, None)]
 
 
 def test_several_decisions_an_example_have_no_answer() -> None:
     answers = collected(np.zeros((9, 4, 2)), np.zeros((9, 4, 2)), np.zeros((9, 4), np.int64))
-    assert (answers.by_class(), answers.changed()) == (None, None)
+    assert answers.changed() is None
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from tflite_guard.datasets import Batch
 from tflite_guard.engine import calibration_facts
 from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibration_facts import Beside, Seen
-from tflite_guard.engine.collected import Collected, Column, Looks, joined
+from tflite_guard.engine.collected import Collected, Column, Kinds, Looks, joined
 from tflite_guard.engine.facts import Ranges, Watch
 from tflite_guard.errors import EvaluationError
 from tflite_guard.manifest.types import Detection, MetricSpec
 from tflite_guard.protocol import LARGEST_BATCH, Evaluation, Piece
 from tflite_guard.results import Artifact
+from tflite_guard.vocabulary import METRICS
 
 N = 203
 BATCH = 8
@@ -119,7 +120,7 @@ def collected(
     deciding = specs[0].metric in ("accuracy", "f1_macro") and not specs[0].multi_label
     ranges = Ranges()
     beside = None if calibration is None else Beside(calibration, N, first)
-    groups = []
+    kinds = Kinds()
     for start in range(first, last, BATCH):
         rows = np.arange(start, min(start + BATCH, last))
         given, wanted = {"out": outputs[rows]}, {"out": reference[rows]}
@@ -128,14 +129,21 @@ def collected(
             column.add(given, wanted, {"": labels[rows]}, rows)
         watch.add(given["out"], wanted["out"], {"": labels[rows]}, rows)
         ranges.add(inputs)
+        batch = Batch(
+            inputs,
+            {"": labels[rows]},
+            np.array([f"g{row // 3}" for row in rows]),
+            start - first,
+            rows,
+            {"device": rows % 3, "speaker": np.array([f"s{row // 40}" for row in rows]), "indoor": rows % 2 == 0},
+        )
+        kinds.add(batch)
         if deciding:
-            batch = Batch(inputs, {"": labels[rows]}, None, start - first, rows)
             answers.add(batch, given["out"], wanted["out"])
         if beside is not None:
             beside.add(inputs)
-        groups.append(np.array([f"g{row // 3}" for row in rows]))
     seen = None if beside is None else beside.seen()
-    return Collected(columns, groups, Looks({"out": watch}, frozenset(), ranges, answers if deciding else None, seen))
+    return Collected(columns, kinds, Looks({"out": watch}, frozenset(), ranges, answers if deciding else None, seen))
 
 
 def calibration() -> Seen:
@@ -166,6 +174,10 @@ def test_pieces_give_what_all_examples_give(kind: str, ends: tuple[int, ...], tm
     found = written(parts, [last - first for first, last in bounds], tmp_path).evaluation(SAME, specs, 5)
     assert msgspec.json.encode(found) == msgspec.json.encode(whole)
     assert all(one.measurement.value is not None for one in found.measurements)
+    cut = [one.measurement.by_slice for one in found.measurements if METRICS[one.measurement.metric].mean]
+    assert all(
+        [(one.key, one.count) for one in slices] == [("device", 3), ("speaker", 6), ("indoor", 2)] for slices in cut
+    )
     assert found.calibration is not None
     assert (found.calibration.shared, found.calibration.distinct, found.calibration.constant) == (3, 4, 2)
 

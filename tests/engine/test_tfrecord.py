@@ -138,3 +138,11 @@ def test_a_dataset_of_tf_gives_its_examples_batched_or_not(monkeypatch, batch):
     spec = DatasetSpec("d", "python", None, "x", function=FunctionSpec("user_pipeline:load", "."))
     dataset = open_dataset(spec, ["x"], allow_code=True)
     np.testing.assert_array_equal(np.concatenate([one.inputs["x"] for one in dataset.batches(3)]), VALUES)
+
+
+def test_features_become_slices(path):
+    (batch,) = opened(path, "values", slices=("who", "label")).batches(9)
+    assert {key: values.tolist() for key, values in batch.slices.items()} == {
+        "who": ["a", "b", "a", "b", "a"],
+        "label": [0, 10, 20, 30, 40],
+    }

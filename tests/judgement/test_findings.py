@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
-from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -37,13 +36,13 @@ from tflite_guard.protocol import (
 )
 from tflite_guard.results import (
     Artifact,
-    ByClass,
     Changed,
     ChangedAnswer,
-    ClassAccuracy,
     Finding,
     Measurement,
     ReferenceResult,
+    Slice,
+    Slices,
     VariantResult,
     Verdict,
 )
@@ -132,8 +131,8 @@ def test_a_model_that_scales_its_inputs_gets_no_advice_to_scale_them(given: Any,
 def test_classes_and_changed_answers_are_the_results_with_nothing_but_pixels_in_pictures() -> None:
     given = [PICTURE, "<svg onload=alert(1)>", None]
     answers = tuple(ChangedAnswer(at, 7, 7, 4, 0.9, 0.1, one) for at, one in enumerate(given))
-    by_class = ByClass("accuracy", 1, (ClassAccuracy(7, 3, 3, 0),))
-    found = evaluation(accuracy(), by_class=by_class, changed=Changed("accuracy", 1000, 3, 3, 0, answers))
+    by_class = Slices("accuracy", "accuracy", None, 1, 0, (Slice(7, 3, 1.0, 0.0, 1.0),))
+    found = evaluation(accuracy(by_class=by_class), changed=Changed("accuracy", 1000, 3, 3, 0, answers))
     result = judged(found)
     assert result.by_class == by_class
     assert result.changed is not None
@@ -278,19 +277,45 @@ def test_an_output_that_stopped_varying_is_told() -> None:
 
 
 def test_the_class_that_lost_most_is_named_where_chance_does_not_explain_it() -> None:
-    classes = (ClassAccuracy(1, 10, 10, 8, 2), ClassAccuracy(3, 100, 95, 80, 17), ClassAccuracy(0, 100, 95, 94, 3))
-    found = replace(evaluation(accuracy()), by_class=ByClass("accuracy", 3, classes))
-    told = judged(found)
+    lost = Slice(3, 100, 0.95, 0.8, 0.15, (0.02, 0.28), (78, 17, 2, 3))
+    small = Slice(1, 10, 1.0, 0.8, 0.2, (-0.1, 0.5), (8, 2, 0, 0))
+    found = accuracy(by_class=Slices("accuracy", "accuracy", None, 400, 120, (small, lost)))
+    told = judged(evaluation(found))
+    assert told.by_class == found.by_class
     (one,) = [one for one in told.findings if one.rule == "class-lost"]
-    low, high = newcombe_paired(78, 17, 2, 3, NormalDist().inv_cdf(1 - 0.05 / 6))
-    assert (one.severity, one.evidence["label"], one.evidence["interval"]) == ("note", 3, [low, high])
-    assert "class 3 lost most: 0.9500 of its 100 examples were right, and 0.8000 are" in one.message
-    assert told.by_class is not None
-    assert [one.interval is not None for one in told.by_class.worst] == [True, True, True]
-    by_chance = replace(found, by_class=ByClass("accuracy", 3, (classes[0], classes[2])))
-    assert "class-lost" not in [rule for rule, _ in rules(by_chance)]
-    impossible = ByClass("accuracy", 1, (ClassAccuracy(0, 3, 2, 1, 9), ClassAccuracy(1, 0, 0, 0, 0)))
-    assert [one.interval for one in judged(replace(found, by_class=impossible)).by_class.worst] == [None, None]
+    assert (one.severity, one.evidence["label"], one.evidence["interval"]) == ("note", 3, [0.02, 0.28])
+    assert "class 3 has lost beyond chance: accuracy of its 100 examples went from 0.9500 to 0.8000" in one.message
+    # Of 400 classes a report lists 100, and all that have lost are counted.
+    assert one.message.endswith("at 95 % for all classes at once; 119 more have, too")
+    by_chance = accuracy(by_class=Slices("accuracy", "accuracy", None, 2, 0, (small,)))
+    assert "class-lost" not in [rule for rule, _ in rules(evaluation(by_chance))]
+
+
+def test_of_each_key_the_slice_that_lost_most_is_named() -> None:
+    def cut(key: str, *worst: Slice) -> Slices:
+        return Slices("accuracy", "accuracy", key, len(worst), sum(bool(one.interval) for one in worst), worst)
+
+    night = Slice("night", 50, 1.0, 0.7, 0.3, (0.1, 0.5))
+    found = accuracy(by_slice=(cut("lighting", night, Slice("day", 50, 1.0, 1.0, 0.0)), cut("device", night)))
+    told = [one for one in judged(evaluation(found)).findings if one.rule == "slice-lost"]
+    assert [(one.evidence["key"], one.evidence["label"]) for one in told] == [
+        ("lighting", "night"),
+        ("device", "night"),
+    ]
+    assert told[0].message.startswith(
+        "lighting 'night' has lost beyond chance: accuracy of its 50 examples went from 1.0000 to 0.7000"
+    )
+
+
+def test_the_classes_shown_are_those_of_the_metric_that_one_of_them_fails() -> None:
+    of = {
+        name: Slices(name, name, None, 1, 0, (Slice(0, 50, 1.0, 0.5, 0.5),)) for name in ("accuracy", "top_k_accuracy")
+    }
+    first = accuracy(by_class=of["accuracy"])
+    second = replace(accuracy(by_class=of["top_k_accuracy"]), name="top_k_accuracy", metric="top_k_accuracy")
+    assert judged(evaluation(first, second)).by_class == of["accuracy"]
+    failing = {"top_k_accuracy": Tolerance(max_class_drop=0.1)}
+    assert judged(evaluation(first, second), tolerances=failing).by_class == of["top_k_accuracy"]
 
 
 def test_intervals_of_classes_hold_at_once() -> None:

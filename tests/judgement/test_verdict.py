@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
 from msgspec.structs import replace
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from tflite_guard.judgement.intervals import newcombe_paired, wilson
 from tflite_guard.judgement.verdict import judge, within_steps
 from tflite_guard.manifest.types import Tolerance
-from tflite_guard.results import Measurement, Verdict
+from tflite_guard.results import Measurement, Slice, Slices, Verdict
 from tflite_guard.text.figures import interval
 
 PASS, WARN, FAIL, ERROR = Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.ERROR
@@ -377,3 +378,122 @@ def test_recorded_outputs_are_within_their_steps():
     assert within_steps(3, 3) is PASS
     assert within_steps(4, 3) is FAIL
     assert within_steps(float("nan"), 3) is FAIL
+
+
+# Classes and slices
+
+
+def part(label: int | str, lost: int, examples: int, count: int = 10) -> Slice:
+    """A class of which the reference has all right, and the variant has lost some."""
+    counts = (examples - lost, lost, 0, 0)
+    z = NormalDist().inv_cdf(1 - 0.05 / (2 * count))
+    drop = lost / examples
+    return Slice(label, examples, 1.0, 1 - drop, drop, newcombe_paired(*counts, z), counts)
+
+
+def by_class(*worst: Slice, **changes) -> Measurement:
+    return accuracy((990, 10, 0, 0), by_class=Slices("accuracy", "accuracy", None, 10, 0, worst), **changes)
+
+
+@pytest.mark.parametrize(
+    ("lost", "examples", "verdict", "conclusive"),
+    [
+        (5, 100, PASS, False),  # exactly at the limit
+        (6, 100, FAIL, False),
+        (40, 100, FAIL, True),
+        (0, 1000, PASS, True),
+        (1, 19, PASS, False),  # 5.3 %, by one of few examples
+        (1, 3, PASS, False),
+        (19, 19, FAIL, True),  # few, and lost altogether
+        (2, 20, FAIL, False),
+    ],
+)
+def test_a_class_may_lose_what_max_class_drop_allows(lost, examples, verdict, conclusive):
+    result, _ = judge(by_class(part(3, lost, examples), part(0, 0, 5000)), Tolerance(max_class_drop=0.05), None)
+    assert (result.verdict, result.conclusive) == (verdict, conclusive)
+    assert result.failed_limit == ("max_class_drop" if verdict is FAIL else None)
+    told = None if result.failed_slice is None else (result.failed_slice.name, result.failed_slice.slice.label)
+    assert told == (("class 3", 3) if verdict is FAIL else None)
+
+
+def test_a_class_goes_by_its_name_and_a_slice_by_its_key():
+    lost = by_class(part(1, 40, 100))
+    named = judge(lost, Tolerance(max_class_drop=0.05), None, ("cat", "dog"))[0].failed_slice
+    assert named is not None
+    assert named.name == "class 1 ('dog')"
+    cut = accuracy(
+        (990, 10, 0, 0), by_slice=(Slices("accuracy", "accuracy", "lighting", 1, 1, (part("night", 9, 90),)),)
+    )
+    named = judge(cut, Tolerance(max_slice_drop=0.05), None)[0].failed_slice
+    assert named is not None
+    assert named.name == "lighting 'night'"
+
+
+def test_of_several_that_fail_the_one_that_is_proven_is_named_and_of_these_the_worst():
+    large, small, certain = part(1, 5, 20), part(2, 60, 400), part(3, 100, 400)
+    assert large.drop == certain.drop > small.drop
+    result, _ = judge(by_class(large, small, certain), Tolerance(max_class_drop=0.05), None)
+    assert result.failed_slice is not None
+    assert (result.failed_slice.slice, result.conclusive) == (certain, True)
+
+
+def test_of_all_keys_the_worst_slice_is_named():
+    cuts = tuple(
+        Slices("accuracy", "accuracy", key, 1, 1, (part(key, lost, 100, 1),)) for key, lost in (("a", 30), ("b", 60))
+    )
+    result, _ = judge(accuracy((990, 10, 0, 0), by_slice=cuts), Tolerance(max_slice_drop=0.05), None)
+    assert result.failed_slice is not None
+    assert result.failed_slice.name == "b 'b'"
+
+
+@pytest.mark.parametrize(
+    ("require", "lost", "verdict"),
+    [("proven_pass", 0, FAIL), ("proven_fail", 9, PASS), ("proven_fail", 40, FAIL), (None, 9, FAIL)],
+)
+def test_the_interval_of_all_classes_at_once_decides_where_proof_is_asked_for(require, lost, verdict):
+    result, _ = judge(by_class(part(3, lost, 100)), Tolerance(max_class_drop=0.05, require=require), None)
+    assert result.verdict is verdict
+    proven = judge(by_class(part(3, 0, 1000)), Tolerance(max_class_drop=0.05, require="proven_pass"), None)[0]
+    assert proven.verdict is PASS
+
+
+def test_without_intervals_few_examples_decide_too():
+    lost = replace(part(3, 1, 3), interval=None)
+    result, _ = judge(by_class(lost), Tolerance(max_class_drop=0.05), None)
+    assert (result.verdict, result.conclusive) == (FAIL, None)
+
+
+def test_without_an_interval_no_class_is_proven():
+    lost = replace(part(3, 0, 100), interval=None)
+    result, (told,) = judge(by_class(lost), Tolerance(max_class_drop=0.05, require="proven_pass"), None)
+    assert (result.verdict, told.rule) == (FAIL, "not-proven")
+    assert "prove it with: classes and slices have none where examples come in groups" in told.message
+
+
+def test_how_many_examples_of_a_class_would_tell():
+    result, (told,) = judge(by_class(part(3, 9, 100)), Tolerance(max_class_drop=0.05), None, ("a", "b", "c", "cat"))
+    assert (told.rule, result.conclusive) == ("underpowered-evaluation", False)
+    assert (
+        "accuracy: 100 examples of class 3 ('cat') are too few to tell whether the drop is within max_class_drop 0.05"
+        in told.message
+    )
+    needed = told.evidence["needed"]
+    z = NormalDist().inv_cdf(1 - 0.05 / 20)
+
+    def low(n: int) -> float:
+        return newcombe_paired(0.91 * n, 0.09 * n, 0, 0, z)[0]
+
+    assert low(needed) > 0.05 >= low(needed - 1)
+
+
+def test_equal_outputs_lose_nothing_on_any_class_however_few_they_are():
+    result, told = judge(by_class(part(3, 0, 2), identical=True), Tolerance(max_class_drop=0.01), None)
+    assert (result.verdict, result.conclusive, told) == (PASS, True, ())
+
+
+@pytest.mark.parametrize("limit", ["max_class_drop", "max_slice_drop"])
+def test_a_limit_of_what_there_is_not_is_no_pass(limit):
+    result, _ = judge(accuracy(), Tolerance(**{limit: 0.05}), None)
+    assert result.verdict is ERROR
+    assert result.error is not None
+    assert result.error.startswith(f"{limit} does not apply here")

@@ -28,10 +28,9 @@ from tflite_guard.reports.html import LIMIT, TEMPLATES, choices, examples, histo
 from tflite_guard.reports.html.geometry import Axis
 from tflite_guard.reports.html.page import BOUNDS, page
 from tflite_guard.results import (
-    ByClass,
     Changed,
     ChangedAnswer,
-    ClassAccuracy,
+    Confidence,
     Diagnosis,
     Experiment,
     Finding,
@@ -40,6 +39,8 @@ from tflite_guard.results import (
     Remedy,
     Report,
     Rung,
+    Slice,
+    Slices,
     TensorLoss,
     VariantResult,
     Verdict,
@@ -248,10 +249,10 @@ def test_fractions_in_percent(fraction: float, shown: str) -> None:
 def test_the_class_that_lost_most_is_named_and_every_class_is_in_the_table() -> None:
     document = parsed(diagnosed())
     sentences = {words(one) for one in document.iter("p")}
-    assert "Class 7 lost most: its accuracy went from 0.9900 to 0.8000, on 300 examples." in sentences
+    assert "Class 7 lost most: it went from 0.9900 to 0.8000, on 300 examples." in sentences
     (table, _) = [one for one in document.iter("table") if one.getparent().get("aria-label") == "Accuracy by class"]
     rows = [[words(cell) for cell in row] for row in table.findall("tbody/tr")]
-    assert rows[0] == ["7", "300", "297", "240", "0.9900", "0.8000", "0.1900", "[0.1000, 0.3000]"]
+    assert rows[0] == ["7", "300", "0.9900", "0.8000", "0.1900", "[0.1000, 0.3000]"]
     assert [row[0] for row in rows] == ["7", "1", "0"]
 
 
@@ -261,7 +262,7 @@ def test_classes_with_names_go_by_them() -> None:
     named = replace(report, models=tuple(replace(one, classes=names) for one in report.models))
     document = parsed(named)
     told = spoken(document)
-    assert "Bird <b>seven</b> lost most: its accuracy went from 0.9900 to 0.8000, on 300 examples." in told
+    assert "Bird <b>seven</b> lost most: it went from 0.9900 to 0.8000, on 300 examples." in told
     (table, _) = [one for one in document.iter("table") if one.getparent().get("aria-label") == "Accuracy by class"]
     assert [words(row[0]) for row in table.findall("tbody/tr")] == ["bird <b>seven</b>", "one", "zero"]
     (changed, _) = [one for one in document.iter("table") if "changed" in one.getparent().get("aria-label", "")]
@@ -271,14 +272,51 @@ def test_classes_with_names_go_by_them() -> None:
 
 
 def test_a_class_is_drawn_from_the_references_accuracy_to_the_variants() -> None:
-    found = ByClass("accuracy", 40, (ClassAccuracy(3, 10, 10, 5), ClassAccuracy(1, 10, 8, 9)))
-    worse, better = examples.chart(found).rows
+    better = Slice(1, 10, 0.8, 0.9, -0.1, None, (8, 0, 1, 1))
+    found = Slices("accuracy", "accuracy", None, 40, 0, (Slice(3, 10, 1.0, 0.5, 0.5, None, (5, 5, 0, 0)), better))
+    drawn = examples.chart(found)
+    assert drawn is not None
+    worse, other = drawn.rows
     assert (worse.name, worse.text, worse.worse) == ("class 3", "10 → 5 of 10 right", True)
-    assert not better.worse
-    assert float(worse.variant[:-1]) < float(better.reference[:-1]) < float(better.variant[:-1])
-    assert float(better.variant[:-1]) < float(worse.reference[:-1])
-    equal = replace(found, worst=(ClassAccuracy(1, 10, 8, 9),))
-    assert examples.lost_most(equal) == "None of 40 classes has lost accuracy."
+    assert not other.worse
+    assert float(worse.variant[:-1]) < float(other.reference[:-1]) < float(other.variant[:-1])
+    assert float(other.variant[:-1]) < float(worse.reference[:-1])
+    assert examples.lost_most(replace(found, worst=(better,))) == "None of 40 classes has lost."
+
+
+def test_slices_stand_beside_classes_with_a_chart_where_they_are_shares() -> None:
+    document = parsed(diagnosed())
+    headings = [words(one) for one in document.iter("h4")]
+    named = [one for one in headings if " by " in one]
+    assert named[:5] == [
+        "Accuracy by class",
+        "accuracy by lighting",
+        "top3 by lighting",
+        "mae by lighting",
+        "agreement by lighting",
+    ]
+    tables = {one.getparent().get("aria-label"): one for one in document.iter("table")}
+    rows = [[words(cell) for cell in row] for row in tables["accuracy by lighting"].findall("tbody/tr")]
+    assert rows[0] == ["night", "200", "0.9600", "0.7000", "0.2600", "[0.2000, 0.3300]"]
+    assert rows[1][0] == "day <b>"
+    (fidelity,) = [[words(cell) for cell in row] for row in tables["agreement by lighting"].findall("tbody/tr")]
+    assert fidelity == ["night", "7", "–", "0.7500", "–", "[0.5000, 0.9000]"]
+    told = spoken(document)
+    assert "Night lost most: it went from 0.9600 to 0.7000, on 200 examples." in told
+    assert "Night fares worst of 1 slice: 0.7500, on 7 examples." in told
+    titles = [words(one) for one in document.iter("title")]
+    assert "accuracy by lighting, of the reference and of this variant" in titles
+    assert "mae by lighting, of the reference and of this variant" not in titles
+
+
+def test_how_sure_both_are_stands_beside_accuracy() -> None:
+    told = "Mean confidence 0.6200 (float 0.9700), expected calibration error 0.2900 (float 0.0120), on 1000 examples."
+    report = diagnosed()
+    assert told in spoken(parsed(report))
+    sure = Confidence("agreement", 9, 0.97, 0.62, None, None)
+    changed = replace(report, models=(replace(report.models[0], variants=(replace(failing(), confidence=sure),)),))
+    assert "Mean confidence 0.6200 (float 0.9700), on 9 examples." in spoken(parsed(changed))
+    assert "mean confidence 0.6200 (float 0.9700)" in FORMATS["markdown"].text(changed)
 
 
 def test_what_changed_is_told_with_a_picture_and_without() -> None:
@@ -327,7 +365,7 @@ def examples_of(variant: VariantResult) -> Changed:
 def test_pictures_give_way_before_anything_else_does() -> None:
     noise = png.picture(random.Random(1).randbytes(64 * 64 * 3), 64, 64, 3)
     answers = tuple(ChangedAnswer(at, 7, 7, 4, 0.9, 0.1, noise) for at in range(20))
-    variant = replace(failing(3), changed=replace(examples_of(failing()), worst=answers))
+    variant = replace(failing(3), by_slice=(), changed=replace(examples_of(failing()), worst=answers))
     variants = tuple(replace(variant, name=f"int8-{at}") for at in range(40))
     text = render(replace(diagnosed(), models=(replace(diagnosed().models[0], variants=variants),)))
     assert len(text.encode()) <= LIMIT
@@ -420,6 +458,9 @@ def everywhere(report: Report, text: str) -> Report:
     def changed(one: Changed) -> Changed:
         return replace(one, metric=text, worst=tuple(replace(answer, picture=text) for answer in one.worst))
 
+    def cut(one: Slices) -> Slices:
+        return replace(one, metric=text, key=text, worst=tuple(replace(part, label=text) for part in one.worst))
+
     def variant(one: VariantResult) -> VariantResult:
         return replace(
             one,
@@ -429,6 +470,7 @@ def everywhere(report: Report, text: str) -> Report:
             remedies=tuple(map(remedy, one.remedies)),
             diagnosis=one.diagnosis and of_diagnosis(one.diagnosis),
             by_class=one.by_class and replace(one.by_class, metric=text),
+            by_slice=tuple(map(cut, one.by_slice)),
             changed=one.changed and changed(one.changed),
         )
 
@@ -568,7 +610,7 @@ def test_every_format_renders_a_diagnosis(name: str) -> None:
 
 def test_the_sample_fills_every_field_of_a_diagnosis() -> None:
     filled = {(type(holder), name) for holder, name, value in holders(failing()) if value not in (None, (), {})}
-    for kind in (ByClass, Changed, ChangedAnswer, ClassAccuracy, Experiment, Histogram, Remedy, TensorLoss):
+    for kind in (Changed, ChangedAnswer, Confidence, Experiment, Histogram, Remedy, Slice, Slices, TensorLoss):
         assert {(kind, field.name) for field in fields(kind)} <= filled
     assert Verdict.FAIL is failing().verdict
 

@@ -51,11 +51,13 @@ def folder(light_digits: Path) -> Path:
         arrays = {key: data[key] for key in data.files}
     count = len(arrays["label"])
     values = np.random.default_rng(0).normal(size=(count, 10)).astype(np.float32)
-    np.savez(path, **arrays, values=values, place=np.arange(count) // 7)
+    np.savez(path, **arrays, values=values, place=np.arange(count) // 7, device=np.arange(count) % 3)
     manifest = manifest_of(light_digits)
     (model,) = manifest["models"]
     (shipped,) = model["variants"]
     strict = shipped | {"name": "strict", "tolerances": {"accuracy": {"min": 1.0}}}
+    manifest["datasets"]["test"]["slices"] = ["device"]
+    model["tolerances"] |= {"accuracy": {"max_class_drop": 0.1, "max_slice_drop": 0.01}}
     manifest["datasets"]["values"] = manifest["datasets"]["test"] | {"labels": "values", "group": "place"}
     one = model | {"metrics": CLASSES, "variants": [shipped, strict]}
     other = model | {"name": "values", "evaluation": "values", "metrics": VALUES, "tolerances": {}}
@@ -143,6 +145,10 @@ def test_all_figures_verdicts_and_findings_are_the_unsharded_runs(
     assert len(names) == len(CLASSES) + len(VALUES)
     assert all(metric["value"] is not None for metric in merged["models"][0]["variants"][0]["metrics"])
     assert merged["models"][1]["variants"][0]["metrics"][0]["groups"] == -(-897 // 7)
+    cuts = [(one["metric"], one["key"]) for one in merged["models"][1]["variants"][0]["by_slice"]]
+    assert cuts == [("mae", "device")]
+    assert len(merged["models"][0]["variants"][0]["by_slice"]) == 6
+    assert merged["models"][0]["variants"][0]["by_class"]["count"] == 10
 
 
 def test_models_that_each_shard_converts_are_joined(run: Run, digits: Path, shards: Shards) -> None:

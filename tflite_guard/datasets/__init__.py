@@ -51,6 +51,8 @@ class Batch(msgspec.Struct, frozen=True):
     """The first example's place among those that are evaluated, from 0."""
     rows: Rows
     """Each example's row in the source, from 0: what messages count by."""
+    slices: dict[str, Array] = msgspec.field(default_factory=dict)
+    """The source's key to (n,) integers, booleans or strings: examples of one value are a slice."""
 
 
 LONGEST_FILE = 200
@@ -97,7 +99,7 @@ class Dataset(msgspec.Struct, frozen=True):
     def batches(self, size: int, *, with_labels: bool = True) -> Iterator[Batch]:
         """Yields the examples in order, `size` at a time, fewer at the end of a block and at the end.
 
-        Without labels, groups are left out as well. Raises DataError for values that cannot be used.
+        Without labels, groups and slices are left out as well. Raises DataError for values that cannot be used.
         """
         keys = _keys(self.spec, self.inputs, self.labels) if with_labels else list(dict.fromkeys(self.inputs.values()))
         start = 0
@@ -164,8 +166,9 @@ class Dataset(msgspec.Struct, frozen=True):
             place = self._file_of(key)
             labels[name] = _finite(_even(read[key], place, key), rows, f"{place}: {key}")
         group = self.spec.group
-        groups = None if group is None else _groups(read[group], f"{path}: {group}")
-        return Batch(inputs, labels, groups, start, rows)
+        groups = None if group is None else _named(read[group], "group", f"{path}: {group}")
+        slices = {key: _named(read[key], "slice", f"{path}: {key}") for key in self.spec.slices}
+        return Batch(inputs, labels, groups, start, rows, slices)
 
 
 def open_dataset(
@@ -258,7 +261,7 @@ def _steps(spec: DatasetSpec, names: Sequence[str]) -> dict[str, Sequence[Step]]
 
 def _keys(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> list[str]:
     group = [] if spec.group is None else [spec.group]
-    return list(dict.fromkeys([*inputs.values(), *labels.values(), *group]))
+    return list(dict.fromkeys([*inputs.values(), *labels.values(), *group, *spec.slices]))
 
 
 def _open(
@@ -302,7 +305,7 @@ def _open(
 
 def _open_npy(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> Reader:
     """One .npy is every input's array; labels come from another .npy, or are the input itself."""
-    if len(set(inputs.values())) > 1 or spec.group is not None:
+    if len(set(inputs.values())) > 1 or spec.group is not None or spec.slices:
         raise DataError(f"{spec.path}: an .npy file holds one array; put several into an .npz")
     files = dict.fromkeys(inputs.values(), spec.path)
     for key in labels.values():
@@ -314,7 +317,8 @@ def _open_npy(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str,
 
 
 def _roles(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, tables.Role]:
-    roles: dict[str, tables.Role] = {} if spec.group is None else {spec.group: "group"}
+    roles: dict[str, tables.Role] = dict.fromkeys(spec.slices, "name")
+    roles |= {} if spec.group is None else {spec.group: "name"}
     roles |= dict.fromkeys(labels.values(), "label")
     return roles | dict.fromkeys(inputs.values(), "input")
 
@@ -345,7 +349,7 @@ def _finite(array: Array, rows: Rows, where: str, when: str = "") -> Array:
     return array
 
 
-def _groups(column: Column, where: str) -> Array:
+def _named(column: Column, what: str, where: str) -> Array:
     if isinstance(column, list) or column.ndim != 1 or column.dtype.kind not in "biuUS":
-        raise DataError(f"{where}: a group must be one integer or string for each example")
+        raise DataError(f"{where}: a {what} must be one integer, boolean or string for each example")
     return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column

@@ -6,8 +6,8 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,8 @@ class ImageReader:
 
     files: Sequence[str]
     labels: Array | None
+    names: Mapping[str, Array] = field(default_factory=dict)
+    """The labels file's further columns, texts (n,)."""
 
     @property
     def examples(self) -> int:
@@ -52,6 +54,7 @@ class ImageReader:
                 columns |= columns_of(decoded, [IMAGE])
             if LABEL in keys and self.labels is not None:
                 columns[LABEL] = self.labels[np.asarray(chunk)]
+            columns |= {key: values[np.asarray(chunk)] for key, values in self.names.items() if key in keys}
             yield columns
 
 
@@ -64,6 +67,8 @@ def open_images(
 ) -> ImageReader:
     """Lists the images under `path`; a label is the class's index in `class_order` or what `labels_file` says.
 
+    Further columns of `labels_file`, which its header names, are keys of their own.
+
     Links may lead to other places under `path`, and under `roots`, where tools such as DVC keep the files.
     Raises DataError for a missing or surplus class folder, a file that is missing or lies outside.
     """
@@ -75,7 +80,7 @@ def open_images(
         reader = _by_class(path, class_order, roots)
     else:
         reader = _unlabelled(path, roots)
-    require_keys(path, keys, [IMAGE] if reader.labels is None else [IMAGE, LABEL])
+    require_keys(path, keys, [IMAGE] if reader.labels is None else [IMAGE, LABEL, *reader.names])
     return reader
 
 
@@ -165,24 +170,36 @@ def inside(file: str, root: str, roots: Sequence[str]) -> str:
 def _listed(path: str, labels_file: str, class_order: Sequence[str] | None, roots: Sequence[str]) -> ImageReader:
     files: list[str] = []
     labels: list[int | float] = []
+    header, names = ["file", "label"], list[list[str]]()
     try:
         with Path(labels_file).open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.reader(stream, strict=True)
             for row in rows:
-                if not row or (not files and [cell.strip().lower() for cell in row] == ["file", "label"]):
+                if not row:
+                    continue
+                if not files and [cell.strip().lower() for cell in row[:2]] == ["file", "label"]:
+                    header = row
+                    for name in row[2:]:
+                        if row.count(name) > 1 or name in (IMAGE, LABEL):
+                            place = f"{labels_file}: line {rows.line_num}"
+                            raise DataError(f"{place}: names {quoted(name)}, which is a key already; rename it")
                     continue
                 place = f"{labels_file}: line {rows.line_num}"
-                if len(row) != 2:
-                    raise DataError(f"{place}: has {len(row)} cells; each line is a file and its label")
+                if len(row) != len(header):
+                    further = "" if len(header) == 2 else f", and what the header names: {', '.join(header[2:])}"
+                    raise DataError(f"{place}: has {len(row)} cells; each line is a file and its label{further}")
                 if "\0" in row[0]:
                     raise DataError(f"{place}: {quoted(row[0])} is not the name of a file")
                 if os.path.isabs(row[0]):
                     raise DataError(f"{place}: {quoted(row[0])} is absolute; give it relative to {path}")
                 files.append(inside(os.path.join(path, row[0]), path, roots))
                 labels.append(_label(row[1].strip(), class_order, place))
+                names.append(row[2:])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{labels_file}: the list of labels cannot be read ({error})") from error
-    return ImageReader(files, np.array(labels, np.int64 if all(isinstance(x, int) for x in labels) else np.float32))
+    columns = {name: np.array([row[at] for row in names], np.str_) for at, name in enumerate(header[2:])}
+    kind = np.int64 if all(isinstance(x, int) for x in labels) else np.float32
+    return ImageReader(files, np.array(labels, kind), columns)
 
 
 def _label(text: str, class_order: Sequence[str] | None, place: str) -> int | float:

@@ -14,7 +14,7 @@ import numpy as np
 from tflite_guard.datasets.sources import INT64, Array, Column, Rows, columns_of, finite, integer, near, pick, quoted
 from tflite_guard.errors import DataError
 
-Role = Literal["input", "label", "group"]
+Role = Literal["input", "label", "name"]
 Line = tuple[int, list[str]]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -44,7 +44,7 @@ class TableReader:
 
 
 def open_table(path: str, roles: Mapping[str, Role], columns: Mapping[str, str | Sequence[str]] | None) -> TableReader:
-    """Checks the whole file once: each key's cells must be finite numbers (groups: any text).
+    """Checks the whole file once: each key's cells must be finite numbers (names: any text).
 
     Inputs are float32, or int64 where all cells are written as integers and float32 cannot hold one of
     them; labels are int64 where all of them are whole numbers, else float32. Types are a key's, never a
@@ -52,7 +52,7 @@ def open_table(path: str, roles: Mapping[str, Role], columns: Mapping[str, str |
     """
     header = _head(path)
     cells = {key: _locate(path, header, key, role, columns) for key, role in roles.items()}
-    seen = {key: _Seen() for key, role in roles.items() if role != "group"}
+    seen = {key: _Seen() for key, role in roles.items() if role != "name"}
     examples = 0
     for line in _lines(path):
         if len(line[1]) != len(header):
@@ -112,7 +112,7 @@ def _locate(
             problem = "there is no column" if name not in header else "more than one column is named"
             raise DataError(f"{path}: {problem} {name!r}{near(name, header) if name not in header else ''}")
     places = tuple(header.index(name) for name in names)
-    return Cells(places, names, isinstance(wanted, str), np.str_ if role == "group" else np.float32)
+    return Cells(places, names, isinstance(wanted, str), np.str_ if role == "name" else np.float32)
 
 
 def _value(line: Line, cells: Cells, path: str) -> Array:

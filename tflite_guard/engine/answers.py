@@ -1,8 +1,7 @@
-"""Decisions of a variant beside its reference's: accuracy by class, and the examples whose answer has changed."""
+"""Decisions of a variant beside its reference's: the examples whose answer has changed."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,15 +11,15 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from tflite_guard.datasets import Batch, Dataset
+from tflite_guard.engine.confidence import Confidences
 from tflite_guard.files import png
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, binary_threshold, class_labels, decisions, is_decided, is_one_unit
-from tflite_guard.results import ByClass, Changed, ChangedAnswer, ClassAccuracy
+from tflite_guard.results import Changed, ChangedAnswer, Confidence
 
 Array = npt.NDArray[Any]
 LABELLED = ("accuracy", "f1_macro", "top_k_accuracy")
 """Metrics whose labels say of an example which class is right."""
-MOST_CLASSES = 100
 MOST_CHANGED = 20
 MOST_PICTURES = 12
 
@@ -36,12 +35,9 @@ class Answers:
     """The key of the output's labels; None without any."""
     pictures: bool = True
     """Examples may be shown."""
+    confidences: Confidences = field(default_factory=lambda: Confidences(from_logits=False))
     _single: bool = True
     _examples: int = 0
-    _actual: Counter[int] = field(default_factory=Counter)
-    _reference_right: Counter[int] = field(default_factory=Counter)
-    _variant_right: Counter[int] = field(default_factory=Counter)
-    _lost_of: Counter[int] = field(default_factory=Counter)
     _changed: int = 0
     _lost: int = 0
     _gained: int = 0
@@ -57,7 +53,10 @@ class Answers:
         labelled = (one for one in deciding if one[0].metric in LABELLED and one[2] is not None)
         agreeing = ((spec, output, None) for spec, output, _ in deciding if spec.metric == "agreement")
         found = next(labelled, None) or next(agreeing, None)
-        return None if found is None else Answers(*found, data.spec.pictures)
+        if found is None:
+            return None
+        from_logits = any(spec.from_logits for spec, output, _ in columns if output == found[1])
+        return Answers(*found, data.spec.pictures, Confidences(from_logits))
 
     def add(
         self, batch: Batch, outputs: Array, reference: Array, named: Callable[[int], str | None] = lambda _: None
@@ -75,7 +74,11 @@ class Answers:
         if labels is not None:
             numbers, counted = class_labels(Compared(self.spec, outputs, reference, labels, batch.rows), decided.shape)
         answers = decisions(self.spec, outputs)[0]
-        self._tally(*(values.reshape(-1) for values in (numbers, counted, decided, answers)))
+        plain = [values.reshape(-1) for values in (decided, answers, numbers, counted)]
+        self._tally(*plain)
+        if not is_decided(outputs):
+            plain[3] = plain[3] if labels is not None else np.ones(len(plain[3]), bool)
+            self.confidences.add(reference, outputs, *plain)
         changed = np.flatnonzero(decided.reshape(-1) != answers.reshape(-1))
         if not len(changed):
             return
@@ -107,43 +110,23 @@ class Answers:
     def join(self, other: Answers) -> None:
         """Take in what was collected on the examples behind."""
         self._single = self._single and other._single
-        for own, theirs in (
-            (self._actual, other._actual),
-            (self._reference_right, other._reference_right),
-            (self._variant_right, other._variant_right),
-            (self._lost_of, other._lost_of),
-        ):
-            own.update(theirs)
+        self.confidences.join(other.confidences)
         self._examples += other._examples
         self._changed += other._changed
         self._lost += other._lost
         self._gained += other._gained
         self._worst = sorted([*self._worst, *other._worst], key=_badness)[:MOST_CHANGED]
 
-    def _tally(self, numbers: Array, counted: Array, decided: Array, answers: Array) -> None:
+    def _tally(self, decided: Array, answers: Array, numbers: Array, counted: Array) -> None:
         theirs, ours, differ = counted & (decided == numbers), counted & (answers == numbers), decided != answers
-        for counter, which in (
-            (self._actual, counted),
-            (self._reference_right, theirs),
-            (self._variant_right, ours),
-            (self._lost_of, theirs & ~ours),
-        ):
-            counter.update(numbers[which].tolist())
         self._examples += len(numbers)
         self._changed += int(differ.sum())
         self._lost += int((theirs & differ).sum())
         self._gained += int((ours & differ).sum())
 
-    def by_class(self) -> ByClass | None:
-        """Accuracy by class; None without labels, or where an example has several decisions."""
-        if not self._single or not self._actual:
-            return None
-        every = [
-            ClassAccuracy(label, count, self._reference_right[label], self._variant_right[label], self._lost_of[label])
-            for label, count in self._actual.items()
-        ]
-        every.sort(key=lambda one: (-one.drop, -one.examples, one.label))
-        return ByClass(self.spec.name, len(every), tuple(every[:MOST_CLASSES]))
+    def confidence(self) -> Confidence | None:
+        """How sure both are; None where an example has several decisions, and of outputs that are no probabilities."""
+        return self.confidences.found(self.spec.name, labelled=self.labels is not None) if self._single else None
 
     def changed(self) -> Changed | None:
         """What has another answer than the reference's; None where an example has several decisions."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
+from tflite_guard.datasets import Batch
 from tflite_guard.datasets.arrays import Header, npz_headers, open_npz, write_npz
 from tflite_guard.datasets.sources import Rows
 from tflite_guard.engine.answers import Answers
@@ -24,6 +25,7 @@ from tflite_guard.engine.facts import Ranges, Watch
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import Scores, concatenate, looked_at, measure, per_example, statistic
+from tflite_guard.metrics.slices import checked
 from tflite_guard.protocol import Evaluation, Measured, OutputFacts
 from tflite_guard.results import Measurement
 
@@ -53,11 +55,11 @@ class Column:
         )
         self.scores.append(per_example(self.spec, ours, theirs, wanted, rows))
 
-    def measured(self, groups: Array | None, seed: int) -> Measurement:
+    def measured(self, groups: Array | None, seed: int, slices: Arrays) -> Measurement:
         """The metric on what was added."""
         output = self.output if self.title != self.spec.name else self.spec.output
-        measurement = measure(self.spec, concatenate(self.scores), groups=groups, seed=seed)
-        return replace(measurement, name=self.title, output=output)
+        spec = replace(self.spec, name=self.title, output=output)
+        return measure(spec, concatenate(self.scores), groups=groups, seed=seed, slices=slices)
 
     def arrange(self, index: Array) -> None:
         """Bring what was added into another order."""
@@ -71,6 +73,38 @@ class Column:
         except EvaluationError:
             return None
         return value if np.isfinite(value) else None
+
+
+@dataclass
+class Kinds:
+    """What examples belong to, batch by batch."""
+
+    groups: list[Array] = field(default_factory=list)
+    slices: dict[str, list[Array]] = field(default_factory=dict)
+    """By the source's key, texts (n,)."""
+
+    def add(self, batch: Batch) -> None:
+        """One more batch. Raises DataError for slices of too many values."""
+        if batch.groups is not None:
+            self.groups.append(batch.groups)
+        for key, values in batch.slices.items():
+            self.slices.setdefault(key, []).append(checked(key, values))
+
+    def join(self, other: Kinds) -> None:
+        """Take in those of the examples behind."""
+        self.groups += other.groups
+        for key, theirs in other.slices.items():
+            self.slices.setdefault(key, []).extend(theirs)
+
+    def whole(self) -> tuple[Array | None, Arrays]:
+        """Groups and slices of all that was added. Raises DataError for slices of too many values."""
+        groups = np.concatenate(self.groups) if self.groups else None
+        return groups, {key: checked(key, np.concatenate(values)) for key, values in self.slices.items()}
+
+    def arrange(self, index: Array) -> None:
+        """Bring what was added into another order."""
+        self.groups = [np.concatenate(self.groups)[index]] if self.groups else []
+        self.slices = {key: [np.concatenate(values)[index]] for key, values in self.slices.items()}
 
 
 @dataclass
@@ -105,7 +139,7 @@ class Looks:
             outputs=self.outputs(),
             inputs=self.ranges.facts(),
             calibration=None if self.beside is None else self.beside.facts(),
-            by_class=None if self.answers is None else self.answers.by_class(),
+            confidence=None if self.answers is None else self.answers.confidence(),
             changed=None if self.answers is None else self.answers.changed(),
         )
 
@@ -115,7 +149,7 @@ class Collected:
     """All that was collected on some examples, in order."""
 
     columns: list[Column]
-    groups: list[Array]
+    kinds: Kinds
     looks: Looks
 
     def join(self, other: Collected) -> None:
@@ -133,13 +167,13 @@ class Collected:
                     'units of which several may apply; set "multi_label" on the metric',
                 )
             own.scores += theirs.scores
-        self.groups += other.groups
+        self.kinds.join(other.kinds)
         self.looks.join(other.looks)
 
     def evaluation(self, same: Evaluation, metrics: Sequence[MetricSpec], seed: int) -> Evaluation:
         """What comes of it: the measurements of some metrics and what was seen, beside what is no example's."""
-        groups = np.concatenate(self.groups) if self.groups else None
-        measured = [(one.spec.name, one.measured(groups, seed)) for one in self.columns]
+        groups, slices = self.kinds.whole()
+        measured = [(one.spec.name, one.measured(groups, seed, slices)) for one in self.columns]
         measurements = ordered(measured, same.measurements, metrics)
         return self.looks.told(replace(same, measurements=measurements, stretch=None, files=()))
 
@@ -147,7 +181,8 @@ class Collected:
         """Write it to a file."""
         for column in self.columns:
             column.scores = [concatenate(column.scores)]
-        self.groups = [np.concatenate(self.groups)] if self.groups else []
+        groups, slices = self.kinds.whole()
+        self.kinds = Kinds([] if groups is None else [groups], {key: [values] for key, values in slices.items()})
         arrays: list[Array] = []
 
         def number(array: Any) -> int:
@@ -177,7 +212,9 @@ def read(path: str, examples: int) -> Collected:
     found = _decoded(path)
     scores = [array for column in found.columns for batch in column.scores for array in batch.values()]
     numbers = all(array.dtype.kind in "biuf" for array in scores)
-    if not numbers or any(len(array) != examples for array in (*scores, *found.groups)):
+    kinds = [*found.kinds.groups, *(values for one in found.kinds.slices.values() for values in one)]
+    named = all(array.dtype.kind in "biuU" for array in kinds)
+    if not numbers or not named or any(len(array) != examples for array in (*scores, *kinds)):
         raise DataError(f"{path}: does not hold a score of each of {examples} examples; {AGAIN}")
     return found
 

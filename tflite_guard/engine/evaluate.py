@@ -21,7 +21,7 @@ from tflite_guard.engine import graph
 from tflite_guard.engine.answers import Answers
 from tflite_guard.engine.calibrate import first_not_finite
 from tflite_guard.engine.calibration_facts import Beside, Seen
-from tflite_guard.engine.collected import Collected, Column, Looks, ordered
+from tflite_guard.engine.collected import Collected, Column, Kinds, Looks, ordered
 from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
 from tflite_guard.engine.macs import macs
 from tflite_guard.engine.micro import MicroRunner
@@ -71,7 +71,7 @@ class _Whole:
         self.reference_outputs.append({name: reference[name] for name in names})
         self.wanted.append({key: labels[key] for key in self.labels})
 
-    def measured(self, groups: Array | None, seed: int) -> Measurement:
+    def measured(self, groups: Array | None, seed: int, slices: Arrays) -> Measurement:
         outputs, reference = (NamedArrays(_joined(parts)) for parts in (self.outputs, self.reference_outputs))
         wanted = _joined(self.wanted)
         labels = next(iter(wanted.values()), None) if len(wanted) < 2 else wanted
@@ -79,7 +79,9 @@ class _Whole:
         assert python is not None
         with user_code(python):
             function = find_function(python.name)
-            return measure_python(self.spec, function, outputs, reference, labels, groups=groups, seed=seed)
+            return measure_python(
+                self.spec, function, outputs, reference, labels, groups=groups, seed=seed, slices=slices
+            )
 
     def arrange(self, index: Array) -> None:
         for parts in (self.outputs, self.reference_outputs, self.wanted):
@@ -87,7 +89,7 @@ class _Whole:
 
     def reference(self) -> float | None:
         """The reference's own value; None where it has none."""
-        return self.measured(None, 0).reference
+        return self.measured(None, 0, {}).reference
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
@@ -101,7 +103,7 @@ class Scorer:
     def __init__(self, specs: Sequence[MetricSpec], names: Names, dataset: DatasetSpec, reading: LabelReading) -> None:
         self._dataset = dataset
         self._reading = reading
-        self._groups: list[Array] = []
+        self._kinds = Kinds()
         self._columns: list[Column | _Whole] = []
         self._watches: dict[str, Watch] = {}
         labels = [""] if isinstance(dataset.labels, str) else list(dataset.labels or ())
@@ -138,12 +140,11 @@ class Scorer:
     def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
         """Score one batch; every array's first axis is the batch's."""
         with about(self._dataset):
+            self._kinds.add(batch)
             for column in self._columns:
                 column.add(outputs, reference, batch.labels, batch.rows)
             for output, watch in self._watches.items():
                 watch.add(outputs[output], reference[output], batch.labels, batch.rows)
-        if batch.groups is not None:
-            self._groups.append(batch.groups)
 
     def scores(self, title: str) -> Scores:
         """The per-example scores of the measurement of some name. Raises KeyError where there are none."""
@@ -173,16 +174,17 @@ class Scorer:
         """Bring what was added into another order: `index` are the places that examples come from."""
         for column in self._columns:
             column.arrange(index)
-        self._groups = [np.concatenate(self._groups)[index]] if self._groups else []
+        self._kinds.arrange(index)
 
     def _titled(self, title: str) -> Column:
         return {one.title: one for one in self._columns if isinstance(one, Column)}[title]
 
     def measurements(self) -> list[tuple[str, Measurement]]:
         """Each metric's name in the manifest with its measurement."""
-        groups = np.concatenate(self._groups) if self._groups else None
+        with about(self._dataset):
+            groups, slices = self._kinds.whole()
         seed = self._dataset.seed
-        return [(column.spec.name, column.measured(groups, seed)) for column in self._columns]
+        return [(column.spec.name, column.measured(groups, seed, slices)) for column in self._columns]
 
     def answers(self, data: Dataset) -> Answers | None:
         """A collector of decisions on `data`; None where no metric decides."""
@@ -196,7 +198,7 @@ class Scorer:
 
     def collected(self, looks: Looks) -> Collected:
         """All that was added. Not for users' own metrics, which see whole arrays."""
-        return Collected([one for one in self._columns if isinstance(one, Column)], self._groups, looks)
+        return Collected([one for one in self._columns if isinstance(one, Column)], self._kinds, looks)
 
 
 @dataclass(frozen=True)

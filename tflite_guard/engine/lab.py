@@ -92,7 +92,7 @@ class EngineLab:
     """The .npz of outputs that the user's application recorded."""
 
     def __post_init__(self) -> None:
-        self._rows, self._sources, self.evaluation, self._labels = _gathered(self.subject)
+        self._rows, self._sources, self.evaluation, self._labels, self._slices = _gathered(self.subject)
         self._places: dict[str, str] = {}
         self.artifact = Held(self.subject.model)
         self.float32 = Held(Model.read(self.float_model, reference=self.subject.names.signature))
@@ -203,9 +203,9 @@ class EngineLab:
 
     def _scorer(self, outputs: Arrays, rows: Array) -> Scorer:
         scorer = self.subject.scorer()
-        labels = {key: values[rows] for key, values in self._labels.items()}
+        labels, slices = ({key: values[rows] for key, values in one.items()} for one in (self._labels, self._slices))
         inputs = self.evaluation.take(rows).inputs
-        scorer.add(Batch(inputs, labels, None, 0, self._sources[rows]), outputs, self.reference(rows))
+        scorer.add(Batch(inputs, labels, None, 0, self._sources[rows], slices), outputs, self.reference(rows))
         return scorer
 
     def quantize(self, change: Change) -> Held:
@@ -377,16 +377,17 @@ def _picked(batches: Iterator[Arrays], rows: Array) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
 
 
-def _gathered(subject: Subject) -> tuple[Array, Array, Samples, Arrays]:
+def _gathered(subject: Subject) -> tuple[Array, Array, Samples, Arrays, Arrays]:
     """A sample of the evaluation data without replacement, in random order.
 
-    Its places among the examples that are evaluated, its rows in the data's source, its inputs and its labels.
+    Its places among the examples that are evaluated, its rows in the data's source, its inputs, labels and slices.
     """
     total = subject.recorded.examples
     order = np.random.default_rng(0).permutation(total)[:MOST_EXAMPLES]
     wanted = np.sort(order)
     inputs: list[Arrays] = []
     labels: list[Arrays] = []
+    slices: list[Arrays] = []
     data = subject.data()
     with about(subject.dataset):
         for batch in data.batches(batch_size(data, subject.recorded.example_bytes)):
@@ -398,13 +399,15 @@ def _gathered(subject: Subject) -> tuple[Array, Array, Samples, Arrays]:
             own = wanted[(wanted >= batch.start) & (wanted < batch.start + count)] - batch.start
             inputs.append({name: np.asarray(values)[own] for name, values in batch.inputs.items()})
             labels.append({name: np.asarray(values)[own] for name, values in batch.labels.items()})
+            slices.append({key: values[own] for key, values in batch.slices.items()})
     if not inputs:
         raise DataError("the evaluation data holds no examples")
     place = np.searchsorted(wanted, order)
-    shuffled, named = (
-        {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]} for parts in (inputs, labels)
+    shuffled, labelled, sliced = (
+        {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
+        for parts in (inputs, labels, slices)
     )
-    return order, np.asarray(data.rows)[order], Samples(shuffled), named
+    return order, np.asarray(data.rows)[order], Samples(shuffled), labelled, sliced
 
 
 def gathered_calibration(examples: Iterator[Arrays]) -> Samples | None:

@@ -189,7 +189,7 @@ def recorded_outputs(path: str, evaluation: DatasetSpec, open_data: Open) -> Ite
     Raises:
         DataError: the file does not hold one row for each example of the source.
     """
-    source = replace(evaluation, preprocess=(), labels=None, group=None, limit=None)
+    source = replace(evaluation, preprocess=(), labels=None, group=None, slices=(), limit=None)
     headers = npz_headers(path)
     keys = list(headers)
     recorded = replace(

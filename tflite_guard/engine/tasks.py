@@ -133,7 +133,7 @@ class Session:
             if request.convert and not source.reference.stateful:  # an export would hold what a run leaves
                 beside = source.float32
         # Of what is beside the inputs, only groups say how a model is run: those in which its state is kept.
-        data = replace(_with_state(data, request.state), labels=None)
+        data = replace(_with_state(data, request.state), labels=None, slices=())
         if request.state == "reset":
             data = replace(data, group=None)
         opened = self._open(canonical(data, names), list(names.inputs))
@@ -198,7 +198,7 @@ class Session:
 
         if request.calibration is None or (request.calibration.source == "tfrecord" != request.dataset.source):
             return None  # reading TFRecords loads TensorFlow
-        data = canonical(replace(request.calibration, labels=None, group=None), names)
+        data = canonical(replace(request.calibration, labels=None, group=None, slices=()), names)
         key = msgspec.json.encode((data, request.samples, list(names.inputs)))
         if key not in self._seen:
             try:
@@ -273,7 +273,7 @@ class Session:
         from tflite_guard.engine.feeds import calibration_examples
 
         subject = self._subject(request.evaluate)
-        data = self._open(replace(subject.dataset, labels=None, group=None), list(subject.names.inputs))
+        data = self._open(replace(subject.dataset, labels=None, group=None, slices=()), list(subject.names.inputs))
         batches = (batch.inputs for batch in data.batches(1, with_labels=False))
         with about(subject.dataset):
             examples = [*calibration_examples(batches, subject.names.inputs, request.examples)]

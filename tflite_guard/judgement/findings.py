@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from tflite_guard.judgement import calibrated
+from tflite_guard.judgement.slices import called
 from tflite_guard.manifest.types import Conversion, DatasetSpec, FileSpec, Ignore, VariantSpec
 from tflite_guard.protocol import (
     Evaluation,
@@ -19,7 +20,7 @@ from tflite_guard.protocol import (
     Stuck,
     WeightFacts,
 )
-from tflite_guard.results import Artifact, ByClass, ErrorInfo, Finding, Measurement, MetricResult
+from tflite_guard.results import Artifact, ErrorInfo, Finding, Measurement, MetricResult, Slice, Slices
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
 from tflite_guard.vocabulary import Kernels
@@ -66,8 +67,7 @@ def of_variant(
     yield from _coarse(evaluation, metrics)
     if evaluation.calibration is not None and variant.conversion.calibration is not None and data is not None:
         yield from calibrated.of_data(evaluation.calibration, variant.conversion.calibration, data)
-    if evaluation.by_class is not None:
-        yield from _class_lost(evaluation.by_class, () if data is None else data.class_order or ())
+    yield from _lost(evaluation, () if data is None else data.class_order or ())
     yield from _stale(evaluation.weights)
     if evaluation.observed is not None:
         yield from _nearest_kernels(evaluation.observed, variant.evaluation.kernels)
@@ -374,25 +374,34 @@ def _stale(weights: WeightFacts | None) -> Iterator[Finding]:
         )
 
 
-def _class_lost(found: ByClass, names: Sequence[str]) -> Iterator[Finding]:
-    """The class that lost most of those that have certainly lost."""
-    certain = [one for one in found.worst if one.interval is not None and one.interval[0] > 0]
-    if not certain:
-        return
-    most = max(certain, key=lambda one: one.drop)
-    assert most.interval is not None
-    called = f"class {most.label}" + (f" ({names[most.label]!r})" if 0 <= most.label < len(names) else "")
-    others = f"; {len(certain) - 1} more have lost, too" if len(certain) > 1 else ""
-    reference, variant = (figures.number(most.accuracy(one), "accuracy") for one in (most.reference, most.variant))
-    yield finding(
-        "class-lost",
-        f"{called} lost most: {reference} of its {most.examples:,} examples were right, and {variant} are, worse by "
-        f"{figures.interval(most.interval, 'accuracy')} at 95 % for all classes at once{others}",
+def _lost(evaluation: Evaluation, names: Sequence[str]) -> Iterator[Finding]:
+    """The class, and of each key the slice, that lost most of those that have certainly lost; of one metric each."""
+    told: set[str | None] = set()
+    for item in evaluation.measurements:
+        for found in (item.measurement.by_class, *item.measurement.by_slice):
+            certain = [] if found is None else [one for one in found.worst if one.interval and one.interval[0] > 0]
+            if found is not None and found.lost and certain and found.key not in told:
+                told.add(found.key)
+                yield _certainly_lost(found, max(certain, key=lambda one: one.drop or 0.0), names)
+
+
+def _certainly_lost(found: Slices, most: Slice, names: Sequence[str]) -> Finding:
+    others = f"; {found.lost - 1:,} more {'has' if found.lost == 2 else 'have'}, too" if found.lost > 1 else ""
+    reference, variant = (figures.number(value, found.kind) for value in (most.reference, most.variant))
+    all_of_them = "classes" if found.key is None else "slices"
+    return finding(
+        "class-lost" if found.key is None else "slice-lost",
+        f"{called(found.key, most, names)} has lost beyond chance: {found.metric} of its {most.examples:,} examples "
+        f"went from {reference} to {variant}, worse by {figures.interval(most.interval, found.kind)} at 95 % for all "
+        f"{all_of_them} at once{others}",
+        metric=found.metric,
         label=most.label,
         examples=most.examples,
         drop=most.drop,
-        interval=list(most.interval),
-        classes=len(certain),
+        interval=list(most.interval or ()),
+        lost=found.lost,
+        of=found.count,
+        **({} if found.key is None else {"key": found.key}),
     )
 
 

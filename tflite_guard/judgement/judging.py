@@ -10,21 +10,19 @@ from msgspec.structs import replace
 
 from tflite_guard.files import png
 from tflite_guard.judgement import findings
-from tflite_guard.judgement.intervals import Interval, newcombe_paired, simultaneous
 from tflite_guard.judgement.verdict import judge, within_steps
 from tflite_guard.manifest.types import DatasetSpec, Ignore, Tolerance, VariantSpec
 from tflite_guard.protocol import Diagnosed, Evaluation, Measured, ObservedMeasured
 from tflite_guard.results import (
     Artifact,
-    ByClass,
     Changed,
-    ClassAccuracy,
     ErrorInfo,
     Finding,
     Measurement,
     MetricResult,
     Observed,
     ReferenceResult,
+    Slices,
     VariantResult,
     Verdict,
 )
@@ -70,15 +68,10 @@ def variant_result(
         return VariantResult(
             variant.name, how, Verdict.ERROR, False, None, (), told, (), outcome.error, seconds, line=variant.line
         )
-    # Examples of a group are not independent, and where the evaluation stopped depends on them.
-    early = evaluation.sequential is not None and evaluation.sequential.early
-    by_class = evaluation.by_class
-    if by_class is not None and not early and (data is None or data.group is None):
-        by_class = _with_intervals(by_class)
-        evaluation = replace(evaluation, by_class=by_class)
-    metrics, found = _judged(evaluation.measurements, variant, baseline)
+    names = () if data is None else data.class_order or ()
+    metrics, found = _judged(evaluation.measurements, variant, baseline, names)
     made = evaluation.artifact
-    observed = _observed(evaluation.observed, variant)
+    observed = _observed(evaluation.observed, variant, names)
     told = findings.accepted(
         [*findings.of_variant(evaluation, variant, metrics, data), *found], variant.judgement.ignore
     )
@@ -98,23 +91,21 @@ def variant_result(
         seconds=seconds,
         observed=observed,
         line=variant.line,
-        by_class=by_class,
+        by_class=_by_class(evaluation.measurements, metrics),
+        by_slice=tuple(one for item in evaluation.measurements for one in item.measurement.by_slice),
         changed=_redrawn(evaluation.changed),
+        confidence=evaluation.confidence,
     )
 
 
-def _with_intervals(found: ByClass) -> ByClass:
-    """With an interval of each class's drop, all of which hold at once."""
-    z = simultaneous(found.classes)
-    return replace(found, worst=tuple(replace(one, interval=_of_class(one, z)) for one in found.worst))
-
-
-def _of_class(one: ClassAccuracy, z: float) -> Interval | None:
-    """None of counts that no examples give, as an untrusted child could say."""
-    both, gained = one.reference - one.lost, one.variant - (one.reference - one.lost)
-    neither = one.examples - both - one.lost - gained
-    possible = one.examples > 0 and min(both, one.lost, gained, neither) >= 0
-    return newcombe_paired(both, one.lost, gained, neither, z) if possible else None
+def _by_class(measured: Sequence[Measured], metrics: Sequence[MetricResult]) -> Slices | None:
+    """The classes to show: of the metric that one of them fails, else of the first that has classes."""
+    found = [
+        (result.failed_limit != "max_class_drop", item.measurement.by_class)
+        for item, result in zip(measured, metrics, strict=True)
+        if item.measurement.by_class is not None
+    ]
+    return min(found, key=lambda one: one[0], default=(True, None))[1]
 
 
 def _redrawn(changed: Changed | None) -> Changed | None:
@@ -126,24 +117,24 @@ def _redrawn(changed: Changed | None) -> Changed | None:
 
 
 def _judged(
-    measured: Sequence[Measured], variant: VariantSpec, baseline: Recorded
+    measured: Sequence[Measured], variant: VariantSpec, baseline: Recorded, names: Sequence[str]
 ) -> tuple[list[MetricResult], list[Finding]]:
     metrics: list[MetricResult] = []
     told: list[Finding] = []
     for item in measured:
         result, found = judge(
-            item.measurement, variant.judgement.tolerances.get(item.of), baseline(item.measurement.name)
+            item.measurement, variant.judgement.tolerances.get(item.of), baseline(item.measurement.name), names
         )
         metrics.append(result)
         told.extend(found)
     return metrics, told
 
 
-def _observed(observed: ObservedMeasured | None, variant: VariantSpec) -> Observed | None:
+def _observed(observed: ObservedMeasured | None, variant: VariantSpec, names: Sequence[str]) -> Observed | None:
     if observed is None or variant.evaluation.observed_outputs is None:
         return None
     tolerance = variant.judgement.observed_tolerance
-    metrics, _ = _judged(observed.measurements, variant, lambda _: None)
+    metrics, _ = _judged(observed.measurements, variant, lambda _: None, names)
     kernels = variant.evaluation.kernels
     own = within_steps(observed.max_steps[kernels], tolerance)
     return Observed(

@@ -7,7 +7,7 @@ examples were enough to tell. Exactly at a limit passes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from tflite_guard.judgement.intervals import (
     examples_needed,
     examples_needed_by_width,
     newcombe_paired,
+    simultaneous,
     wilson,
 )
+from tflite_guard.judgement.slices import FEWEST, called
 from tflite_guard.manifest.types import Tolerance
-from tflite_guard.results import Finding, Measurement, MetricResult, Verdict
+from tflite_guard.results import FailedSlice, Finding, Measurement, MetricResult, Slice, Slices, Verdict
 from tflite_guard.rules import finding
 from tflite_guard.text import figures
 from tflite_guard.vocabulary import ToleranceKind
@@ -46,6 +48,10 @@ class _Bound:
     """The outputs equal the reference's and the limit is about the difference: passes without an interval."""
     settled: bool
     """A sequential evaluation was certain of the side."""
+    slice: Slice | None = None
+    """The class or slice that is limited; None where the metric on all examples is."""
+    of: Slices | None = None
+    """What the slice is one of."""
 
     def allows(self, number: float) -> bool:
         """Whether a number of the limit's own scale is within it."""
@@ -66,14 +72,14 @@ class _Bound:
 
 
 def judge(
-    measurement: Measurement, tolerance: Tolerance | None, baseline: float | None
+    measurement: Measurement, tolerance: Tolerance | None, baseline: float | None, names: Sequence[str] = ()
 ) -> tuple[MetricResult, tuple[Finding, ...]]:
     """The verdict on one measurement, and what a user should know about it.
 
     `baseline` is the value recorded for this metric: None without one, infinity where the outputs then
     equalled the reference's, which any that no longer do have lost beyond every limit. A metric that could not be
-    computed is an error whatever the tolerance; one without a tolerance has no verdict. Findings have the
-    rules `underpowered-evaluation`, `not-proven` and `no-baseline`.
+    computed is an error whatever the tolerance; one without a tolerance has no verdict. `names` are those of the
+    classes, by number. Findings have the rules `underpowered-evaluation`, `not-proven` and `no-baseline`.
     """
     error = _error(measurement, tolerance)
     if error is not None:
@@ -88,10 +94,11 @@ def judge(
         tolerance,
         baseline,
         Verdict.PASS if failed is None else beyond,
-        failed_limit=None if failed is None else failed.kind,
+        failed=failed,
         conclusive=_conclusive(bounds),
+        names=names,
     )
-    return result, tuple(_findings(measurement, tolerance, baseline, bounds))
+    return result, tuple(_findings(measurement, tolerance, baseline, bounds, names))
 
 
 def within_steps(difference: float, tolerance: float | None) -> Verdict | None:
@@ -111,9 +118,15 @@ def _error(measurement: Measurement, tolerance: Tolerance | None) -> str | None:
         return measurement.error
     if measurement.value is None and not measurement.identical:
         return "the metric has no value"
-    if tolerance is None or measurement.value is None or measurement.drop is not None:
+    if tolerance is None:
         return None
-    meaningless = [kind for kind in ("max_drop", "max_relative_drop") if kind in tolerance.limits()]
+    if tolerance.max_class_drop is not None and not _cuts(measurement, "max_class_drop"):
+        return "max_class_drop does not apply here: it needs one decision per example, with one class as its label"
+    if tolerance.max_slice_drop is not None and not _cuts(measurement, "max_slice_drop"):
+        return "max_slice_drop does not apply here: there are no slices on each of which the metric has a finite value"
+    if measurement.value is None or measurement.drop is not None:
+        return None
+    meaningless = [kind for kind in tolerance.limits() if kind.endswith("_drop")]
     if meaningless:
         return f"{meaningless[0]} does not apply here: the reference has no {measurement.metric} to drop from"
     return None
@@ -123,11 +136,40 @@ def _bounds(measurement: Measurement, tolerance: Tolerance, baseline: float | No
     if measurement.value is None:
         # The outputs equal the reference's: nothing can be better, whatever was recorded.
         return []
-    bounds = (_bound(measurement, kind, limit, baseline) for kind, limit in tolerance.limits().items())
-    return [bound for bound in bounds if bound is not None]
+    found: list[_Bound] = []
+    for kind, limit in tolerance.limits().items():
+        if kind == "max_class_drop" or kind == "max_slice_drop":
+            found.append(_deciding(measurement, kind, limit, tolerance.require))
+        elif (bound := _bound(measurement, kind, limit, baseline)) is not None:
+            found.append(bound)
+    return found
+
+
+def _cuts(measurement: Measurement, kind: ToleranceKind) -> list[Slices]:
+    """By what examples are cut for a limit of each class or of each slice; empty where nothing drops there."""
+    every = measurement.by_slice if kind == "max_slice_drop" else (measurement.by_class,)
+    return [of for of in every if of is not None and of.worst and all(one.drop is not None for one in of.worst)]
+
+
+def _deciding(measurement: Measurement, kind: ToleranceKind, limit: float, require: str | None) -> _Bound:
+    """The class or slice that decides: what fails, the proven first, else what is the nearest to it by its interval."""
+
+    def bound(one: Slice, of: Slices) -> _Bound:
+        slack = RELATIVE_SLACK * abs(limit) + ROUNDING * (abs(one.reference or 0.0) + abs(one.variant))
+        return _Bound(kind, 1, limit, one.drop or 0.0, one.interval, slack, measurement.identical, False, one, of)
+
+    def nearness(one: _Bound) -> float:
+        return one.number if one.interval is None else one.interval[1]
+
+    every = [bound(one, of) for of in _cuts(measurement, kind) for one in of.worst]
+    failed = [one for one in every if _fails(one, require)]
+    if failed:
+        return max(failed, key=lambda one: (one.decided() is True, one.number))
+    return max(every, key=nearness)
 
 
 def _bound(measurement: Measurement, kind: ToleranceKind, limit: float, baseline: float | None) -> _Bound | None:
+    """The limit of the metric on all examples; None where there is nothing to hold against it."""
     value, drop, reference = measurement.value, measurement.drop, measurement.reference or 0.0
     told = measurement.settled
     assert value is not None
@@ -146,6 +188,8 @@ def _bound(measurement: Measurement, kind: ToleranceKind, limit: float, baseline
             # nothing about the change: the point estimate decides.
             regression = _regression(measurement, baseline)
             return None if regression is None else _Bound(kind, 1, limit, regression, None, slack, False, told)
+        case _:
+            raise AssertionError(kind)
 
 
 def _value_interval(measurement: Measurement) -> Interval | None:
@@ -168,6 +212,8 @@ def _regression(measurement: Measurement, baseline: float | None) -> float | Non
 def _fails(bound: _Bound, require: str | None) -> bool:
     """Whether a limit is exceeded, by the number or by the end of the interval that must decide."""
     ends = bound.worst_and_best()
+    if bound.slice is not None and bound.slice.examples < FEWEST and require is None:
+        require = "proven_fail"
     if require is None or bound.kind == "max_regression" or bound.certain:
         return not bound.allows(bound.number)
     if require == "proven_pass":
@@ -183,13 +229,17 @@ def _conclusive(bounds: list[_Bound]) -> bool | None:
 
 
 def _findings(
-    measurement: Measurement, tolerance: Tolerance, baseline: float | None, bounds: list[_Bound]
+    measurement: Measurement,
+    tolerance: Tolerance,
+    baseline: float | None,
+    bounds: list[_Bound],
+    names: Sequence[str],
 ) -> Iterable[Finding]:
     undecided = [bound for bound in bounds if bound.decided() is False]
     if undecided:
         needs = [(_needed(measurement, bound), bound) for bound in undecided]
         needed, bound = max(needs, key=lambda need: need[0] or MOST_EXAMPLES + 1)
-        yield _underpowered(measurement, tolerance, needed, bound)
+        yield _underpowered(measurement, tolerance, needed, bound, names)
     unproven = [b for b in bounds if b.kind != "max_regression" and b.interval is None and not b.certain]
     if tolerance.require == "proven_pass" and unproven:
         yield _not_proven(measurement, tolerance, unproven[0])
@@ -202,27 +252,39 @@ def _findings(
         )
 
 
-def _underpowered(measurement: Measurement, tolerance: Tolerance, needed: int | None, bound: _Bound) -> Finding:
+def _underpowered(
+    measurement: Measurement, tolerance: Tolerance, needed: int | None, bound: _Bound, names: Sequence[str]
+) -> Finding:
     allowed = figures.limit(tolerance.limits()[bound.kind], measurement.metric, bound.kind)
     if bound.kind == "max_relative_drop":
         allowed += f" (here {figures.number(bound.limit, measurement.metric)})"
-    quantity = "drop" if bound.kind in ("max_drop", "max_relative_drop") else "value"
+    quantity = "drop" if bound.kind.endswith("_drop") else "value"
     enough = "more than a million examples" if needed is None else f"about {needed:,} examples"
+    examples, whose, level = measurement.examples, "", ""
+    if bound.slice is not None and bound.of is not None:
+        examples, whose = bound.slice.examples, f" of {called(bound.of.key, bound.slice, names)}"
+        level = " for all at once"
     return finding(
         "underpowered-evaluation",
-        f"{measurement.name}: {measurement.examples:,} examples are too few to tell whether the {quantity} is "
-        f"within {bound.kind} {allowed}: its 95 % interval is {figures.interval(bound.interval, measurement.metric)}; "
-        f"{enough} would do at the rates seen",
+        f"{measurement.name}: {_counted(examples)}{whose} {'is' if examples == 1 else 'are'} too few to tell whether "
+        f"the {quantity} is within {bound.kind} {allowed}: its 95 % interval{level} is "
+        f"{figures.interval(bound.interval, measurement.metric)}; {enough} would do at the rates seen",
         metric=measurement.name,
-        examples=measurement.examples,
+        examples=examples,
         needed=needed,
         limit=bound.kind,
         limit_value=bound.limit,
     )
 
 
+def _counted(examples: int) -> str:
+    return f"{examples:,} example{'' if examples == 1 else 's'}"
+
+
 def _not_proven(measurement: Measurement, tolerance: Tolerance, bound: _Bound) -> Finding:
     why = measurement.interval_note or "this metric has none"
+    if bound.slice is not None:
+        why = "classes and slices have none where examples come in groups, or where scores are few or all alike"
     return finding(
         "not-proven",
         f"{measurement.name}: {bound.kind} requires a proven pass, but there is no confidence interval to "
@@ -242,9 +304,10 @@ def _needed(measurement: Measurement, bound: _Bound) -> int | None:
     if distance <= bound.slack:
         return None
     # One in as many units as the interval took for independent: examples, or groups.
-    units = measurement.groups or measurement.examples
-    per_unit = measurement.examples / units
-    if measurement.counts is not None and (measurement.interval_method or "").startswith(("newcombe", "wilson")):
+    examples = measurement.examples if bound.slice is None else bound.slice.examples
+    units = examples if bound.slice is not None else measurement.groups or examples
+    per_unit = examples / units
+    if _in_closed_form(measurement, bound):
         needed = examples_needed(lambda n: _interval_at(measurement, bound, n), bound.limit, units)
     else:
         half_width = high - bound.number if bound.limit > bound.number else bound.number - low
@@ -254,7 +317,16 @@ def _needed(measurement: Measurement, bound: _Bound) -> int | None:
     return round(needed * per_unit)
 
 
+def _in_closed_form(measurement: Measurement, bound: _Bound) -> bool:
+    if bound.slice is not None:
+        return bound.slice.counts is not None
+    return measurement.counts is not None and (measurement.interval_method or "").startswith(("newcombe", "wilson"))
+
+
 def _interval_at(measurement: Measurement, bound: _Bound, n: float) -> Interval:
+    if bound.slice is not None and bound.slice.counts is not None and bound.of is not None:
+        both, lost, gained, neither = (count * n / bound.slice.examples for count in bound.slice.counts)
+        return newcombe_paired(both, lost, gained, neither, simultaneous(bound.of.count))
     assert measurement.counts is not None
     a, b, c, d = (count * n / measurement.examples for count in measurement.counts)
     return newcombe_paired(a, b, c, d) if bound.kind in ("max_drop", "max_relative_drop") else wilson(a + c, n)
@@ -266,11 +338,14 @@ def _result(
     baseline: float | None,
     verdict: Verdict | None,
     *,
-    failed_limit: ToleranceKind | None = None,
+    failed: _Bound | None = None,
     conclusive: bool | None = None,
     error: str | None = None,
+    names: Sequence[str] = (),
 ) -> MetricResult:
     regression = _regression(measurement, baseline)
+    failed_limit = None if failed is None else failed.kind
+    cut = None if failed is None or failed.slice is None or failed.of is None else (failed.of.key, failed.slice)
     return MetricResult(
         name=measurement.name,
         metric=measurement.metric,
@@ -295,6 +370,7 @@ def _result(
         baseline_identical=baseline is not None and math.isinf(baseline),
         regression=None if regression is None or math.isinf(regression) else regression,
         error=error,
+        failed_slice=None if cut is None else FailedSlice(called(*cut, names), cut[1]),
     )
 
 

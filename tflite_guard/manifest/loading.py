@@ -154,6 +154,7 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
         inputs=written.get("inputs", ONLY_KEY.get(source, "")),
         labels=written.get("labels"),
         group=written.get("group"),
+        slices=tuple(written.get("slices", ())),
         preprocess=_steps(written.get("preprocess", [])),
         limit=_whole(written.get("limit")),
         seed=int(written.get("seed", 0)),

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from tflite_guard.vocabulary import (
+    TOLERANCES,
     BoxFormat,
     BoxUnits,
     Decode,
@@ -79,6 +80,8 @@ class DatasetSpec(Spec, frozen=True):
     labels: str | dict[str, str] | None = None
     """The source's key, or model output name to key."""
     group: str | None = None
+    slices: tuple[str, ...] = ()
+    """The source's keys by whose values metrics are given, too."""
     preprocess: tuple[dict[str, Any], ...] | dict[str, tuple[dict[str, Any], ...]] = ()
     """One-key steps for every input, or model input name to steps."""
     limit: int | None = None
@@ -154,6 +157,10 @@ class Tolerance(Spec, frozen=True):
 
     max_drop: float | None = None
     max_relative_drop: float | None = None
+    max_class_drop: float | None = None
+    """The largest drop of any one class."""
+    max_slice_drop: float | None = None
+    """The largest drop of any one slice, of every key that the evaluation data has slices by."""
     min: float | None = None
     max: float | None = None
     max_regression: float | None = None
@@ -166,13 +173,7 @@ class Tolerance(Spec, frozen=True):
 
     def limits(self) -> dict[ToleranceKind, float]:
         """The limits that are set, in the order of the schema."""
-        named: dict[ToleranceKind, float | None] = {
-            "max_drop": self.max_drop,
-            "max_relative_drop": self.max_relative_drop,
-            "min": self.min,
-            "max": self.max,
-            "max_regression": self.max_regression,
-        }
+        named: dict[ToleranceKind, float | None] = {kind: getattr(self, kind) for kind in TOLERANCES}
         return {kind: limit for kind, limit in named.items() if limit is not None}
 
 

@@ -22,6 +22,7 @@ from tflite_guard.metrics import scores as scoring
 from tflite_guard.metrics.bootstrap import Statistic, has_width, percentile_interval, replicates
 from tflite_guard.metrics.labels import Compared, Rows, flat, require_finite
 from tflite_guard.metrics.scores import Scores
+from tflite_guard.metrics.slices import by_class, by_slice
 from tflite_guard.results import Measurement
 from tflite_guard.vocabulary import METRICS
 
@@ -140,22 +141,33 @@ def statistic(spec: MetricSpec, scores: Scores) -> Statistic:
     return lambda weights: kept(weights[:, counted])
 
 
-def measure(spec: MetricSpec, scores: Scores, *, groups: Array | None = None, seed: int = 0) -> Measurement:
+def measure(
+    spec: MetricSpec,
+    scores: Scores,
+    *,
+    groups: Array | None = None,
+    seed: int = 0,
+    slices: Mapping[str, Array] | None = None,
+) -> Measurement:
     """The metric's value, its drop from the reference and a 95 % interval, aggregated in float64.
 
-    `groups` (n,) says which examples belong together, in any dtype. A metric that has no finite value on
+    `groups` (n,) says which examples belong together, in any dtype; `slices` are texts (n,) by key, by whose values a
+    mean is given, too. A metric that has no finite value on
     these examples, or no examples at all, comes back with `error` set and no value.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # `_valued` looks at what comes of it
-        return _measure(spec, scores, groups, seed)
+        return _measure(spec, scores, groups, seed, slices or {})
 
 
-def _measure(spec: MetricSpec, scores: Scores, groups: Array | None, seed: int) -> Measurement:
+def _measure(
+    spec: MetricSpec, scores: Scores, groups: Array | None, seed: int, slices: Mapping[str, Array]
+) -> Measurement:
     counted = scores.get("counted")
     if groups is not None and scores and len(groups) != len(next(iter(scores.values()))):
         raise DataError(f"{spec.name}: the groups of {len(groups)} examples are given, but others were measured")
     if counted is not None:
         groups = None if groups is None else np.asarray(groups)[counted]
+        slices = {key: values[counted] for key, values in slices.items()}
         scores = {key: array[counted] for key, array in scores.items()}
     blank = _blank(spec, scores)
     if not blank.examples:
@@ -166,7 +178,20 @@ def _measure(spec: MetricSpec, scores: Scores, groups: Array | None, seed: int) 
     except EvaluationError as error:
         return replace(blank, error=str(error))
     proportion = scores if _is_proportion(scores) else None
-    return _summarize(blank, found, proportion, groups, seed, METRICS[spec.metric].has_interval)
+    measured = _summarize(blank, found, proportion, groups, seed, METRICS[spec.metric].has_interval)
+    return _cut(measured, scores, groups, slices if METRICS[spec.metric].mean else {})
+
+
+def _cut(measured: Measurement, scores: Scores, groups: Array | None, slices: Mapping[str, Array]) -> Measurement:
+    """With what it is on each class and each slice, where it has a value."""
+    if measured.error is not None:
+        return measured
+    independent = groups is None
+    return replace(
+        measured,
+        by_class=by_class(measured, scores, independent=independent),
+        by_slice=by_slice(measured, scores, slices, independent=independent),
+    )
 
 
 def measure_python(
@@ -178,6 +203,7 @@ def measure_python(
     *,
     groups: Array | None = None,
     seed: int = 0,
+    slices: Mapping[str, Array] | None = None,
 ) -> Measurement:
     """A user's own metric, called once with the reference's outputs and once with the variant's.
 
@@ -198,7 +224,8 @@ def measure_python(
         return _valued(blank, one[0], interval_note="the function gives one number, not a score for each example")
     scores = {"candidate": ours, "reference": theirs}
     with np.errstate(over="ignore", invalid="ignore"):
-        return _summarize(_blank(spec, scores), statistics.mean(spec, scores), None, groups, seed, True)
+        measured = _summarize(_blank(spec, scores), statistics.mean(spec, scores), None, groups, seed, True)
+        return _cut(measured, scores, groups, slices or {})
 
 
 def _summarize(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from math import pi, sqrt, tan
+from math import sqrt
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tflite_guard.judgement.intervals import CONFIDENCE, Z
+from tflite_guard.judgement.intervals import student
 
 Array = NDArray[Any]
 Statistic = Callable[[Array], Array]
@@ -80,22 +80,7 @@ def percentile_interval(values: Array, units: int) -> tuple[float, float] | None
 
 def lower_tail(units: int) -> float:
     """The share of replicates to leave below the interval: 0.025 for many units, less for few."""
-    return NormalDist().cdf(-sqrt(units / (units - 1)) * _t_quantile(units - 1))
-
-
-def _t_quantile(freedom: int) -> float:
-    """Student's t at 97.5 %: exact for 1 and 2 degrees of freedom, else Abramowitz and Stegun 26.7.5."""
-    if freedom == 1:
-        return tan(pi * CONFIDENCE / 2)
-    if freedom == 2:
-        return CONFIDENCE * sqrt(2 / (1 - CONFIDENCE**2))
-    z = Z
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
+    return NormalDist().cdf(-sqrt(units / (units - 1)) * student(units - 1))
 
 
 def has_width(interval: tuple[float, float]) -> bool:

@@ -38,12 +38,16 @@ PROBABILITIES_SUM_WITHIN = 1e-2
 
 
 def accuracy(batch: Compared) -> Scores:
-    """`candidate`, `reference`: right decisions; of several decisions, the fraction that is right."""
+    """`candidate`, `reference`: right decisions; of several decisions, the fraction that is right.
+
+    Of one decision an example, `label`: the class, (n,) int64.
+    """
     candidate, tie = decisions(batch.spec, batch.outputs)
     decided, reference_tie = decisions(batch.spec, batch.reference)
     numbers, counted = class_labels(batch, candidate.shape)
     return {
         **_fractions({"candidate": candidate == numbers, "reference": decided == numbers}, counted),
+        **({} if batch.spec.multi_label else _single_label(numbers)),
         "tie": _any(tie & counted),
         "reference_tie": _any(reference_tie & counted),
     }
@@ -65,6 +69,7 @@ def top_k_accuracy(batch: Compared) -> Scores:
     }
     return {
         **_fractions(right, counted),
+        **_single_label(numbers),
         "tie": _any(at_largest(outputs, spec.k) & counted),
         "reference_tie": _any(at_largest(batch.reference, spec.k) & counted),
     }
@@ -203,11 +208,17 @@ def _probabilities(spec: MetricSpec, outputs: Array) -> Array:
     return np.where(total > 0, values / np.where(total > 0, total, 1.0), 1 / values.shape[-1])
 
 
-def _check_probabilities(batch: Compared) -> None:
-    values = batch.reference.astype(np.float64)
+def improbable(outputs: Array) -> Array:
+    """Which outputs, (n, ...), are no distribution of probabilities; one unit is that of the second class."""
+    values = outputs.astype(np.float64)
     wrong = (values < -PROBABILITIES_SUM_WITHIN) | (values > 1 + PROBABILITIES_SUM_WITHIN)
     if not is_one_unit(values):
         wrong = wrong.any(-1) | (np.abs(values.sum(-1) - 1) > PROBABILITIES_SUM_WITHIN)
+    return np.asarray(wrong)
+
+
+def _check_probabilities(batch: Compared) -> None:
+    wrong = improbable(batch.reference)
     if wrong.any():
         raise DataError(
             f"{batch.spec.name}: the reference's output of {batch.example(np.argwhere(wrong)[0][0])} is not "
@@ -236,6 +247,10 @@ def _fractions(right: dict[str, Array], counted: Array) -> Scores:
     total = flat(counted).sum(1)
     shares = {key: flat(value & counted).sum(1) / np.maximum(total, 1) for key, value in right.items()}
     return {**shares, "counted": total > 0}
+
+
+def _single_label(numbers: Array) -> Scores:
+    return {"label": numbers.reshape(-1)} if _is_single(numbers) else {}
 
 
 def _rank(outputs: Array, numbers: Array) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from tflite_guard.metrics import slices
 from tflite_guard.metrics.scores import Scores
 from tflite_guard.results import Measurement
 from tflite_guard.vocabulary import ToleranceKind
@@ -164,12 +165,15 @@ def _worsening(
             return -ours, (-high, -low), -limit
         case "max":
             return ours, bounds, limit
+        case "max_class_drop" | "max_slice_drop":
+            raise ValueError(f"{kind} is of parts of the examples, of which a part of them proves nothing")
         case _:
             assert_never(kind)
 
 
 def without_intervals(measured: Measurement) -> Measurement:
     """A measurement on a part of a metric whose intervals do not allow for a part that was chosen by what it showed."""
+    measured = slices.without_intervals(measured)
     if measured.value is None:
         return measured
     note = measured.interval_note or "the evaluation stopped early, which no interval of this metric allows for"
@@ -181,6 +185,7 @@ def with_intervals(measured: Measurement, scores: Scores, bounds: Bounds, size: 
 
     `scores` are of the part, in random order, and `bounds` those of each score.
     """
+    measured = slices.without_intervals(measured)
     if measured.value is None:
         return measured
     counted = _counted(scores)

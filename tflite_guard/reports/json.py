@@ -85,6 +85,7 @@ def _without_details(one: VariantResult) -> VariantResult:
     return replace(
         one,
         by_class=None,
+        by_slice=(),
         changed=None if one.changed is None else replace(one.changed, worst=()),
         diagnosis=None if one.diagnosis is None else replace(one.diagnosis, tensors=(), tried=(), histograms=()),
     )

@@ -218,7 +218,7 @@ def _plot(name: str, rows: list[chart.Row]) -> str:
 
 
 def _remarks(model: ModelResult) -> Block:
-    """Findings, why intervals are missing, and notes."""
+    """Findings, why intervals are missing, how sure variants are, and notes."""
     items = [
         f"{_severity(finding)} {_names(names) + ': ' if names else ''}{prose(wording.told(finding))} "
         f"({_rule(finding.rule)})"
@@ -226,6 +226,9 @@ def _remarks(model: ModelResult) -> Block:
     ]
     items += [
         f"ℹ️ no interval for {_names(names)}: {prose(why)}" for why, names in wording.missing_intervals(model).items()
+    ]
+    items += [
+        f"ℹ️ {code(one.name)}: {wording.confidence(one.confidence)}" for one in model.rungs if one.confidence is not None
     ]
     items += [f"ℹ️ {prose(note)}" for note in model.notes]
     return _list(Item(f"<li>{item}</li>\n") for item in items)

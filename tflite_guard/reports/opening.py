@@ -11,7 +11,7 @@ import msgspec
 from tflite_guard.reports import wording
 from tflite_guard.reports.markup import code, prose
 from tflite_guard.reports.wording import Explanation, Problem, count
-from tflite_guard.results import MetricResult, Report, Verdict
+from tflite_guard.results import FailedSlice, MetricResult, Report, Verdict
 from tflite_guard.rules import RULES
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
@@ -112,6 +112,8 @@ def _of_metric(subject: str, metric: MetricResult, voice: _Voice) -> str:
     limit = next((figure for kind, figure in wording.limits(metric) if kind == metric.failed_limit), "")
     allowed = voice.text(limit)
     match metric.failed_limit:
+        case "max_class_drop" | "max_slice_drop" if metric.failed_slice is not None:
+            return _lost_on(subject, metric, metric.failed_slice, allowed, voice)
         case "max_drop" | "max_relative_drop" if metric.drop is not None and metric.drop > 0:
             return _dropped(subject, metric, allowed, voice)
         case "min" | "max" as side if not wording.unproven(metric):
@@ -132,6 +134,19 @@ def _dropped(subject: str, metric: MetricResult, allowed: str, voice: _Voice) ->
         lost = f"{name} of {subject} is {wording.in_words(wording.worse_by(metric))}"
     if metric.failed_limit == "max_relative_drop":
         allowed = f"{voice.name('max_relative_drop')} {allowed}"
+    return f"{lost}, not proven to be within {allowed}" if wording.unproven(metric) else f"{lost} (allowed {allowed})"
+
+
+def _lost_on(subject: str, metric: MetricResult, failed: FailedSlice, allowed: str, voice: _Voice) -> str:
+    """`int8 of digits lost 18.0 points of accuracy on class 3 (allowed 5.0)`."""
+    name, drop, whose = voice.name(metric.name), failed.slice.drop or 0.0, voice.text(plain(failed.name))
+    limit = (metric.tolerance or {}).get(metric.failed_limit or "")
+    if metric.metric in IN_POINTS and isinstance(limit, int | float) and drop > 0:
+        points, allowed = _points(drop, limit)
+        lost = f"{subject} lost {points} points of {name} on {whose}"
+    else:
+        worse = wording.in_words(figures.worse_by(drop, failed.slice.reference, failed.slice.variant))
+        lost = f"{name} of {subject} is {worse} on {whose}"
     return f"{lost}, not proven to be within {allowed}" if wording.unproven(metric) else f"{lost} (allowed {allowed})"
 
 

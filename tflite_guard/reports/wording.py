@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tflite_guard.results import (
+    Confidence,
     Diagnosis,
     Experiment,
     Finding,
@@ -159,9 +160,31 @@ def failure(metric: MetricResult) -> str:
         within = within if metric.drop is None else ""
         return f"{name} is {_exact(metric, limit)}, {side} the {metric.failed_limit}imum of {allowed}.{within}"
     proof = " The tolerance asks for proof, which the interval does not give." if unproven(metric) else ""
+    if metric.failed_slice is not None:
+        told = f"{name} of {lost_on(metric, limit)}; {metric.failed_limit} allows {allowed}."
+        return f"{told}{_slice_interval(metric)}{proof}"
     reference = figures.exact(metric.reference, metric.metric, metric.value)
     moved = f"{name} went from {reference} to {_exact(metric, metric.reference)}, {_drop(metric, limit)}"
     return f"{moved}; {metric.failed_limit} allows {allowed}.{within}{proof}"
+
+
+def lost_on(metric: MetricResult, limit: float | None = None) -> str:
+    """How the class or slice fared that is out of tolerance: `class 3 went from 0.9800 to 0.8000, worse by 0.1800`."""
+    failed = metric.failed_slice
+    assert failed is not None
+    one = failed.slice
+    reference, variant = (
+        figures.exact(value, metric.metric, other)
+        for value, other in ((one.reference, one.variant), (one.variant, one.reference))
+    )
+    drop = in_words(figures.worse_by(one.drop, one.reference, one.variant, beside=limit))
+    examples = count(one.examples, "example")
+    return f"{plain(failed.name)} ({examples}) went from {reference} to {variant}, {drop}"
+
+
+def _slice_interval(metric: MetricResult) -> str:
+    ends = None if metric.failed_slice is None else metric.failed_slice.slice.interval
+    return f" 95 % interval, for all at once, {figures.interval(ends, metric.metric)}." if ends else ""
 
 
 def _exact(metric: MetricResult, beside: float | None = None) -> str:
@@ -189,12 +212,29 @@ def brief_failure(metric: MetricResult) -> str:
     if metric.error is not None:
         return f"{name} could not be computed"
     allowed = next((f"{limit} {figure}" for limit, figure in limits(metric) if limit == metric.failed_limit), "")
+    if metric.failed_slice is not None:
+        one = metric.failed_slice.slice
+        values = ((one.reference, one.variant), (one.variant, one.reference))
+        reference, value = (figures.exact(own, metric.metric, other) for own, other in values)
+        return f"{name} of {plain(metric.failed_slice.name)} {reference} → {value} ({allowed})"
     value = _exact(metric, metric.reference)
     reference = figures.exact(metric.reference, metric.metric, metric.value)
     before = f"{reference} → " if metric.reference is not None else ""
     if metric.failed_limit == "max_regression":
         before = f"{baseline_of(metric)} → "
     return f"{name} {before}{value}" + (f" ({allowed})" if allowed else "")
+
+
+def confidence(found: Confidence) -> str:
+    """How sure both are of their answers, in a few words."""
+    told = f"mean confidence {_beside(found.variant, found.reference)}"
+    if found.variant_error is None or found.reference_error is None:
+        return told
+    return f"{told}, expected calibration error {_beside(found.variant_error, found.reference_error)}"
+
+
+def _beside(variant: float, reference: float) -> str:
+    return f"{figures.number(variant, '')} (float {figures.number(reference, '')})"
 
 
 def titles(report: Report) -> dict[int, str]:

@@ -121,12 +121,24 @@ MEASURED = (
         "note",
         "A class has lost accuracy",
         "The variant decides examples of one class worse than the reference, beyond what chance explains, whatever the "
-        "average says. The message names the class that lost most.",
+        "average says. Of several the message names the one that lost most.",
         "Look at its examples on the page (`report.html`), and whether the calibration data holds enough of the class. "
-        "A tolerance on `f1_macro`, in which every class counts alike, gates it.",
+        "The tolerance `max_class_drop` gates it.",
         proof="The paired interval of each class's accuracy, at a level that holds for all classes at once "
         "(Bonferroni); see `docs/metrics.md`. Not where examples come in groups.",
         accept="this class is not used in the product",
+    ),
+    Rule(
+        "slice-lost",
+        "note",
+        "A slice has lost",
+        "The variant is worse than the reference on the examples of one slice (a value of a key that the evaluation "
+        "data names in `slices`, such as one device or one speaker), beyond what chance explains, whatever the average "
+        "says. Of several the message names the one that lost most.",
+        "Look whether the calibration data holds enough of the slice. The tolerance `max_slice_drop` gates it.",
+        proof="The paired interval of each slice's drop, at a level that holds for all slices of the key at once "
+        "(Bonferroni); see `docs/metrics.md`. Not where examples come in groups.",
+        accept="this device is no longer sold",
     ),
     Rule(
         "observed-kernels",

@@ -36,13 +36,13 @@ _IMAGE_KEYS = ("image", "label")
 def check_dataset(node: Node, context: Context) -> None:
     """Add the problems of a dataset: its path, keys, labels and preprocessing."""
     source = str(node.content["source"].value())
-    path = _check_source(node, source, context)
+    path, labels = _check_source(node, source, context), _check_labels_file(node, source, context)
     for key, only in _SOURCE_KEYS.items():
         if source not in only and (found := node.get(key)) is not None:
             context.say_key(found, f"{quoted(key)} does not apply to source {quoted(source)}, only to {listed(only)}")
     if source == "csv":
         _check_columns(node, path, context)
-    _check_keys(node, _known_keys(node, source, path, context), context)
+    _check_keys(node, _known_keys(node, source, path, labels, context), context)
     _check_labels(node, source, context)
     _check_preprocess(node, context)
 
@@ -54,12 +54,16 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
         if (pin := node.get("sha256")) is not None:
             context.say_key(pin, '"sha256" does not apply to source "python", which is not a file')
         return None
-    if "labels_file" in node.content and source in _SOURCE_KEYS["labels_file"]:
-        check_file(node, "labels_file", _LABELS_FILE[source], context, pin="labels_sha256")
     if source in SHARDED and context.matching(str(path.value())) is not None:
         check_files(path, source, context, node.get("sha256"))
         return None
     return check_file(node, "path", source, context)
+
+
+def _check_labels_file(node: Node, source: str, context: Context) -> str | None:
+    if "labels_file" not in node.content or source not in _SOURCE_KEYS["labels_file"]:
+        return None
+    return check_file(node, "labels_file", _LABELS_FILE[source], context, pin="labels_sha256")
 
 
 def check_function(node: Node, context: Context) -> None:
@@ -71,13 +75,19 @@ def check_function(node: Node, context: Context) -> None:
         context.say(node, f"{written} is your own code, which runs only with --allow-code")
 
 
-def _known_keys(node: Node, source: str, path: str | None, context: Context) -> Collection[str] | None:
-    """The keys that a source holds, where that is known without loading it."""
+def _known_keys(
+    node: Node, source: str, path: str | None, labels: str | None, context: Context
+) -> Collection[str] | None:
+    """The keys that a source holds, where that is known without loading it; `labels` is its `labels_file`."""
     match source:
         case "npz":
             return None if path is None else context.once(_arrays, path)
-        case "images" | "coco":
+        case "coco":
             return _IMAGE_KEYS
+        case "images":
+            if "labels_file" not in node.content.keys() | node.removed:
+                return _IMAGE_KEYS
+            return None if labels is None else (*_IMAGE_KEYS, *_further(context.once(_header, labels)))
         case "csv" if "columns" not in node.content.keys() | node.removed:
             return None if path is None else context.once(_header, path)
     declared = node.get({"csv": "columns", "tfrecord": "features"}.get(source, ""))
@@ -99,6 +109,12 @@ def _header(path: str) -> Collection[str] | None:
     return None if names is None else dict.fromkeys(names).keys()
 
 
+def _further(header: Collection[str] | None) -> list[str]:
+    """What a list of images names beside the file and its label."""
+    names = list(header or ())
+    return names[2:] if [name.strip().lower() for name in names[:2]] == ["file", "label"] else []
+
+
 def _check_columns(node: Node, path: str | None, context: Context) -> None:
     header = context.once(_header, path) if path is not None else None
     columns = node.get("columns")
@@ -111,7 +127,7 @@ def _check_columns(node: Node, path: str | None, context: Context) -> None:
 
 def _check_keys(node: Node, known: Collection[str] | None, context: Context) -> None:
     written = str(node.content["path"].value())
-    for role in ("inputs", "labels", "group"):
+    for role in ("inputs", "labels", "group", "slices"):
         for key in _leaves(node.get(role)):
             name = str(key.value())
             if known is not None and name not in known:
@@ -120,7 +136,8 @@ def _check_keys(node: Node, known: Collection[str] | None, context: Context) -> 
 
 def _leaves(node: Node | None) -> Iterator[Node]:
     if node is not None:
-        yield from (child for _, child in node.members()) if isinstance(node.content, dict) else (node,)
+        inner = [child for _, child in node.members()] if isinstance(node.content, dict) else node.elements()
+        yield from inner or (node,)
 
 
 def _check_labels(node: Node, source: str, context: Context) -> None:
@@ -135,8 +152,9 @@ def _check_labels(node: Node, source: str, context: Context) -> None:
 def _check_one_array(node: Node, context: Context) -> None:
     """An .npy file is one array: labels are that array itself, or another .npy."""
     inputs = {str(leaf.value()) for leaf in _leaves(node.get("inputs"))} or {ONLY_KEY["npy"]}
-    if (group := node.get("group")) is not None:
-        context.say_key(group, 'an .npy file holds one array and no "group"; use source "npz"')
+    for key in ("group", "slices"):
+        if (found := node.get(key)) is not None:
+            context.say_key(found, f'an .npy file holds one array and no {quoted(key)}; use source "npz"')
     if len(inputs) > 1:
         context.say(node.content["inputs"], 'an .npy file holds one array; use source "npz" for several inputs')
     other = any(str(leaf.value()) not in inputs for leaf in _leaves(node.get("labels")))

@@ -9,7 +9,7 @@ from tflite_guard.manifest.meaning.paths import Context
 from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import MetricView, ModelView, ToleranceView
-from tflite_guard.vocabulary import METRICS, TOLERANCES
+from tflite_guard.vocabulary import METRICS, OF_CLASSES, TOLERANCES
 
 # Metrics that cannot exceed 1, where a percentage is a likely slip.
 _AT_MOST_ONE = frozenset(
@@ -94,8 +94,13 @@ def check_tolerance(tolerance: ToleranceView, metric: MetricView, context: Conte
 def _no_meaning(limit: str, metric: MetricView) -> str | None:
     """Why a limit does not fit a metric; None when it does. A user's own metric takes every limit."""
     traits = metric.traits
+    if limit == "max_class_drop" and metric.spec.metric not in OF_CLASSES:
+        return f"it is of decisions, each of which counts for one class; set it on {listed(OF_CLASSES)}"
     if metric.spec.python:
         return None
+    if limit == "max_slice_drop" and not (traits.mean and traits.needs_labels):
+        possible = listed(name for name, one in METRICS.items() if one.mean and one.needs_labels)
+        return f"it is of means of examples' scores that compare with labels, {possible}"
     if limit in ("max_drop", "max_relative_drop") and not traits.needs_labels:
         instead = "min" if traits.higher_is_better else "max"
         return f'the reference has no value of its own to drop from; use "{instead}"'
@@ -112,7 +117,7 @@ def _percent(limit: str, value: float, metric: MetricView) -> str | None:
     if limit == "min" and value > 1:
         return f"{metric.spec.metric} is never above 1; 97 % is written 0.97"
     bounded = metric.spec.metric not in ("r2", "cosine_similarity")
-    if limit in ("max_drop", "max_regression") and value >= 1 and bounded:
+    if limit in ("max_drop", "max_class_drop", "max_slice_drop", "max_regression") and value >= 1 and bounded:
         return f"{metric.spec.metric} is between 0 and 1, so this allows everything; 1 % is written 0.01"
     return None
 

@@ -43,9 +43,22 @@ def check_variant(variant: VariantView, model: ModelView, tree: Node, context: C
     for name, tolerance in variant.tolerances.items():
         if name in metrics:
             check_tolerance(tolerance, metrics[name], context)
+            _check_sliced(tolerance, model, tree, context)
             _check_measured(tolerance, metrics[name], variant, context)
     if variant.confidence is not None:
         _check_stopping(variant, model, context)
+
+
+def _check_sliced(tolerance: ToleranceView, model: ModelView, tree: Node, context: Context) -> None:
+    """Add the problem of a limit of slices where the evaluation data has none."""
+    limit, evaluation = tolerance.keys.get("max_slice_drop"), model.settings.get("evaluation")
+    datasets = tree.get("datasets")
+    if limit is None or evaluation is None or datasets is None:
+        return
+    data = datasets.get(str(evaluation.value()))
+    if data is not None and "slices" not in data.content.keys() | data.removed:
+        name = quoted(str(evaluation.value()))
+        context.say_key(limit, f'"max_slice_drop" needs slices: name keys of dataset {name} in its "slices"')
 
 
 def _check_measured(tolerance: ToleranceView, metric: MetricView, variant: VariantView, context: Context) -> None:
@@ -72,6 +85,10 @@ def _check_stopping(variant: VariantView, model: ModelView, context: Context) ->
             possible = listed(name for name, one in METRICS.items() if one.bounds is not None)
             why = f"it is no mean of bounded scores, as {possible} are; {way_out}, or remove the tolerance there"
             context.say_key(tolerance.node, f"{quoted(name)} cannot be decided on a part of the examples: {why}")
+        for kind in ("max_class_drop", "max_slice_drop"):
+            if (limit := tolerance.keys.get(kind)) is not None:
+                why = f"each class and slice needs all of its examples; {way_out}, or remove it there"
+                context.say_key(limit, f"{quoted(kind)} cannot be decided on a part of the examples: {why}")
         if (require := tolerance.keys.get("require")) is not None:
             why = f"says of the whole set what it would measure, not what is proven of other examples; {way_out}"
             context.say_key(require, f'"require" does not apply here: "stop_when" {why}')

@@ -1,4 +1,4 @@
-"""Whom a loss hits: accuracy by class as a chart, and pictures of examples whose answer has changed."""
+"""Whom a loss hits: metrics by class and slice as charts, and pictures of examples whose answer has changed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from tflite_guard.files import png
 from tflite_guard.reports import wording
 from tflite_guard.reports.html import phrases
 from tflite_guard.reports.html.geometry import LEFT, RIGHT, Axis, Tick, across, label, percent
-from tflite_guard.results import ByClass, Changed, ChangedAnswer, ClassAccuracy
+from tflite_guard.results import Changed, ChangedAnswer, Confidence, Slice, Slices, VariantResult
 from tflite_guard.text import figures
 
 MOST_DRAWN = 10
 """Classes in the chart; the table has more."""
 ROW = 40
 """Height of a class in pixels: its name and counts, and the bar below."""
+MOST_CUTS = 12
+"""Tables by class and by slice of one variant."""
 MOST_PICTURES = 12
 """Of one variant."""
 LONGEST_CLASS = 24
@@ -33,7 +35,7 @@ def url(text: str) -> Url | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One class: a bar from the reference's accuracy to the variant's."""
+    """One class or slice: a bar from the reference's accuracy to the variant's."""
 
     name: str
     text: str
@@ -47,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Chart:
-    """The classes that lost most."""
+    """The classes or slices that lost most."""
 
     rows: tuple[Row, ...]
     ticks: tuple[Tick, ...]
@@ -69,36 +71,75 @@ def _class(label: int, classes: Sequence[str]) -> str:
     return f"class {told}" if told == str(label) else told
 
 
-def chart(found: ByClass, classes: Sequence[str] = ()) -> Chart:
-    """The classes that lost most, on an axis that all of them share."""
+def _slice(one: Slice, classes: Sequence[str]) -> str:
+    """A class, or a slice's value, in a sentence."""
+    return _class(one.label, classes) if isinstance(one.label, int) else row_name(one, classes)
+
+
+def cuts(one: VariantResult) -> list[Slices]:
+    """What is shown by class and by slice, of a bounded number."""
+    every = (*((one.by_class,) if one.by_class else ()), *one.by_slice)
+    return [found for found in every if found.worst][:MOST_CUTS]
+
+
+def title(found: Slices) -> str:
+    """What a table is of: `Accuracy by class`, `top3 by lighting`."""
+    if found.key is not None:
+        return f"{phrases.name(found.metric)} by {phrases.name(found.key)}"
+    return "Top-k accuracy by class" if found.kind == "top_k_accuracy" else "Accuracy by class"
+
+
+def row_name(one: Slice, classes: Sequence[str]) -> str:
+    """A class or value in a table."""
+    return called(one.label, classes) if isinstance(one.label, int) else phrases.name(str(one.label), LONGEST_CLASS)
+
+
+def chart(found: Slices, classes: Sequence[str] = ()) -> Chart | None:
+    """What lost most, on an axis that all share; None of what has no share of a whole."""
     drawn = found.worst[:MOST_DRAWN]
-    values = [one.accuracy(right) for one in drawn for right in (one.reference, one.variant)]
+    values = [value for one in drawn for value in (one.reference, one.variant) if value is not None]
+    if not all(one.reference is not None for one in drawn) or not all(0 <= value <= 1 for value in values):
+        return None
     axis = Axis.over([*values, 1.0], margin=0.04)
-    rows = tuple(_row(one, _class(one.label, classes), axis, at * ROW) for at, one in enumerate(drawn))
+    rows = tuple(_row(one, _slice(one, classes), axis, at * ROW, found) for at, one in enumerate(drawn))
     ticks = tuple(Tick(across(axis, tick), label(tick)) for tick in axis.ticks(4) if tick <= 1)
     return Chart(rows, ticks, len(rows) * ROW + 26)
 
 
-def _row(one: ClassAccuracy, name: str, axis: Axis, y: int) -> Row:
-    reference, variant = one.accuracy(one.reference), one.accuracy(one.variant)
+def _row(one: Slice, name: str, axis: Axis, y: int, found: Slices) -> Row:
+    reference, variant = one.reference or 0.0, one.variant
     low, high = sorted((axis.share(reference), axis.share(variant)))
-    text = f"{one.reference:,} → {one.variant:,} of {one.examples:,} right"
+    text = f"{figures.number(reference, found.kind)} → {figures.number(variant, found.kind)}"
+    if one.counts is not None:
+        both, lost, gained, _ = one.counts
+        text = f"{both + lost:,} → {both + gained:,} of {one.examples:,} right"
     start, width = percent(low, LEFT, RIGHT), percent(high - low, 0, RIGHT - LEFT)
     places = across(axis, reference), across(axis, variant)
-    return Row(name, text, y, start, width, *places, worse=variant < reference)
+    return Row(name, text, y, start, width, *places, worse=one.drop is not None and one.drop > 0)
 
 
-def lost_most(found: ByClass, classes: Sequence[str] = ()) -> str:
-    """The class that lost most, in a sentence."""
+def lost_most(found: Slices, classes: Sequence[str] = ()) -> str:
+    """What lost most, in a sentence."""
     first = found.worst[0]
-    if first.drop <= 0:
-        return f"None of {found.classes:,} classes has lost accuracy."
-    reference, variant = (
-        figures.number(first.accuracy(right), "accuracy") for right in (first.reference, first.variant)
-    )
+    one = "class" if found.key is None else "slice"
+    several = f"{found.count:,} {one if found.count == 1 else 'classes' if found.key is None else 'slices'}"
+    named = _slice(first, classes)
     examples = wording.count(first.examples, "example")
-    named = _class(first.label, classes)
-    return f"{named[:1].upper()}{named[1:]} lost most: its accuracy went from {reference} to {variant}, on {examples}."
+    reference, variant = (figures.number(value, found.kind) for value in (first.reference, first.variant))
+    if first.drop is None:
+        return f"{named[:1].upper()}{named[1:]} fares worst of {several}: {variant}, on {examples}."
+    if first.drop <= 0:
+        return f"None of {several} has lost."
+    return f"{named[:1].upper()}{named[1:]} lost most: it went from {reference} to {variant}, on {examples}."
+
+
+def sureness(found: Confidence) -> str:
+    """How sure both models are, in sentences."""
+    told = wording.confidence(found)
+    told = f"{told[:1].upper()}{told[1:]}, on {wording.count(found.examples, 'example')}."
+    if found.reference_error is None:
+        return told
+    return f"{told} The error is how far accuracy is from confidence, in 15 bins of it."
 
 
 def changes(found: Changed) -> str:
