@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,7 +136,7 @@ def _explained(
     loaded = _knowing_calibration(first, question, written, load_)
     asked = replace(options, data_roots=roots, diagnose="auto" if options.diagnose == "never" else options.diagnose)
     report = run([loaded], asked, on_event=on_event, on_log=on_log)
-    given = {init.relative(one, folder): one for one in _files(question)}
+    given = _as_given(_files(question), folder)
     models = tuple(_as_asked(model, given, manifest is not None) for model in report.models)
     return Explanation(replace(report, models=models), loaded)
 
@@ -169,6 +170,11 @@ def _knowing_calibration(
     calibrated = load_(content=init.text({**written, "models": [entry]})).models[0].variants[0]
     conversion = replace(variant.conversion, calibration=calibrated.conversion.calibration)
     return replace(loaded, models=(replace(model, variants=(replace(variant, conversion=conversion),)),))
+
+
+def _as_given(files: Sequence[str], folder: str) -> dict[str, str]:
+    """How a report may name files, from the manifest's folder or whole, to how the question does."""
+    return {init.relative(one, folder): one for one in files} | {os.path.realpath(one): one for one in files}
 
 
 def _as_asked(model: ModelResult, given: Mapping[str, str], kept: bool) -> ModelResult:
@@ -229,13 +235,15 @@ def explain_arrays(
 
 @dataclass(frozen=True)
 class Pair:
-    """Which two .tflite files, on which data. All are paths but the last two."""
+    """Which two .tflite files, on which data. All are paths but the last three."""
 
     a: str
     b: str
     data: str
     labels: str | None = None
     """A key of the data."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """The keys of inputs by their names, "" of a lone one's, where the names of the data do not say."""
     signature: str | None = None
     """Of both, where they have several."""
 
@@ -267,7 +275,7 @@ def compare_arrays(
     require_children()
     with scratch_folder() as scratch:
         data, key = _with_labels(inputs, labels, scratch)
-        return _compared(Pair(a, b, data, key, signature), options, scratch)
+        return _compared(Pair(a, b, data, key, signature=signature), options, scratch)
 
 
 def _compared(
@@ -282,7 +290,7 @@ def _compared(
     if os.path.samefile(pair.a, pair.b):
         raise UsageError(f"{pair.a} and {pair.b} are one file; name two")
     names = init.names_of("artifact", pair.a, pair.signature, on_log, on_event)
-    data = _dataset(pair.data, scratch, names, pair.labels)
+    data = _dataset(pair.data, scratch, names, pair.labels, pair.inputs)
     path = os.path.join(scratch, "tflite-guard.json")
     write_atomically(path, init.text(_manifest_of_pair(pair, scratch, data, names)))
     roots = _folders(files)
@@ -291,8 +299,8 @@ def _compared(
     model = replace(model, reference=replace(model.reference, kind="artifact"))
     asked = replace(options, data_roots=roots, diagnose="never")
     report = run([replace(loaded, models=(model,))], asked, on_event=on_event, on_log=on_log)
-    given = {init.relative(one, scratch): one for one in files}
-    result = _of_two(_as_asked(report.models[0], given, kept=False), pair, data.notes)
+    result = _as_asked(report.models[0], _as_given(files, scratch), kept=False)
+    result = _of_two(result, pair, _prepared(pair, data))
     return replace(report, models=(result,), verdict=result.verdict)
 
 
@@ -308,6 +316,19 @@ def _manifest_of_pair(pair: Pair, folder: str, data: init.Dataset, names: Names)
     entry["variants"] = [{"name": b, "tflite": init.relative(pair.b, folder)}]
     del entry["tolerances"]
     return manifest
+
+
+def _prepared(pair: Pair, data: init.Dataset) -> list[str]:
+    """What both files were given, which nobody can look up in a manifest."""
+    inputs, steps = data.settings.get("inputs"), data.settings.get("preprocess")
+    keys = list(inputs.values()) if isinstance(inputs, dict) else [inputs] if inputs else []
+    which = f" ({', '.join(keys)})" if keys else ""
+    notes = [f"both were given {pair.data}{which} {'after ' + json.dumps(steps) if steps else 'as it is'}"]
+    return (
+        notes
+        if data.tasks
+        else [*notes, "there are no labels, so only the outputs are compared; name them with --labels"]
+    )
 
 
 def _told_apart(a: str, b: str) -> tuple[str, str]:
@@ -350,14 +371,11 @@ def _of_two(model: ModelResult, pair: Pair, notes: Sequence[str]) -> ModelResult
 
 
 def _unjudged(verdict: Verdict) -> Verdict:
-    return Verdict.WARN if verdict is Verdict.FAIL else verdict
+    return verdict if verdict is Verdict.ERROR else Verdict.PASS
 
 
 def _findings_of_two(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    return tuple(
-        replace(one, severity="warning" if one.severity == "error" else one.severity, message=_in_pairs_words(one.message))
-        for one in findings
-    )
+    return tuple(replace(one, severity="note", message=_in_pairs_words(one.message)) for one in findings)
 
 
 def _error_of_two(error: ErrorInfo | None) -> ErrorInfo | None:
@@ -433,8 +451,10 @@ def _require_file(path: str) -> None:
         raise UsageError(f"{path}: {why}")
 
 
-def _dataset(path: str, folder: str, names: Names, labels: str | None) -> init.Dataset:
-    return init.dataset_of(path, folder, names, Chosen(labels={} if labels is None else {"": labels}))
+def _dataset(
+    path: str, folder: str, names: Names, labels: str | None, inputs: Mapping[str, str] | None = None
+) -> init.Dataset:
+    return init.dataset_of(path, folder, names, Chosen(inputs or {}, {} if labels is None else {"": labels}))
 
 
 def _variant(question: Question, folder: str) -> dict[str, Any]:

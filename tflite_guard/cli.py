@@ -500,6 +500,8 @@ COMPARE_CODES = """Exit codes:
 @click.argument("b", metavar="B.tflite", type=PATH)
 @click.argument("data", type=PATH)
 @click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, if its name does not say.")
+@click.option("--input", "inputs", multiple=True, metavar="[NAME=]KEY",
+              help="Which array of DATA feeds an input, if the names do not say. Repeatable.")  # fmt: skip
 @click.option("--signature", metavar="NAME", help="Which signature of files that have several.")
 @_output_options
 @_run_options
@@ -509,6 +511,7 @@ def compare(
     b: str,
     data: str,
     labels: str | None,
+    inputs: tuple[str, ...],
     signature: str | None,
     report_dir: str | None,
     formats: tuple[str, ...],
@@ -529,7 +532,7 @@ def compare(
     extent = _extent(verbose, quiet, only_failures)
     targets = _targets(formats, report_dir)
     with _progress(verbose or quiet) as on_event:
-        pair = Pair(a, b, data, labels, signature)
+        pair = Pair(a, b, data, labels, _pairs(inputs), signature)
         report = compared(pair, options, on_event=on_event, on_log=_log if verbose else None)
     _write(report, targets, report_dir, extent)
     sys.exit(exit_code(report, "error"))

@@ -194,7 +194,7 @@ class Page:
         manifests = dict.fromkeys(model.manifest.repository_path for model in self.report.models)
         found = [(name, str(value)) for name, value in self.report.environment.items() if value is not None]
         own = (self.report.tool.name, self.report.tool.version)
-        return [own, *found, *(("manifest", path) for path in manifests)][: self.bounds.items]
+        return [own, *found, *(("manifest", path) for path in manifests if path)][: self.bounds.items]
 
 
 def page(report: Report, bounds: Bounds) -> Page:
