@@ -192,9 +192,7 @@ def test_without_labels_the_outputs_are_compared(run: Run, folder: Path, arrays:
         (["cut.tflite", "int8.tflite", "data.npz"], 3, "cut.tflite is a damaged .tflite model"),
     ],
 )
-def test_what_cannot_be_compared_is_told(
-    run: Run, folder: Path, arguments: list[str], code: int, message: str
-) -> None:
+def test_what_cannot_be_compared_is_told(run: Run, folder: Path, arguments: list[str], code: int, message: str) -> None:
     (folder / "link.tflite").symlink_to("int8.tflite")
     (folder / "cut.tflite").write_bytes((folder / "int8.tflite").read_bytes()[:3000])
     np.savez(folder / "other.npz", image=np.zeros((4, 5, 3), np.float32))

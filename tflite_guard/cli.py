@@ -505,7 +505,7 @@ COMPARE_CODES = """Exit codes:
 @click.option("--signature", metavar="NAME", help="Which signature of files that have several.")
 @_output_options
 @_run_options
-@_extent_options(", and what LiteRT prints")
+@VERBOSE
 def compare(
     a: str,
     b: str,
@@ -516,8 +516,6 @@ def compare(
     report_dir: str | None,
     formats: tuple[str, ...],
     verbose: bool,
-    quiet: bool,
-    only_failures: bool,
     options: Options,
 ) -> None:
     """Say how B.tflite differs from A.tflite on DATA: their metrics, example by example, with intervals.
@@ -529,12 +527,11 @@ def compare(
     from tflite_guard.asking import compare as compared
     from tflite_guard.checking import exit_code
 
-    extent = _extent(verbose, quiet, only_failures)
     targets = _targets(formats, report_dir)
-    with _progress(verbose or quiet) as on_event:
+    with _progress(verbose) as on_event:
         pair = Pair(a, b, data, labels, _pairs(inputs), signature)
         report = compared(pair, options, on_event=on_event, on_log=_log if verbose else None)
-    _write(report, targets, report_dir, extent)
+    _write(report, targets, report_dir)
     sys.exit(exit_code(report, "error"))
 
 
