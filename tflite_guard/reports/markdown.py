@@ -253,11 +253,11 @@ def _severity(finding: Finding) -> str:
 
 
 def _environment(report: Report) -> Block:
-    manifests = dict.fromkeys(model.manifest.repository_path for model in report.models)
+    manifests = wording.manifests(report)
     found = [
         (report.tool.name, report.tool.version),
         *report.environment.items(),
-        *(("manifest", one) for one in manifests if one),
+        *(("manifest", one) for one in manifests),
     ]
     rows = (
         Item(f"<tr><td>{code(name)}</td><td>{code(str(value))}</td></tr>\n")

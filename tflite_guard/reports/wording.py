@@ -666,6 +666,11 @@ def missing_intervals(model: ModelResult) -> dict[str, list[str]]:
     return notes
 
 
+def manifests(report: Report) -> list[str]:
+    """The manifests by their paths in the repository, each once; a comparison has none."""
+    return list(dict.fromkeys(one.manifest.repository_path for one in report.models if not one.is_comparison))
+
+
 class Sides(msgspec.Struct, frozen=True):
     """What the two are called whose values stand side by side."""
 
@@ -684,8 +689,10 @@ class Sides(msgspec.Struct, frozen=True):
 
 
 def comparisons(report: Report) -> list[tuple[ModelResult, VariantResult]]:
-    """A and B of a report that compares two files and no more."""
-    return [(model, b) for model in report.models if model.is_comparison for b in model.variants]
+    """Each A with its B, of a report that compares files and judges nothing."""
+    if not all(model.is_comparison for model in report.models):
+        return []
+    return [(model, b) for model in report.models for b in model.variants]
 
 
 def compared(b: VariantResult) -> str:
@@ -707,7 +714,7 @@ def compared(b: VariantResult) -> str:
 def headline(report: Report) -> str:
     """The run in one line."""
     found = comparisons(report)
-    if len(found) == 1 == len(report.models) and report.verdict is not Verdict.ERROR:
+    if len(found) == 1 and report.verdict is not Verdict.ERROR:
         return compared(found[0][1])
     variants, references = verdicts(report)
     counts = Counter(variants)
