@@ -123,7 +123,7 @@ def run(shared_cache: Path, tmp_path: Path) -> Run:
 
     def call(*arguments: str | Path, cwd: Path | None = None, **settings: Any) -> Finished:
         wanted = list(arguments)
-        caching = {"check", "convert", "why"} & set(map(str, wanted[:1])) or list(map(str, wanted[:2])) == [
+        caching = {"check", "compare", "convert", "why"} & set(map(str, wanted[:1])) or list(map(str, wanted[:2])) == [
             "baseline",
             "update",
         ]

@@ -340,6 +340,8 @@ def test_the_examples_of_the_help_are_commands() -> None:
         (["check", "models/d"], [("file", "models/d")]),
         (["init", "model.keras", "ev"], [("file", "ev")]),
         (["why", "model.keras", "model.tflite", "ev"], [("file", "ev")]),
+        (["compare", "a.tflite", "b"], [("file", "b")]),
+        (["compare", "a.tflite", "b.tflite", "data.npz", "--format", "h"], ["html"]),
         (["check", "--report-dir", "rep"], [("file", "rep")]),
         (["check", "--format", "m"], ["markdown"]),
         (["explain", "coarse"], ["coarse-output"]),

@@ -68,6 +68,7 @@ def test_what_runs_no_model_works_on_windows(tmp_path: Path, arguments: list[str
         ["convert", "digits", "int8", "-o", "x.tflite"],
         ["init", "app/digits_int8.tflite", "data/evaluation.npz", "-o", "new.json", "--measure"],
         ["why", "models/digits.keras", "int8", "data/evaluation.npz"],
+        ["compare", "app/digits_int8.tflite", "app/digits_int8.tflite", "data/evaluation.npz"],
     ],
 )
 def test_what_runs_models_says_on_windows_where_it_would(digits: Path, arguments: list[str | Path]) -> None:

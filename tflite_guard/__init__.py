@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         ModelFileError,
         UsageError,
     )
-    from tflite_guard.python import Report, check, why
+    from tflite_guard.python import Report, check, compare, why
     from tflite_guard.results import Finding, MetricResult, ModelResult, Remedy, VariantResult, Verdict
 
     __version__: str
@@ -41,10 +41,11 @@ __all__ = [
     "Verdict",
     "__version__",
     "check",
+    "compare",
     "why",
 ]
 _HOMES = {"Explanation": "asking"}
-_HOMES |= dict.fromkeys(("Report", "check", "why"), "python")
+_HOMES |= dict.fromkeys(("Report", "check", "compare", "why"), "python")
 _HOMES |= dict.fromkeys(("Finding", "MetricResult", "ModelResult", "Remedy", "VariantResult", "Verdict"), "results")
 """The modules of what is no error; each is loaded when a name of it is first asked for."""
 

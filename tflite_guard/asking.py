@@ -1,9 +1,11 @@
-"""`why`: a check and a diagnosis of one converted model, without a manifest of the user's own."""
+"""Questions without a manifest of the user's own: `why` one converted model is worse, and how two files `compare`."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -14,12 +16,12 @@ from msgspec.structs import replace
 
 from tflite_guard import init
 from tflite_guard.errors import ManifestError, UsageError
-from tflite_guard.files import sniff, why_absent, write_atomically
+from tflite_guard.files import sha256_of, sniff, why_absent, write_atomically
 from tflite_guard.init.binding import Chosen
 from tflite_guard.init.sources import arrays_of
 from tflite_guard.manifest import Manifest, load
 from tflite_guard.protocol import Names
-from tflite_guard.results import Diagnosis, ErrorInfo, Finding, ModelResult, Remedy, Report, VariantResult
+from tflite_guard.results import Diagnosis, ErrorInfo, Finding, ModelResult, Remedy, Report, VariantResult, Verdict
 from tflite_guard.run.jobs import Options
 from tflite_guard.run.pipeline import run
 from tflite_guard.run.scratch import scratch_folder
@@ -128,25 +130,31 @@ def _explained(
     folder = os.path.dirname(os.path.abspath(path))
     written = _manifest(question, folder, on_log, on_event)
     write_atomically(path, init.text(written))
-    # The person who names files on the command line may read them, wherever they lie.
-    roots = tuple(dict.fromkeys(os.path.dirname(os.path.realpath(one)) for one in _files(question)))
+    roots = _folders(_files(question))
     load_ = partial(load, path, data_roots=roots, allow_code=options.allow_code)
-    try:
-        first = load_()
-    except ManifestError as error:
-        if manifest is not None:
-            raise
-        # Nobody can look into a manifest that is gone.
-        told = "; ".join(one.message for one in error.problems[:MOST_TOLD])
-        raise UsageError(
-            f"{question.data}: {told}; write a manifest with `tflite-guard init`, say it there, and use `check`"
-        ) from None
+    first = load_() if manifest is not None else _loaded_unkept(load_, question.data)
     loaded = _knowing_calibration(first, question, written, load_)
     asked = replace(options, data_roots=roots, diagnose="auto" if options.diagnose == "never" else options.diagnose)
     report = run([loaded], asked, on_event=on_event, on_log=on_log)
-    given = {init.relative(one, folder): one for one in _files(question)}
+    given = _as_given(_files(question), folder)
     models = tuple(_as_asked(model, given, manifest is not None) for model in report.models)
     return Explanation(replace(report, models=models), loaded)
+
+
+def _folders(files: Iterable[str]) -> tuple[str, ...]:
+    """What the manifest may read: who names files on the command line may read them, wherever they lie."""
+    return tuple(dict.fromkeys(os.path.dirname(os.path.realpath(one)) for one in files))
+
+
+def _loaded_unkept(load_: Callable[..., Manifest], data: str) -> Manifest:
+    """A manifest that nobody can look into once it is gone. Raises UsageError for what it leaves open."""
+    try:
+        return load_()
+    except ManifestError as error:
+        told = "; ".join(one.message for one in error.problems[:MOST_TOLD])
+        raise UsageError(
+            f"{data}: {told}; write a manifest with `tflite-guard init`, say it there, and use `check`"
+        ) from None
 
 
 def _knowing_calibration(
@@ -164,15 +172,22 @@ def _knowing_calibration(
     return replace(loaded, models=(replace(model, variants=(replace(variant, conversion=conversion),)),))
 
 
+def _as_given(files: Sequence[str], folder: str) -> dict[str, str]:
+    """How a report may name files, from the manifest's folder or whole, to how the question does."""
+    return {init.relative(one, folder): one for one in files} | {os.path.realpath(one): one for one in files}
+
+
 def _as_asked(model: ModelResult, given: Mapping[str, str], kept: bool) -> ModelResult:
     """A result that names files as the question did, and no manifest that is gone."""
     reference = replace(model.reference, path=given.get(model.reference.path, model.reference.path))
     variants = tuple(replace(one, error=_told_as_asked(one.error, given)) for one in model.variants)
     model = replace(model, reference=reference, variants=variants, error=_told_as_asked(model.error, given))
-    if kept:
-        return model
+    return model if kept else _without_manifest(model)
+
+
+def _without_manifest(model: ModelResult) -> ModelResult:
     nowhere = replace(model.manifest, path="", repository_path="")
-    return replace(model, manifest=nowhere, line=0, variants=tuple(replace(one, line=0) for one in variants))
+    return replace(model, manifest=nowhere, line=0, variants=tuple(replace(one, line=0) for one in model.variants))
 
 
 def _told_as_asked(error: ErrorInfo | None, given: Mapping[str, str]) -> ErrorInfo | None:
@@ -216,6 +231,160 @@ def explain_arrays(
         if then is not None:
             then(answer)
         return answer
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Which two .tflite files, on which data. All are paths but the last three."""
+
+    a: str
+    b: str
+    data: str
+    labels: str | None = None
+    """A key of the data."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """The keys of inputs by their names, "" of a lone one's, where the names of the data do not say."""
+    signature: str | None = None
+    """Of both, where they have several."""
+
+
+def compare(pair: Pair, options: Options, *, on_event: OnEvent | None = None, on_log: OnLog | None = None) -> Report:
+    """Compare two .tflite files, each as it is: A takes the reference's place, B a variant's, and nothing is judged.
+
+    Args:
+        pair: which.
+        options: how to run.
+        on_event: called as work proceeds, from any thread.
+        on_log: called with what LiteRT said.
+
+    Raises:
+        UsageError: a file is missing or of no supported kind, both are one file, or what is done to the data cannot be
+            known.
+        DataError: it is not certain which array belongs to which input.
+        EvaluationError: A cannot be loaded. What goes wrong later is in the report.
+    """
+    require_children()
+    with scratch_folder() as scratch:
+        return _compared(pair, options, scratch, on_event, on_log)
+
+
+def compare_arrays(
+    a: str, b: str, inputs: Any, labels: Any, *, signature: str | None = None, options: Options
+) -> Report:
+    """The same on arrays: (n, …) each, or dictionaries of them by name, or paths."""
+    require_children()
+    with scratch_folder() as scratch:
+        data, key = _with_labels(inputs, labels, scratch)
+        return _compared(Pair(a, b, data, key, signature=signature), options, scratch)
+
+
+def _compared(
+    pair: Pair, options: Options, scratch: str, on_event: OnEvent | None = None, on_log: OnLog | None = None
+) -> Report:
+    files = (pair.a, pair.b, pair.data)
+    for path in files:
+        _require_file(path)
+    for path in (pair.a, pair.b):
+        if sniff(path) != "tflite":
+            raise UsageError(f"{path}: is not a .tflite model; name two, or ask `tflite-guard why` about a conversion")
+    if os.path.samefile(pair.a, pair.b):
+        raise UsageError(f"{pair.a} and {pair.b} are one file; name two")
+    names = init.names_of("artifact", pair.a, pair.signature, on_log, on_event)
+    data = _dataset(pair.data, scratch, names, pair.labels, pair.inputs)
+    path = os.path.join(scratch, "tflite-guard.json")
+    write_atomically(path, init.text(_manifest_of_pair(pair, scratch, data, names)))
+    roots = _folders(files)
+    loaded = _loaded_unkept(partial(load, path, data_roots=roots, allow_code=options.allow_code), pair.data)
+    (model,) = loaded.models
+    model = replace(model, reference=replace(model.reference, kind="artifact"))
+    asked = replace(options, data_roots=roots, diagnose="never")
+    report = run([replace(loaded, models=(model,))], asked, on_event=on_event, on_log=on_log)
+    result = _as_asked(report.models[0], _as_given(files, scratch), kept=False)
+    result = _of_two(result, pair, _prepared(pair, data))
+    return replace(report, models=(result,), verdict=result.verdict)
+
+
+def _manifest_of_pair(pair: Pair, folder: str, data: init.Dataset, names: Names) -> dict[str, Any]:
+    """One model, A, with one variant, B, and no tolerance."""
+    reference = {"tflite": init.relative(pair.a, folder)}
+    if pair.signature is not None:
+        reference["signature"] = pair.signature
+    a, b = _told_apart(pair.a, pair.b)
+    manifest = init.manifest_of("tflite", reference, a, {"evaluation": data}, names)
+    (entry,) = manifest["models"]
+    entry["metrics"] = [*(one for one in entry["metrics"] if one != "sqnr"), "sqnr"]
+    entry["variants"] = [{"name": b, "tflite": init.relative(pair.b, folder)}]
+    del entry["tolerances"]
+    return manifest
+
+
+def _prepared(pair: Pair, data: init.Dataset) -> list[str]:
+    """What both files were given, which nobody can look up in a manifest."""
+    inputs, steps = data.settings.get("inputs"), data.settings.get("preprocess")
+    keys = list(inputs.values()) if isinstance(inputs, dict) else [inputs] if inputs else []
+    which = f" ({', '.join(keys)})" if keys else ""
+    notes = [f"both were given {pair.data}{which} {'after ' + json.dumps(steps) if steps else 'as it is'}"]
+    return (
+        notes
+        if data.tasks
+        else [*notes, "there are no labels, so only the outputs are compared; name them with --labels"]
+    )
+
+
+def _told_apart(a: str, b: str) -> tuple[str, str]:
+    """What to call two files: by their names, where these are alike with the folders up to where they differ."""
+    first, second = (Path(os.path.abspath(one)).with_suffix("").parts for one in (a, b))
+    for depth in range(1, max(len(first), len(second)) + 1):
+        if first[-depth:] != second[-depth:]:
+            return "/".join(first[-depth:]), "/".join(second[-depth:])
+    return os.path.basename(a), os.path.basename(b)
+
+
+_CALLED = {"reference": "A", "variant": "B"}
+_ROLE = re.compile(rf"\b(?:the|any|this) ({'|'.join(_CALLED)})\b")
+
+
+def _in_pairs_words(text: str) -> str:
+    """A sentence about a reference and a variant, told of two files."""
+    return _ROLE.sub(lambda found: _CALLED[found[1]], text)
+
+
+def _of_two(model: ModelResult, pair: Pair, notes: Sequence[str]) -> ModelResult:
+    """A result that speaks of A and B, and in which nothing fails, since nobody has said what may not be."""
+    (variant,) = model.variants
+    size, sha256 = os.path.getsize(pair.a), sha256_of(pair.a)
+    if variant.artifact is not None and variant.artifact.sha256 == sha256:
+        notes = ["A and B are the same, byte for byte", *notes]
+    error = _error_of_two(variant.error)
+    variant = replace(
+        variant, verdict=_unjudged(variant.verdict), findings=_findings_of_two(variant.findings), error=error
+    )
+    return replace(
+        model,
+        verdict=_unjudged(model.verdict),
+        reference=replace(model.reference, size_bytes=size),
+        variants=(variant,),
+        findings=_findings_of_two(model.findings),
+        error=_error_of_two(model.error),
+        notes=(*model.notes, *notes),
+    )
+
+
+def _unjudged(verdict: Verdict) -> Verdict:
+    return verdict if verdict is Verdict.ERROR else Verdict.PASS
+
+
+def _findings_of_two(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(replace(one, severity="note", message=_in_pairs_words(one.message)) for one in findings)
+
+
+def _error_of_two(error: ErrorInfo | None) -> ErrorInfo | None:
+    if error is None:
+        return None
+    message = _in_pairs_words(error.message)
+    if error.kind == "binding":  # the advice is about conversions
+        message = f"{message.rpartition('; ')[0]}; only files with the same inputs and outputs can be compared"
+    return replace(error, message=message)
 
 
 def _with_labels(inputs: Any, labels: Any, folder: str) -> tuple[str, str | None]:
@@ -282,8 +451,10 @@ def _require_file(path: str) -> None:
         raise UsageError(f"{path}: {why}")
 
 
-def _dataset(path: str, folder: str, names: Names, labels: str | None) -> init.Dataset:
-    return init.dataset_of(path, folder, names, Chosen(labels={} if labels is None else {"": labels}))
+def _dataset(
+    path: str, folder: str, names: Names, labels: str | None, inputs: Mapping[str, str] | None = None
+) -> init.Dataset:
+    return init.dataset_of(path, folder, names, Chosen(inputs or {}, {} if labels is None else {"": labels}))
 
 
 def _variant(question: Question, folder: str) -> dict[str, Any]:

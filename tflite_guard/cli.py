@@ -480,6 +480,61 @@ def why(
     sys.exit(exit_code(answer.report, "error"))
 
 
+COMPARE_CODES = """Exit codes:
+  0    the files were compared
+  2    wrong usage
+  3    a file could not be evaluated
+  130  interrupted"""
+
+
+@cli.command(
+    short_help="Compare two .tflite files with one another.",
+    epilog=_below(
+        "compare last_release.tflite model_int8.tflite data.npz",
+        "compare old/model.tflite new/model.tflite photos/ --format markdown=comparison.md",
+        page="cookbook/#two-files-against-each-other",
+        more=[COMPARE_CODES],
+    ),
+)
+@click.argument("a", metavar="A.tflite", type=PATH)
+@click.argument("b", metavar="B.tflite", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("--labels", metavar="KEY", help="Which array of DATA holds the labels, if its name does not say.")
+@click.option("--input", "inputs", multiple=True, metavar="[NAME=]KEY",
+              help="Which array of DATA feeds an input, if the names do not say. Repeatable.")  # fmt: skip
+@click.option("--signature", metavar="NAME", help="Which signature of files that have several.")
+@_output_options
+@_run_options
+@VERBOSE
+def compare(
+    a: str,
+    b: str,
+    data: str,
+    labels: str | None,
+    inputs: tuple[str, ...],
+    signature: str | None,
+    report_dir: str | None,
+    formats: tuple[str, ...],
+    verbose: bool,
+    options: Options,
+) -> None:
+    """Say how B.tflite differs from A.tflite on DATA: their metrics, example by example, with intervals.
+
+    Each is run as it is, quantized or not: two releases, two recipes, or the outputs of two converter versions. Nothing
+    is judged, so that a difference is no failure. DATA is what `init` takes.
+    """
+    from tflite_guard.asking import Pair
+    from tflite_guard.asking import compare as compared
+    from tflite_guard.checking import exit_code
+
+    targets = _targets(formats, report_dir)
+    with _progress(verbose) as on_event:
+        pair = Pair(a, b, data, labels, _pairs(inputs), signature)
+        report = compared(pair, options, on_event=on_event, on_log=_log if verbose else None)
+    _write(report, targets, report_dir)
+    sys.exit(exit_code(report, "error"))
+
+
 @cli.command(epilog=_below("convert digits int8 -o digits_int8.tflite", page="tutorial/"))
 @click.argument("model_name")
 @click.argument("variant")

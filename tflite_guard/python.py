@@ -1,4 +1,4 @@
-"""The Python interface: `check` and `why`, and a report that notebooks and pytest show."""
+"""The Python interface: `check`, `why` and `compare`, and a report that notebooks and pytest show."""
 
 from __future__ import annotations
 
@@ -217,6 +217,43 @@ def why(
     given = {"calibration": calibration, "observed": observed, "signature": signature}
     answer = explain_arrays(*paths, inputs, labels, **given, options=options, then=then)
     return replace(answer, report=Report.of(answer.report))
+
+
+def compare(
+    a: Path,
+    b: Path,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    signature: str | None = None,
+    cache_dir: Path | None = None,
+    no_cache: bool = False,
+    timeout: float = 3600.0,
+) -> Report:
+    """How two .tflite files, quantized or not, differ on the same data. Nothing is judged.
+
+    The report has one model, A, with one variant, B: a metric's `reference` is A's value, `value` B's, and `drop` how
+    much worse B is, with its paired 95 % interval.
+
+    Args:
+        a: a .tflite.
+        b: another one with the same inputs and outputs.
+        inputs: the path of an .npz, one array (n, …), or a dictionary of arrays by input name.
+        labels: the key of the labels in that .npz, or class numbers (n,); None compares the outputs alone.
+        signature: which one of files that have several.
+        cache_dir: folder for results that later calls may take; None means the command line's, the user's cache folder.
+        no_cache: take nothing from earlier calls and keep nothing.
+        timeout: seconds that it may take.
+
+    Raises:
+        UsageError: a file is missing or no .tflite, both are one file, or an argument means nothing.
+        DataError: it is not certain which array belongs to which input.
+        EvaluationError: A cannot be loaded. What goes wrong later is the report's, which is then not `ok`.
+    """
+    from tflite_guard.asking import compare_arrays
+
+    options = Options(cache_dir=_cache_folder(cache_dir, no_cache), timeout=_seconds(timeout))
+    return Report.of(compare_arrays(os.fspath(a), os.fspath(b), inputs, labels, signature=signature, options=options))
 
 
 def _several(given: Path | Sequence[Path]) -> tuple[str, ...]:

@@ -462,7 +462,7 @@ class ManifestInfo(msgspec.Struct, frozen=True):
 
 
 class ReferenceResult(msgspec.Struct, frozen=True):
-    """The float reference's own metrics."""
+    """The reference's own metrics: the float model's, or where two files are compared those of A."""
 
     kind: str
     path: str
@@ -473,6 +473,8 @@ class ReferenceResult(msgspec.Struct, frozen=True):
     """Its own values, each judged by its tolerance in `reference.tolerances`."""
     seconds: dict[str, float] = msgspec.field(default_factory=dict)
     """Phase to seconds; empty where the cache answered."""
+    size_bytes: int | None = None
+    """Of A; None of a float model."""
 
 
 class ModelResult(msgspec.Struct, frozen=True):
@@ -507,6 +509,11 @@ class ModelResult(msgspec.Struct, frozen=True):
     def ok(self) -> bool:
         """No variant and not the reference is out of tolerance, and everything could be evaluated."""
         return self.verdict.ok
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether two files are compared, A as the reference and B as the variant; nothing is then judged."""
+        return self.reference.kind == "artifact"
 
     @property
     def hidden(self) -> tuple[VariantResult, ...]:

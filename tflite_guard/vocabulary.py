@@ -24,7 +24,8 @@ LONGEST_TIMEOUT = 366 * 24 * 3600.0
 SERVING_DEFAULT = "serving_default"
 """TensorFlow's own name for the signature of a model that has one."""
 
-ReferenceKind = Literal["keras", "saved_model", "tflite", "outputs"]
+ReferenceKind = Literal["keras", "saved_model", "tflite", "outputs", "artifact"]
+"""`artifact` is a .tflite as it is, quantized or not, which `compare` asks for and no manifest can."""
 SourceKind = Literal["npz", "npy", "images", "coco", "csv", "tfrecord", "python"]
 LiteRT = Literal["default", "reference"]
 Kernels = Literal["default", "reference", "micro"]

@@ -107,7 +107,7 @@ class Session:
 
     def _describe(self, request: DescribeModel) -> Names:
         spec = request.reference
-        return _float_model(spec).names if spec.kind == "tflite" else self._source(spec).names
+        return _file(spec).names if spec.kind in ("tflite", "artifact") else self._source(spec).names
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
         from tflite_guard.engine.outputs import batch_size, example_bytes, recorded_outputs, write_outputs
@@ -120,10 +120,10 @@ class Session:
             return ReferenceOutputs(files, examples, None)
         runners: Sequence[Running]
         beside = None
-        if spec.kind == "tflite":
+        if spec.kind in ("tflite", "artifact"):
             from tflite_guard.engine.tflite import PREPARING, Runner
 
-            model = _float_model(spec)
+            model = _file(spec)
             names = model.names
             with self._doing(PREPARING):
                 runners = [Runner(model) for _ in range(request.threads)]
@@ -509,14 +509,14 @@ def _weights(float32: str, model: Model) -> WeightFacts | None:
     return None if steps is None or cosine is None else WeightFacts(round(steps, 2), round(cosine, 5))
 
 
-def _float_model(spec: ReferenceSpec) -> Model:
-    """A float .tflite; refuses a quantized one, which can be no float reference."""
+def _file(spec: ReferenceSpec) -> Model:
+    """A reference's .tflite; refuses a quantized one where that is to be the float reference."""
     from tflite_guard.engine import graph
     from tflite_guard.engine.tflite import Model
 
     model = Model.read(spec.path, spec.signature)
     quantized = graph.quantized_tensors(model.graph)
-    if quantized:
+    if quantized and spec.kind == "tflite":
         raise ModelFileError(
             f"{spec.path}: is quantized ({quantized[0]}); a reference must be a float model, name the float .tflite"
         )

@@ -24,6 +24,7 @@ from tflite_guard.reports.variant_table import table
 from tflite_guard.reports.wording import Explanation, Problem, count
 from tflite_guard.results import Finding, MetricResult, ModelResult, Report, VariantResult, Verdict
 from tflite_guard.rules import page as page_of
+from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
 
 SUMMARY_LIMIT = 1_000_000
@@ -65,7 +66,7 @@ def has_news(report: Report) -> bool:
 
 
 def _parts(report: Report, problems: list[Problem], commit: Commit | None) -> Iterator[Item | Block]:
-    yield Item(f"<h2>{MARKS[report.verdict]} {opening(report, problems)}</h2>\n{_counted(report)}{_changes(report)}")
+    yield Item(f"<h2>{_mark(report)}{opening(report, problems)}</h2>\n{_counted(report)}{_changes(report)}")
     explained = wording.explained_once(problems)
     yield _list(_problem(problem, why, commit) for problem, why in explained[:PROBLEMS_IN_SIGHT])
     hidden = explained[PROBLEMS_IN_SIGHT:]
@@ -73,7 +74,11 @@ def _parts(report: Report, problems: list[Problem], commit: Commit | None) -> It
         yield Item(f"<p>{len(hidden):,} more are told below.</p>\n")
     yield _notes(report)
     order, titles = list(Verdict), wording.titles(report)
-    evaluated = [(model, titles[id(model)]) for model in report.models if model.error is None]
+    for model in report.models:
+        if model.is_comparison and model.error is None:
+            yield Block("", _figures(model))
+    judged = [model for model in report.models if not model.is_comparison]
+    evaluated = [(model, titles[id(model)]) for model in judged if model.error is None]
     passing = [one for one in evaluated if one[0].verdict is Verdict.PASS]
     amiss = [one for one in evaluated if one[0].verdict is not Verdict.PASS]
     yield passing_table(passing)
@@ -90,6 +95,12 @@ def _parts(report: Report, problems: list[Problem], commit: Commit | None) -> It
     more = _list(_problem(problem, why, commit) for problem, why in hidden)
     yield _folded(f"{len(hidden):,} more problems", [more])
     yield _environment(report)
+
+
+def _mark(report: Report) -> str:
+    """None where two files are compared and nothing is amiss: that is no success."""
+    bare = report.verdict is Verdict.PASS and wording.comparisons(report)
+    return "" if bare else f"{MARKS[report.verdict]} "
 
 
 def _notes(report: Report) -> Block:
@@ -193,6 +204,10 @@ def _list(items: Iterable[Item]) -> Block:
 def _about(model: ModelResult) -> Item:
     examples = max((m.examples for v in model.variants for m in v.metrics), default=0)
     over = f" on {examples:,} examples" if examples else ""
+    if model.is_comparison:
+        told = f"A is {code(model.reference.path, 200)} ({figures.size(model.reference.size_bytes)})"
+        compared = f", compared{over}. 95 % intervals in brackets" if over else ""
+        return Item(f"<p>{told}{compared}.</p>\n")
     return Item(f"<p>Compared with {code(model.reference.path, 200)}{over}. 95 % intervals in brackets.</p>\n")
 
 
@@ -241,7 +256,7 @@ def _severity(finding: Finding) -> str:
 
 
 def _environment(report: Report) -> Block:
-    manifests = dict.fromkeys(model.manifest.repository_path for model in report.models)
+    manifests = wording.manifests(report)
     found = [
         (report.tool.name, report.tool.version),
         *report.environment.items(),

@@ -69,6 +69,8 @@ def _first(report: Report, problems: list[Problem], voice: _Voice) -> str:
 def _well(report: Report, voice: _Voice) -> str:
     """What is said where nothing is amiss, or where what is has no words."""
     named = [(model, variant) for model in report.models for variant in model.variants]
+    if wording.comparisons(report):
+        return voice.text(wording.headline(report))
     counts = Counter(variant.judged for _, variant in named)
     if len(named) == 1 and counts[Verdict.PASS]:
         ((model, variant),) = named

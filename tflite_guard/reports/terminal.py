@@ -104,8 +104,7 @@ class View:
             yield from self._models(console, options)
             yield from self._remarks(console, options)
             yield from _again(problems, console, options)
-        verdict = (f"{wording.MARKS[report.verdict]} {report.verdict.value}", STYLES[report.verdict])
-        yield Text.assemble(verdict, f"  {wording.headline(report)}")
+        yield from _wrapped(_outcome(report), console, options)
 
     def _models(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Those that pass, folded; then each of the others."""
@@ -168,7 +167,9 @@ class View:
         rungs = room.take(self._rungs(model), lambda rung: len(rung.metrics) or 1)
         if rungs:
             yield Text("")
-            yield from terminal_tables.variants(model, [room.cut(rung) for rung in rungs], options.max_width)
+            beside = model.is_comparison and all(rung.error is None for rung in rungs)
+            table = terminal_tables.comparison if beside else terminal_tables.variants
+            yield from table(model, [room.cut(rung) for rung in rungs], options.max_width)
         taken = {id(rung) for rung in rungs}
         told = replace(model, variants=tuple(one for one in model.variants if id(one) in taken))
         below = [*_ladders(told), *_findings(told)]
@@ -177,6 +178,14 @@ class View:
             yield Text("")
         for line in room.take(below):
             yield from _wrapped(line, console, options, 2)
+
+
+def _outcome(report: Report) -> Text:
+    """The verdict and what it is of; of a comparison, which judges nothing, what it found."""
+    verdict = (f"{wording.MARKS[report.verdict]} {report.verdict.value}", STYLES[report.verdict])
+    if report.verdict is Verdict.PASS and wording.comparisons(report):
+        return Text(wording.headline(report))
+    return Text.assemble(verdict, f"  {wording.headline(report)}")
 
 
 def _told(problem: Problem, why: Explanation | None, console: Console, options: ConsoleOptions) -> Iterator[Text]:
@@ -296,6 +305,9 @@ def _rung(one: Rung, metric: str) -> str:
 
 def _heading(model: ModelResult, title: str) -> Text:
     heading = Text.assemble((title, "bold"), (f"  {model.reference.kind} {plain(model.reference.path)}", "dim"))
+    if model.is_comparison:
+        others = " and ".join(plain(variant.name) for variant in model.variants)
+        heading = Text.assemble(("A ", "dim"), (title, "bold"), ("   B ", "dim"), (others, "bold"))
     examples = max((m.examples for v in model.variants for m in v.metrics), default=0)
     if examples:
         heading.append(f"  {examples:,} examples", "dim")

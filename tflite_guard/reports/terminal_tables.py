@@ -87,6 +87,24 @@ def variants(model: ModelResult, rungs: Sequence[VariantResult], width: int) -> 
             yield _table(columns, [group.rows], layout, widths, header=False)
 
 
+def comparison(model: ModelResult, rungs: Sequence[VariantResult], width: int) -> Iterator[Table]:
+    """A beside B, which was evaluated: the sizes, then a row for each metric."""
+    names = ("A", "B", "B worse", "95 % interval")
+    columns = [_Column("metric", "name"), *(_Column(title, "figure") for title in names)]
+    for variant in rungs:
+        sizes = [figures.size(model.reference.size_bytes), _size(variant), wording.compression(variant, model)]
+        rows = [[Text("size"), *map(Text, sizes), Text("")]]
+        rows += [
+            [Text(plain(metric.name)), *_figures(metric, ""), Text(_interval(metric), "dim")]
+            for metric in variant.metrics
+        ]
+        for layout in (_Layout(True, 3), _Layout(True, 2, ("name",)), _Layout(True, 1, ("name", "figure"))):
+            widths = _widths(columns, rows, layout, width)
+            if widths is not None:
+                break
+        yield _table(columns, [rows], layout, widths)
+
+
 def passing(models: Sequence[tuple[ModelResult, str]], width: int) -> Table:
     """Models that pass with their titles, a row each: how the variant fares that loses most."""
     columns = [
@@ -235,7 +253,7 @@ def _cells(metric: MetricResult, prefix: str, beside: bool, layout: _Layout) -> 
         reference,
         value,
         drop,
-        Text(figures.interval(metric.confidence_interval, metric.metric), "dim"),
+        Text(_interval(metric), "dim"),
         *([baseline] if beside else []),
         Text(wording.tolerance(metric, ",\n"), "dim" if metric.tolerance is None else ""),
     ]
@@ -250,6 +268,10 @@ def _figures(metric: MetricResult, style: str) -> tuple[Text, Text, Text]:
     reference = Text(figures.number(metric.reference, metric.metric), "" if metric.reference is not None else "dim")
     drop = Text(wording.worse_by(metric), style if metric.drop is not None else "dim")
     return reference, Text(wording.value_of(metric), style), drop
+
+
+def _interval(metric: MetricResult) -> str:
+    return figures.interval(metric.confidence_interval, metric.metric)
 
 
 def _size(variant: VariantResult) -> str:

@@ -29,8 +29,9 @@ class _Column:
 def table(model: ModelResult, variants: Sequence[VariantResult]) -> Block:
     """Variants with a row for each metric, worst first; columns that would be empty are left out."""
     metrics = [metric for variant in variants for metric in _metrics(variant)]
-    columns = [column for column in _COLUMNS if any(map(column.cell, metrics))]
-    head = "".join(f"<th>{title}</th>" for title in ("variant", "metric", *(column.title for column in columns)))
+    columns = [column for column in _columns(model) if any(map(column.cell, metrics))]
+    first = "file B" if model.is_comparison else "variant"
+    head = "".join(f"<th>{title}</th>" for title in (first, "metric", *(column.title for column in columns)))
     order = list(Verdict)
     ranked = sorted(variants, key=lambda variant: order.index(variant.verdict), reverse=True)
     rows = (_rows(model, variant, columns) for variant in ranked)
@@ -39,14 +40,16 @@ def table(model: ModelResult, variants: Sequence[VariantResult]) -> Block:
 
 def _rows(model: ModelResult, variant: VariantResult, columns: list[_Column]) -> Item:
     """A variant, whole: its cell beside one row for each metric."""
-    rows = [_name(metric) + "".join(column.of(metric) for column in columns) for metric in variant.metrics]
+    marked = not model.is_comparison
+    rows = [_name(metric, marked=marked) + "".join(one.of(metric) for one in columns) for metric in variant.metrics]
     observed = variant.observed.metrics if variant.observed else ()
     rows += [_name(metric, "observed") + "".join(column.of(metric) for column in columns) for metric in observed]
     rows = rows or [f'<td colspan="{len(columns) + 1}">could not be evaluated</td>']
     alone = any(variant is rung for rung in model.hidden)
     details = [*(["conversion alone"] if alone else []), *_size(model, variant)]
     small = f"<br><sub>{', '.join(map(whole, details))}</sub>" if details else ""
-    head = f'<td rowspan="{len(rows)}">{MARKS[variant.judged]}{NBSP}{code(variant.name)}{small}</td>'
+    mark = "" if model.is_comparison and variant.judged is None else MARKS[variant.judged] + NBSP
+    head = f'<td rowspan="{len(rows)}">{mark}{code(variant.name)}{small}</td>'
     return Item(f"<tr>{head}" + "</tr>\n<tr>".join(rows) + "</tr>\n", "" if alone else "variant")
 
 
@@ -60,8 +63,12 @@ def _metrics(variant: VariantResult) -> tuple[MetricResult, ...]:
     return (*variant.metrics, *(variant.observed.metrics if variant.observed else ()))
 
 
-def _name(metric: MetricResult, what: str = "") -> str:
-    mark = "" if metric.verdict is Verdict.PASS else MARKS[metric.verdict] + NBSP
+def _name(metric: MetricResult, what: str = "", marked: bool = True) -> str:
+    mark = (
+        ""
+        if metric.verdict is Verdict.PASS or (metric.verdict is None and not marked)
+        else MARKS[metric.verdict] + NBSP
+    )
     return f"<td>{mark}{code(metric.name)}{f'<br><sub>{what}</sub>' if what else ''}</td>"
 
 
@@ -109,10 +116,12 @@ def _since(metric: MetricResult) -> str:
     return f"{whole(moved + change)}<br><sub>{whole(f'was {wording.baseline_of(metric)}')}</sub>"
 
 
-_COLUMNS = (
-    _Column("float", "right", _reference),
-    _Column("quantized", "right", _value),
-    _Column("worse by", "right", _drop),
-    _Column("tolerance", "left", _tolerance),
-    _Column("baseline", "left", _since),
-)
+def _columns(model: ModelResult) -> tuple[_Column, ...]:
+    reference, value = wording.Sides.of(model).figures
+    return (
+        _Column(reference, "right", _reference),
+        _Column(value, "right", _value),
+        _Column("B worse by" if model.is_comparison else "worse by", "right", _drop),
+        _Column("tolerance", "left", _tolerance),
+        _Column("baseline", "left", _since),
+    )

@@ -92,11 +92,11 @@ def may_have_interval(metric: MetricResult) -> bool:
 
 
 def compression(variant: VariantResult, model: ModelResult) -> str:
-    """The size beside the float32 .tflite, e.g. `3.6× smaller`; empty where that is not known, or the same."""
+    """The size beside the float32 .tflite, or beside A, e.g. `3.6× smaller`; empty where not known, or the same."""
     own = variant.artifact.size_bytes if variant.artifact else 0
     if not own or variant.quantization == "float32":
         return ""
-    whole = next(
+    whole = model.reference.size_bytes or next(
         (rung.artifact.size_bytes for rung in model.rungs if rung.quantization == "float32" and rung.artifact), None
     )
     if not whole:
@@ -706,8 +706,56 @@ def missing_intervals(model: ModelResult) -> dict[str, list[str]]:
     return notes
 
 
+def manifests(report: Report) -> list[str]:
+    """The manifests by their paths in the repository, each once; a comparison has none."""
+    return list(dict.fromkeys(one.manifest.repository_path for one in report.models if not one.is_comparison))
+
+
+class Sides(msgspec.Struct, frozen=True):
+    """What the two are called whose values stand side by side."""
+
+    reference: str
+    """In a sentence."""
+    variant: str
+    figures: tuple[str, str]
+    """At the head of their values."""
+
+    @classmethod
+    def of(cls, model: ModelResult) -> Sides:
+        """A and B where two files are compared."""
+        if model.is_comparison:
+            return cls("A", "B", ("A", "B"))
+        return cls("the reference", "this variant", ("float", "quantized"))
+
+
+def comparisons(report: Report) -> list[tuple[ModelResult, VariantResult]]:
+    """Each A with its B, of a report that compares files and judges nothing."""
+    if not all(model.is_comparison for model in report.models):
+        return []
+    return [(model, b) for model in report.models for b in model.variants]
+
+
+def compared(b: VariantResult) -> str:
+    """How B differs from A by the first metric that both have a value of, else how alike their outputs are."""
+    measured = [metric for metric in b.metrics if metric.error is None]
+    chosen = next((one for one in measured if one.drop is not None), next(iter(measured), None))
+    if chosen is None:
+        return "nothing was measured"
+    name, ends = plain(chosen.name), chosen.confidence_interval
+    within = f", 95 % interval {figures.interval(ends, chosen.metric)}" if ends else ""
+    if chosen.drop is None:
+        return f"{name} of B with A is {value_of(chosen)}{within}"
+    before, after = figures.exact(chosen.reference, chosen.metric, chosen.value), _exact(chosen, chosen.reference)
+    told = f"{name} is {before} in A and {after} in B, {in_words(worse_by(chosen))}{within}"
+    chance = ends is not None and ends[0] <= 0 <= ends[1] and chosen.drop != 0
+    return f"{told}, so the difference may be chance" if chance else told
+
+
 def headline(report: Report) -> str:
     """The run in one line."""
+    found = comparisons(report)
+    if len(found) == 1 and report.verdict is not Verdict.ERROR:
+        return compared(found[0][1])
     variants, references = verdicts(report)
     counts = Counter(variants)
     parts = [f"{counts[verdict]} {word}" for verdict, word in WORDS.items() if counts[verdict]]

@@ -19,6 +19,8 @@ from tflite_guard.vocabulary import DiagnoseUse
 
 OF_TENSORFLOW = ("keras", "saved_model")
 """Kinds of references that TensorFlow runs and converts."""
+UNCONVERTED = ("outputs", "artifact")
+"""Kinds of references that are compared with and no more."""
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ from tflite_guard.results import (
     Verdict,
 )
 from tflite_guard.run import pieces, sharding
-from tflite_guard.run.jobs import Job, Options, hidden_rungs, job, jobs
+from tflite_guard.run.jobs import OF_TENSORFLOW, Job, Options, hidden_rungs, job, jobs
 from tflite_guard.run.steps import TOOL_NAME, Event, OnEvent, Steps, environment, shown, tool_version
 from tflite_guard.run.workers import NO_ANSWER, Confinement, OnLog, WorkerPool, memory_limit
 from tflite_guard.run.workshop import Workshop
@@ -368,7 +368,7 @@ def describe(
     pool = WorkerPool(Confinement((reference.path,), memory_bytes=limit, allow_code=options.allow_code), on_log)
     try:
         with pool.pair() as workers:
-            worker = workers.litert if reference.kind == "tflite" else workers.tensorflow
+            worker = workers.tensorflow if reference.kind in OF_TENSORFLOW else workers.litert
             tell(Event(name, None, "load" if worker.loads_first else "describe"))
             return worker.request(
                 DescribeModel(reference),

@@ -41,7 +41,7 @@ from tflite_guard.protocol import (
 )
 from tflite_guard.results import ErrorInfo, Verdict
 from tflite_guard.run.cache import Cache, Entry, key_of
-from tflite_guard.run.jobs import OF_TENSORFLOW, Job, named_files, with_files
+from tflite_guard.run.jobs import OF_TENSORFLOW, UNCONVERTED, Job, named_files, with_files
 from tflite_guard.run.workers import NO_ANSWER, Worker, WorkerPair, out_of_time
 from tflite_guard.run.workshop import Workshop
 from tflite_guard.vocabulary import METRICS, ToleranceKind
@@ -176,7 +176,7 @@ class Steps:
         """Why a variant is worse; None where there is no float model to make experiments on."""
         model, conversion = self.job.model, variant.conversion
         source = conversion.source or model.reference
-        if source.kind == "outputs":
+        if source.kind in UNCONVERTED:
             return None
         converter = conversion.recipe is None and environment()["tensorflow"] is not None
         float32 = VariantSpec(variant.name, Conversion("float32", source=source))
@@ -254,7 +254,7 @@ class Steps:
     def _float32(self) -> str | None:
         """The path of the reference's own float conversion; None where there is none."""
         reference = self.job.model.reference
-        if reference.kind == "outputs":
+        if reference.kind in UNCONVERTED:
             return None
         try:
             return self.tflite(VariantSpec("float32", Conversion("float32", source=reference)))

@@ -142,26 +142,26 @@ def sureness(found: Confidence) -> str:
     return f"{told} The error is how far accuracy is from confidence, in 15 bins of it."
 
 
-def changes(found: Changed) -> str:
+def changes(found: Changed, sides: wording.Sides) -> str:
     """How many answers have changed, in a sentence."""
+    examples = wording.count(found.examples, "example")
     if not found.changed:
-        return f"On all of {wording.count(found.examples, 'example')} the answer is the reference's."
-    told = (
-        f"{found.changed:,} of {wording.count(found.examples, 'example')} have a different answer from the reference's"
-    )
+        return f"On all of {examples} the answer is {sides.reference}'s."
+    told = f"{found.changed:,} of {examples} have a different answer from {sides.reference}'s"
     if found.lost is None or found.gained is None:
         return f"{told}."
     neither = found.changed - found.lost - found.gained
-    parts = [f"{found.lost:,} that the reference has right", f"{found.gained:,} that this variant has right"]
+    parts = [f"{found.lost:,} that {sides.reference} has right", f"{found.gained:,} that {sides.variant} has right"]
     return f"{told}: {', '.join([*parts, *([f'{neither:,} that neither has'] if neither else [])])}."
 
 
-def described(one: ChangedAnswer, classes: Sequence[str] = ()) -> str:
+def described(one: ChangedAnswer, classes: Sequence[str], sides: wording.Sides) -> str:
     """An example with its answers, for those who do not see its picture."""
     given = "" if one.label is None else f"label {called(one.label, classes)}, "
     reference, variant = (called(answer, classes) for answer in (one.reference, one.variant))
     file = "" if one.file is None else f" ({phrases.name(one.file, LONGEST_CLASS)})"
-    return f"Input of example {one.example}{file}: {given}reference {reference}, this variant {variant}"
+    whose = sides.reference.removeprefix("the ")
+    return f"Input of example {one.example}{file}: {given}{whose} {reference}, {sides.variant} {variant}"
 
 
 def margin(value: float | None) -> str:

@@ -191,7 +191,7 @@ class Page:
     @cached_property
     def environment(self) -> list[tuple[str, str]]:
         """Names and values."""
-        manifests = dict.fromkeys(model.manifest.repository_path for model in self.report.models)
+        manifests = wording.manifests(self.report)
         found = [(name, str(value)) for name, value in self.report.environment.items() if value is not None]
         own = (self.report.tool.name, self.report.tool.version)
         return [own, *found, *(("manifest", path) for path in manifests)][: self.bounds.items]
