@@ -30,6 +30,8 @@ from tflite_guard.run.workers import OnLog, require_children
 from tflite_guard.vocabulary import QUANTIZATIONS, RECIPES
 
 MOST_TOLD = 3
+IN_A_MANIFEST = "write a manifest with `tflite-guard init`, say it there, and use `check`"
+BEFOREHAND = "do it beforehand, and give an .npz of what both files take"
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _explained(
     write_atomically(path, init.text(written))
     roots = _folders(_files(question))
     load_ = partial(load, path, data_roots=roots, allow_code=options.allow_code)
-    first = load_() if manifest is not None else _loaded_unkept(load_, question.data)
+    first = load_() if manifest is not None else _loaded_unkept(load_, question.data, IN_A_MANIFEST)
     loaded = _knowing_calibration(first, question, written, load_)
     asked = replace(options, data_roots=roots, diagnose="auto" if options.diagnose == "never" else options.diagnose)
     report = run([loaded], asked, on_event=on_event, on_log=on_log)
@@ -146,15 +148,13 @@ def _folders(files: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.dirname(os.path.realpath(one)) for one in files))
 
 
-def _loaded_unkept(load_: Callable[..., Manifest], data: str) -> Manifest:
+def _loaded_unkept(load_: Callable[..., Manifest], data: str, advice: str) -> Manifest:
     """A manifest that nobody can look into once it is gone. Raises UsageError for what it leaves open."""
     try:
         return load_()
     except ManifestError as error:
         told = "; ".join(one.message for one in error.problems[:MOST_TOLD])
-        raise UsageError(
-            f"{data}: {told}; write a manifest with `tflite-guard init`, say it there, and use `check`"
-        ) from None
+        raise UsageError(f"{data}: {told}; {advice}") from None
 
 
 def _knowing_calibration(
@@ -294,7 +294,8 @@ def _compared(
     path = os.path.join(scratch, "tflite-guard.json")
     write_atomically(path, init.text(_manifest_of_pair(pair, scratch, data, names)))
     roots = _folders(files)
-    loaded = _loaded_unkept(partial(load, path, data_roots=roots, allow_code=options.allow_code), pair.data)
+    load_ = partial(load, path, data_roots=roots, allow_code=options.allow_code)
+    loaded = _loaded_unkept(load_, pair.data, BEFOREHAND)
     (model,) = loaded.models
     model = replace(model, reference=replace(model.reference, kind="artifact"))
     asked = replace(options, data_roots=roots, diagnose="never")

@@ -492,7 +492,7 @@ COMPARE_CODES = """Exit codes:
     epilog=_below(
         "compare last_release.tflite model_int8.tflite data.npz",
         "compare old/model.tflite new/model.tflite photos/ --format markdown=comparison.md",
-        page="cookbook/#two-files-against-each-other",
+        page="cookbook/",
         more=[COMPARE_CODES],
     ),
 )
