@@ -193,6 +193,16 @@ def test_fidelity_by_slice_has_a_value_and_no_drop() -> None:
     assert found.lost == 0
 
 
+def test_examples_without_a_label_are_of_no_slice() -> None:
+    outputs, reference, labels = scores(2, 100, 3)
+    labels[::3] = 255
+    kinds = np.array(["a", "b"])[np.random.default_rng(1).integers(0, 2, 100)]
+    (found,) = measured("accuracy", outputs, reference, labels, {"k": kinds}, ignore_index=255).by_slice
+    for one in found.worst:
+        own = (kinds == one.label) & (labels != 255)
+        assert (one.examples, one.variant) == (own.sum(), (outputs.argmax(1) == labels)[own].mean())
+
+
 def test_what_is_no_mean_has_no_slices() -> None:
     outputs, reference, labels = scores(2, 100, 3)
     kinds = {"k": np.array(["a", "b"]).repeat(50)}
