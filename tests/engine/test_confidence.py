@@ -109,12 +109,13 @@ def test_one_unit_is_as_sure_of_either_class(from_logits: bool) -> None:
 
 
 def test_a_bin_is_open_below() -> None:
-    """A confidence of 1/15 or 2/3 is of the bin that ends there, and 0 is of the first."""
-    reference = np.array([[2 / 3, 1 / 3], [0.5, 0.5], [1.0, 0.0]])
-    outputs = np.array([[2 / 3, 1 / 3], [0.0, 0.0], [1.0, 0.0]])
-    found = collected(outputs, reference, np.array([0, 0, 0])).confidence()
+    """A confidence of 0.6 is of the bin that ends there, as 0.55 is, and 0 is of the first."""
+    reference = np.array([[0.6, 0.4], [0.55, 0.45], [0.5, 0.5], [1.0, 0.0]])
+    outputs = np.array([[0.6, 0.4], [0.55, 0.45], [0.0, 0.0], [1.0, 0.0]])
+    found = collected(outputs, reference, np.array([0, 1, 0, 0])).confidence()
     assert found is not None
-    assert found.variant_error == pytest.approx((1 / 3 + 1 + 0) / 3)
+    # One of two is right where 0.575 are sure; one is right where none is sure; one is right and sure.
+    assert found.variant_error == pytest.approx((2 * abs(0.5 - 0.575) + 1 + 0) / 4)
 
 
 def test_what_is_neither_probabilities_nor_said_to_be_logits_has_no_confidence() -> None:
@@ -137,6 +138,15 @@ def test_without_labels_there_is_no_error_and_with_them_those_that_count_do() ->
     assert found is not None
     assert found.examples == 20
     assert found.variant == pytest.approx(loop(outputs[10:], labels[10:], softmax)[0])
+
+
+def test_outputs_are_probabilities_only_where_all_pieces_say_so() -> None:
+    outputs, reference, labels = logits(3, 20, 4)
+    right = np.array([softmax(row) for row in reference.tolist()])
+    first, other = collected(right, right, labels), collected(outputs, reference, labels)
+    assert first.confidence() is not None
+    first.join(other)
+    assert first.confidence() is None
 
 
 @given(st.integers(1, 79), st.integers(1, 20))

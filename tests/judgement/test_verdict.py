@@ -416,6 +416,15 @@ def test_a_class_may_lose_what_max_class_drop_allows(lost, examples, verdict, co
     assert told == (("class 3", 3) if verdict is FAIL else None)
 
 
+def test_a_pass_is_as_sure_as_the_class_of_which_least_is_known():
+    sure, few = part(1, 200, 5000), part(2, 0, 30)
+    assert sure.drop > few.drop
+    result, (told,) = judge(by_class(sure, few), Tolerance(max_class_drop=0.05), None)
+    assert (result.verdict, result.conclusive) == (PASS, False)
+    assert "30 examples of class 2 are too few" in told.message
+    assert judge(by_class(sure), Tolerance(max_class_drop=0.05), None)[0].conclusive is True
+
+
 def test_a_class_goes_by_its_name_and_a_slice_by_its_key():
     lost = by_class(part(1, 40, 100))
     named = judge(lost, Tolerance(max_class_drop=0.05), None, ("cat", "dog"))[0].failed_slice

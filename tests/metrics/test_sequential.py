@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tflite_guard.metrics.sequential import STAKES, Drawn, _wealth, settled, with_intervals, without_intervals
-from tflite_guard.results import Measurement
+from tflite_guard.results import Measurement, Slice, Slices
 
 DROP = (0.0, 1.0)
 
@@ -170,3 +170,12 @@ def test_a_part_has_intervals_of_the_whole_or_says_why_not() -> None:
     assert other.confidence_interval is None
     assert other.interval_note is not None
     assert "stopped early" in other.interval_note
+
+
+def test_no_class_and_no_slice_of_a_part_has_an_interval():
+    cut = Slices("m", "accuracy", None, 1, 1, (Slice(3, 40, 1.0, 0.5, 0.5, (0.2, 0.7)),))
+    whole = Measurement("m", "accuracy", None, 0.5, True, reference=1.0, drop=0.5, by_class=cut, by_slice=(cut,))
+    scores = {"candidate": np.arange(40) % 2 == 0, "reference": np.ones(40, bool)}
+    for found in (without_intervals(whole), with_intervals(whole, scores, DROP, 200, 0.025)):
+        for one in (found.by_class, *found.by_slice):
+            assert (one.lost, one.worst[0].interval, one.worst[0].drop) == (0, None, 0.5)

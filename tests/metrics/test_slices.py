@@ -16,7 +16,7 @@ from tflite_guard.errors import DataError
 from tflite_guard.judgement.intervals import newcombe_paired, student, wilson
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics import concatenate, measure, per_example
-from tflite_guard.metrics.slices import checked
+from tflite_guard.metrics.slices import by_slice, checked
 from tflite_guard.results import Measurement, Slice
 
 
@@ -193,6 +193,16 @@ def test_fidelity_by_slice_has_a_value_and_no_drop() -> None:
     assert found.lost == 0
 
 
+def test_examples_without_a_label_are_of_no_slice() -> None:
+    outputs, reference, labels = scores(2, 100, 3)
+    labels[::3] = 255
+    kinds = np.array(["a", "b"])[np.random.default_rng(1).integers(0, 2, 100)]
+    (found,) = measured("accuracy", outputs, reference, labels, {"k": kinds}, ignore_index=255).by_slice
+    for one in found.worst:
+        own = (kinds == one.label) & (labels != 255)
+        assert (one.examples, one.variant) == (own.sum(), (outputs.argmax(1) == labels)[own].mean())
+
+
 def test_what_is_no_mean_has_no_slices() -> None:
     outputs, reference, labels = scores(2, 100, 3)
     kinds = {"k": np.array(["a", "b"]).repeat(50)}
@@ -216,6 +226,15 @@ def test_scores_beyond_what_floats_hold_have_no_slices_or_no_interval() -> None:
     (found,) = measured("mae", reference * 2, reference, labels, kinds).by_slice
     assert found.worst[0].interval is None
     assert np.isfinite([found.worst[0].reference, found.worst[0].variant, found.worst[0].drop]).all()
+
+
+def test_where_one_slice_has_no_finite_value_there_is_none_to_pass() -> None:
+    scores = {"reference": np.array([1e308, 1e308, -1e308, -1e308]), "candidate": np.zeros(4)}
+    blank = Measurement("m", "python", None, 0.0, True, reference=0.0, drop=0.0)
+    cuts = {"good": np.array(["a", "b", "a", "b"]), "bad": np.array(["a", "a", "b", "b"])}
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert by_slice(blank, scores, cuts, independent=True) == ()
+        assert len(by_slice(blank, scores, {"good": cuts["good"]}, independent=True)) == 1
 
 
 def test_slices_are_few_and_have_short_names() -> None:

@@ -309,6 +309,13 @@ def test_slices_stand_beside_classes_with_a_chart_where_they_are_shares() -> Non
     assert "mae by lighting, of the reference and of this variant" not in titles
 
 
+def test_of_many_tables_by_slice_some_are_shown_and_the_rest_is_counted() -> None:
+    many = replace(failing(), by_slice=failing().by_slice * 5)
+    document = parsed(replace(diagnosed(), models=(replace(diagnosed().models[0], variants=(many,)),)))
+    assert sum(" by " in words(one) for one in document.iter("h4")) == 12
+    assert "9 more tables by slice are in report.json." in spoken(document)
+
+
 def test_how_sure_both_are_stands_beside_accuracy() -> None:
     told = "Mean confidence 0.6200 (float 0.9700), expected calibration error 0.2900 (float 0.0120), on 1000 examples."
     report = diagnosed()

@@ -74,11 +74,11 @@ class Answers:
         if labels is not None:
             numbers, counted = class_labels(Compared(self.spec, outputs, reference, labels, batch.rows), decided.shape)
         answers = decisions(self.spec, outputs)[0]
-        plain = [values.reshape(-1) for values in (decided, answers, numbers, counted)]
-        self._tally(*plain)
+        theirs, ours, labelled, valid = (values.reshape(-1) for values in (decided, answers, numbers, counted))
+        self._tally(theirs, ours, labelled, valid)
         if not is_decided(outputs):
-            plain[3] = plain[3] if labels is not None else np.ones(len(plain[3]), bool)
-            self.confidences.add(reference, outputs, *plain)
+            valid = np.ones(len(valid), bool) if labels is None else valid
+            self.confidences.add(reference, outputs, theirs, ours, labelled, valid)
         changed = np.flatnonzero(decided.reshape(-1) != answers.reshape(-1))
         if not len(changed):
             return

@@ -152,8 +152,8 @@ def measure(
     """The metric's value, its drop from the reference and a 95 % interval, aggregated in float64.
 
     `groups` (n,) says which examples belong together, in any dtype; `slices` are texts (n,) by key, by whose values a
-    mean is given, too. A metric that has no finite value on
-    these examples, or no examples at all, comes back with `error` set and no value.
+    mean is given, too. A metric that has no finite value on these examples, or no examples at all, comes back with
+    `error` set and no value.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # `_valued` looks at what comes of it
         return _measure(spec, scores, groups, seed, slices or {})

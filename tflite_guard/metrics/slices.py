@@ -40,9 +40,10 @@ def by_class(measured: Measurement, scores: Scores, *, independent: bool) -> Sli
 def by_slice(
     measured: Measurement, scores: Scores, slices: Mapping[str, Array], *, independent: bool
 ) -> tuple[Slices, ...]:
-    """By each key's values (n,), of a metric that is the mean of examples' scores."""
-    found = (_cut(measured, scores, values, key, independent) for key, values in slices.items())
-    return tuple(one for one in found if one is not None)
+    """By each key's values (n,), of a metric that is the mean of examples' scores; by none where one is not finite."""
+    found = [_cut(measured, scores, values, key, independent) for key, values in slices.items()]
+    known = tuple(one for one in found if one is not None)
+    return known if len(known) == len(found) else ()
 
 
 def checked(key: str, values: Array) -> Array:

@@ -12,7 +12,17 @@ from tflite_guard.vocabulary import TOLERANCES
 _OF_MODEL = ("model", "manifest", "model_verdict")
 _OF_VARIANT = ("variant", "variant_verdict", "quantization", "size_bytes", "sha256", "cause")
 _OF_METRIC = ("metric", "kind", "output", "reference", "value", "identical", "drop", "interval_low", "interval_high")
-_JUDGED = ("examples", *TOLERANCES, "failed_limit", "verdict", "conclusive", "baseline", "regression", "error")
+_JUDGED = (
+    "examples",
+    *TOLERANCES,
+    "failed_limit",
+    "failed_slice",
+    "verdict",
+    "conclusive",
+    "baseline",
+    "regression",
+    "error",
+)
 KEYS = (*_OF_MODEL, "of", *_OF_VARIANT, *_OF_METRIC, *_JUDGED)
 """What each row has, in this order; None where there is nothing to say."""
 
@@ -75,6 +85,7 @@ def _metric(one: MetricResult) -> dict[str, Any]:
         "examples": one.examples,
         **{name: (one.tolerance or {}).get(name) for name in TOLERANCES},
         "failed_limit": one.failed_limit,
+        "failed_slice": one.failed_slice and one.failed_slice.name,
         "verdict": one.verdict and one.verdict.value,
         "conclusive": one.conclusive,
         "baseline": one.baseline,

@@ -79,7 +79,12 @@ def _slice(one: Slice, classes: Sequence[str]) -> str:
 def cuts(one: VariantResult) -> list[Slices]:
     """What is shown by class and by slice, of a bounded number."""
     every = (*((one.by_class,) if one.by_class else ()), *one.by_slice)
-    return [found for found in every if found.worst][:MOST_CUTS]
+    return [found for found in every[:MOST_CUTS] if found.worst]
+
+
+def more_slices(one: VariantResult) -> int:
+    """How many tables by slice are not shown."""
+    return max(0, (one.by_class is not None) + len(one.by_slice) - MOST_CUTS)
 
 
 def title(found: Slices) -> str:

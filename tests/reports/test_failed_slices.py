@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 from tests.sample import HOSTILE, fixed, metric, variant
 from tflite_guard.reports import FORMATS
 from tflite_guard.reports.opening import brief, opening
+from tflite_guard.reports.rows import rows
 from tflite_guard.reports.wording import brief_failure, failure, problems
 from tflite_guard.results import FailedSlice, MetricResult, Report, Slice, Verdict
 
@@ -57,6 +58,15 @@ def test_the_sentence_has_the_slice_its_figures_and_its_limit() -> None:
     assert brief_failure(failed()) == "accuracy of lighting 'night' 0.9800 → 0.8000 (max_slice_drop 0.05)"
     unproven = failed(conclusive=False, tolerance={"max_slice_drop": 0.05, "require": "proven_pass"})
     assert failure(unproven) == f"{SENTENCE} The tolerance asks for proof, which the interval does not give."
+
+
+def test_a_row_names_it() -> None:
+    (row,) = [one for one in rows(report(failed())) if one["of"] == "variant"]
+    assert (row["failed_limit"], row["failed_slice"], row["max_slice_drop"]) == (
+        "max_slice_drop",
+        "lighting 'night'",
+        0.05,
+    )
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
