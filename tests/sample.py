@@ -20,18 +20,21 @@ from tflite_guard.results import (
     Histogram,
     ManifestInfo,
     MetricResult,
+    Mistake,
     ModelResult,
     Observed,
     ReferenceResult,
     Remedy,
     Report,
     Rung,
+    SinceBaseline,
     Slice,
     Slices,
     TensorLoss,
     Tool,
     VariantResult,
     Verdict,
+    WrongExamples,
 )
 
 
@@ -244,11 +247,22 @@ def examples(one: VariantResult) -> VariantResult:
         ChangedAnswer(20, 7, 7, 1, 0.871, 0.25, file="seven/<b>20</b>.png"),
         ChangedAnswer(3, None, 0, 1, None, None),
     )
+    since = SinceBaseline(
+        "accuracy",
+        900,
+        1000,
+        31,
+        1,
+        (Mistake(657, 7, 4, 7, 0.75), Mistake(20, 7, 1, 1, 0.25, "seven/<b>20</b>.png"), Mistake(3, 0, 1, 0, None)),
+    )
+    wrong = WrongExamples("accuracy", "3" * 64, 900, 1000, "3 20 657-661")
     return replace(
         one,
         by_class=by_class,
         by_slice=by_slice,
         changed=Changed("accuracy", 1000, 86, 78, 8, worst),
+        wrong=wrong,
+        since_baseline=since,
         confidence=Confidence("accuracy", 1000, 0.97, 0.62, 0.012, 0.29),
     )
 

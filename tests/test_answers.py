@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,68 @@ def test_the_number_of_an_example_is_its_row_in_the_data_under_a_limit(
     assert found["examples"] == 300
     assert len(found["worst"]) > 5
     assert [one["label"] for one in found["worst"]] == [labels[one["example"]] for one in found["worst"]]
+
+
+def with_noise(tflite: Path, to: Path, seed: int = 1) -> None:
+    """The same model with other weights in its largest tensor, written over the bytes that hold them."""
+    interpreter = Interpreter(model_path=str(tflite))
+    interpreter.allocate_tensors()
+    content, stored = tflite.read_bytes(), []
+    for one in interpreter.get_tensor_details():
+        with suppress(ValueError):  # an activation, which is nowhere
+            values = interpreter.get_tensor(one["index"])
+            stored += [values] if values.dtype == np.int8 and content.count(values.tobytes()) == 1 else []
+    weights = max(stored, key=lambda one: one.size)
+    noise = np.random.default_rng(seed).normal(0, 30, weights.shape)
+    other = np.clip(weights + noise, -127, 127).astype(np.int8)
+    to.write_bytes(content.replace(weights.tobytes(), other.tobytes()))
+
+
+def test_examples_that_got_worse_since_the_baseline_are_those_of_a_plain_loop(
+    run: Run, light_digits: Path, pixels: np.ndarray, labels: np.ndarray
+) -> None:
+    tflite, path = light_digits / "app/digits_int8.tflite", light_digits / "tflite-guard.json"
+    with_noise(tflite, tflite)  # so that there is something to get better
+    images = pixels.astype(np.float32) / 16
+    then = real_outputs(tflite, images)
+    assert run("baseline", "update", path).code == 0
+    recorded = light_digits / "tflite-guard.baseline.json"
+    line = json.loads(recorded.read_text())["models"]["digits"]["variants"]["shipped"]["wrong"]["rows"]
+    expanded = [row for run in line.split() for row in range(int(run.split("-")[0]), int(run.split("-")[-1]) + 1)]
+    assert expanded == np.flatnonzero(then.argmax(1) != labels).tolist()
+    kept = recorded.read_bytes()
+    assert run("baseline", "update", path).code == 0
+    assert recorded.read_bytes() == kept
+    with_noise(tflite, tflite, seed=2)
+    now = real_outputs(tflite, images)
+    expected, better = [], 0
+    for at, (before, after) in enumerate(zip(then, now, strict=True)):
+        label = int(labels[at])
+        if before.argmax() == label and after.argmax() != label:
+            expected.append((-(float(after.max()) - float(after[label])), at))
+        better += bool(before.argmax() != label and after.argmax() == label)
+    expected.sort()
+    assert len(expected) > 20
+    assert better
+    whole = run("check", path, "--format", "json", "--diagnose", "never")
+    found = whole.variant("shipped")["since_baseline"]
+    assert (found["metric"], found["examples"], found["of"]) == ("accuracy", len(labels), len(labels))
+    assert (found["worse"], found["better"]) == (len(expected), better)
+    assert [one["example"] for one in found["worst"]] == [at for _, at in expected[:20]]
+    for one, (margin, at) in zip(found["worst"], expected, strict=False):
+        assert one["margin"] == pytest.approx(-margin, abs=1e-6)
+        assert (one["label"], one["variant"]) == (labels[at], now[at].argmax())
+
+    # It is told to people, and of other data nothing is.
+    told = run("check", path, "--format", "markdown", "--diagnose", "never").out
+    assert f"{len(expected):,} that were right are wrong" in told
+    assert f"example {expected[0][1]} was" in told
+    manifest = manifest_of(light_digits)
+    manifest["datasets"]["test"]["limit"] = 300
+    write_manifest(light_digits, manifest)
+    other = run("check", path, "--format", "json", "--diagnose", "never").variant("shipped")
+    assert other["since_baseline"] is None
+    assert other["wrong"] is not None
 
 
 def test_no_picture_is_made_where_the_manifest_wants_none(run: Run, light_digits: Path) -> None:

@@ -13,7 +13,17 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec, Tolerance
-from tflite_guard.results import Artifact, Changed, Confidence, Diagnosis, ErrorInfo, Finding, Measurement, Remedy
+from tflite_guard.results import (
+    Artifact,
+    Changed,
+    Confidence,
+    Diagnosis,
+    ErrorInfo,
+    Finding,
+    Measurement,
+    Mistake,
+    Remedy,
+)
 from tflite_guard.vocabulary import StateUse, ToleranceKind
 
 LARGEST_BATCH = 64
@@ -297,6 +307,17 @@ class Sequential(msgspec.Struct, frozen=True):
         return self.examples < self.of
 
 
+class Mistakes(msgspec.Struct, frozen=True):
+    """The examples that a variant gets wrong."""
+
+    metric: str
+    examples: int
+    """How many were looked at, from the first: all, or those up to the last of `MOST_WRONG`."""
+    of: int
+    every: tuple[Mistake, ...]
+    """In the order of their rows."""
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """One variant has been evaluated."""
 
@@ -316,6 +337,9 @@ class Evaluation(msgspec.Struct, frozen=True):
     scales: Scales = Scales(())
     changed: Changed | None = None
     confidence: Confidence | None = None
+    mistakes: Mistakes | None = None
+    data: str | None = None
+    """Tells the evaluation data from any other, which the parent knows; None where code of the user's makes it."""
     sequential: Sequential | None = None
     """None where every example was to be evaluated."""
     scaling: tuple[str, ...] = ()

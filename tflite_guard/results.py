@@ -378,6 +378,57 @@ class Changed(msgspec.Struct, frozen=True):
     """What the reference had right first, then by its margin, the largest first; at most 20."""
 
 
+_LONG = ("diagnosis", "by_class", "by_slice", "changed", "wrong", "since_baseline")
+MOST_WRONG = 5_000
+"""Wrong examples of a variant that are recorded, so that a file to commit stays small."""
+
+
+class Mistake(msgspec.Struct, frozen=True):
+    """An example with a label that the variant gets wrong."""
+
+    example: int
+    """Its row in the evaluation data's source, from 0."""
+    label: int
+    variant: int
+    """The variant's answer, a class number."""
+    reference: int
+    """The reference's answer."""
+    margin: float | None
+    """By how much the variant's answer scores above the label; None where the outputs are decisions themselves."""
+    file: str | None = None
+    """The file that it is, from the dataset's folder, where each example is one."""
+
+
+class WrongExamples(msgspec.Struct, frozen=True):
+    """Which examples a variant gets wrong, as a baseline records it."""
+
+    metric: str
+    """The name of the metric whose output and labels tell."""
+    data: str
+    """Tells the evaluation data from any other: a hash of its files and of which examples are taken."""
+    examples: int
+    """How many were looked at, from the first: all, or those up to the last of 5,000 wrong ones."""
+    of: int
+    """How many there are."""
+    rows: str
+    """The wrong ones' rows in the data's source in ascending order, runs joined by a hyphen: `3 17-19 40`."""
+
+
+class SinceBaseline(msgspec.Struct, frozen=True):
+    """Examples that were right in the baseline and are wrong now, and the other way round."""
+
+    metric: str
+    examples: int
+    """How many were compared, from the first."""
+    of: int
+    worse: int
+    """How many were right and are wrong."""
+    better: int
+    """How many were wrong and are right."""
+    worst: tuple[Mistake, ...]
+    """Those that are worse, by the margin of the wrong answer, the largest first; at most 20."""
+
+
 class Confidence(msgspec.Struct, frozen=True):
     """How sure both models are of their answers, one decision an example."""
 
@@ -419,10 +470,14 @@ class VariantResult(msgspec.Struct, frozen=True):
     """None where no metric compares one decision an example."""
     confidence: Confidence | None = None
     """None, too, where the output is not known to be probabilities or logits."""
+    wrong: WrongExamples | None = None
+    """None without labels of one decision an example, and where the data is made by code or not all was evaluated."""
+    since_baseline: SinceBaseline | None = None
+    """None where the baseline does not say which examples were wrong, or says it of other data."""
 
     def __repr__(self) -> str:
         """Without what fills pages."""
-        told = [one for one in self.__struct_fields__ if one not in ("diagnosis", "by_class", "by_slice", "changed")]
+        told = [one for one in self.__struct_fields__ if one not in _LONG]
         return f"VariantResult({', '.join(f'{one}={getattr(self, one)!r}' for one in told)})"
 
     def __getitem__(self, name: str) -> MetricResult:

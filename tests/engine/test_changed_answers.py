@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tflite_guard.datasets import Batch, Dataset
+from tflite_guard.engine import answers
 from tflite_guard.engine.answers import Answers
 from tflite_guard.manifest.types import DatasetSpec, MetricSpec
 from tflite_guard.results import ChangedAnswer
@@ -203,3 +204,26 @@ def test_of_several_inputs_none_is_the_picture() -> None:
 def test_twelve_have_a_picture() -> None:
     found = pictures(np.zeros((40, 8, 8, 1)))
     assert [one is not None for one in found] == [True] * 12 + [False] * 8
+
+
+@given(st.integers(0, 10_000), st.integers(1, 80), st.integers(1, 12), st.integers(0, 80))
+def test_mistakes_are_the_first_of_all_in_any_batches_and_pieces(seed: int, count: int, most: int, cut: int) -> None:
+    outputs, reference, labels = scores(seed, count, 4)
+    rows = np.sort(np.random.default_rng(seed).choice(1000, count, replace=False))
+    ends = min(cut, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "MOST_WRONG", most)
+        parts = [
+            collected(outputs[part], reference[part], labels[part], rows=rows[part], batch=1 + seed % 9)
+            for part in (slice(0, ends), slice(ends, count))
+        ]
+        parts[0].join(parts[1])
+        found = parts[0].mistakes()
+    assert found is not None
+    wrong = [at for at in range(count) if outputs[at].argmax() != labels[at]]
+    kept = wrong[:most]
+    assert [one.example for one in found.every] == [int(rows[at]) for at in kept]
+    assert (found.examples, found.of) == (kept[-1] + 1 if len(kept) == most else count, count)
+    for one, at in zip(found.every, kept, strict=True):
+        assert (one.label, one.variant, one.reference) == (labels[at], outputs[at].argmax(), reference[at].argmax())
+        assert one.margin == pytest.approx(outputs[at].max() - outputs[at][labels[at]])

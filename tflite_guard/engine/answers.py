@@ -15,7 +15,8 @@ from tflite_guard.engine.confidence import Confidences
 from tflite_guard.files import png
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, binary_threshold, class_labels, decisions, is_decided, is_one_unit
-from tflite_guard.results import Changed, ChangedAnswer, Confidence
+from tflite_guard.protocol import Mistakes
+from tflite_guard.results import MOST_WRONG, Changed, ChangedAnswer, Confidence, Mistake
 
 Array = npt.NDArray[Any]
 LABELLED = ("accuracy", "f1_macro", "top_k_accuracy")
@@ -38,10 +39,16 @@ class Answers:
     confidences: Confidences = field(default_factory=lambda: Confidences(from_logits=False))
     _single: bool = True
     _examples: int = 0
+    _labelled: int = 0
+    """Examples whose label counts."""
     _changed: int = 0
     _lost: int = 0
     _gained: int = 0
     _worst: list[ChangedAnswer] = field(default_factory=list)
+    _wrong: list[Mistake] = field(default_factory=list)
+    """In order, at most `MOST_WRONG`."""
+    _places: list[int] = field(default_factory=list)
+    """Their places among all examples."""
 
     @staticmethod
     def first(columns: Sequence[tuple[MetricSpec, str, str | None]], data: Dataset) -> Answers | None:
@@ -74,6 +81,22 @@ class Answers:
         if labels is not None:
             numbers, counted = class_labels(Compared(self.spec, outputs, reference, labels, batch.rows), decided.shape)
         answers = decisions(self.spec, outputs)[0]
+        wrong = np.flatnonzero(counted.reshape(-1) & (answers.reshape(-1) != numbers.reshape(-1)))
+        wrong = wrong[: MOST_WRONG - len(self._wrong)]
+        if len(wrong):
+            above = _margins(self.spec, outputs, answers.reshape(-1), numbers.reshape(-1))
+            self._places += (self._examples + wrong).tolist()
+            self._wrong += [
+                Mistake(
+                    example=int(batch.rows[at]),
+                    label=int(numbers.flat[at]),
+                    variant=int(answers.flat[at]),
+                    reference=int(decided.flat[at]),
+                    margin=_finite(above, at),
+                    file=named(int(batch.rows[at])) if self.pictures else None,
+                )
+                for at in wrong.tolist()
+            ]
         theirs, ours, labelled, valid = (values.reshape(-1) for values in (decided, answers, numbers, counted))
         self._tally(theirs, ours, labelled, valid)
         if not is_decided(outputs):
@@ -111,7 +134,11 @@ class Answers:
         """Take in what was collected on the examples behind."""
         self._single = self._single and other._single
         self.confidences.join(other.confidences)
+        room = MOST_WRONG - len(self._wrong)
+        self._wrong += other._wrong[:room]
+        self._places += [self._examples + place for place in other._places[:room]]
         self._examples += other._examples
+        self._labelled += other._labelled
         self._changed += other._changed
         self._lost += other._lost
         self._gained += other._gained
@@ -120,6 +147,7 @@ class Answers:
     def _tally(self, decided: Array, answers: Array, numbers: Array, counted: Array) -> None:
         theirs, ours, differ = counted & (decided == numbers), counted & (answers == numbers), decided != answers
         self._examples += len(numbers)
+        self._labelled += int(counted.sum())
         self._changed += int(differ.sum())
         self._lost += int((theirs & differ).sum())
         self._gained += int((ours & differ).sum())
@@ -143,6 +171,16 @@ class Answers:
             gained=self._gained if labelled else None,
             worst=tuple(worst),
         )
+
+    def mistakes(self) -> Mistakes | None:
+        """What the variant gets wrong, where examples come in the order of their rows; None where an example has several
+        decisions, and where no label counts.
+        """
+        if not self._single or not self._labelled:
+            return None
+        full = len(self._wrong) == MOST_WRONG
+        looked_at = self._places[-1] + 1 if full else self._examples
+        return Mistakes(self.spec.name, looked_at, self._examples, tuple(self._wrong))
 
 
 def _badness(one: ChangedAnswer) -> tuple[bool, float, int]:

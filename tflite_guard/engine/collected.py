@@ -141,6 +141,7 @@ class Looks:
             calibration=None if self.beside is None else self.beside.facts(),
             confidence=None if self.answers is None else self.answers.confidence(),
             changed=None if self.answers is None else self.answers.changed(),
+            mistakes=None if self.answers is None else self.answers.mistakes(),
         )
 
 

@@ -290,6 +290,7 @@ def evaluate(
     found = looks.told(replace(same, measurements=measurements, observed=observed))
     if stopping is None:
         return found
+    found = replace(found, mistakes=None)  # of examples in a random order, which may not be all
     sequential = Sequential(done, data.examples, stopping.confidence)
     if not sequential.early:
         return replace(found, sequential=sequential)

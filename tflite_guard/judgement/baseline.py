@@ -1,4 +1,4 @@
-"""What an earlier run measured, as a small JSON file to commit. Standard library only."""
+"""What an earlier run measured, as a small JSON file to commit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
 from tflite_guard.errors import GuardError, UsageError
 from tflite_guard.files import write_atomically
+from tflite_guard.judgement import mistakes
 from tflite_guard.manifest.location import displayed, strays
-from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult
+from tflite_guard.results import MetricResult, ModelResult, Report, VariantResult, WrongExamples
 from tflite_guard.text import figures
 
 SCHEMA_VERSION = 1
@@ -20,7 +23,7 @@ LARGEST = 16 * 2**20
 
 Baseline = dict[str, Any]
 """{schema_version, tool, environment: {name: version},
-models: {name: {variants: {name: {size_bytes, metrics: {name: value}}}}}}"""
+models: {name: {variants: {name: {size_bytes, metrics: {name: value}, wrong: WrongExamples}}}}}"""
 ENVIRONMENT = {
     "tensorflow": "tensorflow",
     "keras": "keras",
@@ -125,6 +128,12 @@ def recorded(baseline: Baseline | None, model: str, variant: str) -> dict[str, f
     return {name: float(found) for name, found in metrics.items() if found != IDENTICAL}
 
 
+def wrong(baseline: Baseline | None, model: str, variant: str) -> WrongExamples | None:
+    """Which examples the recorded variant got wrong; None where that is not recorded."""
+    found = _variants(baseline or {}, model).get(variant, {}).get("wrong")
+    return None if found is None else msgspec.convert(found, WrongExamples)
+
+
 Asked = Mapping[str, Collection[str]]
 """Models' names to those of their variants."""
 
@@ -185,7 +194,9 @@ def _in_words(recorded: dict[str, Any]) -> str:
     metrics = [
         f"{name} {_figure(found)}" for name, found in sorted(recorded["metrics"].items()) if name != "size_bytes"
     ]
-    return ", ".join(size + metrics) or "nothing"
+    wrong = recorded.get("wrong")
+    mistaken = [] if wrong is None else [f"{len(mistakes.read(wrong['rows'])):,} of {wrong['examples']:,} wrong"]
+    return ", ".join(size + metrics + mistaken) or "nothing"
 
 
 def _figure(found: float | str) -> str:
@@ -225,7 +236,8 @@ def _recorded(variant: VariantResult) -> dict[str, Any]:
     found = {metric.name: _to_record(metric) for metric in variant.metrics}
     metrics = {name: what for name, what in found.items() if what is not None}
     size = {} if variant.artifact is None else {"size_bytes": variant.artifact.size_bytes}
-    return {**size, "metrics": metrics}
+    wrong = {} if variant.wrong is None else {"wrong": msgspec.to_builtins(variant.wrong)}
+    return {**size, **wrong, "metrics": metrics}
 
 
 def _to_record(metric: MetricResult) -> float | str | None:
@@ -268,7 +280,20 @@ def _variant_problem(name: str, recorded: Any) -> str | None:
     values = {name: found for name, found in recorded["metrics"].items() if found != IDENTICAL}
     numbers = {**values, "size_bytes": recorded.get("size_bytes", 0)}
     wrong = [metric for metric, number in numbers.items() if not _is_number(number)]
-    return f"is damaged: no number for {wrong[0]!r} of variant {name}" if wrong else None
+    if wrong:
+        return f"is damaged: no number for {wrong[0]!r} of variant {name}"
+    return _wrong_problem(name, recorded["wrong"]) if "wrong" in recorded else None
+
+
+def _wrong_problem(name: str, told: Any) -> str | None:
+    try:
+        found = msgspec.convert(told, WrongExamples)
+        rows = mistakes.read(found.rows)
+        if not len(rows) <= found.examples <= found.of:
+            raise ValueError("more rows than examples")
+    except ValueError as error:
+        return f"is damaged: wrong of variant {name} holds something else ({error})"
+    return None
 
 
 def _is_version(told: Any) -> bool:

@@ -87,6 +87,7 @@ def _without_details(one: VariantResult) -> VariantResult:
         by_class=None,
         by_slice=(),
         changed=None if one.changed is None else replace(one.changed, worst=()),
+        since_baseline=None if one.since_baseline is None else replace(one.since_baseline, worst=()),
         diagnosis=None if one.diagnosis is None else replace(one.diagnosis, tensors=(), tried=(), histograms=()),
     )
 

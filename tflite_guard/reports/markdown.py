@@ -179,7 +179,24 @@ def _sentence(problem: Problem) -> str:
 
 def _figures(model: ModelResult) -> list[Item | Block]:
     """All of a model: every variant's figures, the worst first, a chart, and what is to be said of them."""
-    return [_about(model), table(model, model.rungs), _chart(model), _remarks(model)]
+    return [_about(model), table(model, model.rungs), _chart(model), _remarks(model), _worsened(model)]
+
+
+def _worsened(model: ModelResult) -> Block:
+    """Of each variant the examples that got worse since the baseline, where any moved."""
+    moved = ((one, one.since_baseline) for one in model.variants if one.since_baseline is not None)
+    return Block(
+        "",
+        (
+            part
+            for variant, since in moved
+            if since.worse or since.better
+            for part in (
+                Item(f"<p>{code(variant.name)}: {wording.since_baseline(since)}.</p>\n"),
+                _list(Item(f"<li>{prose(wording.worsened(one, model.classes))}</li>\n") for one in since.worst),
+            )
+        ),
+    )
 
 
 def _came_out(variants: Sequence[VariantResult]) -> str:

@@ -16,11 +16,13 @@ from tflite_guard.results import (
     Experiment,
     Finding,
     MetricResult,
+    Mistake,
     ModelResult,
     Observed,
     Remedy,
     Report,
     Rung,
+    SinceBaseline,
     TensorLoss,
     VariantResult,
     Verdict,
@@ -769,6 +771,33 @@ def verdicts(report: Report) -> tuple[list[Verdict | None], list[Verdict]]:
     """How each variant came out, None where nothing of it was judged; and each model's reference."""
     variants = [variant.judged for model in report.models for variant in model.variants]
     return variants, [model.reference_verdict for model in report.models]
+
+
+def since_baseline(found: SinceBaseline) -> str:
+    """How many examples got worse and better since the baseline, in a sentence."""
+    first = "" if found.examples == found.of else f"the first {found.examples:,} of "
+    return (
+        f"since the baseline, of {first}{found.of:,} examples {found.worse:,} that were right "
+        f"{_be(found.worse)} wrong, and {found.better:,} that were wrong {_be(found.better)} right"
+    )
+
+
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def called(label: int, classes: Sequence[str]) -> str:
+    """A class by its name, where it has one, else by its number."""
+    return classes[label] if 0 <= label < len(classes) else str(label)
+
+
+def worsened(one: Mistake, classes: Sequence[str]) -> str:
+    """An example that got worse: its number and file, the answer then and now, and how sure that is."""
+    file = "" if one.file is None else f" ({one.file})"
+    answers = f"was {called(one.label, classes)}, is {called(one.variant, classes)}"
+    sure = "" if one.margin is None else f" by {figures.real(one.margin, 3)}"
+    reference = "" if one.reference == one.label else f"; the reference: {called(one.reference, classes)}"
+    return f"example {one.example}{file} {answers}{sure}{reference}"
 
 
 def count(number: int, noun: str) -> str:

@@ -18,8 +18,9 @@ from msgspec.structs import replace
 
 from tflite_guard.errors import EvaluationError, GuardError, UsageError
 from tflite_guard.files import shortage
-from tflite_guard.judgement.baseline import Baseline, compare, other_environment, value
+from tflite_guard.judgement.baseline import Baseline, compare, other_environment, value, wrong
 from tflite_guard.judgement.judging import Loss, Outcome, loss_of, reference_result, variant_result, with_diagnosis
+from tflite_guard.judgement.mistakes import with_mistakes
 from tflite_guard.manifest.schema import check_numbers, validator
 from tflite_guard.manifest.types import Manifest, ModelSpec, ReferenceSpec, VariantSpec
 from tflite_guard.protocol import COLLECTED, Aggregate, DescribeModel, Diagnosed, Evaluation, Names, SavedOperator
@@ -290,12 +291,16 @@ def _checked(steps: Steps, use: DiagnoseUse) -> ModelResult:
 def _results(one: Job, seconds: Mapping[str, dict[str, float]], outcomes: Sequence[Outcome]) -> list[VariantResult]:
     """What the outcomes of a model's hidden rungs and variants mean; `seconds` are by their names."""
     return [
-        variant_result(
-            rung,
-            outcome,
-            seconds.get(rung.name, {}),
-            partial(value, one.baseline, one.model.name, rung.name),
-            one.model.evaluation,
+        with_mistakes(
+            variant_result(
+                rung,
+                outcome,
+                seconds.get(rung.name, {}),
+                partial(value, one.baseline, one.model.name, rung.name),
+                one.model.evaluation,
+            ),
+            outcome.evaluation,
+            wrong(one.baseline, one.model.name, rung.name),
         )
         for rung, outcome in zip([*hidden_rungs(one.model), *one.model.variants], outcomes, strict=True)
     ]

@@ -162,7 +162,7 @@ class Steps:
                 raise
             raise EvaluationError(error.kind, f"{error}{self._crashed_on(tflite)}") from None
         found: Evaluation = done.answer
-        return found
+        return replace(found, data=self._data)
 
     def _crashed_on(self, tflite: str) -> str:
         """What the file of an evaluation that crashed says of the cause, as the end of a sentence."""
@@ -267,7 +267,15 @@ class Steps:
         # Of a piece a file is needed, of a whole the measurements alone.
         entry = key.cache.peek(key.hash) if self.job.piece is None else key.cache.get(key.hash, self._pause)
         found: Evaluation | None = None if entry is None else _answer(key, entry, Evaluation)
-        return found
+        return None if found is None else replace(found, data=self._data)
+
+    @cached_property
+    def _data(self) -> str | None:
+        """Tells the evaluation data from any other, however it is prepared; None where code of the user's makes it."""
+        spec = replace(self.job.model.evaluation, preprocess=(), pictures=True)
+        if any(isinstance(named, FunctionSpec) for named in named_files(spec)):
+            return None
+        return key_of(self._contents([spec]))
 
     @cached_property
     def _reference_key(self) -> _Key:

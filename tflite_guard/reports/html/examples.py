@@ -9,7 +9,7 @@ from tflite_guard.files import png
 from tflite_guard.reports import wording
 from tflite_guard.reports.html import phrases
 from tflite_guard.reports.html.geometry import LEFT, RIGHT, Axis, Tick, across, label, percent
-from tflite_guard.results import Changed, ChangedAnswer, Confidence, Slice, Slices, VariantResult
+from tflite_guard.results import Changed, ChangedAnswer, Confidence, SinceBaseline, Slice, Slices, VariantResult
 from tflite_guard.text import figures
 
 MOST_DRAWN = 10
@@ -63,7 +63,7 @@ class Chart:
 
 def called(label: int, classes: Sequence[str]) -> str:
     """A class by its name, where it has one, else by its number."""
-    return phrases.name(classes[label], LONGEST_CLASS) if 0 <= label < len(classes) else str(label)
+    return phrases.name(wording.called(label, classes), LONGEST_CLASS)
 
 
 def _class(label: int, classes: Sequence[str]) -> str:
@@ -136,6 +136,12 @@ def lost_most(found: Slices, classes: Sequence[str] = ()) -> str:
     if first.drop <= 0:
         return f"None of {several} has lost."
     return f"{named[:1].upper()}{named[1:]} lost most: it went from {reference} to {variant}, on {examples}."
+
+
+def since_baseline(found: SinceBaseline) -> str:
+    """How many examples got worse and better since the baseline, in a sentence."""
+    told = wording.since_baseline(found)
+    return f"{told[:1].upper()}{told[1:]}."
 
 
 def sureness(found: Confidence) -> str:
