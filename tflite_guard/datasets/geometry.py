@@ -54,16 +54,16 @@ FRAMED = ("center_crop", "pad", "letterbox")
 def boxes_after(steps: Sequence[Mapping[str, Any]], boxes: Array, size: tuple[int, int], where: str) -> Array:
     """Boxes (k, 4 and more) in pixels of an image (height, width) as fractions of what preprocessing makes of it.
 
-    The first four values are xmin, ymin, xmax, ymax. Boxes are cut at the image's edges; what lies beyond is left out.
+    The first four values are xmin, ymin, xmax, ymax. Boxes are cut at the image's edges, at those of a crop too; what
+    lies beyond is left out.
     """
-    corners = boxes[:, :4].copy()
+    corners = np.clip(boxes[:, :4], 0, np.tile(size[::-1], 2))
     for found in _framings(steps, size, where):
         ratio, corner = np.divide(found.scaled, size)[::-1], np.array(found.corner)[::-1]
-        corners = corners * np.tile(ratio, 2) + np.tile(corner, 2)
         size = found.canvas
-    fractions = np.clip(corners / np.tile(size[::-1], 2), 0, 1)
-    cut = (fractions[:, 2:] <= fractions[:, :2]).any(1) & (corners[:, 2:] > corners[:, :2]).all(1)
-    return np.asarray(np.concatenate([fractions, boxes[:, 4:]], 1)[~cut])
+        corners = np.clip(corners * np.tile(ratio, 2) + np.tile(corner, 2), 0, np.tile(size[::-1], 2))
+    cut = (corners[:, 2:] <= corners[:, :2]).any(1) & (boxes[:, 2:4] > boxes[:, :2]).all(1)
+    return np.asarray(np.concatenate([corners / np.tile(size[::-1], 2), boxes[:, 4:]], 1)[~cut])
 
 
 def mask_after(steps: Sequence[Mapping[str, Any]], mask: Array, where: str) -> Array:
