@@ -136,9 +136,7 @@ def test_a_mask_moves_exactly_as_an_image_of_its_values(mask, steps):
     np.testing.assert_array_equal(moved, shown[0, ..., 0])
 
 
-@given(
-    size=st.tuples(st.integers(1, 50), st.integers(1, 50)), target=st.tuples(st.integers(1, 70), st.integers(1, 70))
-)
+@given(size=st.tuples(st.integers(1, 50), st.integers(1, 50)), target=st.tuples(st.integers(1, 70), st.integers(1, 70)))
 @settings(max_examples=100, deadline=None)
 def test_a_resized_mask_is_pillows_nearest_neighbour(size, target):
     mask = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
@@ -239,7 +237,7 @@ def test_masks_do_not_lead_out_of_their_folder(city, masked):
     elsewhere = masks.parent / "elsewhere.png"
     (masks / "a/one.png").rename(elsewhere)
     (masks / "a/one.png").symlink_to(elsewhere)
-    with pytest.raises(DataError, match="masks: the folder cannot be read .*a/one.png leads out of the folder"):
+    with pytest.raises(DataError, match=r"masks: the folder cannot be read .*a/one.png leads out of the folder"):
         masked(images, masks)
     assert masked(images, masks, roots=[str(masks.parent)]).examples == 3
 
