@@ -103,14 +103,11 @@ def save_arrays(folder: Path) -> None:
 
     for part in ("test", "train"):
         label = np.arange(EXAMPLES) % 3
-        mask = RNG.integers(0, 3, (EXAMPLES, 16, 16)).astype(np.uint8)
-        mask[:, :2] = 255
         sound = (RNG.normal(size=(EXAMPLES, 400)) * 8000).clip(-32768, 32767).astype(np.int16)
         held = {
             "photos": {"image": pixels(32, 32, 3), "label": label},
             "pairs": {"image": pixels(8, 8, 3), "table": RNG.normal(size=(EXAMPLES, 4)), "label": label},
             "windows": {"window": RNG.normal(size=(EXAMPLES, 32)).astype(np.float32)},
-            "masks": {"image": pixels(16, 16, 3), "mask": mask},
             "tokens": {"tokens": RNG.integers(0, 50, (EXAMPLES, 12)), "label": label},
             "sound": {"samples": sound, "label": label, "recording": np.arange(EXAMPLES) // 2},
         }
@@ -135,6 +132,23 @@ def save_files(folder: Path) -> None:
             rows.writerow(["pressure", "temperature", "humidity", "power"])
             rows.writerows(RNG.normal([1013, 18, 50, 4], [9, 6, 20, 1], (EXAMPLES, 4)).tolist())
     save_scenes(folder / "scenes")
+    save_streets(folder / "streets")
+
+
+def save_streets(folder: Path) -> None:
+    """Photographs of several sizes, those of a town with masks of three classes, of which the top has no label."""
+    for number in range(EXAMPLES):
+        size = (24 + number, 40 - number // 2)
+        mask = RNG.integers(0, 3, size).astype(np.uint8)
+        mask[:2] = 255
+        photo = RNG.integers(0, 256, (*size, 3)).astype(np.uint8)
+        for name, pixels in (
+            (f"photos/ulm/{number}.jpg", photo),
+            (f"masks/ulm/{number}_mask.png", mask),
+            (f"train/{number}.jpg", photo[::-1]),
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / name)
 
 
 def save_scenes(folder: Path) -> None:

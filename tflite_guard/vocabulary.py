@@ -234,6 +234,11 @@ METRICS = {
     )
 }
 
+PADDING = ("pad", "letterbox")
+"""Preprocessing steps that add places around an image."""
+UNLABELLED = 255
+"""What masks have by habit where there is no class; so has what a step adds around them."""
+
 PYTHON_METRIC = MetricTraits("python", "user's own metric", True, True, True)
 
 OF_CLASSES = ("accuracy", "top_k_accuracy")

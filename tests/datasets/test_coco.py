@@ -157,6 +157,17 @@ def test_what_a_crop_leaves_of_a_box_is_its_box():
     )
 
 
+def test_padding_does_not_bring_back_what_a_crop_has_cut():
+    boxes = np.array([[0, 0, 20, 30, 2, 0], [0, 40, 5, 50, 1, 0], [-20, 40, 30, 50, 0, 0]], np.float64)
+    np.testing.assert_allclose(
+        boxes_after([{"center_crop": [80, 80]}, {"pad": [100, 100]}], boxes, (100, 100), ""),
+        [[0.1, 0.1, 0.2, 0.3, 2, 0], [0.1, 0.4, 0.3, 0.5, 0, 0]],
+    )
+    np.testing.assert_allclose(
+        boxes_after([{"pad": [200, 200]}], boxes[2:], (100, 100), ""), [[0.25, 0.45, 0.4, 0.5, 0, 0]]
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

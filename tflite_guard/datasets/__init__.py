@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from tflite_guard.datasets import arrays, coco, functions, images, tables
+from tflite_guard.datasets import arrays, coco, functions, images, masks, tables
 from tflite_guard.datasets.preprocess import Step, prepare
 from tflite_guard.datasets.sources import (
     NEEDS_TENSORFLOW,
@@ -150,7 +150,7 @@ class Dataset(msgspec.Struct, frozen=True):
 
     def _file_of(self, key: str) -> str:
         """The path of what holds an output's labels: they may have a file of their own."""
-        labels = self.spec.labels_file
+        labels = self.spec.labels_file or self.spec.masks
         return self.spec.path if labels is None or key in self.inputs.values() else labels.path
 
     def _batch(self, read: Mapping[str, Column], rows: Rows, start: int, with_labels: bool) -> Batch:
@@ -192,7 +192,7 @@ def open_dataset(
     rows = select(reader.examples, spec.limit, spec.seed)
     if not len(rows):
         raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
-    files = reader.files if isinstance(reader, images.ImageReader | coco.CocoReader) else ()
+    files = reader.files if isinstance(reader, images.ImageReader | coco.CocoReader | masks.MaskedReader) else ()
     return Dataset(spec, inputs, labels, steps, reader, rows, files=files, under_way=under_way)
 
 
@@ -226,7 +226,8 @@ def about(spec: DatasetSpec | None) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        files = () if spec is None else (spec.path, *((spec.labels_file.path,) if spec.labels_file else ()))
+        labels = None if spec is None else spec.labels_file or spec.masks
+        files = () if spec is None else (spec.path, *((labels.path,) if labels else ()))
         if not files or any(path in str(error) for path in files):
             raise
         raise DataError(f"{' with '.join(files)}: {error}", error.kind) from error
@@ -279,19 +280,17 @@ def _open(
             return arrays.open_npz(spec.path, keys)
         case "npy":
             return _open_npy(spec, inputs, labels)
+        case "images" if spec.masks is not None:
+            suffixes = (spec.image_suffix, spec.mask_suffix)
+            way = _followed(spec, inputs, labels, steps, "masks")
+            return masks.open_masked(spec.path, keys, spec.masks.path, suffixes, way, roots)
         case "images":
             listed = None if spec.labels_file is None else spec.labels_file.path
             return images.open_images(spec.path, keys, spec.class_order, listed, roots)
         case "coco":
             assert spec.labels_file is not None
-            ways = [steps[name] for name, key in inputs.items() if key == images.IMAGE]
-            if len(ways) > 1 and any(one != ways[0] for one in ways) and labels:
-                raise DataError(
-                    f"{spec.path}: boxes cannot follow images that are prepared in two ways; give both alike"
-                )
-            return coco.open_coco(
-                spec.path, keys, spec.labels_file.path, spec.class_order, ways[0] if ways else (), roots
-            )
+            way = _followed(spec, inputs, labels, steps, "boxes")
+            return coco.open_coco(spec.path, keys, spec.labels_file.path, spec.class_order, way, roots)
         case "csv":
             return tables.open_table(spec.path, _roles(spec, inputs, labels), spec.columns)
         case "tfrecord":
@@ -301,6 +300,20 @@ def _open(
             return functions.open_function(spec.function, keys, allow_code)
         case _:
             assert_never(spec.source)
+
+
+def _followed(
+    spec: DatasetSpec,
+    inputs: Mapping[str, str],
+    labels: Mapping[str, str],
+    steps: Mapping[str, Sequence[Step]],
+    what: str,
+) -> Sequence[Step]:
+    """The steps of the images, which labels of places in them (`what`) follow."""
+    ways = [steps[name] for name, key in inputs.items() if key == images.IMAGE]
+    if labels and any(one != ways[0] for one in ways):
+        raise DataError(f"{spec.path}: {what} cannot follow images that are prepared in two ways; give both alike")
+    return ways[0] if ways else ()
 
 
 def _open_npy(spec: DatasetSpec, inputs: Mapping[str, str], labels: Mapping[str, str]) -> Reader:

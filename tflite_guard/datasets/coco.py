@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tflite_guard.datasets.geometry import boxes_after
+from tflite_guard.datasets.geometry import boxes_after, require_followable
 from tflite_guard.datasets.images import IMAGE, LABEL, decode_file, inside
 from tflite_guard.datasets.preprocess import Step
 from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, quoted, require_keys
@@ -101,6 +101,8 @@ def open_coco(
     if not os.path.isdir(path):
         raise DataError(f"{path}: there is no such folder of images")
     require_keys(path, keys, [IMAGE, LABEL])
+    if LABEL in keys:
+        require_followable(steps, "boxes", path)
     found = _decoded(annotations)
     classes = _classes(annotations, found.categories, class_order)
     places = {image.id: place for place, image in enumerate(found.images)}

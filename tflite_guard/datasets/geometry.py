@@ -1,14 +1,16 @@
-"""Where steps that resize, crop and pad put an image, and the boxes in it."""
+"""Where steps that resize, crop and pad put an image, and what follows it: boxes and masks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tflite_guard.datasets.resampling import resample
 from tflite_guard.datasets.sources import Array
 from tflite_guard.errors import DataError
+from tflite_guard.vocabulary import UNLABELLED
 
 PLACES = ("center", "top_left")
 GREY = 114
@@ -52,35 +54,59 @@ FRAMED = ("center_crop", "pad", "letterbox")
 def boxes_after(steps: Sequence[Mapping[str, Any]], boxes: Array, size: tuple[int, int], where: str) -> Array:
     """Boxes (k, 4 and more) in pixels of an image (height, width) as fractions of what preprocessing makes of it.
 
-    The first four values are xmin, ymin, xmax, ymax. Boxes are cut at the image's edges; what lies beyond is left out.
-    Raises DataError for steps that boxes cannot follow.
+    The first four values are xmin, ymin, xmax, ymax. Boxes are cut at the image's edges, at those of a crop too; what
+    lies beyond is left out.
     """
-    corners, turned = _cut(boxes[:, :4], size), False
+    corners = np.clip(boxes[:, :4], 0, np.tile(size[::-1], 2))
+    for found in _framings(steps, size, where):
+        ratio, corner = np.divide(found.scaled, size)[::-1], np.array(found.corner)[::-1]
+        size = found.canvas
+        corners = np.clip(corners * np.tile(ratio, 2) + np.tile(corner, 2), 0, np.tile(size[::-1], 2))
+    cut = (corners[:, 2:] <= corners[:, :2]).any(1) & (boxes[:, 2:4] > boxes[:, :2]).all(1)
+    return np.asarray(np.concatenate([corners / np.tile(size[::-1], 2), boxes[:, 4:]], 1)[~cut])
+
+
+def mask_after(steps: Sequence[Mapping[str, Any]], mask: Array, where: str) -> Array:
+    """A mask (h, w) of an image, moved as preprocessing moves the image, (height, width) of the same dtype.
+
+    A resized pixel is the one that its centre falls on, as tf.image.resize's nearest neighbour, whatever the method
+    for the image. What is added around the image is UNLABELLED.
+    """
+    for found in _framings(steps, (mask.shape[0], mask.shape[1]), where):
+        scaled = resample(mask[np.newaxis, ..., np.newaxis], found.scaled, "nearest")[0, ..., 0]
+        (top, left), (height, width) = found.corner, found.canvas
+        kept = scaled[max(-top, 0) :, max(-left, 0) :][:height, :width]
+        mask = np.full(found.canvas, UNLABELLED, mask.dtype)
+        mask[max(top, 0) :, max(left, 0) :][: kept.shape[0], : kept.shape[1]] = kept
+    return mask
+
+
+def require_followable(steps: Sequence[Mapping[str, Any]], what: str, where: str) -> None:
+    """Raises DataError for a step after which nobody knows where in the image a pixel was, which `what` must follow."""
+    turned = False
     for step in steps:
         ((name, argument),) = step.items()
         place = f"{where}: {name}"
         if name == "reshape":
-            raise DataError(f"{place}: boxes cannot follow it; use resize, center_crop, pad or letterbox")
+            raise DataError(f"{place}: {what} cannot follow it; use resize, center_crop, pad or letterbox")
         turned = turned or name == "transpose"
         if name == "transpose" and [axis for axis in argument if axis in (0, 1)] != [0, 1]:
-            raise DataError(f"{place}: boxes cannot follow an image whose height and width change places")
+            raise DataError(f"{place}: {what} cannot follow an image whose height and width change places")
+        if turned and (name == "resize" or name in FRAMED):
+            raise DataError(f"{place}: {what} cannot follow it after transpose; put it before")
+
+
+def _framings(steps: Sequence[Mapping[str, Any]], size: tuple[int, int], where: str) -> Iterator[Framing]:
+    """What each step that moves pixels does to an image (height, width)."""
+    for step in steps:
+        ((name, argument),) = step.items()
         if name != "resize" and name not in FRAMED:
             continue
-        if turned:
-            raise DataError(f"{place}: boxes cannot follow it after transpose; put it before")
+        place = f"{where}: {name}"
         after = target(argument, place)
         found = Framing(after, (0, 0), after) if name == "resize" else framing(name, argument, size, place)
-        ratio, corner = np.divide(found.scaled, size)[::-1], np.array(found.corner)[::-1]
-        corners = _cut(corners * np.tile(ratio, 2) + np.tile(corner, 2), found.canvas)
+        yield found
         size = found.canvas
-    moved = np.concatenate([corners / np.tile(size[::-1], 2), boxes[:, 4:]], 1)
-    beyond = (corners[:, 2:] <= corners[:, :2]).any(1) & (boxes[:, 2:4] > boxes[:, :2]).all(1)
-    return np.asarray(moved[~beyond])
-
-
-def _cut(corners: Array, size: tuple[int, int]) -> Array:
-    """Boxes (k, 4) cut at the edges of an image (height, width)."""
-    return np.clip(corners, 0, np.tile(size[::-1], 2))
 
 
 def target(argument: Any, where: str) -> tuple[int, int]:

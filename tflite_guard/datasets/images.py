@@ -7,6 +7,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,13 +101,29 @@ def decode(content: bytes, where: str) -> Array:
     """
     from PIL import Image
 
+    with decoding(where), Image.open(io.BytesIO(content)) as image:
+        if image.mode.split(";")[0] in DEEP_MODES:
+            raise DataError(f"{where}: has more than 8 bits a channel; save the values as .npz instead")
+        return np.asarray(image.convert("RGB"))
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """Height and width of an image file, without decoding its pixels. Raises DataError as `decode_file`."""
+    from PIL import Image
+
+    with decoding(path), Image.open(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def decoding(where: str) -> Iterator[None]:
+    """Within it, Pillow refuses what is too large, and whatever it raises is a DataError."""
+    from PIL import Image
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                if image.mode.split(";")[0] in DEEP_MODES:
-                    raise DataError(f"{where}: has more than 8 bits a channel; save the values as .npz instead")
-                return np.asarray(image.convert("RGB"))
+            yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: the image is too large to decode safely ({error}); make it smaller") from error
     # Pillow's decoders raise what they like on damaged files; SyntaxError is one of them.

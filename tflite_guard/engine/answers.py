@@ -173,8 +173,9 @@ class Answers:
         )
 
     def mistakes(self) -> Mistakes | None:
-        """What the variant gets wrong, where examples come in the order of their rows; None where an example has several
-        decisions, and where no label counts.
+        """What the variant gets wrong, of examples in the order of their rows.
+
+        None where an example has several decisions, and where no label counts.
         """
         if not self._single or not self._labelled:
             return None

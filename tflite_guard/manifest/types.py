@@ -88,6 +88,11 @@ class DatasetSpec(Spec, frozen=True):
     seed: int = 0
     class_order: tuple[str, ...] | None = None
     labels_file: FileSpec | None = None
+    masks: FileSpec | None = None
+    """Of `images`, the folder with a mask for each."""
+    image_suffix: str = ""
+    """What the stem of an image ends in, in place of which the stem of its mask has `mask_suffix`."""
+    mask_suffix: str = ""
     columns: dict[str, Any] | None = None
     features: dict[str, dict[str, Any]] | None = None
     function: FunctionSpec | None = None

@@ -21,6 +21,7 @@ _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _SOURCE_KEYS = {
     "class_order": ("images", "coco"),
     "labels_file": ("images", "coco", "npy"),
+    "masks": ("images",),
     "columns": ("csv",),
     "features": ("tfrecord",),
 }
@@ -54,6 +55,8 @@ def _check_source(node: Node, source: str, context: Context) -> str | None:
         if (pin := node.get("sha256")) is not None:
             context.say_key(pin, '"sha256" does not apply to source "python", which is not a file')
         return None
+    if "masks" in node.content and source in _SOURCE_KEYS["masks"]:
+        check_file(node, "masks", "masks", context, pin="masks_sha256")
     if source in SHARDED and context.matching(str(path.value())) is not None:
         check_files(path, source, context, node.get("sha256"))
         return None
@@ -144,9 +147,11 @@ def _check_labels(node: Node, source: str, context: Context) -> None:
     labels = node.get("labels")
     if source == "npy":
         _check_one_array(node, context)
-    ways = {"class_order", "labels_file"}
+    ways = {"class_order", "labels_file", "masks"}
     if source == "images" and labels is not None and not ways & (node.content.keys() | node.removed):
-        context.say_key(labels, 'labels of images need "class_order" (a folder per class) or "labels_file"')
+        context.say_key(labels, 'labels of images need "class_order" (a folder per class), "labels_file" or "masks"')
+    if source == "images" and "masks" in node.content and (file := node.get("labels_file")) is not None:
+        context.say_key(file, '"labels_file" and "masks" are two sources of labels; remove one of them')
 
 
 def _check_one_array(node: Node, context: Context) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.meaning.datasets import check_function
 from tflite_guard.manifest.meaning.paths import Context
 from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import MetricView, ModelView, label_keys
+from tflite_guard.vocabulary import PADDING, UNLABELLED
 
 
 def check_arena(model: ModelView, context: Context) -> None:
@@ -25,6 +28,8 @@ def check_arena(model: ModelView, context: Context) -> None:
 
 def check_metric(metric: MetricView, evaluation: Node | None, context: Context) -> None:
     """Add the problems of a metric: options that it does not have, labels that the evaluation data does not."""
+    if evaluation is not None:
+        _check_padding(metric, metric.node, evaluation, context)
     if metric.node is None:
         return
     if (function := metric.node.get("python")) is not None:
@@ -67,6 +72,30 @@ def _check_metric_labels(metric: MetricView, node: Node, evaluation: Node, conte
         _check_output_labels(spec.output, node, labels, context)
 
 
+def _check_padding(metric: MetricView, node: Node | None, evaluation: Node, context: Context) -> None:
+    """Add the problem of a metric that would count what preprocessing adds around masks as of a class."""
+    masks, spec, removed = evaluation.get("masks"), metric.spec, node.removed if node else ()
+    if masks is None or not metric.traits.needs_labels or spec.python or "ignore_index" in removed:
+        return
+    added = next((step for step in _steps(evaluation.get("preprocess")) if step in PADDING), None)
+    if added is None or spec.ignore_index == UNLABELLED or label_keys(evaluation) is None:
+        return
+    what = f"{quoted(added)} adds places to the masks, with the label {UNLABELLED}, which {spec.metric}"
+    if "ignore_index" in metric.traits.options:
+        message = f'{what} must leave out: write {{"metric": {quoted(spec.metric)}, "ignore_index": {UNLABELLED}}}'
+    else:
+        message = f'{what} cannot leave out; use another metric, or "resize" in place of {quoted(added)}'
+    (context.say_key if node is None else context.say)(node or masks, message)
+
+
+def _steps(preprocess: Node | None) -> Iterator[str]:
+    """The names of all steps of a dataset."""
+    if preprocess is None:
+        return
+    lists = [preprocess, *(steps for _, steps in preprocess.members())]
+    yield from (name for steps in lists for step in steps.elements() for name, _ in step.members())
+
+
 _LISTED = ("boxes", "scores", "classes", "count", "box_format")
 _DECODED = ("output", "objectness", "box_axis", "nms_iou")
 
@@ -97,7 +126,7 @@ def _labels(evaluation: Node) -> str:
     """What to write for labels, as the end of a message; nothing where that is not known."""
     source = evaluation.get("source")
     of_images = source is not None and source.value() == "images"
-    if of_images and ({"class_order", "labels_file"} & evaluation.content.keys()):
+    if of_images and ({"class_order", "labels_file", "masks"} & evaluation.content.keys()):
         return '; write "labels": "label" there'
     return '; name their key there as "labels"'
 

@@ -41,6 +41,7 @@ _EXPECTED = {
     "npy": (("npy",), "an .npy file"),
     "images": (("folder",), "a folder of images"),
     "coco": (("folder",), "a folder of images"),
+    "masks": (("folder",), "a folder of masks"),
     "annotations": (("unknown",), "an annotations file (.json)"),
     "csv": (("unknown",), "a CSV file"),
     # A record's length can look like the first bytes of anything.
@@ -70,7 +71,7 @@ _MOST_ENTRIES = 100_000
 _MOST_SHARDS = 10_000
 _SUFFIXES = {"keras": (".keras",), "hdf5": (".h5", ".hdf5")}
 _KERAS = (".keras", ".h5", ".hdf5")
-_FOLDERS = ("saved_model", "images", "coco")
+_FOLDERS = ("saved_model", "images", "coco", "masks")
 _PATH_MAX = 4096  # bytes that Linux takes; resolving links takes time for every folder of a path
 T = TypeVar("T")
 
@@ -263,7 +264,7 @@ def _names(folder: str) -> list[str] | None:
 def _wrong_kind(path: str, kind: str, roots: Sequence[str]) -> str | None:
     try:
         found = files.sniff(path)
-        if found == "saved_model" or (kind in ("images", "coco") and found == "folder"):
+        if found == "saved_model" or (kind in _FOLDERS[1:] and found == "folder"):
             found = _folder_of_pointers(path, roots) or found
     except OSError as error:
         return _unreadable(error)
