@@ -260,7 +260,9 @@ def _remarks(model: ModelResult) -> Block:
         f"ℹ️ no interval for {_names(names)}: {prose(why)}" for why, names in wording.missing_intervals(model).items()
     ]
     items += [
-        f"ℹ️ {code(one.name)}: {wording.confidence(one.confidence)}" for one in model.rungs if one.confidence is not None
+        f"ℹ️ {code(one.name)}: {wording.confidence(one.confidence, wording.Sides.of(model))}"
+        for one in model.rungs
+        if one.confidence is not None
     ]
     items += [f"ℹ️ {prose(note)}" for note in model.notes]
     return _list(Item(f"<li>{item}</li>\n") for item in items)

@@ -227,16 +227,17 @@ def brief_failure(metric: MetricResult) -> str:
     return f"{name} {before}{value}" + (f" ({allowed})" if allowed else "")
 
 
-def confidence(found: Confidence) -> str:
+def confidence(found: Confidence, sides: Sides) -> str:
     """How sure both are of their answers, in a few words."""
-    told = f"mean confidence {_beside(found.variant, found.reference)}"
+    other = sides.figures[0]
+    told = f"mean confidence {_beside(found.variant, found.reference, other)}"
     if found.variant_error is None or found.reference_error is None:
         return told
-    return f"{told}, expected calibration error {_beside(found.variant_error, found.reference_error)}"
+    return f"{told}, expected calibration error {_beside(found.variant_error, found.reference_error, other)}"
 
 
-def _beside(variant: float, reference: float) -> str:
-    return f"{figures.number(variant, '')} (float {figures.number(reference, '')})"
+def _beside(variant: float, reference: float, other: str) -> str:
+    return f"{figures.number(variant, '')} ({other} {figures.number(reference, '')})"
 
 
 def titles(report: Report) -> dict[int, str]:

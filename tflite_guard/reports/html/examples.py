@@ -144,9 +144,9 @@ def since_baseline(found: SinceBaseline) -> str:
     return f"{told[:1].upper()}{told[1:]}."
 
 
-def sureness(found: Confidence) -> str:
+def sureness(found: Confidence, sides: wording.Sides) -> str:
     """How sure both models are, in sentences."""
-    told = wording.confidence(found)
+    told = wording.confidence(found, sides)
     told = f"{told[:1].upper()}{told[1:]}, on {wording.count(found.examples, 'example')}."
     if found.reference_error is None:
         return told
