@@ -55,7 +55,7 @@ def boxes_after(steps: Sequence[Mapping[str, Any]], boxes: Array, size: tuple[in
     The first four values are xmin, ymin, xmax, ymax. Boxes are cut at the image's edges; what lies beyond is left out.
     Raises DataError for steps that boxes cannot follow.
     """
-    corners, turned = boxes[:, :4].copy(), False
+    corners, turned = _cut(boxes[:, :4], size), False
     for step in steps:
         ((name, argument),) = step.items()
         place = f"{where}: {name}"
@@ -71,11 +71,16 @@ def boxes_after(steps: Sequence[Mapping[str, Any]], boxes: Array, size: tuple[in
         after = target(argument, place)
         found = Framing(after, (0, 0), after) if name == "resize" else framing(name, argument, size, place)
         ratio, corner = np.divide(found.scaled, size)[::-1], np.array(found.corner)[::-1]
-        corners = corners * np.tile(ratio, 2) + np.tile(corner, 2)
         size = found.canvas
-    fractions = np.clip(corners / np.tile(size[::-1], 2), 0, 1)
-    cut = (fractions[:, 2:] <= fractions[:, :2]).any(1) & (corners[:, 2:] > corners[:, :2]).all(1)
-    return np.asarray(np.concatenate([fractions, boxes[:, 4:]], 1)[~cut])
+        # After each step: what a crop has cut off does not come back in what a pad lays around it.
+        corners = _cut(corners * np.tile(ratio, 2) + np.tile(corner, 2), size)
+    beyond = (corners[:, 2:] <= corners[:, :2]).any(1) & (boxes[:, 2:4] > boxes[:, :2]).all(1)
+    return np.asarray(np.concatenate([corners / np.tile(size[::-1], 2), boxes[:, 4:]], 1)[~beyond])
+
+
+def _cut(corners: Array, size: tuple[int, int]) -> Array:
+    """Boxes cut at the edges of an image (height, width); one that lies beyond is left without a width or height."""
+    return np.clip(corners, 0, np.tile(size[::-1], 2))
 
 
 def target(argument: Any, where: str) -> tuple[int, int]:
