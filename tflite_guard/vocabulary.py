@@ -123,11 +123,10 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """Of a detector's boxes, which several outputs may hold together."""
 
 
+BOX_OUTPUTS = ("boxes", "scores", "classes", "count")
+"""What outputs of a detector hold: options that name an output, as `output` does."""
 DETECTION_OPTIONS = (
-    "boxes",
-    "scores",
-    "classes",
-    "count",
+    *BOX_OUTPUTS,
     "box_format",
     "decode",
     "objectness",

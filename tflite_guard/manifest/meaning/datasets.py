@@ -75,7 +75,7 @@ def _known_keys(node: Node, source: str, path: str | None, context: Context) -> 
     """The keys that a source holds, where that is known without loading it."""
     match source:
         case "npz":
-            return None if path is None else context.once(_arrays, path)
+            return None if path is None else context.once(arrays, path)
         case "images" | "coco":
             return _IMAGE_KEYS
         case "csv" if "columns" not in node.content.keys() | node.removed:
@@ -84,7 +84,7 @@ def _known_keys(node: Node, source: str, path: str | None, context: Context) -> 
     return dict(declared.members()).keys() if declared and not declared.removed else None
 
 
-def _arrays(path: str) -> Collection[str]:
+def arrays(path: str) -> Collection[str]:
     """The names of the arrays in an .npz file."""
     return dict.fromkeys(name.removesuffix(".npy") for name in files.zip_members(path) or ()).keys()
 
