@@ -541,11 +541,8 @@ def test_a_metric_of_the_users_own_of_an_output_that_there_is_not(run: Run, ligh
     (light_digits / "own.py").write_text("def own(outputs, reference, labels):\n    return 0.0\n")
     path = edited(light_digits, ["float32"], metrics=[{"python": "own:own", "output": "nothing"}], tolerances={})
     finished = run("check", path, "--allow-code", "--format", "json")
-    assert finished.variant("float32")["error"]["kind"] == "data"
-    assert (
-        "metric 'own' names output 'nothing', which the model does not have; name one of "
-        in finished.variant("float32")["error"]["message"]
-    )
+    assert finished.code == 2
+    assert "metric 'own', 'output': the model has no output 'nothing'; its outputs are " in finished.out
 
 
 def test_a_reference_on_inputs_of_a_wrong_scale_is_suspect_and_can_be_gated(run: Run, light_digits: Path) -> None:

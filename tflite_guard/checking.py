@@ -224,5 +224,7 @@ def exit_code(outcome: Report | GuardError, fail_on: str) -> int:
     if isinstance(outcome, GuardError):
         code = outcome.exit_code
         return 0 if fail_on == "never" and code == GuardError.exit_code else code
+    if any(error.kind == ManifestError.kind for error in outcome.errors):
+        return ManifestError.exit_code
     codes = {Verdict.ERROR: 3, Verdict.FAIL: 1, Verdict.WARN: 1 if fail_on == "warning" else 0, Verdict.PASS: 0}
     return 0 if fail_on == "never" else codes[outcome.verdict]

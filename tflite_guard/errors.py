@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 from msgspec.structs import replace
@@ -32,6 +33,17 @@ class UsageError(GuardError):
 
     exit_code = 2
     kind = "usage"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where something stands in a manifest. Lines and columns count from 1, in characters."""
+
+    path: str
+    line: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    column: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}:{self.column}"
 
 
 class ManifestProblem(msgspec.Struct, frozen=True, order=True):
@@ -71,11 +83,24 @@ def first_of(problems: Iterable[ManifestProblem], *, more: bool = False) -> list
 
 
 class EvaluationError(GuardError):
-    """A model could not be evaluated. `kind` says how; the message names the file and what to do."""
+    """A model could not be evaluated. `kind` says how; the message names the file and what to do.
 
-    def __init__(self, kind: str, message: str) -> None:
+    `place` is where the manifest says what cannot be, with which the message begins.
+    """
+
+    def __init__(self, kind: str, message: str, place: Place | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.place = place
+        if kind == ManifestError.kind:
+            self.exit_code = ManifestError.exit_code
+
+
+class NamingError(EvaluationError):
+    """A manifest names an input, output or signature that its model does not have, or does not say which is meant."""
+
+    def __init__(self, message: str, place: Place | None) -> None:
+        super().__init__(ManifestError.kind, message if place is None else f"{place}: {message}", place)
 
 
 class ModelFileError(EvaluationError):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
+from tflite_guard.errors import Place
 from tflite_guard.manifest.types import Conversion, DatasetSpec, EvaluationOptions, MetricSpec, ReferenceSpec, Tolerance
 from tflite_guard.results import (
     Artifact,
@@ -442,6 +443,8 @@ class RunReference(Request[ReferenceOutputs], frozen=True, tag="reference"):
     """Make the float conversion beside it, which will be asked for next."""
     piece: Piece | None = None
     """None runs it on all examples."""
+    metrics: tuple[MetricSpec, ...] = ()
+    """What it is run for, so that outputs that it does not have are told before it is run."""
 
     @property
     def doing(self) -> str:
@@ -485,6 +488,7 @@ class Evaluate(Request[Evaluation], frozen=True, tag="evaluate"):
     threads: int
     signature: str | None = None
     """The one that the manifest names; None where it does not say."""
+    signature_place: Place | None = None
     state: StateUse = "reset"
     facts: Facts = Facts()
     """What running the reference showed."""

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from tflite_guard.errors import Place
+
 MOST_LISTED = 20
 """Names that an error lists."""
 Severity = Literal["error", "warning", "note"]
@@ -308,6 +310,13 @@ class ErrorInfo(msgspec.Struct, frozen=True):
 
     kind: str
     message: str
+    place: Place | None = None
+    """Of an error of kind `manifest`, where the manifest says what its model cannot; the message begins with it."""
+
+    @property
+    def line(self) -> int:
+        """The line of the manifest that it is about; 0 where it is about none."""
+        return 0 if self.place is None else self.place.line
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -650,3 +659,10 @@ class Report(msgspec.Struct, frozen=True):
     def ok(self) -> bool:
         """Nothing is out of tolerance, and everything could be evaluated. Warnings leave it so."""
         return self.verdict.ok
+
+    @property
+    def errors(self) -> Iterator[ErrorInfo]:
+        """Why models and variants could not be evaluated."""
+        for model in self.models:
+            every = (model.error, *(variant.error for variant in model.variants))
+            yield from (error for error in every if error is not None)

@@ -128,11 +128,10 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """It is the mean of examples' scores, so it has a value on any of them."""
 
 
+BOX_OUTPUTS = ("boxes", "scores", "classes", "count")
+"""What outputs of a detector hold: options that name an output, as `output` does."""
 DETECTION_OPTIONS = (
-    "boxes",
-    "scores",
-    "classes",
-    "count",
+    *BOX_OUTPUTS,
     "box_format",
     "decode",
     "objectness",

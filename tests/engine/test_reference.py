@@ -12,7 +12,7 @@ from engine_models import EXAMPLES, Case, lone, normal, runner
 
 from tflite_guard.engine.reference import load_reference
 from tflite_guard.engine.tflite import Model
-from tflite_guard.errors import DataError, EvaluationError, ModelFileError
+from tflite_guard.errors import DataError, EvaluationError, ModelFileError, NamingError
 from tflite_guard.manifest.types import FileSpec, ReferenceSpec
 from tflite_guard.protocol import TensorInfo
 
@@ -259,7 +259,7 @@ def test_a_signature_that_only_reads_its_variables_takes_whole_batches(tmp_path:
 
 def test_an_unknown_signature_lists_those_there_are(saved: str) -> None:
     with pytest.raises(
-        ModelFileError, match=r'no signature "serving_default"; name one of .* as "signature": double, half'
+        NamingError, match=r"no signature 'serving_default'; name one of these as \"signature\": 'double', 'half'"
     ):
         load_reference(ReferenceSpec("saved_model", FileSpec(saved)))
 
@@ -283,7 +283,7 @@ def test_signatures_without_outputs_are_not_offered(tmp_path: Path) -> None:
     signatures = {name: tf.function(function, input_signature=[spec]) for name, function in functions.items()}
     tf.saved_model.save(module, str(tmp_path / "m"), signatures=signatures)
     for name in ("count", "serving_default"):
-        with pytest.raises(ModelFileError, match=rf'no signature "{name}"; name one of .* as "signature": twice$'):
+        with pytest.raises(NamingError, match=rf"no signature '{name}'; name one of these as \"signature\": 'twice'$"):
             load_reference(ReferenceSpec("saved_model", FileSpec(str(tmp_path / "m")), signature=name))
 
 

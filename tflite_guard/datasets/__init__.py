@@ -25,10 +25,11 @@ from tflite_guard.datasets.sources import (
     select,
 )
 from tflite_guard.datasets.under_way import UnderWay
-from tflite_guard.errors import DataError
+from tflite_guard.errors import DataError, NamingError
 from tflite_guard.manifest.location import displayed
 from tflite_guard.manifest.types import DatasetSpec
 from tflite_guard.protocol import Names
+from tflite_guard.text.plain import instead
 
 __all__ = ["Array", "Batch", "Dataset", "Reader", "TfrecordOpener", "about", "canonical", "open_dataset"]
 
@@ -55,6 +56,7 @@ class Batch(msgspec.Struct, frozen=True):
     """The source's key to (n,) integers, booleans or strings: examples of one value are a slice."""
 
 
+INPUTS = "its inputs are"
 LONGEST_FILE = 200
 """Characters of a file's name in a report, from its end."""
 
@@ -183,7 +185,8 @@ def open_dataset(
     """Binds a dataset to a model's inputs and checks what can be checked without reading the values.
 
     Links in a folder of images may lead to `roots` as well. `under_way` is told which examples are read. Raises
-    DataError when names do not match, files are missing or broken, arrays differ in length, or there are no examples.
+    DataError when files are missing or broken, arrays differ in length, or there are no examples, and NamingError when
+    the dataset names what the model does not have.
     """
     inputs = _bind(spec, input_names)
     labels = {"": spec.labels} if isinstance(spec.labels, str) else dict(spec.labels or {})
@@ -200,7 +203,7 @@ def canonical(spec: DatasetSpec, names: Names) -> DatasetSpec:
     """The dataset with its inputs, labels and preprocessing by a model's canonical names.
 
     A manifest may name them by alias or `#index` as well; what the model does not have stays, for `open_dataset` to
-    tell. Raises DataError where two names are of one input or output.
+    tell. Raises NamingError where two names are of one input or output.
     """
     inputs, labels, steps = spec.inputs, spec.labels, spec.preprocess
     return replace(
@@ -215,7 +218,10 @@ def _renamed(spec: DatasetSpec, written: Mapping[str, T], name_of: Callable[[str
     renamed: dict[str, T] = {}
     for name, value in written.items():
         if name_of(name) in renamed:
-            raise DataError(f"dataset {spec.name!r}: {what!r} names {name_of(name)!r} twice, once as {name!r}")
+            raise NamingError(
+                f"dataset {spec.name!r}: {what!r} names {name_of(name)!r} twice, once as {name!r}",
+                spec.places.get(f"{what}/{name}"),
+            )
         renamed[name_of(name)] = value
     return renamed
 
@@ -238,14 +244,23 @@ def _bind(spec: DatasetSpec, input_names: Sequence[str]) -> dict[str, str]:
     listed = ", ".join(repr(name) for name in input_names)
     if isinstance(spec.inputs, str):
         if len(input_names) != 1:
-            raise DataError(f"dataset {spec.name!r}: 'inputs' must map each of the model's inputs to a key: {listed}")
+            raise NamingError(
+                f"dataset {spec.name!r}: 'inputs' must map each of the model's inputs to a key: {listed}",
+                spec.places.get("inputs", spec.places.get("")),
+            )
         return {input_names[0]: spec.inputs}
     for name in spec.inputs:
         if name not in input_names:
-            raise DataError(f"dataset {spec.name!r}: the model has no input {name!r}{near(name, input_names)}")
+            raise NamingError(
+                f"dataset {spec.name!r}: the model has no input {name!r}{instead(name, input_names, INPUTS)}",
+                spec.places.get(f"inputs/{name}"),
+            )
     for name in input_names:
         if name not in spec.inputs:
-            raise DataError(f"dataset {spec.name!r}: the model's input {name!r} has no key; its inputs are {listed}")
+            raise NamingError(
+                f"dataset {spec.name!r}: the model's input {name!r} has no key; its inputs are {listed}",
+                spec.places.get("inputs"),
+            )
     return {name: spec.inputs[name] for name in input_names}
 
 
@@ -254,8 +269,10 @@ def _steps(spec: DatasetSpec, names: Sequence[str]) -> dict[str, Sequence[Step]]
         return dict.fromkeys(names, spec.preprocess)
     for name in spec.preprocess:
         if name not in names:
-            raise DataError(
-                f"dataset {spec.name!r}: 'preprocess' names no input of the model: {name!r}{near(name, names)}"
+            raise NamingError(
+                f"dataset {spec.name!r}: 'preprocess' names no input of the model: "
+                f"{name!r}{instead(name, names, INPUTS)}",
+                spec.places.get(f"preprocess/{name}"),
             )
     return {name: spec.preprocess.get(name, ()) for name in names}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -19,14 +21,23 @@ from tflite_guard.errors import DataError
 
 MAX_BYTES = 1 << 30
 """Of an annotations file; COCO's own largest has 470 MB."""
+MOST_BOXES = 10_000
+"""Of an image: each takes a row of the labels of every other."""
+MOST_PIXELS = 1 << 20
+"""Of a side of an image."""
+LEAST_TOLD = 20
+"""Boxes from which on it is told that all of them are in another unit."""
 NO_BOX = (0.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=MOST_PIXELS)]
 
 
 class _Image(msgspec.Struct):
     id: int
     file_name: str
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 class _Annotation(msgspec.Struct):
@@ -115,22 +126,41 @@ def open_coco(
             wanted = one.image_id if what == "image" else one.category_id
             raise DataError(f"{annotations}: annotation {number} (from 0) is of {what} {wanted}, which is not listed")
         left, top, width, height = one.bbox
-        if not (np.isfinite(one.bbox).all() and width >= 0 and height >= 0):
+        corners = (left, top, left + width, top + height)
+        if not (all(map(math.isfinite, corners)) and width >= 0 and height >= 0):
             raise DataError(
                 f"{annotations}: annotation {number} (from 0) has the box {list(one.bbox)}; it must be [x, y, width, "
                 "height] in pixels"
             )
-        corners = (left, top, left + width, top + height)
-        boxes[places[one.image_id]].append((*corners, classes[one.category_id], float(one.iscrowd != 0)))
+        own = boxes[places[one.image_id]]
+        if len(own) == MOST_BOXES:
+            raise DataError(f"{annotations}: image {one.image_id} has more than {MOST_BOXES:,} boxes; leave it out")
+        own.append((*corners, classes[one.category_id], float(one.iscrowd != 0)))
+    _require_pixels(annotations, found, places)
     files, sizes, moved = [], [], []
     for image, own in zip(found.images, boxes, strict=True):
-        if image.width < 1 or image.height < 1:
-            raise DataError(f"{annotations}: image {image.id} is said to be {image.width} by {image.height} pixels")
         files.append(_file(path, image.file_name, annotations, roots))
         sizes.append((image.height, image.width))
         array = np.array(own, np.float64).reshape(-1, len(NO_BOX))
         moved.append(boxes_after(steps, array, sizes[-1], path) if LABEL in keys else array[:0])
     return CocoReader(files, sizes, moved)
+
+
+def _require_pixels(path: str, found: _File, places: Mapping[int, int]) -> None:
+    """Raise DataError where boxes as a whole are no [x, y, width, height] in pixels: they would mean nothing."""
+    if len(found.annotations) < LEAST_TOLD:
+        return
+    boxes = np.array([one.bbox for one in found.annotations])
+    if boxes.max() <= 1:
+        raise DataError(f"{path}: no box has a value above 1; they must be [x, y, width, height] in pixels")
+    sizes = np.array([(image.width, image.height) for image in found.images])
+    own = sizes[[places[one.image_id] for one in found.annotations]]
+    beyond = (boxes[:, :2] + boxes[:, 2:] > own + 1).any(1)
+    if beyond.mean() > 0.5:
+        raise DataError(
+            f"{path}: {beyond.sum():,} of {len(beyond):,} boxes reach beyond their images; they must be [x, y, width, "
+            "height] in pixels of the image, not two corners"
+        )
 
 
 def _file(path: str, name: str, annotations: str, roots: Sequence[str]) -> str:
@@ -147,6 +177,8 @@ def _decoded(path: str) -> _File:
                 f"{path}: has {size:,} bytes, more than {MAX_BYTES:,}; split it, or use a part of the images"
             )
         return msgspec.json.decode(Path(path).read_bytes(), type=_File)
+    except MemoryError as error:
+        raise DataError(f"{path}: there is no memory for so many images and boxes; use a part of them") from error
     except OSError as error:
         raise DataError(f"{path}: the annotations cannot be read ({error.strerror or error})") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -159,9 +191,10 @@ def _classes(path: str, categories: Sequence[Any], class_order: Sequence[str] | 
         raise DataError(f"{path}: two categories have the same id; give each its own")
     if class_order is None:
         return {id: float(place) for place, id in enumerate(sorted(one.id for one in categories))}
+    times, places = Counter(class_order), {name: float(place) for place, name in enumerate(class_order)}
     for one in categories:
-        if class_order.count(one.name) != 1:
-            several = "twice" if one.name in class_order else "not"
-            hint = "" if one.name in class_order else near(one.name, class_order)
+        if times[one.name] != 1:
+            several = "twice" if one.name in places else "not"
+            hint = "" if one.name in places else near(one.name, class_order)
             raise DataError(f"{path}: the category {quoted(one.name)} is {several} in class_order{hint}")
-    return {one.id: float(class_order.index(one.name)) for one in categories}
+    return {one.id: places[one.name] for one in categories}

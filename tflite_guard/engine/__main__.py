@@ -20,7 +20,7 @@ import msgspec
 
 from tflite_guard.engine.confine import confine
 from tflite_guard.engine.keeper import go_on_kept
-from tflite_guard.errors import GuardError
+from tflite_guard.errors import EvaluationError, GuardError
 from tflite_guard.files import is_full, says_full, shortage
 from tflite_guard.protocol import Call, Limits
 
@@ -92,7 +92,8 @@ def _answer(answers: BinaryIO, session: Session, call: Call, place: str) -> None
         send({"result": session.run(call.request, call.out, progress, at)})
     except Exception as error:  # a child must answer whatever a model makes a library raise
         traceback.print_exc(file=sys.stderr)
-        send({"error": {name: _utf8(text) for name, text in _explain(error, place).items()}})
+        told = {name: _utf8(text) for name, text in _explain(error, place).items()}
+        send({"error": told | {"place": error.place if isinstance(error, EvaluationError) else None}})
 
 
 def _utf8(text: str) -> str:

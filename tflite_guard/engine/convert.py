@@ -132,7 +132,7 @@ class FloatModel:
         """The names that calibration data goes by."""
         if self._spec.kind != "tflite":
             return self.reference.names
-        model = Model.read(self._spec.path, self._spec.signature)
+        model = Model.read(self._spec.path, self._spec.signature, place=self._spec.places.get("signature"))
         model.require_main("the converter")
         return model.names
 

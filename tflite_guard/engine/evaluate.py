@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,7 @@ from tflite_guard.engine.calibration_facts import Beside, Seen
 from tflite_guard.engine.collected import Collected, Column, Kinds, Looks, ordered
 from tflite_guard.engine.facts import Ranges, Watch, custom_operators, scales
 from tflite_guard.engine.macs import macs
+from tflite_guard.engine.meant import Meant, meant
 from tflite_guard.engine.micro import MicroRunner
 from tflite_guard.engine.multi_label import LabelReading
 from tflite_guard.engine.outputs import Open, Outputs, batch_size, recorded_outputs, require_finite
@@ -32,7 +33,7 @@ from tflite_guard.engine.sequential import Sampling, Scored
 from tflite_guard.engine.tflite import PREPARING, Bound, Model, Port, Runner, dequantize
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.files import sha256_of
-from tflite_guard.manifest.types import DatasetSpec, Detection, EvaluationOptions, MetricSpec
+from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
 from tflite_guard.metrics import NamedArrays, Scores, concatenate, measure_python
 from tflite_guard.protocol import (
     COLLECTED,
@@ -106,36 +107,20 @@ class Scorer:
         self._kinds = Kinds()
         self._columns: list[Column | _Whole] = []
         self._watches: dict[str, Watch] = {}
-        labels = [""] if isinstance(dataset.labels, str) else list(dataset.labels or ())
-        for key in labels:
-            if key and key not in names.outputs:
-                raise DataError(
-                    f"dataset {dataset.name!r} has labels for output {key!r}, which the model does not have; "
-                    f"name one of its outputs in 'labels': {_listed(names.outputs)}"
-                )
-        for spec in specs:
-            if spec.metric in METRICS and METRICS[spec.metric].of_file:
-                continue
-            spec = _canonical(spec, names)
-            if spec.python is not None:
-                self._columns.append(_Whole(spec, _all_labels_of(spec, labels)))
-                continue
-            for output in _outputs_of(spec, list(names.outputs), labels):
-                self._columns.append(self._column(spec, output, labels, alone=len(names.outputs) == 1))
+        for one in meant(specs, names, dataset):
+            self._columns.append(self._column(one, alone=len(names.outputs) == 1))
         for output in names.outputs:
             own = [(one.spec, one.labels) for one in self._columns if isinstance(one, Column) and one.output == output]
             self._watches[output] = Watch(output, own)
 
-    def _column(self, spec: MetricSpec, output: str, labels: Sequence[str], *, alone: bool) -> Column:
-        needs = METRICS[spec.metric].needs_labels
-        wanted = _labels_of(spec, output, labels) if needs else None
-        if needs and wanted is None:
-            raise DataError(
-                f"metric {spec.name!r} needs labels for output {output!r}; add them to dataset {self._dataset.name!r}"
-            )
+    def _column(self, one: Meant, *, alone: bool) -> Column | _Whole:
+        spec, output = one.spec, one.output
+        if output is None:
+            return _Whole(spec, one.labels)
+        needs, labels = METRICS[spec.metric].needs_labels, next(iter(one.labels), None)
         named = alone or needs or spec.output is not None
-        spec = self._reading.settled(spec, output, _labels_of(spec, output, labels))
-        return Column(spec, output, wanted, spec.name if named else f"{spec.name}[{output}]")
+        spec = self._reading.settled(spec, output, labels)
+        return Column(spec, output, labels if needs else None, spec.name if named else f"{spec.name}[{output}]")
 
     def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
         """Score one batch; every array's first axis is the batch's."""
@@ -552,91 +537,3 @@ def _artifact(model: graph.Graph, size: int, sha256: str, integer: bool | None) 
     mixed = integer is None and 0 < len(floats) < graph.computing_operators(model)
     in_float = tuple(floats) if integer or mixed else ()
     return Artifact(size, sha256, count, in_float, len(graph.quantized_tensors(model)), custom_operators(model))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
-
-
-def _canonical(spec: MetricSpec, names: Names) -> MetricSpec:
-    """The metric with its output and labels by canonical name. Raises DataError for an output that there is not."""
-    output = None if spec.output is None else _known(spec, spec.output, names)
-    labels = None if spec.labels is None else names.output(spec.labels)
-    if spec.detection is not None:
-        options = _detector(spec, spec.detection, names)
-        output = output or options.boxes or _known(spec, "#0" if len(names.outputs) == 1 else None, names)
-        return replace(spec, output=output, labels=labels, detection=options)
-    return replace(spec, output=output, labels=labels)
-
-
-def _known(spec: MetricSpec, written: str | None, names: Names) -> str:
-    """An output by its canonical name. Raises DataError for one that there is not, and for none."""
-    if written is None:
-        raise DataError(
-            f'metric {spec.name!r} does not say which output it is for; add "output": one of {_listed(names.outputs)}'
-        )
-    output = names.output(written)
-    if output not in names.outputs:
-        raise DataError(
-            f"metric {spec.name!r} names output {written!r}, which the model does not have; name one of "
-            f"{_listed(names.outputs)}"
-        )
-    return output
-
-
-def _detector(spec: MetricSpec, options: Detection, names: Names) -> Detection:
-    """How boxes are read, with outputs by canonical name, and the size that boxes in pixels are of."""
-    roles = {role: getattr(options, role) for role in ("boxes", "scores", "classes", "count")}
-    known = {role: None if name is None else _known(spec, name, names) for role, name in roles.items()}
-    size = options.size
-    if options.units == "pixels" and size is None:
-        size = _image_size(names)
-        if size is None:
-            raise DataError(
-                f'metric {spec.name!r}: the inputs do not say how large an image is; add "size": [height, width]'
-            )
-    return replace(options, **known, size=size)
-
-
-CHANNELS = (1, 3, 4)
-"""How many an image has, to tell the order of its axes by."""
-
-
-def _image_size(names: Names) -> tuple[int, int] | None:
-    """Height and width of the only input that is an image; None where that is not told."""
-    sizes = []
-    for info in names.inputs.values():
-        if len(info.shape) != 4:
-            continue
-        _, *sides = info.shape
-        height, width = sides[1:] if sides[0] in CHANNELS and sides[2] not in CHANNELS else sides[:2]
-        if height and width:
-            sizes.append((height, width))
-    return sizes[0] if len(sizes) == 1 else None
-
-
-def _outputs_of(spec: MetricSpec, names: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """The outputs that a metric is of: the named one, the only one, or for fidelity each by itself."""
-    if spec.output is not None:
-        return [spec.output]
-    if len(names) == 1 or not METRICS[spec.metric].needs_labels:
-        return list(names)
-    labelled = [name for name in names if name in labels]
-    if len(labelled) == 1:
-        return labelled
-    raise DataError(f'metric {spec.name!r} does not say which output it is for; add "output": one of {_listed(names)}')
-
-
-def _all_labels_of(spec: MetricSpec, labels: Sequence[str]) -> tuple[str, ...]:
-    """The keys of the labels that a user's own metric sees: all, unless it is of one output."""
-    if spec.output is None and spec.labels is None and len(labels) > 1:
-        return tuple(labels)
-    key = _labels_of(spec, spec.output, labels)
-    return () if key is None else (key,)
-
-
-def _labels_of(spec: MetricSpec, output: str | None, labels: Sequence[str]) -> str | None:
-    for key in (spec.labels, output, "", labels[0] if len(labels) == 1 else None):
-        if key is not None and key in labels:
-            return key
-    return None

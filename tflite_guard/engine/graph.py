@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from tflite_guard.errors import ConversionError, EvaluationError, ModelFileError
+from tflite_guard.errors import ConversionError, ModelFileError, NamingError, Place
+from tflite_guard.text.plain import instead
 from tflite_guard.vocabulary import SERVING_DEFAULT
 
 IDENTIFIER = b"TFL3"
@@ -264,17 +265,20 @@ def _by_name(named: Sequence[tuple[str, int]]) -> dict[str, int]:
     return {name or f"#{place}": index for place, (name, index) in enumerate(named)}
 
 
-def choose_signature(graph: Graph, path: str, asked: str | None = None, reference: str | None = None) -> Signature:
+def choose_signature(
+    graph: Graph, path: str, asked: str | None = None, reference: str | None = None, place: Place | None = None
+) -> Signature:
     """The signature to run: the one that is asked for, else the only one, the reference's own, `serving_default`.
 
     Signatures without inputs or outputs are not looked at unless asked for. Where none is left, it is the first
-    subgraph, by its tensors' names. Raises EvaluationError of kind `signature` where none can be chosen.
+    subgraph, by its tensors' names. Raises NamingError where none can be chosen, at the place where one is asked for.
     """
     if asked is not None:
         if not graph.signatures:
-            raise EvaluationError("no-signature", f'{path} has no signatures; leave out "{asked}"')
+            raise NamingError(f'{path} has no signatures; leave out "{asked}"', place)
         if asked not in graph.signatures:
-            raise _unknown_signature(path, f'has no signature "{asked}"', graph.signatures, "; name one of those")
+            there = instead(asked, graph.signatures, "there are")
+            raise NamingError(f"{path} has no signature {asked!r}{there}", place)
         return graph.signatures[asked]
     usable = {key: signature for key, signature in graph.signatures.items() if signature.inputs and signature.outputs}
     if len(usable) <= 1:
@@ -282,12 +286,8 @@ def choose_signature(graph: Graph, path: str, asked: str | None = None, referenc
     for key in (reference, SERVING_DEFAULT):
         if key in usable:
             return usable[key]
-    raise _unknown_signature(path, "has several signatures", usable, '; say which with "signature"')
-
-
-def _unknown_signature(path: str, what: str, known: Iterable[str], advice: str = "") -> EvaluationError:
-    there = ", ".join(map(repr, known))
-    return EvaluationError("signature", f"{path} {what} (there are: {there}){advice}")
+    there = ", ".join(map(repr, usable))
+    raise NamingError(f'{path} has several signatures (there are: {there}); say which with "signature"', place)
 
 
 def _unnamed(graph: Graph) -> Signature:

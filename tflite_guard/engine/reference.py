@@ -19,10 +19,10 @@ from tflite_guard.engine.refusals import first_line
 from tflite_guard.engine.running import Running
 from tflite_guard.engine.safety import check_model_file, keras_version
 from tflite_guard.engine.saved_model import restores_its_variables, scaling, signature_operators
-from tflite_guard.errors import EvaluationError, ModelFileError
+from tflite_guard.errors import EvaluationError, ModelFileError, NamingError, Place
 from tflite_guard.manifest.types import ReferenceSpec
 from tflite_guard.protocol import Names, TensorInfo
-from tflite_guard.text.plain import plain
+from tflite_guard.text.plain import instead, plain
 from tflite_guard.vocabulary import SERVING_DEFAULT
 
 Array = npt.NDArray[Any]
@@ -150,7 +150,7 @@ def load_reference(spec: ReferenceSpec, *, allow_code: bool = False) -> Referenc
 def _from_saved_model(spec: ReferenceSpec) -> Reference:
     loaded = _loaded_saved_model(spec.path)
     signature = spec.signature or SERVING_DEFAULT
-    function = _signature_function(loaded, spec.path, signature)
+    function = _signature_function(loaded, spec.path, signature, spec.places.get("signature"))
     inputs = {name: _info(tensor) for name, tensor in function.structured_input_signature[1].items()}
     outputs = {name: _info(tensor) for name, tensor in function.structured_outputs.items()}
     scaled = tuple(plain(layer_of(name) or name, LONGEST_NODE) for name in scaling(spec.path, signature))
@@ -201,17 +201,14 @@ def _loaded_saved_model(path: str) -> Any:
         ) from error
 
 
-def _signature_function(loaded: Any, path: str, signature: str) -> Any:
+def _signature_function(loaded: Any, path: str, signature: str, place: Place | None) -> Any:
     # Signatures without outputs save, train or initialize.
     signatures = {name: function for name, function in loaded.signatures.items() if function.structured_outputs}
     if not signatures:
         raise ModelFileError(f"{path} has no signature that gives outputs; export it with one, as model.export() does")
     if signature not in signatures:
-        there = ", ".join(sorted(signatures))
-        raise ModelFileError(
-            f'{path} has no signature "{signature}"; name one of those that there are as "signature": {there}',
-            "signature",
-        )
+        there = instead(signature, sorted(signatures), 'name one of these as "signature":')
+        raise NamingError(f"{path} has no signature {signature!r}{there}", place)
     return signatures[signature]
 
 
@@ -229,10 +226,11 @@ def _fixed(names: Names, spec: ReferenceSpec) -> Names:
     wanted = {names.input(name): shape for name, shape in spec.input_shapes.items()}
     unknown = [name for name in wanted if name not in names.inputs]
     if unknown:
-        raise ModelFileError(
-            f"{spec.path}: input_shapes names {unknown[0]}, which is not one of the model's inputs; name "
-            f"one of {', '.join(names.inputs)}",
-            "input-shapes",
+        written = next(name for name in spec.input_shapes if names.input(name) == unknown[0])
+        raise NamingError(
+            f"{spec.path}: 'input_shapes': the model has no input {written!r}"
+            f"{instead(written, names.inputs, 'its inputs are')}",
+            spec.places.get(f"input_shapes/{written}"),
         )
     inputs = {name: _with_shape(name, info, wanted.get(name), spec.path) for name, info in names.inputs.items()}
     return replace(names, inputs=inputs)

@@ -31,11 +31,11 @@ ROUNDING = 1e-4
 
 
 class ExampleError(EvaluationError):
-    """A model cannot be run on the example at some place of its batch."""
+    """A model cannot be run on the example of some row of its batch."""
 
-    def __init__(self, error: EvaluationError, place: int) -> None:
+    def __init__(self, error: EvaluationError, row: int) -> None:
         super().__init__(error.kind, str(error))
-        self.place = place
+        self.row = row
 
 
 class Running(ABC):
@@ -233,7 +233,7 @@ def _running(data: Dataset | None, rows: Rows) -> Iterator[None]:
         try:
             yield
         except ExampleError as error:
-            which = data.called([int(rows[error.place])])
+            which = data.called([int(rows[error.row])])
             advice = "correct or remove it if the model runs on others, else change the model"
             raise EvaluationError(error.kind, f"{error}; this was {which}: {advice}") from error
 

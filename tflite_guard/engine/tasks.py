@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from tflite_guard.datasets import Dataset, about, canonical, open_dataset
 from tflite_guard.datasets.under_way import UnderWay
-from tflite_guard.errors import ConversionError, DataError, ModelFileError
+from tflite_guard.errors import ConversionError, DataError, ModelFileError, NamingError
 from tflite_guard.manifest.types import CalibrationOptions, Conversion, DatasetSpec, FileSpec, ReferenceSpec
 from tflite_guard.protocol import (
     COLLECTED,
@@ -110,6 +110,7 @@ class Session:
         return _file(spec).names if spec.kind in ("tflite", "artifact") else self._source(spec).names
 
     def _reference(self, request: RunReference, out: str) -> ReferenceOutputs:
+        from tflite_guard.engine.meant import meant
         from tflite_guard.engine.outputs import batch_size, example_bytes, recorded_outputs, write_outputs
         from tflite_guard.engine.running import Running, run_batches
 
@@ -132,6 +133,7 @@ class Session:
             names, runners = source.names, [source.reference]
             if request.convert and not source.reference.stateful:  # an export would hold what a run leaves
                 beside = source.float32
+        meant(request.metrics, names, canonical(data, names))  # refuses what is wrong before it takes time
         # Of what is beside the inputs, only groups say how a model is run: those in which its state is kept.
         data = replace(_with_state(data, request.state), labels=None, slices=())
         if request.state == "reset":
@@ -165,7 +167,7 @@ class Session:
         conversion = request.conversion
         assert conversion.source is not None
         asked = conversion.source.signature if conversion.source.kind == "tflite" else None
-        source = Model.read(request.float32, asked)
+        source = Model.read(request.float32, asked, place=conversion.source.places.get("signature"))
         source.require_main("a recipe")
         calibration = self._calibration(conversion, source.names)
         recipe = _recipe(conversion)
@@ -203,7 +205,7 @@ class Session:
         if key not in self._seen:
             try:
                 self._seen[key] = calibration_seen(self._open(data, list(names.inputs)), request.samples)
-            except DataError:
+            except (DataError, NamingError):
                 self._seen[key] = None
         return self._seen[key]
 
@@ -214,7 +216,7 @@ class Session:
 
         recorded = Outputs(request.reference)
         own = None if request.names is None else request.names.signature
-        model = Model.read(request.tflite, request.signature, own)
+        model = Model.read(request.tflite, request.signature, own, place=request.signature_place)
         names = names_for(model, request.names, recorded)
         return Subject(
             model=model,
@@ -514,7 +516,7 @@ def _file(spec: ReferenceSpec) -> Model:
     from tflite_guard.engine import graph
     from tflite_guard.engine.tflite import Model
 
-    model = Model.read(spec.path, spec.signature)
+    model = Model.read(spec.path, spec.signature, place=spec.places.get("signature"))
     quantized = graph.quantized_tensors(model.graph)
     if quantized and spec.kind == "tflite":
         raise ModelFileError(

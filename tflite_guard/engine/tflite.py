@@ -18,7 +18,7 @@ from tflite_guard.engine import graph as graphs
 from tflite_guard.engine.feeds import kind_of, shape_text
 from tflite_guard.engine.refusals import first_line, not_prepared
 from tflite_guard.engine.running import Running
-from tflite_guard.errors import DataError, EvaluationError, ModelFileError
+from tflite_guard.errors import DataError, EvaluationError, ModelFileError, Place
 from tflite_guard.protocol import Names, TensorInfo
 from tflite_guard.text.plain import plain
 from tflite_guard.vocabulary import LiteRT
@@ -67,17 +67,22 @@ class Model:
 
     @classmethod
     def read(
-        cls, source: str | bytes, asked: str | None = None, reference: str | None = None, path: str = "the model"
+        cls,
+        source: str | bytes,
+        asked: str | None = None,
+        reference: str | None = None,
+        path: str = "the model",
+        place: Place | None = None,
     ) -> Model:
         """A file by its path, or bytes, which messages call `path`.
 
-        `asked` is the signature that the manifest names, `reference` the reference's own. Raises ModelFileError for
-        what is no .tflite, EvaluationError of kind `signature` where it is not told which signature to run.
+        `asked` is the signature that the manifest names at `place`, `reference` the reference's own. Raises
+        ModelFileError for what is no .tflite, NamingError where it is not told which signature to run.
         """
         path = source if isinstance(source, str) else path
         graph = graphs.read(source)
         _refuse_unassigned(path, graph)
-        signature = graphs.choose_signature(graph, path, asked, reference)
+        signature = graphs.choose_signature(graph, path, asked, reference, place)
         return cls(path, graph, signature, source if isinstance(source, bytes) else None)
 
     @cached_property

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from tflite_guard import files
 from tflite_guard.errors import ManifestError, ManifestProblem, UsageError, first_of
 from tflite_guard.files import uris
@@ -31,6 +33,7 @@ from tflite_guard.manifest.types import (
     Judgement,
     Manifest,
     ModelSpec,
+    Places,
     ReferenceSpec,
     Tolerance,
     VariantSpec,
@@ -45,7 +48,7 @@ from tflite_guard.manifest.views import (
     kind_of_model,
     model_views,
 )
-from tflite_guard.vocabulary import MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, ReferenceKind, StateUse
+from tflite_guard.vocabulary import BOX_OUTPUTS, MANIFEST_VERSION, QUANTIZATIONS, TOLERANCES, ReferenceKind, StateUse
 
 MAX_FIGURES = 200_000
 """Metrics and tolerances of variants, with all defaults written out."""
@@ -140,10 +143,11 @@ def _found(tree: Node) -> list[Rejection]:
 
 
 def _datasets(tree: Node, context: Context) -> dict[str, DatasetSpec]:
-    return {name: _dataset(name, node.value(), context) for name, node in tree.content["datasets"].members()}
+    return {name: _dataset(name, node, context) for name, node in tree.content["datasets"].members()}
 
 
-def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpec:
+def _dataset(name: str, node: Node, context: Context) -> DatasetSpec:
+    written = node.value()
     source, path = written["source"], written["path"]
     python = source == "python"
     shards = context.matching(path) if source in SHARDED else None
@@ -168,7 +172,18 @@ def _dataset(name: str, written: dict[str, Any], context: Context) -> DatasetSpe
         function=FunctionSpec(path, context.folder) if python else None,
         shards=tuple(_file(shard, context, None) for shard in shards or ()),
         pictures=written.get("pictures", python or _in_repository(path, context)),
+        places=_places(node, maps=("inputs", "labels", "preprocess")),
     )
+
+
+def _places(node: Node, values: Sequence[str] = (), maps: Sequence[str] = ()) -> Places:
+    """Where a part stands, and some of its values; of maps from a model's names, the maps and these names."""
+    places = {"": node.place}
+    for key in (*values, *maps):
+        if (found := node.get(key)) is not None:
+            places[key] = found.place
+            places |= {f"{key}/{name}": inner.key_place for name, inner in found.members() if key in maps}
+    return places
 
 
 def _in_repository(written: str, context: Context) -> bool:
@@ -211,7 +226,10 @@ def _model(view: ModelView, datasets: dict[str, DatasetSpec], context: Context) 
         name=view.name,
         reference=reference,
         evaluation=datasets[str(view.settings["evaluation"].value())],
-        metrics=tuple(metric.spec for metric in view.metrics),
+        metrics=tuple(
+            replace(one.spec, places=_places(one.node or view.node, values=("output", *BOX_OUTPUTS)))
+            for one in view.metrics
+        ),
         variants=tuple(
             _variant(variant, reference, ignored, view.metrics, datasets, context) for variant in view.variants
         ),
@@ -234,6 +252,10 @@ def _reference(node: Node, context: Context) -> ReferenceSpec:
         file=_file(str(path.value()), context, written.get("sha256")),
         signature=written.get("signature"),
         input_shapes={name: tuple(map(int, shape)) for name, shape in written.get("input_shapes", {}).items()},
+        # Without a name of its own, a model is the same wherever it stands.
+        places=_places(node, values=("signature",), maps=("input_shapes",))
+        if {"signature", "input_shapes"} & written.keys()
+        else {},
     )
 
 
@@ -275,7 +297,8 @@ def _conversion(
     context: Context,
 ) -> Conversion:
     if "tflite" in own:
-        return Conversion(tflite=_named(own, "tflite", context), signature=own.get("signature"))
+        places = {"signature": view.own["signature"].place} if "signature" in own else {}
+        return Conversion(tflite=_named(own, "tflite", context), signature=own.get("signature"), places=places)
     source = _reference(view.own["source"], context) if "source" in view.own else reference
     return Conversion(
         quantization=own.get("quantization"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tflite_guard.errors import ManifestProblem
+from tflite_guard.errors import ManifestProblem, Place
 from tflite_guard.manifest.jsontext import Document, Pointer
 
 
@@ -50,6 +50,16 @@ class Node(msgspec.Struct, frozen=True):
     def line(self) -> int:
         """The line of the key, or of the value where there is no key, from 1."""
         return self.document.at_key(self.pointer)[0]
+
+    @property
+    def place(self) -> Place:
+        """Where the value begins."""
+        return Place(self.document.name, *self.document.at_value(self.pointer))
+
+    @property
+    def key_place(self) -> Place:
+        """Where its key begins, or the value where there is no key."""
+        return Place(self.document.name, *self.document.at_key(self.pointer))
 
     def problem(self, message: str) -> ManifestProblem:
         """A problem at this value."""

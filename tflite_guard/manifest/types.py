@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from tflite_guard.errors import Place
 from tflite_guard.vocabulary import (
     TOLERANCES,
     BoxFormat,
@@ -29,6 +30,10 @@ class Spec(msgspec.Struct, frozen=True):
 
     titles: ClassVar[tuple[str, ...]] = ()
     """Fields that messages need and results do not depend on."""
+
+
+Places = dict[str, Place]
+"""Where a part of a manifest says what messages may be about: a key, or key/name, to its place; "" is the part."""
 
 
 class FileSpec(Spec, frozen=True):
@@ -55,11 +60,13 @@ class FunctionSpec(Spec, frozen=True):
 class ReferenceSpec(Spec, frozen=True):
     """A model to convert from or compare with. Exactly one kind."""
 
+    titles: ClassVar[tuple[str, ...]] = ("places",)
     kind: ReferenceKind
     file: FileSpec
     signature: str | None = None
     """None where the manifest does not say: then a SavedModel's is `serving_default`."""
     input_shapes: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    places: Places = msgspec.field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -70,7 +77,7 @@ class ReferenceSpec(Spec, frozen=True):
 class DatasetSpec(Spec, frozen=True):
     """Where examples come from and what is done to them before a model sees them."""
 
-    titles: ClassVar[tuple[str, ...]] = ("name",)
+    titles: ClassVar[tuple[str, ...]] = ("name", "places")
     name: str
     source: SourceKind
     file: FileSpec | None
@@ -100,6 +107,7 @@ class DatasetSpec(Spec, frozen=True):
     """The files of a `tfrecord` whose path is a pattern, in their order."""
     pictures: bool = True
     """A report may show examples as small pictures."""
+    places: Places = msgspec.field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -140,6 +148,7 @@ class Detection(Spec, frozen=True):
 class MetricSpec(Spec, frozen=True):
     """One metric to compute. `name` labels it in reports, `metric` says which it is."""
 
+    titles: ClassVar[tuple[str, ...]] = ("places",)
     name: str
     metric: str
     output: str | None = None
@@ -155,6 +164,11 @@ class MetricSpec(Spec, frozen=True):
     """Of metrics of boxes."""
     python: FunctionSpec | None = None
     higher_is_better: bool = True
+    places: Places = msgspec.field(default_factory=dict)
+
+    def place(self, key: str = "") -> Place | None:
+        """Where the manifest gives an option of it, else where it stands."""
+        return self.places.get(key, self.places.get(""))
 
 
 class Tolerance(Spec, frozen=True):
@@ -202,6 +216,7 @@ class Ignore(Spec, frozen=True):
 class Conversion(Spec, frozen=True):
     """Where an artifact comes from: one of `quantization`, `tflite`, `recipe`, and all that its bytes depend on."""
 
+    titles: ClassVar[tuple[str, ...]] = ("places",)
     quantization: str | None = None
     tflite: FileSpec | None = None
     signature: str | None = None
@@ -216,6 +231,7 @@ class Conversion(Spec, frozen=True):
     keep_float: tuple[str, ...] = ()
     equalize: tuple[str, ...] = ()
     """Patterns of activations whose channels are brought to more equal range before they are quantized."""
+    places: Places = msgspec.field(default_factory=dict)
 
 
 class EvaluationOptions(Spec, frozen=True):

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from tflite_guard.results import (
     Confidence,
     Diagnosis,
+    ErrorInfo,
     Experiment,
     Finding,
     MetricResult,
@@ -388,17 +389,19 @@ def _in_few_words(problem: Problem) -> str:
 def _model_problems(model: ModelResult, title: str) -> Iterator[Problem]:
     if model.error is not None:
         message = plain(model.error.message, LONGEST_MESSAGE)
-        yield Problem(Verdict.ERROR, model, title, (), None, False, model.error.kind, message, model.line)
+        line = model.error.line or model.line
+        yield Problem(Verdict.ERROR, model, title, (), None, False, model.error.kind, message, line)
         return
-    told: dict[tuple[str, str], list[VariantResult]] = {}
+    told: dict[ErrorInfo, list[VariantResult]] = {}
     for variant in model.variants:
         if variant.error is not None:
-            told.setdefault((variant.error.kind, variant.error.message), []).append(variant)
-    for (kind, message), variants in told.items():
+            told.setdefault(variant.error, []).append(variant)
+    for error, variants in told.items():
         names = tuple(variant.name for variant in variants)
-        line = variants[0].line or model.line
+        line = error.line or variants[0].line or model.line
         why = explanation(model, variants[0]) if len(variants) == 1 else None
-        yield Problem(Verdict.ERROR, model, title, names, None, False, kind, plain(message, LONGEST_MESSAGE), line, why)
+        message = plain(error.message, LONGEST_MESSAGE)
+        yield Problem(Verdict.ERROR, model, title, names, None, False, error.kind, message, line, why)
     for check in model.reference.checks:
         if check.problem:
             line = (check.tolerance or {}).get("line") or model.line

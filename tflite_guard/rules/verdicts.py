@@ -9,13 +9,16 @@ NOT_EVALUATED = Rule(
     "error",
     "A model or a variant could not be evaluated",
     "A variant or a whole model could not be evaluated, so nothing is known of its quality. Its verdict is `error`, "
-    "and the exit code 3. Reports name it with the kind of the error, as in `could-not-evaluate/crash`.",
+    "and the exit code 3, or 2 where it is the manifest that is wrong. Reports name it with the kind of the error, as "
+    "in `could-not-evaluate/crash`.",
     "The message says in which step it was, and what to do.",
     finding=False,
     details="""The kind says where to look:
 
-- `model-file`, `unsafe-model`, `custom-object`, `too-deep`, `unsupported-type`, `signature`, `input-shapes`: the
-  model's file cannot be read, may not be loaded without `--allow-code`, or does not have what the manifest names.
+- `manifest`: the manifest names an input, an output or a signature that its model does not have, or leaves open which
+  is meant. The message begins with `file:line:column`, and says what the model has.
+- `model-file`, `unsafe-model`, `custom-object`, `too-deep`, `unsupported-type`, `input-shapes`: the model's file cannot
+  be read, may not be loaded without `--allow-code`, or does not fit the manifest.
 - `conversion`, `no-calibration`, `no-kernel`: the converter, the quantizer or the interpreter has nothing for an
   operator, a type or a shape, or lacks calibration data.
 - `binding`, `output-shape`: inputs or outputs are not those of the reference.

@@ -309,7 +309,7 @@ def _results(one: Job, seconds: Mapping[str, dict[str, float]], outcomes: Sequen
 def _told(workshop: Workshop, error: Exception) -> ErrorInfo:
     """An error for the report; one that nobody expected goes to the log whole."""
     if isinstance(error, GuardError):
-        return ErrorInfo(error.kind, str(error))
+        return ErrorInfo(error.kind, str(error), error.place if isinstance(error, EvaluationError) else None)
     if told := shortage(error):
         return ErrorInfo("limit", told)
     workshop.pool.log(traceback.format_exc())

@@ -108,7 +108,12 @@ class Steps:
         model = self.job.model
         worker = self.workers.tensorflow if model.reference.kind in OF_TENSORFLOW else self.workers.litert
         request = RunReference(
-            model.reference, model.evaluation, self.workshop.threads, model.state, piece=self.job.piece
+            model.reference,
+            model.evaluation,
+            self.workshop.threads,
+            model.state,
+            piece=self.job.piece,
+            metrics=model.metrics,
         )
         if self._convert_beside:
             both = replace(request, convert=True)
@@ -222,6 +227,7 @@ class Steps:
             options=variant.evaluation,
             threads=self.workshop.threads,
             signature=_signature(variant.conversion),
+            signature_place=variant.conversion.places.get("signature"),
             state=model.state,
             facts=reference.answer.facts,
             calibration=variant.conversion.calibration,
@@ -339,7 +345,7 @@ class Steps:
         except EvaluationError as error:
             told = ErrorInfo(error.kind, self._as_written(str(error), request))
             if phase != "convert" or error.kind not in FINAL:
-                raise EvaluationError(told.kind, told.message) from None
+                raise EvaluationError(told.kind, told.message, error.place) from None
             entry = key.cache.put(key.hash, {}, msgspec.to_builtins(_Failed(told)))
         self.seconds.setdefault(variant or "", {})[phase] = round(time.monotonic() - started, 3)
         return entry

@@ -209,7 +209,9 @@ class Worker:
                 advice = _limits_in_force() if message.error.kind == "out-of-memory" else ""
                 told = message.error.message + advice
                 raise EvaluationError(
-                    message.error.kind, f"{doer} failed{reached.done}: {told}" if message.error.kind in BARE else told
+                    message.error.kind,
+                    f"{doer} failed{reached.done}: {told}" if message.error.kind in BARE else told,
+                    message.error.place,
                 )
             return _answer(request, message)
         except EvaluationError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import count
 
 LONGEST_TEXT = 500
+MOST_NAMED = 16
 LONGEST_FILE_NAME = 120
 """Of the 255 that file systems allow, so that endings find room."""
 
@@ -58,3 +59,13 @@ def _visible(character: str) -> str:
     # Cc control, Cf format (bidirectional controls, zero width), Cn unassigned (some of which XML forbids), Cs
     # surrogates, Zl and Zp line separators.
     return "�" if unicodedata.category(character) in ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp") else character
+
+
+def instead(name: str, known: Collection[str], what: str) -> str:
+    """The end of a message about a name that there is not: a near one, and `what` with those that there are."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    start = f"did you mean {near[0]!r}? {what[:1].upper()}{what[1:]}" if near else what
+    first = ", ".join(map(repr, [*known][:MOST_NAMED]))
+    return f"; {start} {first}{', …' if len(known) > MOST_NAMED else ''}"

@@ -84,7 +84,7 @@ def _known_keys(
     """The keys that a source holds, where that is known without loading it; `labels` is its `labels_file`."""
     match source:
         case "npz":
-            return None if path is None else context.once(_arrays, path)
+            return None if path is None else context.once(arrays, path)
         case "coco":
             return _IMAGE_KEYS
         case "images":
@@ -97,7 +97,7 @@ def _known_keys(
     return dict(declared.members()).keys() if declared and not declared.removed else None
 
 
-def _arrays(path: str) -> Collection[str]:
+def arrays(path: str) -> Collection[str]:
     """The names of the arrays in an .npz file."""
     return dict.fromkeys(name.removesuffix(".npy") for name in files.zip_members(path) or ()).keys()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from tflite_guard.manifest.jsontext import quoted
-from tflite_guard.manifest.meaning.datasets import check_function
-from tflite_guard.manifest.meaning.paths import Context
+from tflite_guard.manifest.meaning.datasets import arrays, check_function
+from tflite_guard.manifest.meaning.paths import Context, escapes
 from tflite_guard.manifest.rejections import did_you_mean, listed
 from tflite_guard.manifest.tree import Node
-from tflite_guard.manifest.views import MetricView, ModelView, label_keys
-from tflite_guard.vocabulary import PADDING, UNLABELLED
+from tflite_guard.manifest.views import MetricView, ModelView, kind_of_model, label_keys
+from tflite_guard.vocabulary import BOX_OUTPUTS, PADDING, UNLABELLED
 
 
 def check_arena(model: ModelView, context: Context) -> None:
@@ -44,6 +45,30 @@ def check_metric(metric: MetricView, evaluation: Node | None, context: Context) 
         _check_boxes(metric, metric.node, context)
     if evaluation is not None and "labels" not in evaluation.removed:
         _check_metric_labels(metric, metric.node, evaluation, context)
+
+
+def check_outputs(model: ModelView, evaluation: Node | None, context: Context) -> None:
+    """Add the problems of outputs that metrics and labels name, and recorded outputs do not hold.
+
+    What a model to be run has is known only where it is loaded: then a check tells the same.
+    """
+    kind, path = kind_of_model(model.node.content["reference"])
+    if kind != "outputs" or escapes(str(path.value()), context) is not None:
+        return
+    held = context.once(arrays, context.real_path(str(path.value())))
+    if not held:
+        return
+    known = {*held, *(f"#{index}" for index in range(len(held)))}
+    hint = partial(did_you_mean, names=held, known="it has")
+    for metric in model.metrics:
+        for key in ("output", *BOX_OUTPUTS):
+            named = metric.node.get(key) if metric.node is not None else None
+            if named is not None and (name := str(named.value())) not in known:
+                context.say(named, f"{path.value()} has no output {quoted(name)}{hint(name)}")
+    labels = evaluation.get("labels") if evaluation is not None else None
+    for name, node in labels.members() if labels is not None else ():
+        if name not in known:
+            context.say_key(node, f"{path.value()} has no output {quoted(name)}{hint(name)}")
 
 
 def _options(metric: MetricView) -> tuple[str, ...]:
@@ -96,7 +121,7 @@ def _steps(preprocess: Node | None) -> Iterator[str]:
     yield from (name for steps in lists for step in steps.elements() for name, _ in step.members())
 
 
-_LISTED = ("boxes", "scores", "classes", "count", "box_format")
+_LISTED = (*BOX_OUTPUTS, "box_format")
 _DECODED = ("output", "objectness", "box_axis", "nms_iou")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tflite_guard.manifest.jsontext import quoted
 from tflite_guard.manifest.meaning.datasets import check_dataset_name, rejected
-from tflite_guard.manifest.meaning.metrics import check_arena, check_metric
+from tflite_guard.manifest.meaning.metrics import check_arena, check_metric, check_outputs
 from tflite_guard.manifest.meaning.paths import Context, check_reference
 from tflite_guard.manifest.meaning.tolerances import check_reference_tolerances, check_tolerance_names
 from tflite_guard.manifest.meaning.variants import check_ignore, check_variant
@@ -26,6 +26,7 @@ def check_model(model: ModelView, tree: Node, context: Context) -> None:
     check_unique(((variant.node, variant.name) for variant in model.variants), "variant", context, key="name")
     for metric in model.metrics:
         check_metric(metric, evaluation, context)
+    check_outputs(model, evaluation, context)
     check_arena(model, context)
     check_tolerance_names(model, context)
     check_reference_tolerances(model, context)
