@@ -123,6 +123,8 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """Of a detector's boxes, which several outputs may hold together."""
 
 
+MOST_BOXES = 10_000
+"""True boxes of an example: each takes a row of the labels of every other."""
 BOX_OUTPUTS = ("boxes", "scores", "classes", "count")
 """What outputs of a detector hold: options that name an output, as `output` does."""
 DETECTION_OPTIONS = (

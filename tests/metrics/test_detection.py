@@ -150,6 +150,7 @@ def test_labels_without_crowds_need_no_column_for_them():
     [
         (lambda t: t[..., :4], r"labels have shape \(9, 4\) per example; boxes are \(boxes, 5\)"),
         (lambda t: t[:, 0], r"labels have shape \(6,\)"),
+        (lambda t: np.repeat(t, 1_112, axis=1), "labels have 10,008 boxes per example, more than 10,000"),
         (lambda t: np.where(np.arange(6) < 4, t * 640, t), "give boxes as fractions of the model's input"),
         (lambda t: t[..., [2, 3, 0, 1, 4, 5]], "has a corner before its first one"),
         (lambda t: t + np.where(np.arange(6) == 4, 0.5 * (t[..., 4:5] >= 0), 0), "a class that is no whole number"),
