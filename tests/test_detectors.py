@@ -224,3 +224,28 @@ def test_outputs_that_hold_no_boxes_are_told(run: Run, tmp_path: Path, change: A
     finished = run("check", tmp_path)
     assert message in " ".join((finished.out + finished.err).split())
     assert finished.code == (2 if "no output" in message else 3)
+
+
+@pytest.mark.parametrize(("examples", "verdict"), [(20, "warn"), (19, "pass")])
+def test_a_detector_that_finds_nothing_is_suspect_and_no_pass(
+    run: Run, tmp_path: Path, examples: int, verdict: str
+) -> None:
+    (tmp_path / "float.tflite").write_bytes(post_processed(False))
+    labels = np.tile(np.array([0.1, 0.1, 0.4, 0.4, 77], np.float32), (examples, 1, 1))
+    images = np.random.default_rng(0).random((examples, 32, 32, 3), np.float32)
+    np.savez(tmp_path / "data.npz", image=images, box=labels)
+    model = {
+        "name": "ssd",
+        "reference": {"tflite": "float.tflite"},
+        "evaluation": "data",
+        "metrics": [{"metric": "mean_average_precision", "boxes": "boxes", "scores": "scores", "classes": "classes"}],
+        "tolerances": {"mean_average_precision": {"max_drop": 0.01}},
+        "variants": [{"name": "same", "tflite": "float.tflite"}],
+    }
+    data = {"source": "npz", "path": "data.npz", "inputs": "image", "labels": "box"}
+    write_manifest(tmp_path, {"schema_version": 1, "datasets": {"data": data}, "models": [model]})
+    finished = run("check", tmp_path, "--format", "json", "--diagnose", "never")
+    assert finished.metric("same", "mean_average_precision")["drop"] == 0
+    assert finished.report["verdict"] == verdict, finished.out
+    found = [one["rule"] for one in finished.model("ssd")["findings"]]
+    assert found == (["reference-suspect"] if verdict == "warn" else [])

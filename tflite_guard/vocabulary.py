@@ -128,6 +128,8 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """It is the mean of examples' scores, so it has a value on any of them."""
 
 
+MOST_BOXES = 10_000
+"""True boxes of an example: each takes a row of the labels of every other."""
 BOX_OUTPUTS = ("boxes", "scores", "classes", "count")
 """What outputs of a detector hold: options that name an output, as `output` does."""
 DETECTION_OPTIONS = (

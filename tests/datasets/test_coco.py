@@ -168,6 +168,37 @@ def test_padding_does_not_bring_back_what_a_crop_has_cut():
     )
 
 
+def fractions(annotated):
+    return [one | {"bbox": [0.1, 0.2, 0.5, 0.9]} for one in annotated["annotations"][:1] * 20]
+
+
+def two_corners(annotated):
+    sizes = {one["id"]: (one["width"], one["height"]) for one in annotated["images"]}
+    own = annotated["annotations"][0]
+    width, height = sizes[own["image_id"]]
+    return [own | {"bbox": [width // 2, height // 2, width, height]}] * 20
+
+
+def test_what_a_crop_cuts_off_does_not_come_back_in_the_padding():
+    boxes = np.array([[0, 0, 4, 4, 1, 0], [10, 10, 30, 30, 2, 0]], np.float64)
+    for step in ({"pad": [80, 80]}, {"letterbox": [80, 80]}):
+        (moved,) = boxes_after(({"center_crop": [40, 40]}, step), boxes, (80, 80), "")
+        # Half of the second box is left, in the corner of the crop.
+        scale, corner = (1, 20) if "pad" in step else (2, 0)
+        np.testing.assert_allclose(moved, [*[corner / 80] * 2, *[(corner + 10 * scale) / 80] * 2, 2, 0])
+
+
+def test_as_many_names_as_a_manifest_can_have_are_looked_up_at_once(scenes, opened, whole):
+    folder, path, annotated, _ = scenes
+    count = 100_000  # quadratic, it would be minutes
+    names = tuple(f"c{number}" for number in range(count))
+    annotated["categories"] = [{"id": 2 * number, "name": name} for number, name in enumerate(names)]
+    annotated["annotations"] = [annotated["annotations"][0] | {"category_id": 2 * count - 2}]
+    path.write_text(json.dumps(annotated))
+    data = opened("coco", folder, "image", labels="label", labels_file=str(path), class_order=names, preprocess=SQUARE)
+    assert whole(data, 3).labels[""][..., 4].max() == count - 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -186,6 +217,14 @@ def test_padding_does_not_bring_back_what_a_crop_has_cut():
         (lambda a: a["annotations"][0].update(bbox=[1, 2, 3]), "is no file of boxes in COCO's format .*length 4"),
         (lambda a: a.pop("categories"), "is no file of boxes in COCO's format .*categories"),
         (lambda a: a["images"][0].update(width=0), r"Expected `int` >= 1 - at `\$.images\[0\].width`"),
+        (lambda a: a["images"][0].update(width=10**400), r"Expected `int` <= 1048576 - at `\$.images\[0\].width`"),
+        (lambda a: a["annotations"][0].update(bbox=[1e308, 1, 1e308, 1]), r"annotation 0 \(from 0\) has the box \[1e"),
+        (lambda a: a["annotations"].extend(a["annotations"][:1] * 10_000), "image .* has more than 10,000 boxes"),
+        (lambda a: a.update(annotations=fractions(a)), "no box has a value above 1; .* in pixels"),
+        (
+            lambda a: a.update(annotations=two_corners(a)),
+            "20 of 20 boxes reach beyond their images; .* not two corners",
+        ),
         (lambda a: a["images"][0].update(file_name="../boxes.json"), "leads outside the folder"),
         (lambda a: a["images"][0].update(file_name="/etc/passwd"), "is not the name of a file in"),
         (lambda a: a["images"][0].update(file_name="a\0b"), "is not the name of a file in"),

@@ -126,7 +126,7 @@ def collected(
         given, wanted = {"out": outputs[rows]}, {"out": reference[rows]}
         inputs = {"image": images[rows]}
         for column in columns:
-            column.add(given, wanted, {"": labels[rows]}, rows)
+            column.add(given, wanted, {"": labels[rows]}, rows, {})
         watch.add(given["out"], wanted["out"], {"": labels[rows]}, rows)
         ranges.add(inputs)
         batch = Batch(

@@ -18,11 +18,10 @@ from tflite_guard.datasets.images import IMAGE, LABEL, decode_file, inside
 from tflite_guard.datasets.preprocess import Step
 from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, quoted, require_keys
 from tflite_guard.errors import DataError
+from tflite_guard.vocabulary import MOST_BOXES
 
 MAX_BYTES = 1 << 30
 """Of an annotations file; COCO's own largest has 470 MB."""
-MOST_BOXES = 10_000
-"""Of an image: each takes a row of the labels of every other."""
 MOST_PIXELS = 1 << 20
 """Of a side of an image."""
 LEAST_TOLD = 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_guard.errors import DataError
+from tflite_guard.text.plain import nearest
 
 Array = npt.NDArray[Any]
 Column = Array | list[Array]
@@ -38,7 +38,7 @@ class Reader(Protocol):
 def near(name: str, candidates: Iterable[str]) -> str:
     """The end of a message about an unknown name: the likeliest candidates, or all of them when few."""
     known = list(candidates)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or sorted(known)[:10]
+    close = nearest(name, known, 3) or sorted(known)[:10]
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 

@@ -24,7 +24,7 @@ from tflite_guard.engine.calibration_facts import SeenBeside
 from tflite_guard.engine.facts import Ranges, Watch
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import MetricSpec
-from tflite_guard.metrics import Scores, concatenate, looked_at, measure, per_example, statistic
+from tflite_guard.metrics import Decoded, Scores, concatenate, looked_at, measure, per_example, statistic
 from tflite_guard.metrics.slices import checked
 from tflite_guard.protocol import Evaluation, Measured, OutputFacts
 from tflite_guard.results import Measurement
@@ -46,11 +46,14 @@ class Column:
     title: str
     scores: list[Scores] = field(default_factory=list)
 
-    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, rows: Rows) -> None:
-        """One batch by outputs and labels, (n, …) each; `rows` are its examples' in the data's source."""
+    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, rows: Rows, decoded: Decoded) -> None:
+        """One batch by outputs and labels, (n, …) each; `rows` are its examples' in the data's source.
+
+        `decoded` is shared by all metrics of the batch.
+        """
         wanted = None if self.labels is None else labels[self.labels]
         ours, theirs = (
-            looked_at(self.spec, arrays, self.output, whose, rows)
+            looked_at(self.spec, arrays, self.output, whose, rows, decoded)
             for arrays, whose in ((outputs, "the variant's"), (reference, "the reference's"))
         )
         self.scores.append(per_example(self.spec, ours, theirs, wanted, rows))

@@ -34,7 +34,7 @@ from tflite_guard.engine.tflite import PREPARING, Bound, Model, Port, Runner, de
 from tflite_guard.errors import DataError, EvaluationError, ModelFileError
 from tflite_guard.files import sha256_of
 from tflite_guard.manifest.types import DatasetSpec, EvaluationOptions, MetricSpec
-from tflite_guard.metrics import NamedArrays, Scores, concatenate, measure_python
+from tflite_guard.metrics import Decoded, NamedArrays, Scores, concatenate, measure_python
 from tflite_guard.protocol import (
     COLLECTED,
     Evaluation,
@@ -66,7 +66,7 @@ class _Whole:
     reference_outputs: list[Arrays] = field(default_factory=list)
     wanted: list[Arrays] = field(default_factory=list)
 
-    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, _rows: Rows) -> None:
+    def add(self, outputs: Arrays, reference: Arrays, labels: Arrays, _rows: Rows, _decoded: Decoded) -> None:
         names = list(reference) if self.spec.output is None else [self.spec.output]
         self.outputs.append({name: outputs[name] for name in names})
         self.reference_outputs.append({name: reference[name] for name in names})
@@ -124,10 +124,11 @@ class Scorer:
 
     def add(self, batch: Batch, outputs: dict[str, Array], reference: dict[str, Array]) -> None:
         """Score one batch; every array's first axis is the batch's."""
+        decoded: Decoded = {}
         with about(self._dataset):
             self._kinds.add(batch)
             for column in self._columns:
-                column.add(outputs, reference, batch.labels, batch.rows)
+                column.add(outputs, reference, batch.labels, batch.rows, decoded)
             for output, watch in self._watches.items():
                 watch.add(outputs[output], reference[output], batch.labels, batch.rows)
 

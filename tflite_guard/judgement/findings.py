@@ -27,6 +27,8 @@ from tflite_guard.vocabulary import Kernels
 
 FEWEST = 20
 """Examples below which a reference is compared with nothing simpler: too few to tell a bad one from chance."""
+LEAST_FOUND = 0.01
+"""Mean average precision of a detector below which it finds next to nothing; boxes at random have a tenth of that."""
 SATURATED = 0.95
 COARSE = 0.01
 """The share of ties, beyond the reference's own, that is told whatever they cost."""
@@ -134,8 +136,25 @@ def of_reference(evaluation: Evaluation) -> Iterator[Finding]:
                 "and correct the labels",
                 output=output.output,
             )
+    yield from _blind(measured)
     if evaluation.reference.state_reset:
         yield _state_reset("the reference")
+
+
+def _blind(measured: Sequence[Measurement]) -> Iterator[Finding]:
+    """A detector that finds next to nothing loses nothing when it is converted."""
+    for one in measured:
+        known = one.metric == "mean_average_precision" and one.examples >= FEWEST and one.reference is not None
+        if known and one.reference is not None and one.reference < LEAST_FOUND:
+            yield finding(
+                "reference-suspect",
+                f"the reference finds next to nothing: its {one.name} is {figures.number(one.reference, one.metric)}; "
+                "check how its boxes are read (decode, box_format, objectness, box_axis, units, size), the order of "
+                "the classes and the preprocessing, before any variant",
+                metric=one.name,
+                value=one.reference,
+            )
+            return
 
 
 def _to_check(inputs: Sequence[InputRange], scaling: Sequence[str]) -> str:

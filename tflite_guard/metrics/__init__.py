@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.judgement import intervals
-from tflite_guard.manifest.types import MetricSpec
+from tflite_guard.manifest.types import Detection, MetricSpec
 from tflite_guard.metrics import detection, statistics
 from tflite_guard.metrics import scores as scoring
 from tflite_guard.metrics.bootstrap import Statistic, has_width, percentile_interval, replicates
@@ -51,7 +51,17 @@ _NOT_FINITE = (
     "for float64"
 )
 
-__all__ = ["BY_NAME", "Scores", "concatenate", "looked_at", "measure", "measure_python", "per_example", "statistic"]
+__all__ = [
+    "BY_NAME",
+    "Decoded",
+    "Scores",
+    "concatenate",
+    "looked_at",
+    "measure",
+    "measure_python",
+    "per_example",
+    "statistic",
+]
 
 
 @dataclass(frozen=True)
@@ -83,16 +93,27 @@ BY_NAME = {
 }
 
 
-def looked_at(spec: MetricSpec, arrays: Mapping[str, Array], output: str, whose: str, rows: Rows) -> Array:
+Decoded = dict[tuple[str, str, Detection], Array]
+"""A detector's boxes by whose they are, the output and how it is read: metrics that read alike share them."""
+
+
+def looked_at(
+    spec: MetricSpec, arrays: Mapping[str, Array], output: str, whose: str, rows: Rows, decoded: Decoded
+) -> Array:
     """What a metric looks at of a model's outputs, (n, ...): an output as it is, or a detector's boxes.
 
     `whose` and `rows` are for messages, as in `per_example`, which takes what comes of it and raises the same errors.
+    `decoded` is what other metrics have looked at of the same batch.
     """
     if spec.detection is None:
         return arrays[output]
-    for name in detection.outputs_of(spec.detection, output):
-        require_finite(spec, arrays[name], f"{whose} output {name!r}", rows)
-    return detection.detections(spec, arrays, output)
+    # From which overlap on a box is found says nothing of how it is read.
+    key = (whose, output, replace(spec.detection, iou=None))
+    if key not in decoded:
+        for name in detection.outputs_of(spec.detection, output):
+            require_finite(spec, arrays[name], f"{whose} output {name!r}", rows)
+        decoded[key] = detection.detections(spec, arrays, output)
+    return decoded[key]
 
 
 def per_example(

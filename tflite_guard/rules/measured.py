@@ -38,12 +38,12 @@ MEASURED = (
         "warning",
         "The reference looks broken",
         "The float reference does no better on this data than a constant answer would, always decides for one class, "
-        "gives the same outputs for every example, or gives nothing but zeros and ones. That a variant agrees with "
-        "it then proves nothing.",
+        "gives the same outputs for every example, gives nothing but zeros and ones, or, as a detector, finds next to "
+        "nothing. That a variant agrees with it then proves nothing.",
         "The message says what was seen, and between which values the inputs lie. If pixels are 0 to 255 and training "
         'scaled them to 0 to 1, add `{"scale": 0.00392156862745098}` to `preprocess` of every dataset; if the model '
         "scales them itself, take such a step out. Else check the order of the channels, resizing, layout, the labels "
-        "and the order of the classes.",
+        "and the order of the classes; of a detector also how its boxes are read.",
         proof="The reference's own outputs and metrics are compared with a constant answer on the same examples.",
         accept="the classes are this unbalanced, and a constant answer is what the task amounts to",
     ),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
-from itertools import count
+from itertools import count, islice
 
 LONGEST_TEXT = 500
 MOST_NAMED = 16
+MOST_COMPARED = 500
+LONGEST_NAME = 200
 LONGEST_FILE_NAME = 120
 """Of the 255 that file systems allow, so that endings find room."""
 
@@ -61,11 +63,19 @@ def _visible(character: str) -> str:
     return "�" if unicodedata.category(character) in ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp") else character
 
 
-def instead(name: str, known: Collection[str], what: str) -> str:
-    """The end of a message about a name that there is not: a near one, and `what` with those that there are."""
+def nearest(name: str, known: Iterable[str], most: int) -> list[str]:
+    """The names that are like a name, the likeliest first. Names come from files: long ones are not compared."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=1)
+    if len(name) > LONGEST_NAME:
+        return []
+    short = (one for one in islice(known, MOST_COMPARED) if len(one) <= LONGEST_NAME)
+    return get_close_matches(name, list(short), n=most)
+
+
+def instead(name: str, known: Collection[str], what: str) -> str:
+    """The end of a message about a name that there is not: a near one, and `what` with those that there are."""
+    near = nearest(name, known, 1)
     start = f"did you mean {near[0]!r}? {what[:1].upper()}{what[1:]}" if near else what
-    first = ", ".join(map(repr, [*known][:MOST_NAMED]))
+    first = ", ".join(map(repr, islice(known, MOST_NAMED)))
     return f"; {start} {first}{', …' if len(known) > MOST_NAMED else ''}"

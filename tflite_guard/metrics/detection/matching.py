@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tflite_guard.errors import DataError
 from tflite_guard.manifest.types import MetricSpec
 from tflite_guard.metrics.labels import Compared, required
+from tflite_guard.vocabulary import MOST_BOXES
 
 Array = NDArray[Any]
 OVERLAPS = np.linspace(0.5, 0.95, 10)
@@ -53,6 +54,8 @@ def _labelled(batch: Compared) -> Array:
             f"{name}: labels have shape {tuple(labels.shape[1:])} per example; boxes are (boxes, 5): xmin, ymin, xmax, "
             "ymax, class, with class -1 where there is none"
         )
+    if labels.shape[1] > MOST_BOXES:
+        raise DataError(f"{name}: labels have {labels.shape[1]:,} boxes per example, more than {MOST_BOXES:,}")
     if labels.dtype.kind not in "iuf":
         raise DataError(f"{name}: labels of boxes must be numbers, not {labels.dtype}")
     truth = labels.astype(np.float64)

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.coco_eval import average_precision
 from tflite_guard.errors import DataError, EvaluationError
 from tflite_guard.manifest.types import Detection, MetricSpec
-from tflite_guard.metrics import concatenate, looked_at, measure, per_example, statistic
+from tflite_guard.metrics import Decoded, concatenate, looked_at, measure, per_example, statistic
 
 EXAMPLES, CLASSES = 60, 6
 NO_DETECTION, NO_BOX = [0, 0, 0, 0, 0, -1], [0, 0, 0, 0, -1, 0]
@@ -21,7 +22,7 @@ def spec(metric: str = "mean_average_precision", threshold: float | None = None,
 
 
 def detections(options: MetricSpec, **arrays: np.ndarray) -> np.ndarray:
-    return looked_at(options, arrays, "head", "the variant's", range(len(next(iter(arrays.values())))))
+    return looked_at(options, arrays, "head", "the variant's", range(len(next(iter(arrays.values())))), {})
 
 
 def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -149,6 +150,7 @@ def test_labels_without_crowds_need_no_column_for_them():
     [
         (lambda t: t[..., :4], r"labels have shape \(9, 4\) per example; boxes are \(boxes, 5\)"),
         (lambda t: t[:, 0], r"labels have shape \(6,\)"),
+        (lambda t: np.repeat(t, 1_112, axis=1), "labels have 10,008 boxes per example, more than 10,000"),
         (lambda t: np.where(np.arange(6) < 4, t * 640, t), "give boxes as fractions of the model's input"),
         (lambda t: t[..., [2, 3, 0, 1, 4, 5]], "has a corner before its first one"),
         (lambda t: t + np.where(np.arange(6) == 4, 0.5 * (t[..., 4:5] >= 0), 0), "a class that is no whole number"),
@@ -303,3 +305,18 @@ def test_outputs_that_are_not_finite_are_told_with_their_example():
         EvaluationError, match=r"the variant's output 's' holds NaN or infinity, first in example 2 \(from 0\)"
     ):
         detections(spec(boxes="b", scores="s"), b=corners, s=scores)
+
+
+def test_metrics_share_boxes_only_where_they_read_them_alike() -> None:
+    rng = np.random.default_rng(0)
+    heads = {whose: {"head": rng.random((3, 60, 9), np.float32)} for whose in ("the variant's", "the reference's")}
+    read = Detection(decode="yolo")
+    ways = [read, replace(read, iou=0.5), replace(read, nms_iou=0.1), replace(read, score_threshold=0.9)]
+    ways += [replace(read, objectness=True)]
+    shared: Decoded = {}
+    for way in ways:
+        spec = MetricSpec("m", "mean_average_precision", detection=way)
+        for whose, arrays in heads.items():
+            alone = looked_at(spec, arrays, "head", whose, range(3), {})
+            np.testing.assert_array_equal(looked_at(spec, arrays, "head", whose, range(3), shared), alone)
+    assert len(shared) == 2 * (len(ways) - 1), "what differs in `iou` alone is decoded once"
