@@ -316,6 +316,13 @@ def pictures(rng: Random, place: Place) -> None:
     _data(place, "images", f"data/{rng.choice('ab')}/{name}", broken, PIXELS, class_order=["a", "b"])
 
 
+def masks(rng: Random, place: Place) -> None:
+    for name, content in samples.pictures().items():
+        place.write(f"data/{name}", content)
+    broken = flipped(rng, rng.choice(samples.masks()), *samples.masks(), samples.pictures()["1.png"])
+    _data(place, "images", "masks/1.png", broken, PIXELS, masks="masks")
+
+
 def labels(rng: Random, place: Place) -> None:
     for name, content in samples.pictures().items():
         place.write(f"data/{name}", content)
@@ -713,6 +720,7 @@ FAMILIES: dict[str, Family] = {
     "npy": npy,
     "csv": table,
     "images": pictures,
+    "masks": masks,
     "labels": labels,
     "coco": boxes,
     "tfrecord": tfrecord,

@@ -63,6 +63,18 @@ def pictures() -> dict[str, bytes]:
 
 
 @cache
+def masks() -> list[bytes]:
+    """Masks of the pictures in each form that is read."""
+    drawn = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 3)
+    found = []
+    for mode in ("L", "P", "1"):
+        target = io.BytesIO()
+        drawn.convert(mode).save(target, "png")
+        found.append(target.getvalue())
+    return found
+
+
+@cache
 def records() -> list[bytes]:
     """tf.train.Example messages with the pixels as numbers, as raw bytes and as a PNG."""
     found = []
