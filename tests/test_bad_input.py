@@ -643,6 +643,7 @@ def test_no_room_in_the_cache(good: Project, tmp_path: Path) -> None:
     assert error == {
         "kind": "disk-full",
         "message": f"{cache}: no space left; free some, or name another folder with --cache-dir",
+        "place": None,
     }
     assert not list(cache.rglob("tmp-*"))
     assert run_cli("check", "--cache-dir", cache, cwd=good.folder).code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import reduce
@@ -14,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
@@ -203,7 +205,7 @@ def test_each_metric_is_a_row_and_nothing_that_failed_is_missing() -> None:
 
 def test_the_examples_of_the_page_run(light_digits: Path, tmp_path: Path) -> None:
     """But for the data frame: on the `.tflite` that is shipped, in the cache that the command line takes, too."""
-    check, _, pytests = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    check, _, pytests, compare = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (light_digits / "test_models.py").write_text(pytests.replace('"int8"', '"shipped"'))
     environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
@@ -216,6 +218,13 @@ def test_the_examples_of_the_page_run(light_digits: Path, tmp_path: Path) -> Non
     assert printed.splitlines()[-1].endswith(" pass")
     assert json.loads(ran("-m", "tflite_guard", "check", "--format", "json"))["models"][0]["variants"][0]["cached"]
     assert "2 passed" in ran("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_models.py")
+    with np.load(light_digits / "data/evaluation.npz") as data:
+        np.savez(light_digits / "data.npz", image=data["image"].astype(np.float32) / 16, label=data["label"])
+    for name, file in (("last_release", "digits_float"), ("model_int8", "digits_int8")):
+        shutil.copy(light_digits / f"app/{file}.tflite", light_digits / f"{name}.tflite")
+    first, worst = ran("-c", compare).splitlines()[:2]
+    assert len(first.split(None, 3)) == 4
+    assert worst.startswith("(ChangedAnswer(example=")
 
 
 def test_several_manifests_are_checked_at_once(light_digits: Path, shared_cache: Path, run: Run) -> None:

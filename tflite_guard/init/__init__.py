@@ -268,8 +268,7 @@ def names_of(
         described = describe(reference, Options(allow_code=allow_code), on_log, on_event)
     except EvaluationError as error:
         told = str(error).replace(real, model)
-        if error.kind == "signature":
-            told = told.removesuffix('; say which with "signature"') + "; choose one with --signature"
+        told = told.replace('; say which with "signature"', "; choose one with --signature")
         raise EvaluationError(error.kind, told) from None
     for side, infos in (("input", described.inputs), ("output", described.outputs)):
         if not infos:
