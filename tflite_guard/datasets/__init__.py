@@ -195,7 +195,7 @@ def open_dataset(
     rows = select(reader.examples, spec.limit, spec.seed)
     if not len(rows):
         raise DataError(f"{spec.path}: holds no examples; a model needs some to be run on")
-    files = reader.files if isinstance(reader, images.ImageReader | coco.CocoReader | masks.MaskedReader) else ()
+    files = reader.files if isinstance(reader, images.ImageFiles) else ()
     return Dataset(spec, inputs, labels, steps, reader, rows, files=files, under_way=under_way)
 
 

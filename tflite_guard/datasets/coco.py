@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,9 @@ import msgspec
 import numpy as np
 
 from tflite_guard.datasets.geometry import boxes_after, require_followable
-from tflite_guard.datasets.images import IMAGE, LABEL, decode_file, inside
+from tflite_guard.datasets.images import IMAGE, LABEL, ImageFiles, inside
 from tflite_guard.datasets.preprocess import Step
-from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, quoted, require_keys
+from tflite_guard.datasets.sources import Array, Column, Rows, near, quoted, require_keys
 from tflite_guard.errors import DataError
 from tflite_guard.vocabulary import MOST_BOXES
 
@@ -58,33 +59,29 @@ class _File(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class CocoReader:
+class CocoReader(ImageFiles):
     """Annotated images in the order of their file."""
 
-    files: Sequence[str]
     sizes: Sequence[tuple[int, int]]
     """Height and width of each image, as annotated."""
     boxes: Sequence[Array]
     """Of each image (k, 6): xmin, ymin, xmax, ymax as fractions of the model's input, class, 1 for a crowd."""
 
-    @property
-    def examples(self) -> int:
-        return len(self.files)
+    @cached_property
+    def _most(self) -> int:
+        return max(len(boxes) for boxes in self.boxes)
 
-    def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
-        most = max(len(boxes) for boxes in self.boxes)
-        for chunk in chunks(rows, size):
-            columns: dict[str, Column] = {}
-            if IMAGE in keys:
-                columns |= columns_of([{IMAGE: self._image(row)} for row in chunk], [IMAGE])
-            if LABEL in keys:
-                columns[LABEL] = np.tile(np.array(NO_BOX, np.float32), (len(chunk), most, 1))
-                for place, row in enumerate(chunk):
-                    columns[LABEL][place][: len(self.boxes[row])] = self.boxes[row]
-            yield columns
+    def beside(self, keys: Sequence[str], rows: Rows) -> dict[str, Column]:
+        if LABEL not in keys:
+            return {}
+        labels = np.tile(np.array(NO_BOX, np.float32), (len(rows), self._most, 1))
+        for label, row in zip(labels, rows, strict=True):
+            label[: len(self.boxes[row])] = self.boxes[row]
+        return {LABEL: labels}
 
-    def _image(self, row: int) -> Array:
-        image = decode_file(self.files[row])
+    def image(self, row: int) -> Array:
+        """One image, which must have the size that its boxes are of."""
+        image = super().image(row)
         if image.shape[:2] != self.sizes[row]:
             (height, width), (told_height, told_width) = image.shape[:2], self.sizes[row]
             raise DataError(

@@ -35,13 +35,10 @@ DEEP_MODES = ("I", "F")
 
 
 @dataclass(frozen=True)
-class ImageReader:
-    """Image files in the order they are evaluated, decoded when they are read."""
+class ImageFiles:
+    """Image files in the order they are evaluated, decoded when they are read, with what belongs to each of them."""
 
     files: Sequence[str]
-    labels: Array | None
-    names: Mapping[str, Array] = field(default_factory=dict)
-    """The labels file's further columns, texts (n,)."""
 
     @property
     def examples(self) -> int:
@@ -49,14 +46,29 @@ class ImageReader:
 
     def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
         for chunk in chunks(rows, size):
-            columns: dict[str, Column] = {}
-            if IMAGE in keys:
-                decoded = [{IMAGE: decode_file(self.files[row])} for row in chunk]
-                columns |= columns_of(decoded, [IMAGE])
-            if LABEL in keys and self.labels is not None:
-                columns[LABEL] = self.labels[np.asarray(chunk)]
-            columns |= {key: values[np.asarray(chunk)] for key, values in self.names.items() if key in keys}
-            yield columns
+            images = columns_of([{IMAGE: self.image(row)} for row in chunk], [IMAGE]) if IMAGE in keys else {}
+            yield images | self.beside(keys, chunk)
+
+    def image(self, row: int) -> Array:
+        """One image as uint8 (h, w, 3), RGB."""
+        return decode_file(self.files[row])
+
+    def beside(self, keys: Sequence[str], rows: Rows) -> dict[str, Column]:
+        """The columns of some images that are asked for beside their pixels."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ImageReader(ImageFiles):
+    """Images with numbers as labels, or without any."""
+
+    labels: Array | None
+    names: Mapping[str, Array] = field(default_factory=dict)
+    """The labels file's further columns, texts (n,)."""
+
+    def beside(self, keys: Sequence[str], rows: Rows) -> dict[str, Column]:
+        labels = {} if self.labels is None else {LABEL: self.labels}
+        return {key: values[np.asarray(rows)] for key, values in {**labels, **self.names}.items() if key in keys}
 
 
 def open_images(

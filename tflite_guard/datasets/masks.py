@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tflite_guard.datasets.geometry import mask_after, require_followable
-from tflite_guard.datasets.images import DEEP_MODES, IMAGE, LABEL, decode_file, decoding, inside, size_of
+from tflite_guard.datasets.images import DEEP_MODES, IMAGE, LABEL, ImageFiles, decoding, inside, size_of
 from tflite_guard.datasets.preprocess import Step
-from tflite_guard.datasets.sources import Array, Column, Rows, chunks, columns_of, near, require_keys
+from tflite_guard.datasets.sources import Array, Column, Rows, columns_of, near, require_keys
 from tflite_guard.errors import DataError
 from tflite_guard.files import files_below
 
@@ -26,27 +26,16 @@ _SPREAD = {2: 3, 4: 15}
 
 
 @dataclass(frozen=True)
-class MaskedReader:
+class MaskedReader(ImageFiles):
     """Images and their masks in the order of the images' paths, decoded when they are read."""
 
-    files: Sequence[str]
     masks: Sequence[str]
     """The mask of each image; none where labels are not read."""
     steps: Sequence[Step]
     """The images' preprocessing, which masks follow."""
 
-    @property
-    def examples(self) -> int:
-        return len(self.files)
-
-    def read(self, keys: Sequence[str], rows: Rows, size: int) -> Iterator[dict[str, Column]]:
-        for chunk in chunks(rows, size):
-            columns: dict[str, Column] = {}
-            if IMAGE in keys:
-                columns |= columns_of([{IMAGE: decode_file(self.files[row])} for row in chunk], [IMAGE])
-            if LABEL in keys:
-                columns |= columns_of([{LABEL: self._mask(row)} for row in chunk], [LABEL])
-            yield columns
+    def beside(self, keys: Sequence[str], rows: Rows) -> dict[str, Column]:
+        return columns_of([{LABEL: self._mask(row)} for row in rows], [LABEL]) if LABEL in keys else {}
 
     def _mask(self, row: int) -> Array:
         file, image = self.masks[row], self.files[row]
