@@ -122,6 +122,8 @@ class MetricTraits(msgspec.Struct, frozen=True):
     """Between what each example's score lies, where the metric is their mean; None of any other metric."""
     of_file: bool = False
     """Told by the file alone, whatever the examples."""
+    share: bool = False
+    """From 0 to 1, the more the better."""
     of_boxes: bool = False
     """Of a detector's boxes, which several outputs may hold together."""
     mean: bool = False
@@ -158,6 +160,7 @@ METRICS = {
             options=("threshold", "from_logits", "multi_label", "ignore_index"),
             bounds=(0.0, 1.0),
             mean=True,
+            share=True,
         ),
         MetricTraits(
             "top_k_accuracy",
@@ -168,6 +171,7 @@ METRICS = {
             options=("k", "ignore_index"),
             bounds=(0.0, 1.0),
             mean=True,
+            share=True,
         ),
         MetricTraits(
             "f1_macro",
@@ -176,10 +180,13 @@ METRICS = {
             True,
             True,
             options=("threshold", "from_logits", "multi_label", "ignore_index"),
+            share=True,
         ),
-        MetricTraits("roc_auc", "area under the ROC curve", True, True, True, options=("average",)),
-        MetricTraits("average_precision", "average precision", True, True, True, options=("average",)),
-        MetricTraits("mean_iou", "mean IoU", True, True, True, options=("threshold", "from_logits", "ignore_index")),
+        MetricTraits("roc_auc", "area under the ROC curve", True, True, True, options=("average",), share=True),
+        MetricTraits("average_precision", "average precision", True, True, True, options=("average",), share=True),
+        MetricTraits(
+            "mean_iou", "mean IoU", True, True, True, options=("threshold", "from_logits", "ignore_index"), share=True
+        ),
         MetricTraits(
             "mean_average_precision",
             "mean average precision of boxes",
@@ -188,6 +195,7 @@ METRICS = {
             True,
             options=DETECTION_OPTIONS,
             of_boxes=True,
+            share=True,
         ),
         MetricTraits("mae", "mean absolute error to labels", False, True, True, mean=True),
         MetricTraits("rmse", "root mean squared error to labels", False, True, True),
@@ -201,6 +209,7 @@ METRICS = {
             options=("threshold", "from_logits", "multi_label"),
             bounds=(0.0, 1.0),
             mean=True,
+            share=True,
         ),
         MetricTraits(
             "detection_agreement",
@@ -210,6 +219,7 @@ METRICS = {
             True,
             options=(*DETECTION_OPTIONS, "threshold"),
             of_boxes=True,
+            share=True,
         ),
         MetricTraits("sqnr", "signal to quantization noise ratio", True, False, True, "dB"),
         MetricTraits(

@@ -15,17 +15,10 @@ from tflite_guard.results import FailedSlice, MetricResult, Report, Verdict
 from tflite_guard.rules import RULES
 from tflite_guard.text import figures
 from tflite_guard.text.plain import plain
+from tflite_guard.vocabulary import METRICS
 
-IN_POINTS = {
-    "accuracy",
-    "top_k_accuracy",
-    "f1_macro",
-    "roc_auc",
-    "average_precision",
-    "mean_iou",
-    "mean_average_precision",
-}
-"""Metrics from 0 to 1, of which people say that so many points of a hundred are lost."""
+IN_POINTS = {one.name for one in METRICS.values() if one.share and one.needs_labels}
+"""Metrics of which people say that so many points of a hundred are lost."""
 MOST_NAMES = 2
 LONGEST_REASON = 120
 MOST_DIGITS = 4

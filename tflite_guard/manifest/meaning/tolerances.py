@@ -11,20 +11,8 @@ from tflite_guard.manifest.tree import Node
 from tflite_guard.manifest.views import MetricView, ModelView, ToleranceView
 from tflite_guard.vocabulary import METRICS, OF_CLASSES, TOLERANCES
 
-# Metrics that cannot exceed 1, where a percentage is a likely slip.
-_AT_MOST_ONE = frozenset(
-    (
-        "accuracy",
-        "top_k_accuracy",
-        "f1_macro",
-        "roc_auc",
-        "average_precision",
-        "mean_iou",
-        "agreement",
-        "cosine_similarity",
-        "r2",
-    )
-)
+_AT_MOST_ONE = ("cosine_similarity", "r2")
+"""Metrics that cannot exceed 1 but fall below 0. There as with shares a percentage is a likely slip."""
 
 
 def check_default_tolerances(tree: Node, models: Sequence[ModelView], context: Context) -> None:
@@ -112,12 +100,12 @@ def _no_meaning(limit: str, metric: MetricView) -> str | None:
 
 
 def _percent(limit: str, value: float, metric: MetricView) -> str | None:
-    if metric.spec.python or metric.spec.metric not in _AT_MOST_ONE:
+    share = metric.traits.share
+    if not share and metric.spec.metric not in _AT_MOST_ONE:
         return None
     if limit == "min" and value > 1:
         return f"{metric.spec.metric} is never above 1; 97 % is written 0.97"
-    bounded = metric.spec.metric not in ("r2", "cosine_similarity")
-    if limit in ("max_drop", "max_class_drop", "max_slice_drop", "max_regression") and value >= 1 and bounded:
+    if limit in ("max_drop", "max_class_drop", "max_slice_drop", "max_regression") and value >= 1 and share:
         return f"{metric.spec.metric} is between 0 and 1, so this allows everything; 1 % is written 0.01"
     return None
 
